@@ -1,0 +1,79 @@
+# Everything a person or CI does here. `make` lists it; `make demo` and `make test`
+# do all their own set-up. Kept to what GNU make 3.81 (macOS) understands.
+
+# Another Python: make test PYTHON=python3.12 VENV=.venv-3.12
+PYTHON ?=
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PROTOS := $(wildcard protos/*/v1/*.proto)
+GENERATED := examples/greeter/greeter/.generated
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup gen demo test test-peers test-all-pythons test-3.11 test-3.12 test-3.13 \
+	test-lowest lint format types bench readme clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## virtual environment with all dependencies (PYTHON=, VENV=)
+
+# A venv that was interrupted, or whose Python is gone, is made anew.
+# `--group` needs pip 25.1, and an older Python brings an older pip.
+$(INSTALLED): pyproject.toml
+	@python="$(PYTHON)"; [ -n "$$python" ] || python=$$(scripts/find-python); \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev --editable .
+	@touch $@
+
+gen: $(GENERATED) ## Python code of the examples' protos (git-ignored)
+
+$(GENERATED): $(PROTOS) $(INSTALLED)
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=examples/greeter \
+		--pyi_out=examples/greeter --grpc_python_out=examples/greeter $(PROTOS)
+	@touch $@
+
+demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a clean stop
+	@$(BIN)/python examples/greeter/demo.py
+
+test: $(GENERATED) ## the test suite (needs Python only)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
+	grpcurl=$$(scripts/grpcurl) && GRPCURL="$$grpcurl" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+
+test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
+
+test-3.11 test-3.12 test-3.13: test-%:
+	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$*
+
+test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
+	scripts/test-lowest
+
+lint: $(GENERATED) ## ruff, its formatter, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(GENERATED) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+readme: $(INSTALLED) ## write the settings table of README.md anew
+	$(BIN)/python scripts/settings_table.py --write
+
+clean: ## remove everything that was made here
+	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(foreach proto,$(PROTOS),examples/greeter/$(word 2,$(subst /, ,$(proto))))
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,92 @@
+"""`python -m benchmarks [NAME…] [--rounds N] [--quick] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import calls, footprint, picks, report
+from benchmarks.figures import Row
+from benchmarks.loops import LOOPS, run
+from benchmarks.rounds import Settings
+
+BENCHMARKS = {
+    "control": calls.control,
+    "unary": calls.unary_calls,
+    "ten-nodes": calls.ten_nodes,
+    "server": calls.server,
+    "streams": calls.streams,
+    "pick": picks.picks,
+    "import": footprint.imports,
+    "memory": footprint.memory,
+}
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none")
+    parser.add_argument("--rounds", type=int, default=80, help="rounds of each benchmark (default 80)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.08, help="length of a quarter round (default 0.08)"
+    )
+    parser.add_argument("--loop", choices=LOOPS, default="asyncio", help="event loop of both processes")
+    parser.add_argument("--quick", action="store_true", help="two tiny rounds: does it run at all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's value there")
+    arguments = parser.parse_args(argv)
+    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
+        parser.error(f"unknown benchmark {unknown[0]!r} (known: {', '.join(BENCHMARKS)})")
+    if arguments.rounds < 1 or arguments.seconds <= 0:
+        parser.error("--rounds and --seconds must be more than 0")
+    return arguments
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    if arguments.quick:
+        return Settings(rounds=2, seconds=0.01, fresh=2, loop=arguments.loop)
+    return Settings(rounds=arguments.rounds, seconds=arguments.seconds, loop=arguments.loop)
+
+
+def _default_settings_only() -> None:
+    """Take away what would change pymicro's defaults, or lead a bare channel to a proxy."""
+    for name in list(os.environ):
+        if name.startswith("MICRO_") or name.lower() in (
+            "http_proxy",
+            "https_proxy",
+            "grpc_proxy",
+            "all_proxy",
+        ):
+            del os.environ[name]
+
+
+async def _measure(names: Sequence[str], settings: Settings) -> list[Row]:
+    rows = []
+    for name in names:
+        async for found in BENCHMARKS[name](settings):
+            for row in found:
+                print(report.line(row), flush=True)
+                rows.append(row)
+    return rows
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments)
+    about = report.machine(settings)
+    print("\n".join(f"{name}: {text}" for name, text in about.items()), end="\n\n")
+    print(report.HEADER, flush=True)
+    begun = time.monotonic()
+    rows = await _measure(arguments.names or list(BENCHMARKS), settings)
+    missed = sum(row.verdict.startswith("missed") for row in rows)
+    held = sum(row.bar is not None for row in rows)
+    print(f"\n{held - missed} of {held} bars met, in {time.monotonic() - begun:.0f} s")
+    if arguments.json:
+        report.write_json(arguments.json, about, rows)
+
+
+if __name__ == "__main__":
+    _default_settings_only()
+    arguments = _arguments(sys.argv[1:])
+    run(_main(arguments), arguments.loop)

@@ -1,0 +1,150 @@
+"""Calls and streams: pymicro ÷ bare `grpc.aio`, on either end, and bare ÷ bare as the control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc.aio
+
+from benchmarks.figures import Bar, Figure, Row, at_least, is_one
+from benchmarks.greeter import rpc
+from benchmarks.processes import ServerProcess
+from benchmarks.rounds import Pair, Settings, Side, Work, compare
+from benchmarks.workloads import bidi, server_streaming, unary
+
+__all__ = ["CHANNELS", "control", "server", "streams", "ten_nodes", "unary_calls"]
+
+CLOCK, CPU = at_least(0.95), at_least(0.92)
+IN_FLIGHT = (1, 64)
+ROUND_ROBIN = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+
+Opener = Callable[[], AbstractAsyncContextManager[Pair]]
+
+
+@asynccontextmanager
+async def bare_channel(addresses: list[str], *options: tuple[str, Any]) -> AsyncIterator[Any]:
+    """A stub on a plain channel, with grpc-core's round_robin if there are several addresses."""
+    target = addresses[0]
+    if len(addresses) > 1:
+        target = "ipv4:" + ",".join(addresses)
+        options = (*options, ("grpc.service_config", ROUND_ROBIN))
+    async with grpc.aio.insecure_channel(target, options=options or None) as channel:
+        stub = rpc.GreeterStub(channel)
+        await all_connected(stub, len(addresses))
+        yield stub
+
+
+@asynccontextmanager
+async def pymicro_channel(addresses: list[str]) -> AsyncIterator[Any]:
+    """A stub on a pymicro channel with default settings."""
+    import pymicro
+
+    nodes = ",".join(f"greeter={address}" for address in addresses)
+    async with pymicro.Client(registry="static", registry_address=nodes) as client:
+        stub = rpc.GreeterStub(client.channel("greeter"))
+        await all_connected(stub, len(addresses))
+        yield stub
+
+
+CHANNELS = {"bare": bare_channel, "pymicro": pymicro_channel}
+
+
+async def all_connected(stub: Any, connections: int) -> None:
+    """Call until the server has seen this many peers: until every node is really in use."""
+    peers: set[str] = set()
+    async with asyncio.timeout(30):
+        while len(peers) < connections:
+            peers.add((await stub.GreetAll(iter(()))).address)
+
+
+async def _rows(
+    name: str,
+    what: str,
+    opener: Opener,
+    work: Work,
+    settings: Settings,
+    *,
+    unit: str = "calls",
+    bars: tuple[Bar, Bar] = (CLOCK, CPU),
+) -> list[Row]:
+    found = await compare(opener, work, settings)
+    return [
+        Row(name, f"{what}, clock", Figure.of(found.clock), "", bars[0], found.detail("clock", unit)),
+        Row(name, f"{what}, CPU", Figure.of(found.cpu), "", bars[1], found.detail("cpu", unit)),
+    ]
+
+
+def _clients(settings: Settings, *, ports: int = 1, subject: Any = pymicro_channel) -> Opener:
+    """Two channels in this process to one bare server in another."""
+
+    @asynccontextmanager
+    async def opener() -> AsyncIterator[Pair]:
+        async with AsyncExitStack() as stack:
+            process = stack.enter_context(ServerProcess("bare", ports=ports, loop=settings.loop))
+            ours = await stack.enter_async_context(subject(process.addresses))
+            theirs = await stack.enter_async_context(bare_channel(process.addresses))
+            yield Pair(Side(ours), Side(theirs))
+
+    return opener
+
+
+def _servers(settings: Settings, *, subject: str = "pymicro") -> Opener:
+    """Two servers, each in a process of its own, under bare channels from this one."""
+
+    @asynccontextmanager
+    async def opener() -> AsyncIterator[Pair]:
+        async with AsyncExitStack() as stack:
+            sides = []
+            for kind in (subject, "bare"):
+                process = stack.enter_context(ServerProcess(kind, loop=settings.loop))
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(process.addresses[0]))
+                sides.append(Side(rpc.GreeterStub(channel), process.cpu))
+            yield Pair(*sides)
+
+    return opener
+
+
+def _second_bare_channel(addresses: list[str]) -> AbstractAsyncContextManager[Any]:
+    # Two equal channels of one process share their connection; the control needs two.
+    return bare_channel(addresses, ("grpc.use_local_subchannel_pool", 1))
+
+
+async def control(settings: Settings) -> AsyncIterator[list[Row]]:
+    bars = (is_one(), is_one())
+    for in_flight in IN_FLIGHT:
+        opener = _clients(settings, subject=_second_bare_channel)
+        what = f"bare channel ÷ bare channel, {in_flight} in flight"
+        yield await _rows("control", what, opener, unary(in_flight), settings, bars=bars)
+    for in_flight in IN_FLIGHT:
+        opener = _servers(settings, subject="bare")
+        what = f"bare server ÷ bare server, {in_flight} in flight"
+        yield await _rows("control", what, opener, unary(in_flight), settings, bars=bars)
+
+
+async def unary_calls(settings: Settings) -> AsyncIterator[list[Row]]:
+    for in_flight in IN_FLIGHT:
+        what = f"channel, {in_flight} in flight"
+        yield await _rows("unary", what, _clients(settings), unary(in_flight), settings)
+
+
+async def ten_nodes(settings: Settings) -> AsyncIterator[list[Row]]:
+    for in_flight in IN_FLIGHT:
+        what = f"channel over ten nodes, {in_flight} in flight"
+        opener = _clients(settings, ports=10)
+        yield await _rows("ten-nodes", what, opener, unary(in_flight), settings)
+
+
+async def server(settings: Settings) -> AsyncIterator[list[Row]]:
+    for in_flight in IN_FLIGHT:
+        what = f"server, {in_flight} in flight"
+        yield await _rows("server", what, _servers(settings), unary(in_flight), settings)
+
+
+async def streams(settings: Settings) -> AsyncIterator[list[Row]]:
+    for end, opener in (("channel", _clients(settings)), ("server", _servers(settings))):
+        for shape, work in (("server streaming", server_streaming), ("bidi", bidi)):
+            what = f"{end}, {shape}"
+            yield await _rows("streams", what, opener, work, settings, unit="messages")

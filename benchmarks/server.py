@@ -1,0 +1,122 @@
+"""The other process: `python -m benchmarks.server bare|pymicro`.
+
+Prints its addresses as one line of JSON. Each line read from stdin is answered
+with the CPU seconds this process has used; the end of stdin ends it, so that it
+never outlives the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Thread
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from benchmarks.greeter import COUNT, REPLY, pb, rpc
+from benchmarks.loops import run
+
+
+class Bare(rpc.GreeterServicer):  # type: ignore[misc]
+    """Handlers that do nothing, as grpcio has them."""
+
+    async def SayHello(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return REPLY
+
+    async def CountDown(
+        self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        for _ in range(getattr(request, "from")):
+            yield COUNT
+
+    async def GreetAll(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Any:
+        # Who called: one peer for each connection, so that a client can see that all are in use.
+        return pb.HelloReply(address=context.peer())
+
+    async def Chat(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        async for message in requests:
+            yield message
+
+
+@asynccontextmanager
+async def bare(ports: int) -> AsyncIterator[list[str]]:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    rpc.add_GreeterServicer_to_server(Bare(), server)
+    addresses = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for _ in range(ports)]
+    await server.start()
+    try:
+        yield addresses
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def pymicro(ports: int) -> AsyncIterator[list[str]]:
+    from pymicro import Service, handler
+
+    class Greeter:
+        """The same handlers as `Bare`, as pymicro has them."""
+
+        @handler
+        async def say_hello(self, request: pb.HelloRequest) -> pb.HelloReply:
+            return REPLY
+
+        @handler
+        async def count_down(self, request: pb.CountDownRequest) -> AsyncIterator[pb.CountDownReply]:
+            for _ in range(getattr(request, "from")):
+                yield COUNT
+
+        @handler
+        async def chat(self, messages: AsyncIterator[pb.ChatMessage]) -> AsyncIterator[pb.ChatMessage]:
+            async for message in messages:
+                yield message
+
+    if ports != 1:
+        raise SystemExit("a pymicro server has one port")
+    # The memory registry keeps the benchmark out of the folder where the machine's services meet.
+    service = Service("greeter", registry="memory")
+    service.add(Greeter(), pb, partial=True)
+    async with service:
+        yield [service.address]
+
+
+KINDS = {"bare": bare, "pymicro": pymicro}
+
+
+async def serve(kind: str, ports: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def answer() -> None:
+        for _ in sys.stdin:
+            print(time.process_time(), flush=True)
+        loop.call_soon_threadsafe(ended.set)
+
+    async with KINDS[kind](ports) as addresses:
+        print(json.dumps(addresses), flush=True)
+        Thread(target=answer, name="cpu", daemon=True).start()
+        await ended.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--ports", type=int, default=1)
+    parser.add_argument("--loop", default="asyncio")
+    arguments = parser.parse_args()
+    run(serve(arguments.kind, arguments.ports), arguments.loop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Balancers: which node a call takes. Pure; they never import grpc."""

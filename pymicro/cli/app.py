@@ -1,0 +1,114 @@
+"""The command `pymicro`: finds the subcommand, and turns whatever ends it into a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from pymicro._version import __version__
+from pymicro.cli.flags import debug_option
+from pymicro.cli.report import (
+    EXIT_FAILED,
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_PIPE,
+    InputError,
+    Session,
+    complain,
+    note,
+)
+from pymicro.errors import ConfigError, PymicroError
+from pymicro.plugins import did_you_mean
+
+__all__ = ["main"]
+
+# In the order of the help page. Each is the function of that name in the module of that name.
+_COMMANDS = ["run", "call", "services", "nodes", "config"]
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return _COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"pymicro.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS:
+            near = did_you_mean(args[0], _COMMANDS) or f"; there are: {', '.join(_COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}{near}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    # Flags are accepted with - and _ alike.
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@debug_option
+@click.pass_context
+def _pymicro(ctx: click.Context) -> None:
+    """Run, find and call gRPC services."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    else:
+        ctx.find_object(Session).command += f" {ctx.invoked_subcommand}"  # type: ignore[union-attr]
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Args:
+        argv: Arguments without the program's name; `sys.argv[1:]` if None.
+    """
+    sys.exit(_run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def _run(argv: list[str]) -> int:
+    session = Session()
+    try:
+        # Not click's own main(): it prints on an interrupt and has exit codes of its own.
+        with _pymicro.make_context("pymicro", argv, obj=session) as ctx:
+            code = _pymicro.invoke(ctx)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as exc:  # --help, --version
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. What Python flushes at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except click.UsageError as exc:
+        complain(session, exc.format_message(), exc)
+        note(f"Try '{exc.ctx.command_path if exc.ctx else session.command} --help'.")
+        return EXIT_INPUT
+    except click.ClickException as exc:
+        complain(session, exc.format_message(), exc)
+        return exc.exit_code
+    except (ConfigError, InputError) as exc:
+        complain(session, str(exc), exc)
+        return EXIT_INPUT
+    except PymicroError as exc:
+        complain(session, str(exc), exc)
+        return EXIT_FAILED
+    except Exception as exc:
+        hint = "" if session.debug else " (unexpected; --debug shows where)"
+        complain(session, f"{type(exc).__name__}: {exc}{hint}", exc)
+        return EXIT_FAILED

@@ -1,0 +1,159 @@
+"""What `pymicro call` does once its words are understood."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pymicro.address import join_address, split_address
+from pymicro.cli.clients import make_client
+from pymicro.cli.exchange import Exchange
+from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
+from pymicro.cli.requests import Requests, open_requests
+from pymicro.cli.types import ProtoFiles, Reflected, Types, write_message
+from pymicro.client.channel import UNSET
+from pymicro.client.reflection import ReflectionClient
+from pymicro.durations import parse_duration
+from pymicro.schema import MethodNotFound, SchemaError
+from pymicro.status import RpcError
+
+__all__ = ["CallOptions", "call_method"]
+
+Header = tuple[str, str | bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """The command line of `pymicro call`, checked.
+
+    Attributes:
+        timeout: Seconds for everything from the first connection to the last
+            reply, 0 for no limit; None if the settings decide.
+        address: `host:port` of the node to call; None to look one up.
+    """
+
+    service: str
+    method: str
+    requests: Requests
+    timeout: float | None
+    headers: tuple[Header, ...]
+    address: str | None
+    protos: tuple[str, ...]
+    proto_paths: tuple[str, ...]
+    verbose: bool
+
+    @classmethod
+    def read(
+        cls,
+        service: str,
+        method: str,
+        request_json: str,
+        *,
+        timeout: str | None,
+        headers: Sequence[str],
+        address: str | None,
+        **rest: Any,
+    ) -> Self:
+        """Check the words of the command line.
+
+        Raises:
+            InputError: One cannot be used; says which.
+        """
+        seconds = None
+        if timeout is not None:
+            try:
+                seconds = parse_duration(timeout)
+            except ValueError as exc:
+                raise InputError(f"--timeout: {exc}") from None
+        if address is not None:
+            try:
+                host, port = split_address(address)
+            except ValueError as exc:
+                raise InputError(f"--address: {exc}") from None
+            address = join_address(host or "127.0.0.1", port)
+        return cls(
+            service=service,
+            method=method,
+            requests=open_requests(request_json),
+            timeout=seconds,
+            headers=tuple(_read_header(text) for text in headers),
+            address=address,
+            **rest,
+        )
+
+    def settings(self, argv: Sequence[str]) -> list[str]:
+        """The settings' flags, such that `address` is the only node if it is given."""
+        if self.address is None:
+            return list(argv)
+        kept = [flag for flag in argv if not flag.startswith(("--registry", "--selector"))]
+        return [
+            *kept,
+            "--registry=static",
+            f"--registry-address={self.service}={self.address}",
+            "--selector=registry",
+        ]
+
+
+# What gRPC allows, and grpc-core asserts.
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+
+
+def _read_header(text: str) -> Header:
+    key, colon, value = text.partition(":")
+    key, value = key.strip().lower(), value.strip()
+    if not colon or not _KEY.fullmatch(key):
+        raise InputError(f"-H {text!r} is not of the form key:value (key of letters, digits, '-', '_', '.')")
+    if key.startswith("grpc-"):
+        raise InputError(f"-H {text!r}: keys that start with grpc- are gRPC's own")
+    if key.endswith("-bin"):
+        try:
+            return key, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+        except binascii.Error as exc:
+            raise InputError(f"-H {text!r}: the value of a -bin key is base64 ({exc})") from None
+    if not _VALUE.fullmatch(value):
+        raise InputError(f"-H {text!r}: only keys that end in -bin take other than printable ASCII")
+    return key, value
+
+
+async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
+    """Call the method and print its replies; gives the exit code."""
+    start = time.monotonic()
+    deadline = start + options.timeout if options.timeout else None
+
+    def left() -> float | None:
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    proto_files = ProtoFiles(options.protos, options.proto_paths) if options.protos else None
+    async with make_client(options.settings(argv)) as client:
+        # --timeout 0 is for the channel to hear: a call's own None means its default.
+        channel = client.channel(options.service, timeout=None if options.timeout == 0 else UNSET)
+        types: Types | None = proto_files
+        if types is None:
+            limit = left() if options.timeout is not None else client.config.client_request_timeout or None
+            types = Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
+        try:
+            method = await types.find_method(options.method)
+            exchange = Exchange(method, types, options.requests, verbose=options.verbose)
+            await exchange.run(channel, options.headers, left())
+        except MethodNotFound as exc:
+            raise InputError(str(exc)) from exc
+        except RpcError as exc:
+            await _tell_status(exc, types)
+            return EXIT_STATUS + exc.code().value[0]
+    return 0
+
+
+async def _tell_status(exc: RpcError, types: Types) -> None:
+    note(f"{exc.code().name}: {exc.details()}")
+    for detail in exc.error_details:
+        try:
+            shown = dump(await write_message(types, detail))
+        except (SchemaError, RpcError):
+            shown = "(has no JSON form)"
+        note(f"  {detail.DESCRIPTOR.full_name} {shown}")

@@ -1,0 +1,25 @@
+"""`pymicro config`: the settings in force and where each came from."""
+
+from __future__ import annotations
+
+import click
+
+from pymicro import config as settings
+from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.report import note, printable, say
+
+__all__ = ["config"]
+
+
+@click.command("config", cls=SettingsCommand, serving=True)
+@click.pass_context
+def config(ctx: click.Context) -> None:
+    """Show every setting's value and where it came from.
+
+    A flag wins over the environment (MICRO_*), that over what a program's code
+    says, and that over the default.
+    """
+    found = settings.load(argv=settings_argv(ctx))
+    for line in settings.unknown_environment():
+        note(line)
+    say(printable(settings.render(found)))

@@ -1,0 +1,151 @@
+"""One call of any of the four shapes, JSON documents in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from pymicro.cli.report import InputError, dump, note, on_terminal, say
+from pymicro.cli.requests import Requests
+from pymicro.cli.types import Types, read_message, write_message
+from pymicro.durations import format_duration
+from pymicro.schema import JsonError, Method
+from pymicro.status import RpcError
+
+if TYPE_CHECKING:
+    from pymicro.client.channel import Channel
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """Sends the requests of a source and prints the replies.
+
+    Args:
+        verbose: Tell node, metadata and time on stderr.
+    """
+
+    def __init__(self, method: Method, types: Types, requests: Requests, *, verbose: bool) -> None:
+        self._method = method
+        self._types = types
+        self._requests = requests
+        self._verbose = verbose
+        self._told = False
+
+    async def run(
+        self, channel: Channel, metadata: Sequence[tuple[str, str | bytes]], timeout: float | None
+    ) -> None:
+        """Make the call, to the end of its replies.
+
+        Args:
+            timeout: Seconds; None leaves it to the channel.
+
+        Raises:
+            InputError: A request is no JSON or does not fit; the call is cancelled.
+            RpcError: The call ended with another status than OK.
+        """
+        method = self._method
+        shape = (
+            f"{'stream' if method.client_streaming else 'unary'}_"
+            f"{'stream' if method.server_streaming else 'unary'}"
+        )
+        make_call = getattr(channel, shape)(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        given = () if method.client_streaming else (await self._only_request(),)
+        start = time.monotonic()
+        call = make_call(*given, timeout=timeout, metadata=tuple(metadata))
+        try:
+            await self._converse(call)
+        except RpcError:
+            await self._tell_end(call, start)
+            raise
+        finally:
+            call.cancel()  # an ended call does not mind
+        await self._tell_end(call, start)
+
+    async def _converse(self, call: Any) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                sender = group.create_task(self._send(call)) if self._method.client_streaming else None
+                await self._receive(call)
+                if sender is not None:  # the server has ended the call; nobody reads the rest
+                    sender.cancel()
+        except BaseExceptionGroup as failures:
+            # Whichever failed first has cancelled the other.
+            raise failures.exceptions[0] from None
+
+    async def _receive(self, call: Any) -> None:
+        if not self._method.server_streaming:
+            reply = await call
+            await self._tell_begin(call)
+            say(dump(await write_message(self._types, reply), pretty=on_terminal()))
+            return
+        async for reply in call:
+            await self._tell_begin(call)
+            say(dump(await write_message(self._types, reply)))
+
+    async def _send(self, call: Any) -> None:
+        # A call that has ended refuses to be written to: its replies' reader says how it ended.
+        with contextlib.suppress(asyncio.InvalidStateError, RpcError):
+            async for request in self._read_requests():
+                await call.write(request)
+            await call.done_writing()
+
+    async def _only_request(self) -> Message:
+        requests = [request async for request in self._read_requests()]
+        if len(requests) != 1:
+            count = len(requests) or "none"
+            raise InputError(f"{self._method.path[1:]} takes one request, {self._requests.name} has {count}")
+        return requests[0]
+
+    async def _read_requests(self) -> AsyncIterator[Message]:
+        source = self._requests
+        async for document in source.documents():
+            try:
+                yield await read_message(self._types, document, self._method.request)
+            except JsonError as exc:
+                place = source.name
+                if document.line > 1 or source.text is None or "\n" in source.text:
+                    place += f", line {exc.line}"
+                if exc.column is not None:
+                    place += f", column {exc.column}"
+                raise InputError(f"{place}: {exc}") from exc
+
+    async def _tell_begin(self, call: Any) -> None:
+        if not self._verbose or self._told:
+            return
+        self._told = True
+        node = call.node
+        if node is None:
+            note("node: none")
+            return
+        name = "" if node.id == node.address else f"{node.id} at "
+        version = f", version {node.version}" if node.version else ""
+        note(f"node: {name}{node.address}{version}")
+        _tell_metadata("initial metadata", await call.initial_metadata())
+
+    async def _tell_end(self, call: Any, start: float) -> None:
+        if not self._verbose:
+            return
+        took = time.monotonic() - start
+        await self._tell_begin(call)
+        if call.node is not None:
+            _tell_metadata("trailing metadata", await call.trailing_metadata())
+        note(f"time: {format_duration(round(took, 4))}")
+
+
+def _tell_metadata(title: str, metadata: Any) -> None:
+    pairs = list(metadata or ())
+    note(f"{title}: {'' if pairs else 'none'}".rstrip())
+    for key, value in pairs:
+        text = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        note(f"  {key}: {text}")

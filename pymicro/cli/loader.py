@@ -1,0 +1,159 @@
+"""From what `pymicro run` is given to the Service in it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+from pymicro.cli.report import InputError, note
+from pymicro.errors import ConfigError
+from pymicro.plugins import did_you_mean
+
+if TYPE_CHECKING:
+    from pymicro.service import Service
+
+__all__ = ["UserCodeFailed", "load_service"]
+
+
+class UserCodeFailed(Exception):
+    """The user's module raised while it was imported; its traceback is printed."""
+
+
+def load_service(target: str, argv: Sequence[str]) -> Service:
+    """Import the module of `target` as if it were the program, and find its Service.
+
+    Args:
+        target: `path.py`, `path.py:name`, `package.module` or `package.module:name`.
+        argv: What the program sees after its own name in `sys.argv`.
+
+    Raises:
+        InputError: No such file, module or name, or not exactly one Service.
+        UserCodeFailed: The import failed within the user's code.
+    """
+    place, _, name = target.partition(":")
+    looks_like_file = place.endswith(".py") or "/" in place or os.sep in place
+    module = _import_file(place, argv) if looks_like_file else _import_module(place, argv)
+    return _named(module, name, place) if name else _only(module, place)
+
+
+def _import_file(place: str, argv: Sequence[str]) -> ModuleType:
+    path = Path(place)
+    if path.is_dir():
+        raise InputError(f"{place} is a folder: name the file in it, such as {path / 'server.py'}")
+    if not path.is_file():
+        near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
+        raise InputError(f"there is no file {place}{near}")
+    folder = str(path.resolve().parent)
+    if not sys.flags.safe_path:  # as `python path.py` and `python -P path.py`
+        sys.path[0] = folder
+    sys.argv = [place, *argv]
+    spec = importlib.util.spec_from_file_location(_module_name(path.stem, folder), path.absolute())
+    if spec is None or spec.loader is None:
+        raise InputError(f"{place} is no Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs, so that dataclasses and pickle find it under its name.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as exc:
+        raise _failed(exc, place, str(path.absolute())) from exc
+    return module
+
+
+def _module_name(stem: str, folder: str) -> str:
+    """The file's stem, unless importing that would give something else.
+
+    Beside a package `greeter/` the name belongs to the package, and a module
+    that is loaded already is in use by others.
+    """
+    spec = importlib.machinery.PathFinder.find_spec(stem, [folder])
+    if stem in sys.modules or (spec is not None and spec.submodule_search_locations is not None):
+        return f"__{stem}__"
+    return stem
+
+
+def _import_module(place: str, argv: Sequence[str]) -> ModuleType:
+    if not place or not all(part.isidentifier() for part in place.split(".")):
+        raise InputError(f"{place!r} is neither a file (path.py) nor a module (package.module)")
+    if not sys.flags.safe_path:  # as `python -m package.module`; the console script has its own folder there
+        sys.path[0] = os.getcwd()
+    sys.argv = [place, *argv]
+    try:
+        module = importlib.import_module(place)
+    except ModuleNotFoundError as exc:
+        # Raised for a module that this one imports, it is the user's code that failed.
+        if exc.name is None or not (place == exc.name or place.startswith(f"{exc.name}.")):
+            raise _failed(exc, place, None) from exc
+        hint = f"; did you mean {place}.py?" if Path(f"{place}.py").is_file() else ""
+        raise InputError(f"there is no module {exc.name}, looking from {os.getcwd()}{hint}") from exc
+    except Exception as exc:
+        raise _failed(exc, place, None) from exc
+    # sys.argv[0] is the path of the file, as `python -m` has it.
+    sys.argv[0] = module.__file__ or place
+    return module
+
+
+def _failed(exc: Exception, place: str, file: str | None) -> Exception:
+    """Show what went wrong in the user's code, without the frames that led there."""
+    if isinstance(exc, ConfigError):
+        return exc  # handlers or settings: its message says where
+    user_frames = _from_user_code(exc.__traceback__, file)
+    lines = traceback.TracebackException(type(exc), exc, user_frames)
+    note("".join(lines.format()).rstrip())
+    return UserCodeFailed(f"{place} failed while it was imported")
+
+
+def _from_user_code(frames: TracebackType | None, file: str | None) -> TracebackType | None:
+    """The frames from the user's first one on."""
+    while frames is not None:
+        name = frames.tb_frame.f_code.co_filename
+        if name == file if file else not (name == __file__ or "importlib" in name):
+            return frames
+        frames = frames.tb_next
+    return None
+
+
+def _services(module: ModuleType) -> dict[str, Service]:
+    """The Services among a module's names, each under its first name."""
+    from pymicro.service import Service
+
+    found: dict[str, Service] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Service) and value not in found.values():
+            found[name] = value
+    return found
+
+
+def _only(module: ModuleType, place: str) -> Service:
+    found = _services(module)
+    if not found:
+        raise InputError(
+            f"{place} has no Service: a name of the module must hold one, like service = Service('greeter')"
+        )
+    if len(found) > 1:
+        listing = "".join(f"\n  {place}:{name}  ({service.name})" for name, service in found.items())
+        raise InputError(f"{place} has {len(found)} Services, name the one to run:{listing}")
+    return next(iter(found.values()))
+
+
+def _named(module: ModuleType, name: str, place: str) -> Service:
+    from pymicro.service import Service
+
+    value: object = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            names = list(_services(module))
+            hint = did_you_mean(name, names) or (f"; its Services: {', '.join(names)}" if names else "")
+            raise InputError(f"{place} has no name {name!r}{hint}")
+        value = getattr(value, part)
+    if not isinstance(value, Service):
+        raise InputError(f"{place}:{name} is no Service but of type {type(value).__name__}")
+    return value

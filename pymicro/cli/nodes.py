@@ -1,0 +1,97 @@
+"""`pymicro nodes`: the nodes of a service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import click
+
+from pymicro.cli.clients import make_client, run
+from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
+from pymicro.cli.report import EXIT_FAILED, dump, note, say
+from pymicro.errors import RegistryError
+from pymicro.plugins import did_you_mean
+
+if TYPE_CHECKING:
+    from pymicro.node import Node, NodeSet
+    from pymicro.standalone import Client
+
+__all__ = ["nodes"]
+
+# A source that cannot be asked is asked again after this many seconds.
+_RETRY = 1.0
+
+
+@click.command("nodes", cls=SettingsCommand)
+@click.argument("service")
+@output_option
+@watch_option
+@click.pass_context
+def nodes(ctx: click.Context, service: str, output: str, watch: bool) -> int:
+    """List the nodes of SERVICE: where calls to it would go.
+
+    With -o json an array of objects with id, address, service, version and
+    metadata. Exit code 1 if there is no node.
+    """
+    argv = settings_argv(ctx)
+    return run(_watch(service, output, argv) if watch else _list(service, output, argv))
+
+
+async def _list(service: str, output: str, argv: Sequence[str]) -> int:
+    async with make_client(argv) as client:
+        found = await client.nodes(service)
+        if output == "json":
+            print_array([node.to_json() for node in found])
+        elif found:
+            wide = output == "wide"
+            print_table(_header(wide), [_row(node, wide) for node in found])
+        if not found:
+            note(await _nobody(client, service))
+    return 0 if found else EXIT_FAILED
+
+
+async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
+    changes: Changes[Node] = Changes(lambda node: _row(node, output == "wide"))
+    last: NodeSet | None = None
+    async with make_client(argv) as client:
+        while True:
+            try:
+                async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
+                    async for found in sets:
+                        if found == last:
+                            continue
+                        if output == "json":
+                            say(dump([node.to_json() for node in found]))
+                        else:
+                            changes.show({node.key: node for node in found})
+                        if not found:
+                            note(await _nobody(client, service))
+                        last = found
+            except RegistryError as exc:
+                note(f"{exc}; asking again")
+            await asyncio.sleep(_RETRY)
+
+
+def _header(wide: bool) -> list[str]:
+    return ["ID", "ADDRESS", "VERSION", *(["METADATA"] if wide else [])]
+
+
+def _row(node: Node, wide: bool) -> list[str]:
+    row = [node.id, node.address, node.version]
+    if wide:
+        row.append(",".join(f"{key}={value}" for key, value in sorted(node.metadata.items())))
+    return row
+
+
+async def _nobody(client: Client, service: str) -> str:
+    if not client.selector.uses_registry:
+        return f"no node of {service}: {client.selector.describe(service)} gives none"
+    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
+    try:
+        return message + did_you_mean(service, await client.services())
+    except RegistryError:  # one that cannot list services
+        return message

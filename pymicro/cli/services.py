@@ -1,0 +1,108 @@
+"""`pymicro services`: the services that have nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pymicro.cli.clients import make_client, run
+from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
+from pymicro.cli.report import dump, note, say
+from pymicro.errors import RegistryError
+
+if TYPE_CHECKING:
+    from pymicro.node import Node
+    from pymicro.standalone import Client
+
+__all__ = ["services"]
+
+# Registries tell of changes of one service, not of the list of services: that is asked for.
+_INTERVAL = 1.0
+
+
+@click.command("services", cls=SettingsCommand)
+@output_option
+@watch_option
+@click.pass_context
+def services(ctx: click.Context, output: str, watch: bool) -> int:
+    """List the services that have nodes, as the registry knows them.
+
+    With -o json an array of objects with name, nodes (their number), versions
+    and addresses.
+    """
+    # The selector has no say in it: others than `registry` know no list.
+    argv = [*settings_argv(ctx), "--selector=registry"]
+    return run(_watch(output, argv) if watch else _list(output, argv))
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    name: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def versions(self) -> list[str]:
+        return sorted({node.version for node in self.nodes if node.version})
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self.nodes]
+
+    def row(self, wide: bool) -> list[str]:
+        row = [self.name, str(len(self.nodes)), ",".join(self.versions)]
+        return [*row, ",".join(self.addresses)] if wide else row
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "nodes": len(self.nodes),
+            "versions": self.versions,
+            "addresses": self.addresses,
+        }
+
+
+async def _find(client: Client) -> list[_Service]:
+    names = await client.services()
+    found = await asyncio.gather(*(client.nodes(name) for name in names))
+    # One whose last node left in between is no longer a service.
+    return [_Service(name, nodes) for name, nodes in zip(names, found, strict=True) if nodes]
+
+
+async def _list(output: str, argv: Sequence[str]) -> int:
+    async with make_client(argv) as client:
+        found = await _find(client)
+        if output == "json":
+            print_array([service.to_json() for service in found])
+        elif found:
+            wide = output == "wide"
+            header = ["NAME", "NODES", "VERSIONS", *(["ADDRESSES"] if wide else [])]
+            print_table(header, [service.row(wide) for service in found])
+        if not found:
+            note(f"no services: {client.registry.describe()} lists none")
+    return 0
+
+
+async def _watch(output: str, argv: Sequence[str]) -> int:
+    changes: Changes[_Service] = Changes(lambda service: service.row(output == "wide"))
+    last: list[_Service] | None = None
+    async with make_client(argv) as client:
+        while True:
+            try:
+                found = await _find(client)
+            except RegistryError as exc:
+                note(f"{exc}; asking again")
+                found = last or []
+            if found != last:
+                if output == "json":
+                    say(dump([service.to_json() for service in found]))
+                else:
+                    changes.show({service.name: service for service in found})
+                if not found:
+                    note(f"no services: {client.registry.describe()} lists none")
+            last = found
+            await asyncio.sleep(_INTERVAL)

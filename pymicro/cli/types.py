@@ -1,0 +1,157 @@
+"""Where `pymicro call` learns methods and messages: the server's reflection, or proto files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
+
+from pymicro.cli.report import InputError
+from pymicro.client.reflection import NoReflection, ReflectionClient, ReflectionError
+from pymicro.schema import (
+    Document,
+    Method,
+    Schema,
+    SchemaError,
+    UnknownTypes,
+    from_json,
+    split_method,
+    to_json,
+)
+
+__all__ = ["ProtoFiles", "Reflected", "Types", "read_message", "write_message"]
+
+M = TypeVar("M", bound=Message)
+
+
+class Types(Protocol):
+    """Knows a server's methods and turns its messages into JSON and back."""
+
+    async def find_method(self, text: str) -> Method:
+        """The method a person means.
+
+        Raises:
+            MethodNotFound: There is none, or more than one.
+        """
+        ...
+
+    async def learn(self, names: frozenset[str]) -> None:
+        """Try to find out about message types; those not to be found stay unknown."""
+        ...
+
+
+async def read_message(types: Types, document: Document, kind: type[M]) -> M:
+    """The message a document describes.
+
+    Raises:
+        SchemaError: It does not.
+    """
+    try:
+        return from_json(document, kind)
+    except UnknownTypes as exc:
+        await types.learn(exc.names)
+        return from_json(document, kind)
+
+
+async def write_message(types: Types, message: Message) -> Any:
+    """The message as JSON; an `Any` of a type nobody knows is given in base64."""
+    try:
+        return to_json(message)
+    except UnknownTypes as exc:
+        await types.learn(exc.names)
+        return to_json(message, raw_unknown=True)
+
+
+class Reflected:
+    """What the server itself says."""
+
+    def __init__(self, reflection: ReflectionClient) -> None:
+        self._reflection = reflection
+        self._schema = Schema()
+        self._asked: set[str] = set()
+
+    async def find_method(self, text: str) -> Method:
+        """The method, of the services the server has."""
+        try:
+            names = await self._reflection.list_services()
+            service, _ = split_method(text)
+            likely = [name for name in names if name == service or name.endswith(f".{service}")]
+            if likely:
+                self._schema.add(await self._reflection.files_containing(*likely))
+            else:
+                # No service is named, or a wrong one: all are looked at, if only for what is near.
+                await self.learn(frozenset(names))
+        except NoReflection as exc:
+            raise NoReflection(f"{exc}; name its proto files with --proto") from exc
+        except (ReflectionError, SchemaError) as exc:
+            raise ReflectionError(f"{exc}; --proto does without reflection") from exc
+        return self._schema.find_method(text, names)
+
+    async def learn(self, names: frozenset[str]) -> None:
+        """Ask the server about services or messages; what it does not know stays unknown."""
+        for name in names - self._asked:
+            self._asked.add(name)
+            try:
+                self._schema.add(await self._reflection.files_containing(name))
+            except (ReflectionError, SchemaError):
+                continue
+
+
+class ProtoFiles:
+    """What proto files say, compiled by grpcio-tools.
+
+    Args:
+        files: As given to protoc.
+        folders: Where imports are looked up; each file's own folder if empty.
+
+    Raises:
+        InputError: grpcio-tools is missing, or protoc refuses the files (with its words).
+    """
+
+    def __init__(self, files: Sequence[str], folders: Sequence[str]) -> None:
+        self._schema = Schema()
+        self._schema.add(_compile(files, folders).file)
+
+    async def find_method(self, text: str) -> Method:
+        """The method, of the services in the files."""
+        return self._schema.find_method(text)
+
+    async def learn(self, names: frozenset[str]) -> None:
+        """There is nothing to learn beyond the files."""
+
+
+def _compile(files: Sequence[str], folders: Sequence[str]) -> FileDescriptorSet:
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise InputError("--proto needs grpcio-tools: pip install 'pymicro-grpc[tools]'")
+    paths = list(folders) or list(dict.fromkeys(os.path.dirname(file) or "." for file in files))
+    with tempfile.TemporaryDirectory(prefix="pymicro-") as folder:
+        output = Path(folder) / "set.pb"
+        # In a process of its own: protoc writes its errors to file descriptor 2. The
+        # module adds the folder of google/protobuf/*.proto itself.
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "grpc_tools.protoc",
+                *(f"--proto_path={path}" for path in paths),
+                "--include_imports",
+                f"--descriptor_set_out={output}",
+                *files,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip() or f"protoc exited with {done.returncode}"
+            raise InputError(f"--proto cannot be used:\n{said}")
+        return FileDescriptorSet.FromString(output.read_bytes())

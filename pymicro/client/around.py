@@ -1,0 +1,253 @@
+"""Client interceptors of our own form: `async def interceptor(call, proceed)`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from grpc.aio import AioRpcError
+
+from pymicro.client.ended import Ended
+from pymicro.errors import PymicroError
+
+if TYPE_CHECKING:
+    from pymicro.client.multicallable import MultiCallable
+
+__all__ = ["OutgoingCall", "around"]
+
+Map = Callable[[Any], Any]
+
+
+class OutgoingCall:
+    """What a client interceptor sees of a call, and may change before `proceed()`.
+
+    Attributes:
+        service: The name that is looked up.
+        method: `/package.Service/Method`.
+        request_streaming: Whether requests are a stream.
+        response_streaming: Whether responses are a stream.
+        metadata: The request's metadata (`grpc.aio.Metadata`); add to it or replace it.
+        timeout: Seconds for the whole call; None for no limit.
+        credentials: Call credentials, if any.
+        wait_for_ready: Whether to wait for a node where there is none.
+    """
+
+    def __init__(self, method: MultiCallable, details: grpc.aio.ClientCallDetails, request: Any) -> None:
+        self.service = method.service
+        self.method = method.path
+        self.request_streaming = method.shape.startswith("stream_")
+        self.response_streaming = method.shape.endswith("_stream")
+        self.metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        self.timeout = details.timeout
+        self.credentials = details.credentials
+        self.wait_for_ready = details.wait_for_ready
+        self._request = request
+        self._request_maps: list[Map] = []
+        self._response_maps: list[Map] = []
+
+    def map_requests(self, change: Map) -> None:
+        """See or replace every request: `change(message) -> message`, or a coroutine function."""
+        self._request_maps.append(change)
+
+    def map_responses(self, change: Map) -> None:
+        """See or replace every response: `change(message) -> message`, or a coroutine function."""
+        self._response_maps.append(change)
+
+    def _details(self) -> grpc.aio.ClientCallDetails:
+        return grpc.aio.ClientCallDetails(
+            self.method.encode(),  # type: ignore[arg-type] # bytes in fact, as in grpc.aio
+            self.timeout,
+            self.metadata,
+            self.credentials,
+            self.wait_for_ready,
+        )
+
+    async def _requests(self) -> Any:
+        if not self._request_maps:
+            return self._request
+        if not self.request_streaming:
+            return await _mapped(self._request_maps, self._request)
+        return _map_stream(self._request_maps, self._request)
+
+
+async def _mapped(changes: list[Map], message: Any) -> Any:
+    for change in changes:
+        message = change(message)
+        if inspect.isawaitable(message):
+            message = await message
+    return message
+
+
+async def _map_stream(changes: list[Map], messages: Any) -> AsyncIterator[Any]:
+    if hasattr(messages, "__aiter__"):
+        async for message in messages:
+            yield await _mapped(changes, message)
+    else:
+        for message in messages:
+            yield await _mapped(changes, message)
+
+
+async def around(
+    interceptor: Callable[[OutgoingCall, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    method: MultiCallable,
+    proceed: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+    details: grpc.aio.ClientCallDetails,
+    request: Any,
+) -> Any:
+    """Run one interceptor around the rest of the chain; returns once the call has started."""
+    call = OutgoingCall(method, details, request)
+    loop = asyncio.get_running_loop()
+    started: asyncio.Future[Any] = loop.create_future()
+
+    async def go() -> Any:
+        if call.response_streaming and started.done():
+            raise PymicroError("proceed() can be called once only where responses are a stream")
+        inner = await proceed(call._details(), await call._requests())
+        if not started.done():
+            started.set_result(inner)
+        try:
+            if not call.response_streaming:
+                return await _mapped(call._response_maps, await inner)
+            await raise_for_status(inner)
+        except asyncio.CancelledError:
+            inner.cancel()
+            raise
+        return None
+
+    running = method.tasks.start(_run(interceptor, call, go), f"interceptor of {method.path}")
+    try:
+        await asyncio.wait({started, running}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        running.cancel()
+        raise
+    inner = started.result() if started.done() else Ended()
+    return _AroundCall(inner, running, call._response_maps)
+
+
+async def _run(
+    interceptor: Callable[[OutgoingCall, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    call: OutgoingCall,
+    go: Callable[[], Awaitable[Any]],
+) -> Ended:
+    # The outcome is a value: what an interceptor raises must not end its siblings.
+    try:
+        return Ended(response=await interceptor(call, go))
+    except asyncio.CancelledError:
+        raise
+    except Exception as exc:
+        return Ended(exc)
+
+
+async def raise_for_status(call: Any) -> None:
+    """Wait for the end of a call, and raise unless it is OK."""
+    code = await call.code()
+    if code is grpc.StatusCode.OK:
+        return
+    if await call.debug_error_string() is None:  # grpc.aio's mark of a local cancel
+        raise asyncio.CancelledError
+    error = getattr(call, "_error", None)
+    exc = AioRpcError(
+        code,
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        await call.details(),
+        await call.debug_error_string(),
+    )
+    raise error(exc) if callable(error) else exc
+
+
+class _AroundCall:
+    """The call as it is seen outside the interceptor: its end is the interceptor's end."""
+
+    def __init__(self, inner: Any, running: asyncio.Task[Ended], maps: list[Map]) -> None:
+        self._inner = inner
+        self._running = running
+        self._maps = maps
+
+    async def _end(self) -> Ended:
+        try:
+            return await asyncio.shield(self._running)
+        except asyncio.CancelledError:
+            if self._running.cancelled():
+                return Ended(asyncio.CancelledError())
+            raise
+
+    def _ended(self) -> Ended:
+        if self._running.cancelled():
+            return Ended(asyncio.CancelledError())
+        return self._running.result()
+
+    def cancel(self) -> bool:
+        if self._running.done():
+            return False
+        self._inner.cancel()
+        self._running.cancel()
+        return True
+
+    def cancelled(self) -> bool:
+        return self._running.done() and self._ended().cancelled()
+
+    def done(self) -> bool:
+        return self._running.done()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self.done():
+            callback(self)
+        else:
+            self._running.add_done_callback(lambda _: callback(self))
+
+    def time_remaining(self) -> float | None:
+        return self._inner.time_remaining()  # type: ignore[no-any-return]
+
+    async def code(self) -> grpc.StatusCode:
+        return await (await self._end()).code()
+
+    async def details(self) -> str:
+        return await (await self._end()).details()
+
+    async def debug_error_string(self) -> str:
+        return await (await self._end()).debug_error_string()
+
+    async def initial_metadata(self) -> Any:
+        return await self._inner.initial_metadata()
+
+    async def trailing_metadata(self) -> Any:
+        return await self._inner.trailing_metadata()
+
+    async def wait_for_connection(self) -> None:
+        await self._inner.wait_for_connection()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        ended = yield from self._end().__await__()
+        return (yield from ended.__await__())
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._responses()
+
+    async def _responses(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._inner:
+                yield await _mapped(self._maps, message)
+        except AioRpcError:
+            pass  # the interceptor has it, and says what becomes of it
+        await (await self._end())
+
+    async def read(self) -> Any:
+        try:
+            message = await self._inner.read()
+        except AioRpcError:
+            message = grpc.aio.EOF
+        if message is grpc.aio.EOF:
+            await (await self._end())
+            return message
+        return await _mapped(self._maps, message)
+
+    async def write(self, request: Any) -> None:
+        await self._inner.write(request)
+
+    async def done_writing(self) -> None:
+        await self._inner.done_writing()

@@ -1,0 +1,78 @@
+"""One real call on one node: counts it, and tells the balancer how it ended."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome, Pick
+from pymicro.client.node_channel import NodeChannel
+
+__all__ = ["Attempt", "Live", "outcome_of"]
+
+_OK = grpc.StatusCode.OK
+_CANCELLED = grpc.StatusCode.CANCELLED
+_OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
+
+
+class Live(Protocol):
+    """Something a channel ends when it is closed."""
+
+    def cancel(self) -> bool:
+        """End it now; False if it had ended."""
+        ...
+
+
+def _now(value: Any) -> Any:
+    """The result of a coroutine that is known not to suspend.
+
+    In a done callback a call's `code()` and its like return at once, for every
+    outcome; a Task only to ask for it would cost more than the rest of the callback.
+    """
+    try:
+        value.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise RuntimeError(f"{value!r} suspended although its call is done")
+
+
+def outcome_of(call: Any) -> Outcome:
+    """How a done grpc.aio call ended."""
+    code = _now(call.code())
+    if code is _OK:
+        return OUTCOMES[0]
+    # grpc.aio leaves the debug string out of exactly those statuses that it made up
+    # itself because our side cancelled; grpc-core always writes one.
+    if code is _CANCELLED and _now(call.debug_error_string()) is None:
+        return CANCELLED
+    return _OUTCOMES[code]
+
+
+class Attempt:
+    """Follows one real call to its end, which it reports exactly once.
+
+    It is the call's done callback, and holds nothing of our own call object, so
+    that a stream dropped by its reader can be collected.
+    """
+
+    __slots__ = ("_live", "call", "channel", "pick")
+
+    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Live]) -> None:
+        self.call = call
+        self.pick = pick
+        self.channel = channel
+        self._live = live
+        channel.in_flight += 1
+        live.add(self)
+        call.add_done_callback(self)
+
+    def __call__(self, call: Any) -> None:
+        self._live.discard(self)
+        self.channel.ended()
+        self.pick.done(outcome_of(call))
+
+    def cancel(self) -> bool:
+        """Cancel the real call; False if it had ended."""
+        return bool(self.call.cancel())

@@ -1,0 +1,122 @@
+"""What all channels of one client share: node channels, targets, background tasks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from pymicro.balancer.base import Balancer
+from pymicro.client.channel import Channel
+from pymicro.client.multicallable import MethodSpec
+from pymicro.client.node_channel import NodeChannels
+from pymicro.client.options import ChannelOptions
+from pymicro.client.target import Filter, Target
+from pymicro.config import Config
+from pymicro.errors import PymicroError
+from pymicro.selector.base import Selector
+from pymicro.tasks import Tasks
+
+__all__ = ["ClientCore"]
+
+MOST_SPECS = 4096
+
+
+class ClientCore:
+    """Makes targets for channels and holds what they share, while it is entered.
+
+    Attributes:
+        tasks: Where background work runs.
+        timeout: Seconds a unary call may take unless told otherwise; None for no limit.
+        forwarded: Keys of request metadata that onward calls carry along.
+    """
+
+    def __init__(self) -> None:
+        self.timeout: float | None = None
+        self.forwarded: frozenset[str] = frozenset()
+        self.tasks = Tasks("pymicro client")
+        self._selector: Selector | None = None
+        self._specs: dict[tuple[Any, ...], MethodSpec] = {}
+        self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
+        self._opened: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+    def equip(
+        self,
+        config: Config,
+        selector: Selector,
+        make_balancer: Callable[[Config], Balancer],
+        describe: Callable[[str], str],
+    ) -> None:
+        """Give it what the configuration chose; before it is entered.
+
+        Args:
+            config: All settings.
+            selector: Where node sets come from.
+            make_balancer: Makes a balancer; called once for each target.
+            describe: What is known of a service, for messages.
+        """
+        self.timeout = config.client_request_timeout or None
+        self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
+        self._config = config
+        self._selector = selector
+        self._make_balancer = make_balancer
+        self._describe = describe
+
+    async def __aenter__(self) -> Self:
+        self.tasks = Tasks("pymicro client")
+        await self.tasks.__aenter__()
+        self._pool = NodeChannels(self._config, self.tasks)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for channel in list(self._opened):
+            for item in list(channel.live):
+                item.cancel()
+            channel.forget()
+        self._opened.clear()
+        self._targets.clear()
+        try:
+            await self.tasks.__aexit__(kind, exc, traceback)
+        finally:
+            await self._pool.close()
+
+    def spec(self, *parts: Any) -> MethodSpec:
+        """The one spec of a method, as `MethodSpec(*parts)` makes it."""
+        found = self._specs.get(parts)
+        if found is None:
+            # A serializer made anew for each stub would fill the table without end.
+            found = MethodSpec(*parts, shared=len(self._specs) < MOST_SPECS)
+            if found.shared:
+                self._specs[parts] = found
+        return found
+
+    def target(self, channel: Channel, service: str, which: Filter, options: ChannelOptions) -> Target:
+        """The target for calls of `channel`, followed from now on.
+
+        Raises:
+            PymicroError: The client is not open.
+        """
+        if self._selector is None or self.tasks.closed:
+            raise PymicroError(
+                f"the client of the channel to {service} is not open: "
+                "call inside `async with client:` or while the service runs"
+            )
+        self._opened.add(channel)
+        key = service, which, options
+        target = self._targets.get(key)
+        if target is None:
+            balancer = self._make_balancer(self._config)
+            target = self._targets[key] = Target(
+                service,
+                which,
+                self._selector,
+                balancer,
+                self._pool,
+                options,
+                lambda: self._describe(service),
+            )
+            self.tasks.start(target.follow(), f"nodes of {service}")
+        return target

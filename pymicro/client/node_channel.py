@@ -1,0 +1,242 @@
+"""One real channel to one node, shared by all who call that node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from pymicro.client.options import ChannelOptions, channel_arguments, dial_target
+from pymicro.config import Config
+from pymicro.node import Node
+from pymicro.tasks import Tasks
+
+__all__ = ["NodeChannel", "NodeChannels", "Spec"]
+
+# Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
+# would block every call for 40 ms.
+CHANNELS_A_TURN = 50
+
+_READY = grpc.ChannelConnectivity.READY
+_IDLE = grpc.ChannelConnectivity.IDLE
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+
+
+class Spec(Protocol):
+    """A method as a stub asks for it: makes its multicallable on a real channel."""
+
+    shared: bool
+
+    def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
+        """The grpc.aio multicallable of this method on `channel`."""
+        ...
+
+
+class NodeChannel:
+    """A node's channel: connected when asked to, watched, closed after its last call.
+
+    Attributes:
+        node: Who is called.
+        pickable: Whether a call may be started now: it is READY, or was and fell
+            to IDLE (then it is being connected again).
+        failed: Whether the last attempt to connect failed.
+        state: What grpc-core said last; None before `connect`.
+        changes: How often the state has changed. Whether a call can have been sent
+            is told by this and `pickable`, never by the text of an error.
+        in_flight: Calls started here that have not ended.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_bound",
+        "_closed",
+        "_compression",
+        "_listeners",
+        "_real",
+        "_tasks",
+        "_watch",
+        "changes",
+        "failed",
+        "in_flight",
+        "node",
+        "pickable",
+        "retired",
+        "state",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        config: Config,
+        options: ChannelOptions,
+        tasks: Tasks,
+        closed: Callable[[NodeChannel], None],
+    ) -> None:
+        self.node = node
+        self.pickable = False
+        self.failed = False
+        self.retired = False
+        self.state: grpc.ChannelConnectivity | None = None
+        self.in_flight = 0
+        self.changes = 0
+        self._arguments = channel_arguments(config, node, options.options)
+        self._compression = options.compression
+        self._tasks = tasks
+        self._closed = closed
+        self._real: grpc.aio.Channel | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._bound: dict[Spec, Callable[..., Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def lazy(self) -> bool:
+        """Whether nobody asked it to connect yet."""
+        return self._real is None
+
+    def connect(self) -> None:
+        """Make the real channel and connect it; at once, without waiting."""
+        if self._real is None and not self.retired:
+            self._open()
+
+    def _open(self) -> grpc.aio.Channel:
+        real = grpc.aio.insecure_channel(
+            dial_target(self.node), options=self._arguments, compression=self._compression
+        )
+        self._real = real
+        self.state = real.get_state(try_to_connect=True)
+        self._watch = self._tasks.start(self._follow(real, self.state), f"channel {self.node.address}")
+        return real
+
+    async def _follow(self, real: grpc.aio.Channel, state: grpc.ChannelConnectivity) -> None:
+        while state is not _SHUTDOWN:
+            self._saw(state)
+            await real.wait_for_state_change(state)
+            # After max_connection_age a channel is IDLE and stays so: connect again at once.
+            state = real.get_state(try_to_connect=True)
+
+    def _saw(self, state: grpc.ChannelConnectivity) -> None:
+        self.state = state
+        self.changes += 1
+        before = self.pickable, self.failed
+        if state is _READY:
+            self.pickable, self.failed = True, False
+        elif state is _FAILED:
+            self.pickable, self.failed = False, True
+        elif state is _IDLE and self.failed:
+            self.failed = False
+        if before != (self.pickable, self.failed):
+            for listener in list(self._listeners):
+                listener()
+
+    def bind(self, spec: Spec) -> Callable[..., Any]:
+        """The multicallable of `spec` on the real channel, made once if the spec is shared."""
+        try:
+            return self._bound[spec]
+        except KeyError:
+            real = self._real if self._real is not None else self._open()
+            bound = spec.bind(real)
+            if spec.shared:
+                self._bound[spec] = bound
+            return bound
+
+    def ended(self) -> None:
+        """A call started here has ended."""
+        self.in_flight -= 1
+        if self.retired and not self.in_flight:
+            self._close_soon()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change of `pickable` or `failed`."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> bool:
+        """Stop calling it; True if nobody listens any more."""
+        self._listeners.remove(listener)
+        return not self._listeners
+
+    def retire(self) -> None:
+        """The node has left: no new calls; close after the last one in flight."""
+        self.retired = True
+        self.pickable = False
+        if not self.in_flight:
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        if self._real is None:
+            self._closed(self)
+        elif not self._tasks.closed:  # else whoever ends the tasks closes us
+            self._tasks.start(self.close(), f"close {self.node.address}")
+
+    async def close(self) -> None:
+        """End the calls in flight and the connection."""
+        self.retired = True
+        self.pickable = False
+        real, self._real = self._real, None
+        self._bound.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+        if real is not None:
+            await real.close()
+        self._closed(self)
+
+
+class NodeChannels:
+    """The channels of one client, each shared by everybody who agrees in its options."""
+
+    def __init__(self, config: Config, tasks: Tasks) -> None:
+        self._config = config
+        self._tasks = tasks
+        self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
+        self._retired: set[NodeChannel] = set()
+        self._connecting: dict[NodeChannel, None] = {}
+        self._pump: asyncio.Handle | None = None
+
+    def acquire(self, node: Node, options: ChannelOptions, listener: Callable[[], None]) -> NodeChannel:
+        """The channel to `node`, made (not connected) if nobody holds it yet."""
+        key = options, node.key
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = NodeChannel(
+                node, self._config, options, self._tasks, self._retired.discard
+            )
+        channel.listen(listener)
+        return channel
+
+    def release(self, channel: NodeChannel, options: ChannelOptions, listener: Callable[[], None]) -> None:
+        """Give a channel back; its last holder retires it."""
+        if channel.unlisten(listener):
+            del self._channels[options, channel.node.key]
+            self._connecting.pop(channel, None)
+            self._retired.add(channel)
+            channel.retire()
+
+    def connect_ahead(self, channels: list[NodeChannel]) -> None:
+        """Connect these, at most `CHANNELS_A_TURN` in a turn of the loop."""
+        self._connecting.update(dict.fromkeys(channels))
+        if self._pump is None and self._connecting:
+            self._pump = asyncio.get_running_loop().call_soon(self._connect_some)
+
+    def _connect_some(self) -> None:
+        self._pump = None
+        if self._tasks.closed:
+            return
+        for channel in list(self._connecting)[:CHANNELS_A_TURN]:
+            del self._connecting[channel]
+            channel.connect()
+        self.connect_ahead([])
+
+    async def close(self) -> None:
+        """End all calls and connections."""
+        if self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
+        self._connecting.clear()
+        channels = [*self._channels.values(), *self._retired]
+        self._channels.clear()
+        self._retired.clear()
+        for channel in channels:
+            await channel.close()

@@ -1,0 +1,65 @@
+"""Requests written one by one, as the iterator that interceptors expect."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+import grpc.aio
+
+__all__ = ["Writes"]
+
+
+class Writes:
+    """Hands each written request to whoever iterates, one at a time.
+
+    The writer does not wait for the call to begin: an interceptor may wait for
+    the end of its call before it lets go of it, and the end for the requests.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(1)
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await self._queue.get()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return request
+
+    def end(self, _: Any = None) -> None:
+        """The call has ended: nobody takes requests any more."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def write(self, request: Any) -> None:
+        """Hand over a request.
+
+        Raises:
+            asyncio.InvalidStateError: The call has ended, or `close` was called;
+                the texts are grpc.aio's.
+        """
+        if self._closed:
+            raise asyncio.InvalidStateError('RPC is half closed after calling "done_writing".')
+        await self._put(request)
+        if self._ended.done():
+            raise asyncio.InvalidStateError("RPC already finished.")
+
+    async def close(self) -> None:
+        """There are no more requests."""
+        if not self._closed:
+            self._closed = True
+            await self._put(grpc.aio.EOF)
+
+    async def _put(self, item: Any) -> None:
+        if self._ended.done():
+            return
+        put = asyncio.ensure_future(self._queue.put(item))
+        try:
+            await asyncio.wait({put, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            put.cancel()

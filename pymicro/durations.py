@@ -1,0 +1,47 @@
+"""Durations as go-micro's flags write them: `500ms`, `1m30s`, or plain seconds."""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ["format_duration", "parse_duration"]
+
+# The units of Go's time.ParseDuration; both micro signs are in use.
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from a Go duration or a plain number of seconds.
+
+    Raises:
+        ValueError: The text is neither, or is negative or not finite.
+    """
+    stripped = text.strip()
+    try:
+        seconds = float(stripped)
+    except ValueError:
+        seconds, end = 0.0, 0
+        for part in _PART.finditer(stripped):
+            if part.start() != end:
+                break
+            seconds += float(part[1]) * _UNITS[part[2]]
+            end = part.end()
+        if not stripped or end != len(stripped):
+            raise ValueError(f"{text!r} is no duration (like 500ms, 5s, 1m30s)") from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"{text!r} is no duration that can be waited for")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact-looking form a person reads: `250ms`, `5s`, `1m30s`."""
+    if seconds < 1:
+        return "0s" if seconds == 0 else f"{seconds * 1e3:g}ms"
+    if seconds < 60:
+        return f"{seconds:g}s"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest:g}s" if rest else ""]
+    return "".join(parts)

@@ -1,0 +1,1 @@
+"""One form of interceptor for all four call shapes, on each side."""

@@ -1,0 +1,140 @@
+"""Nodes and node sets: who can be called, as immutable values.
+
+A `Node` is one running instance of a service. A `NodeSet` is everything a
+registry or selector knows about one service at one moment: sets replace each
+other whole, nobody merges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["EMPTY", "NO_METADATA", "Endpoint", "Node", "NodeSet", "Value"]
+
+# A plain dict, because nodes travel in pickled errors; nobody writes to it.
+NO_METADATA: Mapping[str, str] = {}
+
+
+def _no_metadata() -> Mapping[str, str]:
+    return NO_METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The schema of a message or field, as go-micro records it.
+
+    Attributes:
+        name: The field's name, or the message's for the outermost value.
+        type: A scalar type's proto name, or the message's.
+        values: The message's fields; empty for a scalar.
+    """
+
+    name: str
+    type: str
+    values: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One RPC method in the registry record.
+
+    Attributes:
+        name: `Greeter.SayHello`: the proto service without its package, a dot, the method.
+        request: Schema of the request message, if the registry carries it.
+        response: Schema of the response message, if the registry carries it.
+        metadata: Free text pairs; a streaming method has `stream: "true"`.
+    """
+
+    name: str
+    request: Value | None = None
+    response: Value | None = None
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One running instance of a service: what is dialled.
+
+    Attributes:
+        id: Unique within the service, and new for each start of a process.
+        address: `host:port`, IPv6 as `[::1]:8080`; a target grpc-core resolves
+            itself if `kind` is `name`.
+        service: The registered name it answers to.
+        version: The service's version, free text.
+        metadata: Free text pairs from the registry; do not change them.
+        endpoints: The methods it offers, where the registry knows them.
+        kind: `address` for one dialled address, `name` for a name whose
+            addresses grpc-core resolves and balances over (selector `static`).
+        key: Identity for pools and tables: a node that comes back under the
+            same id at another address is another node.
+    """
+
+    id: str
+    address: str
+    service: str = ""
+    version: str = ""
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+    endpoints: tuple[Endpoint, ...] = ()
+    kind: Literal["address", "name"] = "address"
+    key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.id}@{self.address}")
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def to_json(self) -> dict[str, Any]:
+        """The node as the command line prints it with `-o json`."""
+        return {
+            "id": self.id,
+            "address": self.address,
+            "service": self.service,
+            "version": self.version,
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSet:
+    """All nodes of one service at one moment, in the order of their keys.
+
+    Build it with `NodeSet.of`, which sorts and drops repeated keys, so that
+    two sets with the same nodes are equal.
+    """
+
+    nodes: tuple[Node, ...] = ()
+
+    @classmethod
+    def of(cls, nodes: Iterable[Node]) -> NodeSet:
+        """The set of `nodes`; of two with one key the later one stays."""
+        by_key = {node.key: node for node in nodes}
+        return cls(tuple(by_key[key] for key in sorted(by_key)))
+
+    def select(self, version: str | None = None, metadata: Mapping[str, str] = NO_METADATA) -> NodeSet:
+        """The nodes with this version (any if None) and all of these metadata pairs."""
+        if version is None and not metadata:
+            return self
+        wanted = metadata.items()
+        return NodeSet(
+            tuple(
+                node
+                for node in self.nodes
+                if (version is None or node.version == version)
+                and all(node.metadata.get(key) == value for key, value in wanted)
+            )
+        )
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes)
+
+
+EMPTY = NodeSet()

@@ -1,0 +1,86 @@
+"""The contract of registries: who is there, and that we are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from pymicro.node import Node, NodeSet
+
+__all__ = ["Registry"]
+
+
+class Registry(Protocol):
+    """Knows the nodes of every service. Built as `Registry(config)`.
+
+    Building one does no I/O. It is entered before it is used and left when its
+    last user has gone; it may hold tasks and files of its own in between.
+
+    Attributes:
+        name: As it is chosen by, such as `local`.
+        drain_delay: Seconds watchers elsewhere need to see a node leave: what a
+            service waits between deregistering and stopping.
+    """
+
+    name: str
+    drain_delay: float
+
+    async def __aenter__(self) -> Self:
+        """Get ready.
+
+        Raises:
+            RegistryError: It cannot work at all here (a folder of someone else, say).
+        """
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give up everything held. Nodes still registered from here are deregistered."""
+        ...
+
+    def describe(self) -> str:
+        """Where it looks, for messages: `registry local (/tmp/pymicro-0)`."""
+        ...
+
+    def advertised_host(self) -> str:
+        """The host under which a node of this process is reached by this registry's readers."""
+        ...
+
+    async def register(self, node: Node) -> None:
+        """Make `node` known, or repair and renew it: called again each register_interval.
+
+        Raises:
+            RegistryError: It could not be written.
+        """
+        ...
+
+    async def deregister(self, node: Node) -> None:
+        """Take `node` back; one that is not there is no error.
+
+        Raises:
+            RegistryError: It could not be taken back.
+        """
+        ...
+
+    def watch(self, service: str) -> AsyncIterator[NodeSet]:
+        """All nodes of `service`, now and after each change, until the iterator is closed.
+
+        The first set comes as soon as it is known, an empty one included. Each
+        set is whole. The same set may be yielded again, which says that it was
+        still so at that moment.
+
+        Raises:
+            RegistryError: The registry could not be asked. The caller keeps the
+                last set and watches again.
+        """
+        ...
+
+    async def services(self) -> list[str]:
+        """Names of the services with at least one node, sorted.
+
+        Raises:
+            RegistryError: The registry could not be asked, or cannot list.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Selectors: where a service's node sets come from."""

@@ -1,0 +1,1 @@
+"""The serving end: dispatch, health, reflection, life cycle."""

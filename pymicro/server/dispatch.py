@@ -1,0 +1,356 @@
+"""From a grpc call to a handler: built once per method, nothing inspected per call.
+
+path → grpc.aio interceptors → here: call context → exceptions to status →
+our interceptors → handler
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from pymicro.context import scope
+from pymicro.handlers.protos import did_you_mean
+from pymicro.handlers.servicers import adopt_method
+from pymicro.handlers.types import Method, Style
+from pymicro.interceptors.base import Interceptor, apply, mapped, through
+from pymicro.server.context import CallContext, Serving
+from pymicro.server.refusal import refuse
+from pymicro.server.relay import Relay
+from pymicro.server.route import Route, Unparsable
+from pymicro.server.threads import HandlerThreads
+from pymicro.status import Unimplemented
+from pymicro.wire.status import clip
+
+__all__ = ["Dispatcher", "Router"]
+
+log = logging.getLogger("pymicro.server")
+
+
+class Dispatcher:
+    """Makes grpc's method handlers out of ours.
+
+    Args:
+        interceptors: Ours, the first one outermost.
+        foreign: Whether grpc.aio interceptors stand outside, which want to see
+            messages and to iterate response streams.
+        limit: Largest response in bytes.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        threads: HandlerThreads,
+        *,
+        interceptors: tuple[Interceptor, ...] = (),
+        foreign: bool = False,
+        limit: int,
+    ) -> None:
+        self._serving = serving
+        self._threads = threads
+        self._interceptors = interceptors
+        self._foreign = foreign
+        self._limit = limit
+
+    def build(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+        """The method as grpc serves it."""
+        route = Route(method, raw=not self._foreign, limit=self._limit)
+        shape = route.shape
+        dispatch = self._stream(route) if shape.response_streaming else self._unary(route)
+        make = getattr(grpc, f"{shape.value}_rpc_method_handler")
+        made: grpc.RpcMethodHandler[Any, Any] = make(
+            dispatch,
+            request_deserializer=route.parse if shape.request_streaming else route.parse_unary,
+            response_serializer=None if route.raw else route.serialize,
+        )
+        return made
+
+    def _unary(self, route: Route) -> Callable[[Any, Any], Awaitable[Any]]:
+        serving, calls = self._serving, self._serving.calls
+        encode = route.encode
+        respond = self._responder(route.method)
+        if self._interceptors:
+            respond = self._intercepted(route, respond)
+
+        async def dispatch(request: Any, context: Any) -> Any:
+            call = CallContext(context, route, serving)
+            scope.set(call)  # never reset: the call has a task, and so a ContextVar, of its own
+            calls.add(call)
+            try:
+                if type(request) is Unparsable:
+                    raise request.error
+                return encode(await respond(request, call))
+            except BaseException as exc:
+                return await refuse(call, context, route, exc)
+            finally:
+                call.active = False
+                calls.discard(call)
+
+        return dispatch
+
+    def _responder(self, method: Method) -> Callable[[Any, CallContext], Awaitable[Any]]:
+        """Calls a handler for one response."""
+        function = method.function
+        if method.style is Style.UNIMPLEMENTED:
+            return _not_overridden(method)
+        if method.style is Style.THREAD:
+            run = self._threads.run
+            if method.takes_context:
+                return lambda request, call: run(function, request, call)
+            return lambda request, call: run(function, request)
+        if method.takes_context:
+            return function
+        return lambda request, call: function(request)
+
+    def _intercepted(
+        self, route: Route, respond: Callable[[Any, CallContext], Awaitable[Any]]
+    ) -> Callable[[Any, CallContext], Awaitable[Any]]:
+        interceptors = self._interceptors
+
+        def responder(request: Any, call: CallContext) -> Awaitable[Any]:
+            async def innermost() -> Any:
+                response = await respond(await _request_for(call, request), call)
+                route.check(response)
+                return await apply(call.response_mappers, response)
+
+            return through(interceptors, call, innermost)
+
+        return responder
+
+    def _stream(self, route: Route) -> Callable[[Any, Any], Any]:
+        if not self._foreign:
+            return self._pushing(route, self._pusher(route))
+        if self._interceptors or route.method.style is not Style.STREAM:
+            return self._relayed(route, self._pusher(route))
+        return self._iterated(route)
+
+    def _pushing(self, route: Route, push: _Push) -> Callable[[Any, Any], Awaitable[None]]:
+        """Responses go straight to grpc: no generator of ours between the handler's and the wire."""
+        serving, calls = self._serving, self._serving.calls
+
+        async def dispatch(request: Any, context: Any) -> None:
+            call = CallContext(context, route, serving)
+            scope.set(call)
+            calls.add(call)
+            try:
+                if type(request) is Unparsable:
+                    raise request.error
+                await push(request, call)
+            except BaseException as exc:
+                await refuse(call, context, route, exc)
+            finally:
+                call.active = False
+                calls.discard(call)
+
+        return dispatch
+
+    def _iterated(self, route: Route) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        """For foreign interceptors: the handler's responses, iterated."""
+        serving, calls = self._serving, self._serving.calls
+        iterate, encode = _iterator(route.method), route.encode
+
+        async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
+            call = CallContext(context, route, serving)
+            scope.set(call)
+            calls.add(call)
+            try:
+                if type(request) is Unparsable:
+                    raise request.error
+                responses = iterate(request, call)
+                try:
+                    async for message in responses:
+                        yield encode(message)
+                except BaseException:
+                    await _close(responses, route)
+                    raise
+            except BaseException as exc:
+                await refuse(call, context, route, exc)
+            finally:
+                call.active = False
+                calls.discard(call)
+
+        return dispatch
+
+    def _relayed(self, route: Route, push: _Push) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        """For foreign interceptors: responses that are pushed, iterated."""
+        serving, calls = self._serving, self._serving.calls
+        name = f"pymicro-stream-{route.path}"
+
+        async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
+            call = CallContext(context, route, serving)
+            scope.set(call)
+            calls.add(call)
+            try:
+                if type(request) is Unparsable:
+                    raise request.error
+                relay = Relay()
+                call.emit = relay.put
+                responses = relay.messages(push(request, call), name)
+                try:
+                    async for message in responses:
+                        yield message
+                except BaseException:
+                    await _close(responses, route)
+                    raise
+            except BaseException as exc:
+                await refuse(call, context, route, exc)
+            finally:
+                call.active = False
+                calls.discard(call)
+
+        return dispatch
+
+    def _pusher(self, route: Route) -> _Push:
+        """Runs a handler, through our interceptors, and writes its responses."""
+        interceptors, method = self._interceptors, route.method
+        push = _push_bare(route) if not interceptors else _push_mapped(route)
+        if method.style is Style.UNIMPLEMENTED:
+            push = _not_overridden(method)
+        if not interceptors:
+            return push
+
+        async def intercepted(request: Any, call: CallContext) -> None:
+            async def innermost() -> None:
+                await push(await _request_for(call, request), call)
+
+            await through(interceptors, call, innermost)
+
+        return intercepted
+
+
+_Push = Callable[[Any, CallContext], Coroutine[Any, Any, None]]
+
+
+def _iterator(method: Method) -> Callable[[Any, CallContext], AsyncIterator[Any]]:
+    function = method.function
+    if method.takes_context:
+        return function
+    return lambda request, call: function(request)
+
+
+def _push_bare(route: Route) -> _Push:
+    if route.method.style is Style.WRITER:
+        return route.method.function
+    iterate, encode = _iterator(route.method), route.encode
+
+    async def push(request: Any, call: CallContext) -> None:
+        emit = call.emit
+        responses = iterate(request, call)
+        try:
+            async for message in responses:
+                await emit(encode(message))
+        except BaseException:
+            await _close(responses, route)
+            raise
+
+    return push
+
+
+def _push_mapped(route: Route) -> _Push:
+    """Like `_push_bare`, but through `call.write`, which knows the interceptors' mappers."""
+    if route.method.style is Style.WRITER:
+        return route.method.function
+    iterate = _iterator(route.method)
+
+    async def push(request: Any, call: CallContext) -> None:
+        responses = iterate(request, call)
+        try:
+            async for message in responses:
+                await call.write(message)
+        except BaseException:
+            await _close(responses, route)
+            raise
+
+    return push
+
+
+async def _close(responses: Any, route: Route) -> None:
+    """Let a generator that is not exhausted clean up, here in the call's own task."""
+    aclose = getattr(responses, "aclose", None)
+    if aclose is None:
+        return
+    try:
+        await aclose()
+    except Exception:
+        # What ended the stream matters more than what the clean-up met.
+        log.exception("%s: cleaning up after %s failed", route.path, route.method.label)
+
+
+async def _request_for(call: CallContext, request: Any) -> Any:
+    mappers = call.request_mappers
+    if not mappers:
+        return request
+    if call.shape.request_streaming:
+        return mapped(mappers, request)
+    return await apply(mappers, request)
+
+
+def _not_overridden(method: Method) -> Callable[[Any, CallContext], Coroutine[Any, Any, Any]]:
+    async def refuse_it(request: Any, call: CallContext) -> Any:
+        raise Unimplemented(f"{method.rpc.path} is in the proto, but this server does not implement it")
+
+    return refuse_it
+
+
+class Router(grpc.GenericRpcHandler):
+    """Finds a call's method by its path.
+
+    One dictionary instead of grpc's registered methods: each of those adds a
+    pending future to every turn of grpc.aio's accept loop.
+
+    Args:
+        handlers: By path.
+        dynamic: Other people's generic handlers, asked for paths not among these.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        dynamic: Sequence[grpc.GenericRpcHandler],
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._handlers = dict(handlers)
+        self._dynamic = tuple(dynamic)
+        self._dispatcher = dispatcher
+
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Never None: a path that nobody serves is answered by who says so."""
+        found = self._handlers.get(handler_call_details.method)
+        return found if found is not None else self._otherwise(handler_call_details)
+
+    def _otherwise(self, details: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        for generic in self._dynamic:
+            try:
+                given = generic.service(details)
+            except Exception:
+                log.exception("%s: the generic handler %r failed", details.method, generic)
+                continue
+            if given is not None:
+                method, _ = adopt_method(details.method, given)
+                return given if method is None else self._dispatcher.build(method)
+        text = self._not_served(details.method)
+
+        async def unknown(requests: Any, context: Any) -> AsyncIterator[Any]:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+            yield
+
+        return grpc.stream_stream_rpc_method_handler(unknown)
+
+    def _not_served(self, path: str) -> str:
+        shown = path if len(path) <= 200 else path[:200] + "..."
+        service, _, name = path.removeprefix("/").rpartition("/")
+        by_service: dict[str, list[str]] = {}
+        for known in self._handlers:
+            owner, _, rpc = known[1:].rpartition("/")
+            by_service.setdefault(owner, []).append(rpc)
+        if service in by_service:
+            rpcs = by_service[service]
+            text = f"{shown} is not served here: {service} has {', '.join(rpcs)}"
+            hint = did_you_mean(name, rpcs)
+        else:
+            text = f"{shown} is not served here: this server has {', '.join(by_service)}"
+            hint = did_you_mean(service, by_service)
+        return clip(f"{text}; {hint}" if hint else text, 1024)

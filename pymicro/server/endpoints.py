@@ -1,0 +1,88 @@
+"""Endpoints of the registry record, from descriptors, in go-micro's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from pymicro.node import Endpoint, Value
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
+
+    from pymicro.handlers.types import HandlerTable
+
+__all__ = ["endpoints_of"]
+
+# go-micro's own limit; messages may contain themselves.
+_DEPTH = 3
+
+_SCALARS = {
+    FieldDescriptor.TYPE_DOUBLE: "double",
+    FieldDescriptor.TYPE_FLOAT: "float",
+    FieldDescriptor.TYPE_INT64: "int64",
+    FieldDescriptor.TYPE_UINT64: "uint64",
+    FieldDescriptor.TYPE_INT32: "int32",
+    FieldDescriptor.TYPE_FIXED64: "fixed64",
+    FieldDescriptor.TYPE_FIXED32: "fixed32",
+    FieldDescriptor.TYPE_BOOL: "bool",
+    FieldDescriptor.TYPE_STRING: "string",
+    FieldDescriptor.TYPE_BYTES: "bytes",
+    FieldDescriptor.TYPE_UINT32: "uint32",
+    FieldDescriptor.TYPE_SFIXED32: "sfixed32",
+    FieldDescriptor.TYPE_SFIXED64: "sfixed64",
+    FieldDescriptor.TYPE_SINT32: "sint32",
+    FieldDescriptor.TYPE_SINT64: "sint64",
+}
+
+
+def endpoints_of(tables: Iterable[HandlerTable]) -> tuple[Endpoint, ...]:
+    """One endpoint per method that is served; without schemas where no descriptor is known."""
+    found = []
+    for table in tables:
+        service = table.service.rpartition(".")[2]
+        for method in table.methods:
+            rpc = method.rpc
+            streams = rpc.shape.request_streaming or rpc.shape.response_streaming
+            descriptor = rpc.descriptor
+            found.append(
+                Endpoint(
+                    name=f"{service}.{rpc.path.rpartition('/')[2]}",
+                    request=_message(descriptor.input_type) if descriptor else None,
+                    response=_message(descriptor.output_type) if descriptor else None,
+                    metadata={"stream": "true"} if streams else {},
+                )
+            )
+    return tuple(found)
+
+
+def _message(descriptor: Descriptor, name: str = "", depth: int = 0) -> Value:
+    fields = () if depth == _DEPTH else tuple(_field(field, depth + 1) for field in descriptor.fields)
+    return Value(name or descriptor.name, descriptor.name, fields)
+
+
+def _field(field: FieldDescriptor, depth: int) -> Value:
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        key, value = message.fields_by_name["key"], message.fields_by_name["value"]
+        return Value(field.name, f"map[{_type(key)}]{_type(value)}")
+    if _is_repeated(field):
+        inner = _message(message, depth=depth).values if message is not None else ()
+        return Value(field.name, f"[]{_type(field)}", inner)
+    return _message(message, field.name, depth) if message is not None else Value(field.name, _type(field))
+
+
+def _type(field: FieldDescriptor) -> str:
+    if field.message_type is not None:
+        return str(field.message_type.name)
+    if field.enum_type is not None:
+        return str(field.enum_type.name)
+    return _SCALARS[field.type]
+
+
+def _is_repeated(field: FieldDescriptor) -> bool:
+    # protobuf 7 has no `label` any more, 5 has no `is_repeated` yet.
+    known = getattr(field, "is_repeated", None)
+    return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED if known is None else bool(known)

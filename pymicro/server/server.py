@@ -1,0 +1,256 @@
+"""The serving end: handlers behind a port, with health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pymicro.errors import HandlerMismatch, HandlersError
+from pymicro.handlers import HandlerTable, adopt, build, method_handlers
+from pymicro.interceptors.server import ServerInterceptor, split
+from pymicro.server import health as health_service
+from pymicro.server.call_log import log_calls
+from pymicro.server.context import Draining, Serving
+from pymicro.server.dispatch import Dispatcher, Router
+from pymicro.server.endpoints import endpoints_of
+from pymicro.server.listen import listen
+from pymicro.server.reflection import reflection_methods
+from pymicro.server.threads import HandlerThreads
+
+if TYPE_CHECKING:
+    from pymicro.config import Config
+    from pymicro.node import Endpoint
+
+__all__ = ["Server"]
+
+log = logging.getLogger("pymicro.server")
+
+# How long handlers that the end of the grace has cancelled get to clean up.
+_CLEANUP = 1.0
+
+
+class Server:
+    """Serves handlers, and tells its health; knows no registry.
+
+    In this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
+    `set_serving(False)`, `begin_drain`, `stop`. May be built before a loop runs.
+
+    Args:
+        interceptors: `async def f(call, proceed)`, the first one outermost; and
+            grpc.aio's own, which run outside those. Health and reflection are
+            seen by grpc.aio's only.
+        options: grpc channel arguments; they win over ours.
+        compression: Of responses.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        self._config = config
+        self._interceptors, self._foreign = split(interceptors)
+        self._options = tuple(options)
+        self._compression = compression
+        self._tables: dict[str, HandlerTable] = {}
+        self._mismatches: list[HandlerMismatch] = []
+        self._adopted: dict[str, Mapping[str, Any]] = {}
+        self._dynamic: list[grpc.GenericRpcHandler] = []
+        self._threads = HandlerThreads(config.handler_threads)
+        self._serving: Serving | None = None
+        self._health: health_service.Health | None = None
+        self._server: grpc.aio.Server | None = None
+
+    # Handlers
+
+    def add(self, obj: object, source: Any = None, *, partial: bool = False) -> None:
+        """Add an object with handlers; mismatches wait for `check`.
+
+        Args:
+            obj: An instance of a class with `@handler` methods, or of a
+                generated servicer's subclass.
+            source: The generated `*_pb2` module or a `ServiceDescriptor`; None
+                for a servicer.
+            partial: Whether rpcs without a handler are meant; they answer UNIMPLEMENTED.
+        """
+        self._not_bound_yet()
+        tables, mismatches = build(obj, source, partial=partial)
+        self._mismatches += mismatches
+        for table in tables:
+            self._add_table(table)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """What `add_…Servicer_to_server` calls; other generic handlers are served too."""
+        self._not_bound_yet()
+        for generic in generic_rpc_handlers:
+            methods = method_handlers(generic)
+            if methods is None:
+                self._dynamic.append(generic)
+            else:
+                self._adopt(generic.service_name(), methods)  # type: ignore[attr-defined]
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """What newer `add_…Servicer_to_server` functions call besides, with the same methods."""
+        self._not_bound_yet()
+        self._adopt(service_name, method_handlers)
+
+    def check(self) -> None:
+        """Refuse handlers that do not fit their protos.
+
+        Raises:
+            HandlersError: With every mismatch of everything that was added.
+        """
+        if self._mismatches:
+            raise HandlersError(self._mismatches)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of the proto services added, sorted."""
+        return tuple(sorted(self._tables))
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Every method added, for the registry record."""
+        return endpoints_of(self._tables[name] for name in self.services)
+
+    # Life cycle
+
+    async def bind(self, address: str) -> tuple[str, int]:
+        """Take the port; calls wait until `start`.
+
+        Returns:
+            Host and real port.
+
+        Raises:
+            HandlersError: As `check` does.
+            ConfigError: The address is none, or its host does not resolve.
+            StartError: It cannot be bound.
+        """
+        self._not_bound_yet()
+        self.check()
+        self._serving = Serving(asyncio.get_running_loop())
+        self._health = health_service.health_of(self._tables)
+        server = grpc.aio.server(
+            interceptors=self._foreign,
+            options=self._grpc_options(),
+            compression=self._compression,
+            handlers=[self._router(self._serving, self._health)],
+        )
+        host, port = await listen(server, address)
+        self._server = server
+        return host, port
+
+    async def start(self) -> None:
+        """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
+        await self._bound().start()
+
+    def set_serving(self, serving: bool) -> None:
+        """What health says."""
+        if self._health is not None:
+            self._health.set_serving(serving)
+
+    def begin_drain(self) -> None:
+        """Say NOT_SERVING, end health and reflection streams, set `context.draining`."""
+        if self._health is not None and self._serving is not None:
+            self._health.end()
+            self._serving.draining.begin()
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls, wait `grace` seconds for those in progress, cancel the rest.
+
+        May be called again with less grace. Returns in bounded time also when
+        handlers ignore their cancellation; the log then names them.
+        """
+        self.begin_drain()
+        if self._server is not None:
+            await self._server.stop(grace)
+            await self._cleaned_up()
+        self._threads.close()
+
+    @property
+    def in_progress(self) -> int:
+        """Calls being served, health and reflection not counted."""
+        return len(self._serving.calls) if self._serving else 0
+
+    @property
+    def draining(self) -> Draining:
+        """What handlers see as `context.draining`."""
+        return self._bound_serving().draining
+
+    def _router(self, serving: Serving, health: health_service.Health) -> Router:
+        limit = self._config.max_message_size
+        foreign = bool(self._foreign)
+        interceptors = self._interceptors
+        if log.isEnabledFor(logging.DEBUG):
+            interceptors = (log_calls, *interceptors)
+        users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        # A set of calls of their own: a watch is no call in progress.
+        aside = Serving(serving.loop, serving.draining)
+        own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
+        handlers = {m.rpc.path: users.build(m) for table in self._tables.values() for m in table.methods}
+        described = [table.descriptor for table in self._tables.values() if table.descriptor]
+        health_tables, _ = build(health, health_service.source)
+        methods = [method for table in health_tables for method in table.methods]
+        for method in (*methods, *reflection_methods([*described, health_service.source])):
+            handlers.setdefault(method.rpc.path, own.build(method))  # a user may bring their own
+        return Router(handlers, self._dynamic, users)
+
+    def _grpc_options(self) -> list[tuple[str, Any]]:
+        ours = {
+            # Two servers would share one port silently.
+            "grpc.so_reuseport": 0,
+            "grpc.max_receive_message_length": self._config.max_message_size,
+            # Our clients ping every 20 s, also between calls; grpc-core's own limit is 5 minutes.
+            "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+            "grpc.keepalive_permit_without_calls": 1,
+        }
+        given = {name for name, _ in self._options}
+        return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
+
+    async def _cleaned_up(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _CLEANUP
+        serving = self._bound_serving()
+        tasks = {call.task for call in serving.calls if call.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=deadline - asyncio.get_running_loop().time())
+        for call in serving.calls:
+            log.warning("%s: its handler ignores that it was cancelled", call.method)
+
+    def _add_table(self, table: HandlerTable) -> None:
+        earlier = self._tables.get(table.service)
+        if earlier is not None:
+            found = f"a second one at {table.where}"
+            self._mismatches.append(
+                HandlerMismatch(earlier.where, table.service, "one object with its handlers", found)
+            )
+            return
+        self._tables[table.service] = table
+
+    def _adopt(self, service: str, methods: Mapping[str, Any]) -> None:
+        earlier = self._adopted.get(service)
+        if earlier is not None and dict(earlier) == dict(methods):
+            return  # generated code gives the same methods both ways
+        self._adopted[service] = methods
+        table, mismatches = adopt(service, methods)
+        self._mismatches += mismatches
+        self._add_table(table)
+
+    def _not_bound_yet(self) -> None:
+        if self._server is not None:
+            raise RuntimeError("handlers are added, and the port bound, once and before the server starts")
+
+    def _bound(self) -> grpc.aio.Server:
+        if self._server is None:
+            raise RuntimeError("bind the server first")
+        return self._server
+
+    def _bound_serving(self) -> Serving:
+        if self._serving is None:
+            raise RuntimeError("bind the server first")
+        return self._serving

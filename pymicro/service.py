@@ -1,0 +1,499 @@
+"""The service: what a user writes, and its life from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from pymicro import config as configuration
+from pymicro import logs
+from pymicro.address import join_address
+from pymicro.advertise import Advertisement, advertised_address
+from pymicro.assemble import Calling, Settings, log_settings, split_instances
+from pymicro.client.channel import UNSET, Channel, Unset
+from pymicro.config import Config
+from pymicro.errors import ConfigError, PymicroError
+from pymicro.node import Node
+from pymicro.server.server import Server
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["Service"]
+
+log = logging.getLogger("pymicro")
+
+Hook = Callable[..., Any]
+HookT = TypeVar("HookT", bound=Hook)
+Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+class Service:
+    """A gRPC server under a name, and a client for the services it calls.
+
+        service = Service("greeter", version="1.0.0")
+        service.add(Greeter(), greeter_pb2)
+
+        if __name__ == "__main__":
+            service.init()
+            service.run()
+
+    Args:
+        name: The name it registers under.
+        version: The version its node carries; `latest` if empty.
+        metadata: Pairs its node carries in the registry.
+        on_start: Called before the first call is served, with the service if it
+            takes an argument; may be a coroutine function. A failure ends the
+            start with exit code 1.
+        on_stop: Called after the last call has ended, likewise.
+        lifespan: `lifespan(service)` is an async context manager around both.
+        interceptors: Around every call served, the first one outermost: functions
+            of our own form, or grpc.aio server interceptors (those run outside).
+        client_interceptors: Around every call made.
+        options: grpc server arguments; they override pymicro's.
+        client_options: grpc channel arguments; they override pymicro's.
+        compression: Default compression of responses.
+        settings: Every setting, as keywords; see `pymicro.config.Config`.
+
+    Attributes:
+        calling: The client in it: channels, nodes, services.
+        ran: Whether `run()` has been called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "",
+        metadata: Mapping[str, str] | None = None,
+        on_start: Hook | None = None,
+        on_stop: Hook | None = None,
+        lifespan: Lifespan | None = None,
+        interceptors: Sequence[Any] = (),
+        client_interceptors: Sequence[Any] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        client_options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        values, instances = split_instances(settings)
+        for key, given in (("server_name", name), ("server_version", version), ("server_metadata", metadata)):
+            if given and values.setdefault(key, given) != given:
+                raise ConfigError(f"{key}= in code: given twice, as {given!r} and {values[key]!r}")
+        if not name:
+            raise ConfigError("a service needs a name")
+        self._code = values
+        self.calling = Calling(instances, client_interceptors, client_options)
+        self.ran = False
+        self._interceptors = tuple(interceptors)
+        self._options = tuple(options)
+        self._compression = compression
+        self._start_hooks: list[Hook] = [on_start] if on_start else []
+        self._stop_hooks: list[Hook] = [on_stop] if on_stop else []
+        self._lifespan = lifespan
+        self._added: list[Callable[[Server], None]] = []
+        self._config: Config | None = None
+        self._running: _Running | None = None
+
+    # What it serves
+
+    def add(self, servicer: object, source: Any = None, *, partial: bool = False) -> None:
+        """Serve the handlers of an object.
+
+        Args:
+            servicer: An object with methods marked `@handler`, or an unmodified
+                generated servicer.
+            source: The generated `_pb2` module or a `ServiceDescriptor`; not needed
+                for a generated servicer.
+            partial: Whether methods without a handler are meant (they answer
+                UNIMPLEMENTED).
+
+        Handlers that do not fit are reported all at once when the service starts.
+        """
+        self._added.append(lambda server: server.add(servicer, source, partial=partial))
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
+        handlers = tuple(generic_rpc_handlers)
+        self._added.append(lambda server: server.add_generic_rpc_handlers(handlers))
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
+        self._added.append(
+            lambda server: server.add_registered_method_handlers(service_name, method_handlers)
+        )
+
+    def on_start(self, hook: HookT) -> HookT:
+        """Decorator: call this before the first call is served."""
+        self._start_hooks.append(hook)
+        return hook
+
+    def on_stop(self, hook: HookT) -> HookT:
+        """Decorator: call this after the last call has ended."""
+        self._stop_hooks.append(hook)
+        return hook
+
+    # Settings
+
+    @property
+    def name(self) -> str:
+        """The name it registers under."""
+        return self._config.server_name if self._config else str(self._code["server_name"])
+
+    @property
+    def config(self) -> Config:
+        """All settings in force; known after `init()`."""
+        if self._config is None:
+            raise PymicroError("the settings are not read yet: call init() or run() first")
+        return self._config
+
+    def init(self, argv: Sequence[str] | None = None) -> None:
+        """Read the settings: flag, else environment, else code, else default.
+
+        Args:
+            argv: The flags. If None, those of `sys.argv` are taken: then bad ones
+                print one message and end the process with 2, and `--print-config`
+                and `--help` print and end it with 0. A program with flags of its
+                own reads them first and hands over the rest.
+
+        A second call that leads to the same settings does nothing.
+
+        Raises:
+            ConfigError: With `argv` given: what cannot be used, and why.
+        """
+        if argv is not None:
+            self._init(argv)
+            return
+        flags = sys.argv[1:]
+        try:
+            if "--help" in flags or "-h" in flags:
+                print(_help(self.name))  # noqa: T201
+                raise SystemExit(0)
+            wanted = [flag for flag in flags if flag not in ("--print-config", "--print_config")]
+            self._init(wanted)
+        except ConfigError as exc:
+            print(f"{self.name}: {exc}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+        if len(wanted) != len(flags):
+            print(configuration.render(self.config))  # noqa: T201
+            raise SystemExit(0)
+
+    def _init(self, argv: Sequence[str]) -> None:
+        config = configuration.load(self._code, argv)
+        if not config.server_version:
+            config = config.replace("default", server_version="latest")
+        if self._config is not None:
+            if config != self._config:
+                raise ConfigError("init() was called before, with other settings")
+            return
+        self.calling.equip(config)
+        self._config = config
+
+    # Calling others
+
+    def channel(
+        self,
+        service: str,
+        *,
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | Unset | None = UNSET,
+        interceptors: Sequence[Any] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> Channel:
+        """A channel to another service; see `Client.channel`. May be called at once."""
+        return self.calling.channel(
+            service,
+            version=version,
+            metadata=metadata,
+            timeout=timeout,
+            interceptors=interceptors,
+            options=options,
+            compression=compression,
+        )
+
+    # Life
+
+    @property
+    def address(self) -> str:
+        """`host:port` it listens on, while it runs."""
+        return join_address(*self._alive.bound)
+
+    @property
+    def node(self) -> Node:
+        """Its node, as it is registered, while it runs."""
+        return self._alive.node
+
+    @property
+    def _alive(self) -> _Running:
+        if self._running is None:
+            raise PymicroError(f"{self.name} is not running")
+        return self._running
+
+    async def __aenter__(self) -> Self:
+        """Start it inside another program: no flags are read and no signals handled.
+
+        Raises:
+            ConfigError: Settings or handlers that cannot be used.
+            StartError: The port is taken, for example.
+            RegistryError: The registry cannot work here.
+        """
+        if self._running is not None:
+            raise PymicroError(f"{self.name} is running already")
+        if self._config is None:
+            self._init(())
+        running = _Running(self)
+        await running.start()
+        self._running = running
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Deregister, let calls in flight finish, stop."""
+        running = self._alive
+        try:
+            await running.stop()
+        finally:
+            self._running = None
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; returns after a clean stop.
+
+        Calls `init()` if nobody did.
+
+        Raises:
+            SystemExit: 1 if it could not start, 2 for bad input or handlers that
+                do not fit, 128 + the signal's number after a second signal.
+        """
+        self.ran = True
+        if self._config is None:
+            self.init()
+        logs.set_up(self.config)
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory(self.config.loop)) as runner:
+                code = runner.run(self._main())
+        except ConfigError as exc:
+            print(f"{self.name}: {exc}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+        if code:
+            raise SystemExit(code)
+
+    async def _main(self) -> int:
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        received: list[signal.Signals] = []
+        main = asyncio.current_task()
+        assert main is not None
+        running = _Running(self)
+
+        def on_signal(number: signal.Signals) -> None:
+            received.append(number)
+            if len(received) > 1:
+                running.hurry()
+            else:
+                log.info("%s received, stopping", number.name)
+                stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            starting = asyncio.create_task(running.start(), name="start")
+            signalled = asyncio.create_task(stopping.wait(), name="wait for a signal")
+            await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            try:
+                await starting
+            except asyncio.CancelledError:
+                if not received:
+                    raise
+                return 128 + received[1] if len(received) > 1 else 0
+            except ConfigError:
+                raise
+            except PymicroError as exc:
+                log.error("%s could not start: %s", self.name, exc)
+                return 1
+            except Exception:
+                log.exception("%s could not start", self.name)
+                return 1
+            finally:
+                signalled.cancel()
+            self._running = running
+            try:
+                await stopping.wait()
+            finally:
+                await running.stop()
+                self._running = None
+            if len(received) > 1:
+                return 128 + received[1]
+            log.info("%s has stopped", self.name)
+            return 0
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+
+class _Running:
+    """One life of a service: everything that is opened, in one exit stack."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._config = service.config
+        self._stack = AsyncExitStack()
+        self._hurried = asyncio.Event()
+        self.bound = ("", 0)
+        self.node = Node("", "")
+
+    def hurry(self) -> None:
+        """Skip all waiting in the stop."""
+        self._hurried.set()
+
+    async def start(self) -> None:
+        """Check handlers → bind → on_start → serve → SERVING → register."""
+        service, config = self._service, self._config
+        for line in configuration.unknown_environment():
+            log.info("%s", line)
+        log_settings(config)
+        server = Server(
+            config,
+            interceptors=service._interceptors,
+            options=service._options,
+            compression=service._compression,
+        )
+        for add in service._added:
+            add(server)
+        server.check()
+        async with AsyncExitStack() as stack:
+            self.bound = await server.bind(_listen_address(config))
+            # From here on the port is ours, and grpc-core frees it in stop().
+            stack.push_async_callback(self._stop_server, server)
+            registry = service.calling.registry
+            await stack.enter_async_context(registry)
+            await stack.enter_async_context(service.calling)
+            stack.push_async_callback(self._on_stop)
+            if service._lifespan is not None:
+                await stack.enter_async_context(_call(service._lifespan, service))
+            for hook in service._start_hooks:
+                result = _call(hook, service)
+                if inspect.isawaitable(result):
+                    await result
+            await server.start()
+            await stack.enter_async_context(self._serving(server))
+            server.set_serving(True)
+            self.node = Node(
+                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
+                address=advertised_address(config.server_advertise, self.bound, registry),
+                service=config.server_name,
+                version=config.server_version,
+                metadata={"protocol": "grpc", **config.server_metadata},
+                endpoints=server.endpoints(),
+            )
+            await stack.enter_async_context(Advertisement(registry, self.node, config.register_interval))
+            # Last in, first out: whoever asks is told before the registry is.
+            stack.callback(server.set_serving, False)
+            self._stack = stack.pop_all()
+        log.info(
+            "%s %s on %s, registered as %s (%s, selector %s, balancer %s)",
+            config.server_name,
+            config.server_version,
+            join_address(*self.bound),
+            self.node.address,
+            registry.describe(),
+            config.selector,
+            config.balancer,
+        )
+
+    async def stop(self) -> None:
+        """Undo everything, in the opposite order."""
+        await self._stack.aclose()
+
+    async def _stop_server(self, server: Server) -> None:
+        await server.stop(0)
+
+    @asynccontextmanager
+    async def _serving(self, server: Server) -> AsyncIterator[None]:
+        """Around the registration: what happens once the node is deregistered."""
+        try:
+            yield
+        finally:
+            delay = self._config.drain_delay
+            if delay is None:
+                delay = self._service.calling.registry.drain_delay
+            # Watchers elsewhere have to see that the node left; until then it serves on.
+            await self._wait(delay)
+            server.begin_drain()
+            stop = asyncio.create_task(server.stop(self._config.stop_grace), name="stop the server")
+            hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
+            await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if not stop.done():
+                await server.stop(0)
+            await stop
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
+    async def _on_stop(self) -> None:
+        for hook in self._service._stop_hooks:
+            try:
+                result = _call(hook, self._service)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                log.exception("on_stop failed; stopping all the same")
+
+
+def _call(function: Callable[..., Any], service: Service) -> Any:
+    """Call a hook with the service if it takes an argument."""
+    try:
+        inspect.signature(function).bind(service)
+    except TypeError:
+        return function()
+    return function(service)
+
+
+def _listen_address(config: Config) -> str:
+    if config.server_address:
+        return config.server_address
+    # In a pod: the port that static callers expect (go-micro's convention).
+    return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop by the setting `loop`."""
+    if name == "asyncio":
+        return None
+    try:
+        import uvloop  # noqa: PLC0415, RUF100 - absent on Windows
+    except ImportError as exc:
+        if name == "uvloop":
+            raise ConfigError(f"loop: uvloop cannot be imported: {exc}") from exc
+        return None
+    return uvloop.new_event_loop
+
+
+def _help(name: str) -> str:
+    """What `python app.py --help` prints: every flag, its meaning and its default."""
+    lines = [f"{name}: a pymicro service. Every flag is also an environment variable MICRO_<FLAG>.", ""]
+    for setting in configuration.settings().values():
+        if not setting.ignored:
+            default = setting.kind.show(setting.default)
+            lines.append(f"  {setting.flag} {setting.kind.metavar}")
+            lines.append(f"      {setting.help}" + (f" (default: {default})" if default else ""))
+    lines += ["  --print-config", "      print each setting with its value and source, and exit"]
+    return "\n".join(lines)

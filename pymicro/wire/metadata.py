@@ -1,0 +1,60 @@
+"""What grpc-core accepts as metadata, checked where the mistake is made.
+
+An illegal key or value fails the whole batch it is sent with, and where that
+batch carries the status the caller waits until its deadline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["LIMIT", "Pair", "checked", "size_of"]
+
+Pair = tuple[str, str | bytes]
+
+# grpc-core refuses more than 8 KiB of received metadata at random and more than
+# 16 KiB always (`grpc.max_metadata_size`). A part stays free for what grpc itself adds.
+LIMIT = 7 << 10
+
+# Header names and values as grpc's PROTOCOL-HTTP2.md has them.
+_KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
+_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+
+
+def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
+    """The metadata as pairs, keys in lower case.
+
+    Raises:
+        ValueError: A key or value that cannot be sent; says which and why.
+        TypeError: Something that is no pair of key and value.
+    """
+    return tuple(_checked(key, value) for key, value in metadata)
+
+
+def size_of(metadata: Iterable[Pair]) -> int:
+    """Bytes these pairs count for against a receiver's limit (RFC 7541, section 4.1)."""
+    total = 0
+    for key, value in metadata:
+        # Binary values travel as base64.
+        length = (len(value) + 2) // 3 * 4 if key.endswith("-bin") else len(value)
+        total += len(key) + length + 32
+    return total
+
+
+def _checked(key: str, value: str | bytes) -> Pair:
+    if not isinstance(key, str):
+        raise TypeError(f"metadata key {key!r} is no text")
+    key = key.lower()
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"metadata key {key!r} may only have letters, digits, '-', '_' and '.'")
+    if key.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"metadata {key} is binary by its name: its value must be bytes, not {value!r}")
+        return key, value
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        raise TypeError(f"metadata {key} must be text, not {value!r}")
+    if not _VALUE.fullmatch(text):
+        raise ValueError(f"metadata {key} may only have printable ASCII; name it {key}-bin and give bytes")
+    return key, value

@@ -1,0 +1,69 @@
+"""What all tests share: a registry folder of their own, programs, and a guard against left-over tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Processes, clean_environment
+
+# A test that hangs is a failure with a traceback, not a run that never ends.
+LONGEST = 120.0
+# How long what a test closed may take to be gone: some of grpc.aio's own tasks
+# end a few turns of the loop after their channel or server.
+GRACE = 1.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside() -> Iterator[None]:
+    """Whoever runs the tests may have `MICRO_*` set; the tests must not see it."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MICRO_")}
+    yield
+    os.environ.update(taken)
+
+
+@pytest.fixture
+def registry_folder(tmp_path: Path) -> str:
+    """A folder for the registry `local` that no other test and no user shares."""
+    folder = tmp_path / "registry"
+    folder.mkdir(mode=0o700)
+    return str(folder)
+
+
+@pytest.fixture
+def processes(registry_folder: str) -> Iterator[Processes]:
+    """Starts programs that use `registry_folder`, and ends them after the test."""
+    started = Processes(clean_environment(MICRO_REGISTRY_ADDRESS=registry_folder))
+    yield started
+    started.end()
+
+
+def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """`test`, failing if it takes too long or leaves tasks behind."""
+
+    @functools.wraps(test)
+    async def run(*args: object, **kwargs: object) -> None:
+        before = asyncio.all_tasks()
+        async with asyncio.timeout(LONGEST):
+            await test(*args, **kwargs)
+        left = asyncio.all_tasks() - before
+        if left:
+            _, left = await asyncio.wait(left, timeout=GRACE)
+        if left:
+            names = "\n".join(f"  {task!r}" for task in left)
+            pytest.fail(f"{len(left)} tasks were left behind:\n{names}", pytrace=False)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Guard every asynchronous test."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = guarded(item.obj)

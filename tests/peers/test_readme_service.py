@@ -1,0 +1,49 @@
+"""The service with four shapes that the README shows, in front of grpcurl."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import readme
+from tests.peers.test_grpcurl import grpcurl
+from tests.processes import Processes
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture
+def weather(processes: Processes, tmp_path: Path) -> str:
+    """The address of the README's service, running in a directory of its own."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    readme.write_files(folder)
+    for command in readme.console("station.py"):
+        if "protoc" in command.line:
+            line = command.line.replace("python", sys.executable, 1)
+            assert processes.start("bash", "-c", line, cwd=folder).wait() == 0
+    server = processes.pymicro("run", "station.py", cwd=folder)
+    return server.wait_for(r"weather.*?(127\.0\.0\.1:\d+)")[1]
+
+
+def test_grpcurl_lists_describes_and_calls_it(weather: str) -> None:
+    listed = grpcurl(weather, "list")
+    assert "weather.v1.Weather" in listed.stdout.split(), listed.stderr
+
+    described = grpcurl(weather, "describe", "weather.v1.Weather")
+    assert "rpc Convert ( stream .weather.v1.Reading ) returns ( stream .weather.v1.Reading );" in (
+        described.stdout
+    )
+
+    now = grpcurl("-d", '{"name": "Oslo"}', weather, "weather.v1.Weather/Now")
+    assert json.loads(now.stdout) == {"celsius": 4}, now.stderr
+    forecast = grpcurl("-d", '{"name": "Rome"}', weather, "weather.v1.Weather/Forecast")
+    assert forecast.stdout.count('"celsius"') == 3, forecast.stderr
+    readings = '{"celsius": 50}{"celsius": 68}'
+    average = grpcurl("-d", "@", weather, "weather.v1.Weather/Average", stdin=readings)
+    assert json.loads(average.stdout) == {"celsius": 59}, average.stderr
+    convert = grpcurl("-d", "@", weather, "weather.v1.Weather/Convert", stdin=readings)
+    assert convert.stdout.count('"celsius"') == 2, convert.stderr
