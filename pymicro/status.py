@@ -8,7 +8,7 @@ written for grpc.aio keeps working.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
@@ -231,7 +231,7 @@ class Unauthenticated(RpcError):
 
 
 _BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
-    kind.status_code: kind for kind in cast("list[type[RpcError]]", RpcError.__subclasses__())
+    kind.status_code: kind for kind in RpcError.__subclasses__()
 }
 
 

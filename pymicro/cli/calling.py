@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from google.protobuf.any_pb2 import Any as AnyMessage
+
 from pymicro.address import join_address, split_address
 from pymicro.cli.clients import make_client
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
-from pymicro.cli.types import ProtoFiles, Reflected, Types, write_message
+from pymicro.cli.types import ProtoFiles, Reflected, Types
 from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
 from pymicro.durations import parse_duration
@@ -152,8 +154,10 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
 async def _tell_status(exc: RpcError, types: Types) -> None:
     note(f"{exc.code().name}: {exc.details()}")
     for detail in exc.error_details:
+        if isinstance(detail, AnyMessage):
+            detail = await types.unpack(detail)
         try:
-            shown = dump(await write_message(types, detail))
-        except (SchemaError, RpcError):
+            shown = dump(await types.write(detail))
+        except SchemaError:
             shown = "(has no JSON form)"
         note(f"  {detail.DESCRIPTOR.full_name} {shown}")

@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 
 from pymicro.cli.report import InputError, dump, note, on_terminal, say
 from pymicro.cli.requests import Requests
-from pymicro.cli.types import Types, read_message, write_message
+from pymicro.cli.types import Types
 from pymicro.durations import format_duration
-from pymicro.schema import JsonError, Method
+from pymicro.schema import JsonError, Method, UnknownTypes
 from pymicro.status import RpcError
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ class Exchange:
         if not self._method.server_streaming:
             reply = await call
             await self._tell_begin(call)
-            say(dump(await write_message(self._types, reply), pretty=on_terminal()))
+            say(dump(await self._types.write(reply), pretty=on_terminal()))
             return
         async for reply in call:
             await self._tell_begin(call)
-            say(dump(await write_message(self._types, reply)))
+            say(dump(await self._types.write(reply)))
 
     async def _send(self, call: Any) -> None:
         # A call that has ended refuses to be written to: its replies' reader says how it ended.
@@ -111,7 +111,7 @@ class Exchange:
         source = self._requests
         async for document in source.documents():
             try:
-                yield await read_message(self._types, document, self._method.request)
+                yield await self._types.read(document, self._method.request)
             except JsonError as exc:
                 place = source.name
                 if document.line > 1 or source.text is None or "\n" in source.text:
@@ -119,6 +119,8 @@ class Exchange:
                 if exc.column is not None:
                     place += f", column {exc.column}"
                 raise InputError(f"{place}: {exc}") from exc
+            except UnknownTypes as exc:
+                raise InputError(f"{source.name}: {exc}") from exc
 
     async def _tell_begin(self, call: Any) -> None:
         if not self._verbose or self._told:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from pymicro.cli.report import InputError
 from pymicro.client.reflection import NoReflection, ReflectionClient, ReflectionError
@@ -26,56 +29,67 @@ from pymicro.schema import (
     split_method,
     to_json,
 )
+from pymicro.status import RpcError
 
-__all__ = ["ProtoFiles", "Reflected", "Types", "read_message", "write_message"]
+__all__ = ["ProtoFiles", "Reflected", "Types"]
 
 M = TypeVar("M", bound=Message)
 
 
-class Types(Protocol):
+class Types(ABC):
     """Knows a server's methods and turns its messages into JSON and back."""
 
+    def __init__(self) -> None:
+        self._schema = Schema()
+
+    @abstractmethod
     async def find_method(self, text: str) -> Method:
         """The method a person means.
 
         Raises:
             MethodNotFound: There is none, or more than one.
         """
-        ...
 
+    @abstractmethod
     async def learn(self, names: frozenset[str]) -> None:
         """Try to find out about message types; those not to be found stay unknown."""
-        ...
+
+    async def read(self, document: Document, kind: type[M]) -> M:
+        """The message a document describes.
+
+        Raises:
+            SchemaError: It does not.
+        """
+        try:
+            return from_json(document, kind)
+        except UnknownTypes as exc:
+            await self.learn(exc.names)
+            return from_json(document, kind)
+
+    async def write(self, message: Message) -> Any:
+        """The message as JSON; an `Any` of a type nobody knows is given in base64."""
+        try:
+            return to_json(message)
+        except UnknownTypes as exc:
+            await self.learn(exc.names)
+            return to_json(message, raw_unknown=True)
+
+    async def unpack(self, packed: AnyMessage) -> Message:
+        """What is in an `Any` that came with a status; itself if its type is not to be found."""
+        name = packed.type_url.rpartition("/")[2]
+        await self.learn(frozenset([name]))
+        try:
+            return self._schema.message_class(name).FromString(packed.value)
+        except (SchemaError, DecodeError):
+            return packed
 
 
-async def read_message(types: Types, document: Document, kind: type[M]) -> M:
-    """The message a document describes.
-
-    Raises:
-        SchemaError: It does not.
-    """
-    try:
-        return from_json(document, kind)
-    except UnknownTypes as exc:
-        await types.learn(exc.names)
-        return from_json(document, kind)
-
-
-async def write_message(types: Types, message: Message) -> Any:
-    """The message as JSON; an `Any` of a type nobody knows is given in base64."""
-    try:
-        return to_json(message)
-    except UnknownTypes as exc:
-        await types.learn(exc.names)
-        return to_json(message, raw_unknown=True)
-
-
-class Reflected:
+class Reflected(Types):
     """What the server itself says."""
 
     def __init__(self, reflection: ReflectionClient) -> None:
+        super().__init__()
         self._reflection = reflection
-        self._schema = Schema()
         self._asked: set[str] = set()
 
     async def find_method(self, text: str) -> Method:
@@ -88,7 +102,7 @@ class Reflected:
                 self._schema.add(await self._reflection.files_containing(*likely))
             else:
                 # No service is named, or a wrong one: all are looked at, if only for what is near.
-                await self.learn(frozenset(names))
+                await self._ask_each(names)
         except NoReflection as exc:
             raise NoReflection(f"{exc}; name its proto files with --proto") from exc
         except (ReflectionError, SchemaError) as exc:
@@ -96,16 +110,18 @@ class Reflected:
         return self._schema.find_method(text, names)
 
     async def learn(self, names: frozenset[str]) -> None:
-        """Ask the server about services or messages; what it does not know stays unknown."""
-        for name in names - self._asked:
+        """Ask the server about messages; what it does not know, or cannot be asked, stays unknown."""
+        with contextlib.suppress(RpcError):
+            await self._ask_each(names)
+
+    async def _ask_each(self, names: Iterable[str]) -> None:
+        for name in set(names) - self._asked:
             self._asked.add(name)
-            try:
+            with contextlib.suppress(ReflectionError, SchemaError):
                 self._schema.add(await self._reflection.files_containing(name))
-            except (ReflectionError, SchemaError):
-                continue
 
 
-class ProtoFiles:
+class ProtoFiles(Types):
     """What proto files say, compiled by grpcio-tools.
 
     Args:
@@ -117,7 +133,7 @@ class ProtoFiles:
     """
 
     def __init__(self, files: Sequence[str], folders: Sequence[str]) -> None:
-        self._schema = Schema()
+        super().__init__()
         self._schema.add(_compile(files, folders).file)
 
     async def find_method(self, text: str) -> Method:

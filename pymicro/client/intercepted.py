@@ -115,7 +115,7 @@ class Interception:
             return await _run(method, chain, last, details, request)
 
         loop = asyncio.get_running_loop()
-        outer = method.call_type(method.callee)
+        outer: Any = method.call_type(method.callee)
         if writes is not None:
             outer.write_to(writes)
         method.defer(outer, begin, None if timeout is None else loop.time() + timeout)

@@ -59,7 +59,7 @@ def inspect_handler(function: Callable[..., Any]) -> Inspected:
     return Inspected(
         kind=_kind(function, response),
         arity=_arity(parameters) if signature else 2,
-        parameters=f"({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})",
+        parameters=_bare(signature) if signature else "(?)",
         request=request,
         response=response,
         where=place_of_function(function),
@@ -135,6 +135,12 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(function)
     except (TypeError, ValueError):
         return None  # made in C: it has none to look at, and is called as grpc does, with two
+
+
+def _bare(signature: inspect.Signature) -> str:
+    """The parameters without annotations."""
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(bare))
 
 
 def _arity(parameters: list[inspect.Parameter]) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -71,7 +70,8 @@ def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:
             if mark is not None:
                 seen[name] = mark
     for name, mark in seen.items():
-        if callable(inspect.getattr_static(cls, name)):
+        # A subclass may have replaced it by something else: None, to take a handler away.
+        if callable(getattr(cls, name, None)):
             yield name, mark
 
 

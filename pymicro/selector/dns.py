@@ -247,7 +247,7 @@ class DnsSelector:
 
     async def _srv(self, service: str) -> list[tuple[str, int]]:
         name = self._srv_name(service)
-        if not is_dns_name(name):
+        if not service or not is_dns_name(name):
             raise _no_name(service)
         resolver = self._resolver()  # says what to install; the imports below would not
         import dns.exception

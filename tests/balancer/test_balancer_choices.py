@@ -146,13 +146,14 @@ def test_a_pick_costs_the_same_however_many_nodes_there_are(
 
 @pytest.mark.parametrize("kind", [RoundRobin, Random])
 def test_an_update_of_ten_thousand_nodes_is_linear(kind: Callable[[], RoundRobin | Random]) -> None:
-    def cost(count: int) -> float:
-        balancer = kind()
-        old, new = nodes(*range(count)), nodes(*range(count // 2, count + count // 2))
-        balancer.update(old, old)
-        return min(
-            timeit.repeat(lambda: (balancer.update(new, new), balancer.update(old, old)), number=1, repeat=5)
-        )
+    old, new = nodes(*range(10_000)), nodes(*range(5_000, 15_000))
+    balancer = kind()
+    balancer.update(old, old)
 
-    # Ten times the nodes; what is quadratic would take a hundred times as long.
-    assert cost(10_000) < 40 * cost(1000)
+    def there_and_back() -> None:
+        balancer.update(new, new)
+        balancer.update(old, old)
+
+    # 3 ms here; what looks each node up in a list takes seconds.
+    cost = min(timeit.repeat(there_and_back, number=1, repeat=3))
+    assert cost < 0.5

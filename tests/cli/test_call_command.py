@@ -112,17 +112,19 @@ async def test_a_stream_of_replies_is_printed_as_it_comes(pymicro: Commands) -> 
 
 
 async def test_a_stream_of_requests_is_sent_as_it_comes(pymicro: Commands) -> None:
-    async with ShopServer() as server:
-        async with pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process:
-            assert process.stdin is not None
-            for amount in (1, 2):
-                process.stdin.write(f'{{"amount": {amount}}}\n'.encode())
-                assert await next_line(process.stdout) == f'{{"text":"not for {amount}"}}'
-            process.stdin.write(b'{"amount": 3} {"amount": 4}')
-            process.stdin.close()
-            assert await next_line(process.stdout) == '{"text":"not for 3"}'
-            assert await next_line(process.stdout) == '{"text":"not for 4"}'
-            assert await process.wait() == 0
+    async with (
+        ShopServer() as server,
+        pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process,
+    ):
+        assert process.stdin is not None
+        for amount in (1, 2):
+            process.stdin.write(f'{{"amount": {amount}}}\n'.encode())
+            assert await next_line(process.stdout) == f'{{"text":"not for {amount}"}}'
+        process.stdin.write(b'{"amount": 3} {"amount": 4}')
+        process.stdin.close()
+        assert await next_line(process.stdout) == '{"text":"not for 3"}'
+        assert await next_line(process.stdout) == '{"text":"not for 4"}'
+        assert await process.wait() == 0
 
 
 async def test_several_documents_make_one_stream(pymicro: Commands) -> None:
@@ -135,24 +137,28 @@ async def test_several_documents_make_one_stream(pymicro: Commands) -> None:
 
 
 async def test_a_bad_document_in_a_stream_ends_the_call(pymicro: Commands) -> None:
-    async with ShopServer() as server:
-        async with pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process:
-            assert process.stdin is not None
-            process.stdin.write(b'{"amount": 1}\n')
-            assert await next_line(process.stdout) == '{"text":"not for 1"}'
-            process.stdin.write(b'{"amount": "x"}\n')
-            assert await next_line(process.stderr) == (
-                'pymicro call: stdin, line 2: amount: expected a whole number, found "x"'
-            )
-            assert await process.wait() == 2
+    async with (
+        ShopServer() as server,
+        pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b'{"amount": 1}\n')
+        assert await next_line(process.stdout) == '{"text":"not for 1"}'
+        process.stdin.write(b'{"amount": "x"}\n')
+        assert await next_line(process.stderr) == (
+            'pymicro call: stdin, line 2: amount: expected a whole number, found "x"'
+        )
+        assert await process.wait() == 2
 
 
 async def test_a_call_that_the_server_ends_early_does_not_wait_for_stdin(pymicro: Commands) -> None:
-    async with ShopServer() as server:
-        async with pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process:
-            assert process.stdin is not None
-            process.stdin.write(b'{"itemName": "enough"}\n')  # and stays open
-            assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    async with (
+        ShopServer() as server,
+        pymicro.started("call", "shop", "Haggle", "-", "--address", server.address) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b'{"itemName": "enough"}\n')  # and stays open
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
 
 
 async def test_a_status_is_an_exit_code_and_a_line_the_terminal_survives(pymicro: Commands) -> None:
@@ -359,7 +365,7 @@ async def test_a_reader_that_goes_away_ends_the_command_quietly(pymicro: Command
         argv = ("call", "shop", "Track", '{"itemName": "x", "amount": 100000}', "--address", server.address)
         async with pymicro.started(*argv, stdout=write) as process:
             os.close(write)
-            assert os.read(read, 1)
+            assert await asyncio.to_thread(os.read, read, 1)
             os.close(read)
             _, err = await process.communicate()
             assert (process.returncode, err) == (141, b"")
@@ -375,7 +381,9 @@ async def test_a_traceback_is_shown_only_where_it_is_asked_for(pymicro: Commands
 
 
 async def test_stdin_that_is_no_text_is_refused(pymicro: Commands) -> None:
-    async with ShopServer() as server:
-        async with pymicro.started("call", "shop", "Collect", "-", "--address", server.address) as process:
-            _, err = await process.communicate(b'{"itemName": "\xff"}')
-            assert (process.returncode, err[:39]) == (2, b"pymicro call: stdin is no UTF-8 text: i")
+    async with (
+        ShopServer() as server,
+        pymicro.started("call", "shop", "Collect", "-", "--address", server.address) as process,
+    ):
+        _, err = await process.communicate(b'{"itemName": "\xff"}')
+        assert (process.returncode, err[:39]) == (2, b"pymicro call: stdin is no UTF-8 text: i")

@@ -113,7 +113,9 @@ async def backend(
 
 
 @asynccontextmanager
-async def greeter(count: int = 1, **settings: Any) -> AsyncIterator[tuple[Client, MemoryRegistry, list[Backend]]]:
+async def greeter(
+    count: int = 1, **settings: Any
+) -> AsyncIterator[tuple[Client, MemoryRegistry, list[Backend]]]:
     """A client and `count` backends that it finds through a memory registry."""
     registry = MemoryRegistry()
     async with contextlib.AsyncExitStack() as stack:

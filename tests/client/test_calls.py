@@ -178,7 +178,7 @@ async def test_a_call_fails_with_its_deadline_while_no_registry_answers() -> Non
 
 async def test_an_empty_set_fails_at_once_and_says_what_was_looked_up() -> None:
     async with Client(registry=MemoryRegistry()) as client:
-        with pytest.raises(pymicro.Unavailable, match="no node for greeter.*memory.*0 nodes") as caught:
+        with pytest.raises(pymicro.Unavailable, match=r"no node for greeter.*memory.*0 nodes") as caught:
             await stub(client).SayHello(hello(), timeout=60)
         assert caught.value.from_peer is False
         with pytest.raises(pymicro.Unavailable):

@@ -112,8 +112,8 @@ class Dwindles(Sound):
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
         async for nodes in super().watch(service):
-            yield NodeSet.of(nodes.nodes[self.given :])
-            self.given += 1
+            given, self.given = self.given, self.given + 1
+            yield NodeSet.of(nodes.nodes[given:])
 
 
 class WaitsToRefresh(Sound):

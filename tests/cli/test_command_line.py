@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pymicro as package
+from tests.cli_support import Commands, Result
+
+COMMANDS = ["run", "call", "services", "nodes", "config"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+async def test_help_fits_80_columns(pymicro: Commands, command: list[str]) -> None:
+    result = await pymicro(*command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"Usage: {' '.join(['pymicro', *command])} ")
+    assert max(len(line) for line in result.out.splitlines()) <= 80
+
+
+async def test_every_setting_is_a_flag_of_every_command(pymicro: Commands) -> None:
+    run, call = [(await pymicro(command, "--help")).out for command in ("run", "call")]
+    for flag in ("--registry-address", "--balancer", "--client-request-timeout", "--log-level"):
+        assert flag in run
+        assert flag in call
+    assert call.index("--timeout") < call.index("--registry")  # the command's own come first
+    assert "--server-address" in run
+    assert "--server-address" not in call
+    for ignored in ("--broker", "--transport", "--client-pool-size"):
+        assert ignored not in run
+    # What is not shown is accepted all the same.
+    flags = ("--broker=x", "--server_address", "127.0.0.1:0", "--client_pool_ttl=1m")
+    assert (await pymicro("services", *flags)).code == 0
+
+
+async def test_no_arguments_show_the_help(pymicro: Commands) -> None:
+    result = await pymicro()
+    assert result.code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.out
+
+
+async def test_the_version_is_shown(pymicro: Commands) -> None:
+    assert await pymicro("--version") == Result(0, f"pymicro {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["nods"], "pymicro: there is no command 'nods'; did you mean 'nodes'?\nTry 'pymicro --help'.\n"),
+        (
+            ["zzz"],
+            "pymicro: there is no command 'zzz'; there are: run, call, services, nodes, config\n"
+            "Try 'pymicro --help'.\n",
+        ),
+        (["nodes"], "pymicro nodes: Missing argument 'SERVICE'.\nTry 'pymicro nodes --help'.\n"),
+        (["config", "--drain-delay", "soon"], "pymicro config: --drain-delay: 'soon' is no duration "),
+        (["config", "extra"], "pymicro config: Got unexpected extra argument (extra)\n"),
+    ],
+)
+async def test_bad_input_is_one_message_and_exit_2(pymicro: Commands, argv: list[str], error: str) -> None:
+    result = await pymicro(*argv)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(error)
+    assert "Traceback" not in result.err
+
+
+async def test_an_unknown_flag_suggests_the_near_one(pymicro: Commands) -> None:
+    result = await pymicro("nodes", "greeter", "--registri", "local")
+    assert result.code == 2
+    assert result.err.startswith("pymicro nodes: No such option: --registri")
+    assert "--registry" in result.err.splitlines()[0]
+
+
+async def test_config_shows_values_and_where_they_come_from(pymicro: Commands) -> None:
+    flags = ("--registry_address=a=h:1", "--registry-address", "b=h:2", "--client-request-timeout", "1500ms")
+    result = await pymicro("config", *flags, MICRO_REGISTRY="static", MICRO_REGISTRI="x")
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["registry", "static", "environment", "MICRO_REGISTRY"] in rows
+    assert ["registry_address", "a=h:1,b=h:2", "flag", "--registry-address"] in rows
+    assert ["client_request_timeout", "1.5s", "flag", "--client-request-timeout"] in rows
+    assert ["balancer", "round_robin", "default"] in rows
+    assert result.err == "MICRO_REGISTRI is no setting; did you mean 'MICRO_REGISTRY'?\n"
+
+
+async def test_a_flag_that_is_empty_is_passed_on_as_such(pymicro: Commands) -> None:
+    result = await pymicro("config", "--server-id=--odd", "--server-name", "")
+    assert ["server_id", "--odd", "flag", "--server-id"] in [line.split() for line in result.out.splitlines()]
+    assert ["server_name", "-", "flag", "--server-name"] in [line.split() for line in result.out.splitlines()]
+
+
+def test_help_imports_no_grpc() -> None:
+    code = (
+        "import sys\n"
+        "from pymicro.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "finally:\n"
+        "    heavy = {'grpc', 'google.protobuf', 'kubernetes_asyncio', 'uvloop'} & set(sys.modules)\n"
+        "    print('loaded:', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    (script,) = (
+        entry
+        for entry in __import__("importlib.metadata").metadata.entry_points(group="console_scripts")
+        if entry.name == "pymicro"
+    )
+    from pymicro.cli import main
+
+    assert script.load() is main

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli_support import PATIENCE, Commands, next_line
+
+ONE = """
+import sys
+from pymicro import Service
+service = Service("one", version="3.1")
+print(__name__, sys.argv, sys.path[0])
+if __name__ == "__main__":
+    raise SystemExit("guarded code ran")
+"""
+
+
+@pytest.fixture
+def app(pymicro: Commands) -> Path:
+    path = pymicro.cwd / "one.py"
+    path.write_text(ONE)
+    return path
+
+
+async def test_a_service_runs_until_sigterm(pymicro: Commands, app: Path) -> None:
+    async with pymicro.started("run", "one.py") as process:
+        assert "registered as 127.0.0.1:" in await next_line(process.stderr)
+        result = await pymicro("nodes", "one")
+        assert result.out.splitlines()[1].endswith(" 3.1")
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 0
+    assert (await pymicro("nodes", "one")).code == 1
+
+
+async def test_a_file_sees_itself_as_if_it_were_run(pymicro: Commands, app: Path, tmp_path: Path) -> None:
+    target = os.path.join("work", "one.py")
+    result = await pymicro("run", target, "--log-level", "debug", "--print-config", cwd=tmp_path)
+    assert result.code == 0
+    first, *config = result.out.splitlines()
+    assert first == f"one ['{target}', '--log-level', 'debug', '--print-config'] {pymicro.cwd}"
+    assert any(line.split() == ["log_level", "debug", "flag", "--log-level"] for line in config)
+    assert any(line.split() == ["server_name", "one", "code"] for line in config)
+
+
+async def test_a_module_is_imported_from_the_working_directory(pymicro: Commands) -> None:
+    package = pymicro.cwd / "pack" / "age"
+    package.mkdir(parents=True)
+    (package / "module.py").write_text(ONE)
+    for target in ("pack.age.module", "pack.age.module:service"):
+        result = await pymicro("run", target, "--print-config")
+        assert result.code == 0
+        assert result.out.splitlines()[0] == (
+            f"pack.age.module ['pack.age.module', '--print-config'] {pymicro.cwd}"
+        )
+
+
+async def test_settings_stand_before_or_after_the_target(pymicro: Commands, app: Path) -> None:
+    before = ("--log_level=error", "--print-config", "--server-metadata", "a=1")
+    result = await pymicro("run", *before, "one.py", "--server-metadata", "b=2")
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["log_level", "error", "flag", "--log-level"] in rows
+    assert ["server_metadata", "a=1,b=2", "flag", "--server-metadata"] in rows
+
+
+async def test_a_bad_flag_is_one_message_and_exit_2(pymicro: Commands, app: Path) -> None:
+    result = await pymicro("run", "one.py", "--registri", "x")
+    assert result.code == 2
+    assert "unknown flag --registri; did you mean '--registry'?" in result.err.replace(
+        "--registry?", "'--registry'?"
+    )
+    assert "Traceback" not in result.err
+
+
+async def test_a_program_that_runs_itself_is_not_run_again(pymicro: Commands) -> None:
+    (pymicro.cwd / "self.py").write_text(
+        "from pymicro import Service\nservice = Service('self')\nservice.run()\nprint('over')\n"
+    )
+    async with pymicro.started("run", "self.py") as process:
+        assert "registered as" in await next_line(process.stderr)
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert (process.returncode, out) == (0, b"over\n")
+        assert b"registered as" not in err
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("two.py", "has 2 Services, name the one to run:\n  two.py:first  (a)\n  two.py:second  (b)"),
+        ("none.py", "none.py has no Service: a name of the module must hold one"),
+        ("two.py:frist", "two.py has no name 'frist'; did you mean 'first'?"),
+        ("two.py:zzzzz", "two.py has no name 'zzzzz'; its Services: first, second"),
+        ("two.py:number", "two.py:number is no Service but of type int"),
+        ("tow.py", "there is no file tow.py; did you mean 'two.py'?"),
+        ("./folder", "./folder is a folder: name the file in it, such as folder/server.py"),
+        ("two", "two has 2 Services"),
+        ("nothing.at.all", "there is no module nothing"),
+        ("two.three", "there is no module two.three"),
+        ("a-b", "'a-b' is neither a file (path.py) nor a module (package.module)"),
+        ("two.txt/x", "there is no file two.txt/x"),
+    ],
+)
+async def test_a_target_that_is_no_service_says_what_was_looked_for(
+    pymicro: Commands, target: str, words: str
+) -> None:
+    (pymicro.cwd / "two.py").write_text(
+        "from pymicro import Service\nfirst, second, number = Service('a'), Service('b'), 1\nagain = first\n"
+    )
+    (pymicro.cwd / "none.py").write_text("x = 1\n")
+    (pymicro.cwd / "folder").mkdir()
+    result = await pymicro("run", target)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("pymicro run: ")
+    assert words in result.err
+
+
+async def test_one_of_several_services_is_named(pymicro: Commands) -> None:
+    (pymicro.cwd / "two.py").write_text(
+        "from pymicro import Service\nclass Held:\n    it = Service('b')\nfirst, held = Service('a'), Held()\n"
+    )
+    for name, service in (("first", "a"), ("held.it", "b")):
+        result = await pymicro("run", f"two.py:{name}", "--print-config")
+        assert ["server_name", service, "code"] in [line.split() for line in result.out.splitlines()]
+
+
+async def test_a_file_that_raises_shows_only_its_own_traceback(pymicro: Commands) -> None:
+    (pymicro.cwd / "bad.py").write_text("import helper\n\nhelper.fail()\n")
+    (pymicro.cwd / "helper.py").write_text("def fail():\n    raise ValueError('no good')\n")
+    for target in ("bad.py", "bad"):
+        result = await pymicro("run", target)
+        assert result.code == 1
+        lines = result.err.splitlines()
+        assert lines[0] == "Traceback (most recent call last):"
+        assert lines[1] == f'  File "{pymicro.cwd}/bad.py", line 3, in <module>'
+        assert lines[-2] == "ValueError: no good"
+        assert lines[-1] == f"pymicro run: {target} failed while it was imported"
+        assert "importlib" not in result.err
+        assert "pymicro/cli" not in result.err
+
+
+async def test_bad_syntax_is_shown_where_it_is(pymicro: Commands) -> None:
+    (pymicro.cwd / "bad.py").write_text("x = 1\ndef f(:\n    pass\n")
+    for target in ("bad.py", "bad"):
+        result = await pymicro("run", target)
+        assert result.code == 1
+        assert result.err.startswith(f'  File "{pymicro.cwd}/bad.py", line 2\n    def f(:\n')
+        assert "SyntaxError: " in result.err
+        assert result.err.endswith(f"pymicro run: {target} failed while it was imported\n")
+
+
+async def test_an_import_that_is_missing_in_the_users_code_is_theirs(pymicro: Commands) -> None:
+    (pymicro.cwd / "bad.py").write_text("import not_installed\n")
+    for target in ("bad.py", "bad"):
+        result = await pymicro("run", target)
+        assert result.code == 1
+        assert f'File "{pymicro.cwd}/bad.py", line 1' in result.err
+        assert "ModuleNotFoundError: No module named 'not_installed'" in result.err
+
+
+async def test_a_file_beside_a_package_of_its_name_can_use_the_package(pymicro: Commands) -> None:
+    (pymicro.cwd / "one").mkdir()
+    (pymicro.cwd / "one" / "words.py").write_text("NAME = 'one'\n")
+    (pymicro.cwd / "one.py").write_text(
+        "from one.words import NAME\nfrom pymicro import Service\nservice = Service(NAME)\n"
+    )
+    assert (await pymicro("run", "one.py", "--print-config")).code == 0
+
+
+async def test_a_file_named_like_a_loaded_module_does_not_replace_it(pymicro: Commands) -> None:
+    (pymicro.cwd / "logging.py").write_text("from pymicro import Service\nservice = Service('x')\n")
+    if sys.version_info >= (3, 11):
+        result = await pymicro("run", "logging.py", "--print-config")
+        assert result.code == 0, result.err
+
+
+async def test_a_class_of_the_file_can_be_pickled_by_name(pymicro: Commands) -> None:
+    (pymicro.cwd / "app.py").write_text(
+        "import pickle\nfrom dataclasses import dataclass\nfrom pymicro import Service\n"
+        "@dataclass\nclass Order:\n    name: str\n"
+        "print(pickle.loads(pickle.dumps(Order('hat'))))\nservice = Service('x')\n"
+    )
+    result = await pymicro("run", "app.py", "--print-config")
+    assert result.out.startswith("Order(name='hat')\n")
+
+
+async def test_the_exit_code_of_the_program_is_kept(pymicro: Commands) -> None:
+    (pymicro.cwd / "out.py").write_text("raise SystemExit(7)\n")
+    assert (await pymicro("run", "out.py")).code == 7
+
+
+async def test_an_interrupt_during_the_import_exits_130(pymicro: Commands) -> None:
+    (pymicro.cwd / "slow.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    async with pymicro.started("run", "slow.py") as process:
+        assert await next_line(process.stdout) == "here"
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert (process.returncode, err) == (130, b"")
+
+
+async def test_help_before_the_target_is_the_commands_and_after_it_the_programs(
+    pymicro: Commands, app: Path
+) -> None:
+    assert (await pymicro("run", "--help")).out.startswith("Usage: pymicro run [OPTIONS] TARGET [FLAGS]...")
+    result = await pymicro("run", "one.py", "--help")
+    assert result.code == 0
+    assert "--server-address" in result.out
+    assert "Usage: pymicro" not in result.out

@@ -1,0 +1,108 @@
+"""A server on a real socket, and calls to it over a bare grpc.aio channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from pymicro.config import Config
+from pymicro.server.server import Server
+from tests.protos import zoo_pb2 as pb
+
+ZOO = "/pymicro.tests.zoo.Keeper"
+MESSAGES = {
+    "Import": (pb.Animal, pb.Animal),
+    "Watch": (pb.Query, pb.Animal),
+    "Count": (pb.Animal, pb.Tally),
+    "Talk": (pb.Animal, pb.Animal),
+}
+KINDS = {
+    "Import": "unary_unary",
+    "Watch": "unary_stream",
+    "Count": "stream_unary",
+    "Talk": "stream_stream",
+}
+
+
+@dataclass
+class Running:
+    """A server that serves, and a channel to it."""
+
+    server: Server
+    channel: grpc.aio.Channel
+    port: int
+
+    def rpc(self, name: str) -> Any:
+        """The multi-callable of one of Keeper's rpcs."""
+        request, response = MESSAGES[name]
+        make = getattr(self.channel, KINDS[name])
+        return make(
+            f"{ZOO}/{name}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+
+    async def ask(self, name: str, *words: str, **options: Any) -> list[str]:
+        """Call a rpc with animals (or a query) of these names; the names (or the count) answered."""
+        options.setdefault("timeout", 20)
+        request, _ = MESSAGES[name]
+        rpc, kind = self.rpc(name), KINDS[name]
+        messages = [request(name=word) for word in words or ("ant",)]
+        call = rpc(messages[0], **options) if kind.startswith("unary") else rpc(iter(messages), **options)
+        if kind.endswith("stream"):
+            return [message.name async for message in call]
+        reply = await call
+        return [reply.name if name == "Import" else str(reply.count)]
+
+    async def failure(self, name: str, *words: str, **options: Any) -> grpc.aio.AioRpcError:
+        """The error a call ends with."""
+        try:
+            answer = await self.ask(name, *words, **options)
+        except grpc.aio.AioRpcError as exc:
+            return exc
+        raise AssertionError(f"{name} answered {answer}")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *objects: object,
+    source: Any = pb,
+    config: Config | None = None,
+    interceptors: Sequence[Any] = (),
+    options: Sequence[tuple[str, Any]] = (),
+    add: Callable[[Server], None] | None = None,
+) -> AsyncIterator[Running]:
+    server = Server(config or Config(), interceptors=interceptors, options=options)
+    for obj in objects:
+        server.add(obj, source, partial=True)
+    if add is not None:
+        add(server)
+    host, port = await server.bind("127.0.0.1:0")
+    await server.start()
+    server.set_serving(True)
+    try:
+        async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
+            yield Running(server, channel, port)
+    finally:
+        await server.stop(None)
+
+
+async def eventually(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+    """Wait until a condition of this process holds."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"never happened: {what}") from None
+
+
+def everything_in(error: grpc.aio.AioRpcError) -> str:
+    """All that a caller can read in a failed call."""
+    parts = [error.details(), tuple(error.initial_metadata() or ()), tuple(error.trailing_metadata() or ())]
+    return " ".join(map(str, [*parts, error.debug_error_string()]))

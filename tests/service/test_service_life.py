@@ -1,0 +1,327 @@
+"""A service as a process: start, signals, stop, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.processes import Process, Processes
+
+LISTENS = r"greeter .* on (127\.0\.0\.1:\d+), registered"
+
+HEAD = """
+import asyncio, os, sys, time
+from pymicro import Service, handler, CallContext
+from greeter.v1 import greeter_pb2 as pb
+
+class Greeter:
+    @handler
+    async def say_hello(self, request: pb.HelloRequest, context: CallContext) -> pb.HelloReply:
+        if request.name == "slow":
+            print("slow call began", flush=True)
+            await asyncio.sleep(1.5)
+        if request.name == "endless":
+            print("endless call began", flush=True)
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    print("cancelled", flush=True)
+                    raise
+        return pb.HelloReply(message=f"Hello {request.name}", pid=os.getpid())
+
+    @handler
+    async def count_down(self, request: pb.CountDownRequest, context: CallContext):
+        print("stream began", flush=True)
+        yield pb.CountDownReply(number=1)
+        await context.draining.wait()
+        yield pb.CountDownReply(number=0)
+
+    @handler
+    async def greet_all(self, requests) -> pb.HelloReply: ...
+
+    @handler
+    async def chat(self, requests):
+        yield
+"""
+
+MAIN = """
+service = Service("greeter", version="1.0.0")
+service.add(Greeter(), pb)
+{more}
+if __name__ == "__main__":
+    service.init()
+    service.run()
+    print("after run", flush=True)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> object:
+    def write(more: str = "", head: str = HEAD, main: str = MAIN) -> str:
+        path = tmp_path / "app.py"
+        path.write_text(head + main.format(more=dedent(more)))
+        return str(path)
+
+    return write
+
+
+def start(processes: Processes, path: str, *flags: str, **env: str) -> Process:
+    return processes.python(path, *flags, PYTHONPATH="examples/greeter", **env)
+
+
+def call(processes: Processes, address: str, name: str, *flags: str) -> Process:
+    return processes.pymicro(
+        "call", "greeter", "SayHello", f'{{"name": "{name}"}}', "--address", address, *flags
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(processes: Processes, write: object, number: signal.Signals) -> None:
+    server = start(processes, write())  # type: ignore[operator]
+    server.wait_for(LISTENS)
+    server.signal(number)
+    assert server.wait() == 0, server.report()
+    assert server.stdout[-1] == "after run"
+    nodes = processes.pymicro("nodes", "greeter")
+    assert nodes.wait() == 1
+    assert "0 nodes" in nodes.stderr[-1]
+
+
+def test_a_call_in_flight_finishes_and_new_ones_are_refused(processes: Processes, write: object) -> None:
+    server = start(processes, write())  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    slow = call(processes, address, "slow")
+    server.wait_for("slow call began")
+    server.signal(signal.SIGTERM)
+    server.wait_for("SIGTERM received")
+    assert slow.wait() == 0, slow.report()
+    assert "Hello slow" in slow.stdout[0]
+    assert server.wait() == 0, server.report()
+
+
+def test_a_long_stream_is_told_to_end(processes: Processes, write: object) -> None:
+    server = start(processes, write())  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    stream = processes.pymicro("call", "greeter", "CountDown", "{}", "--address", address)
+    stream.wait_for("1")
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == 0, server.report()
+    assert stream.wait() == 0, stream.report()
+    assert len(stream.stdout) == 2
+
+
+def test_a_call_that_never_ends_is_cut_at_the_end_of_the_grace(processes: Processes, write: object) -> None:
+    server = start(processes, write(), "--stop-grace", "300ms")  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    endless = call(processes, address, "endless", "--timeout", "60")
+    server.wait_for("endless call began")
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0, server.report()
+    assert "cancelled" in server.stdout
+    assert endless.wait() == 64 + 14, endless.report()
+
+
+def test_a_second_signal_skips_the_waiting(processes: Processes, write: object) -> None:
+    server = start(processes, write(), "--drain-delay", "60s", "--stop-grace", "60s")  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    call(processes, address, "endless", "--timeout", "60")
+    server.wait_for("endless call began")
+    server.signal(signal.SIGTERM)
+    server.wait_for("SIGTERM received")
+    assert server.running
+    server.signal(signal.SIGINT)
+    assert server.wait(15) == 128 + signal.SIGINT, server.report()
+
+
+def test_it_serves_on_while_watchers_catch_up(processes: Processes, write: object) -> None:
+    server = start(processes, write(), "--drain-delay", "3s")  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    server.signal(signal.SIGTERM)
+    server.wait_for("SIGTERM received")
+    late = call(processes, address, "late")
+    assert late.wait() == 0, late.report()
+    gone = processes.pymicro("nodes", "greeter")
+    assert gone.wait() == 1  # deregistered first
+    assert server.wait() == 0
+
+
+def test_a_signal_during_the_start_cancels_it(processes: Processes, write: object) -> None:
+    path = write("""
+        @service.on_start
+        async def slow_start():
+            print("starting", flush=True)
+            await asyncio.sleep(3600)
+
+        @service.on_stop
+        async def stopped():
+            print("stopped", flush=True)
+        """)  # type: ignore[operator]
+    server = start(processes, path)
+    server.wait_for("starting")
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0, server.report()
+    assert "Traceback" not in server.report()
+
+
+def test_a_start_hook_that_fails_ends_with_1(processes: Processes, write: object) -> None:
+    path = write("""
+        @service.on_start
+        def broken(service):
+            raise KeyError("no such table")
+        """)  # type: ignore[operator]
+    server = start(processes, path)
+    assert server.wait() == 1, server.report()
+    assert any("no such table" in line for line in server.stderr)
+
+
+def test_hooks_and_lifespan_run_in_order_around_the_service(processes: Processes, write: object) -> None:
+    path = write("""
+        from contextlib import asynccontextmanager
+
+        def say(text):
+            print(text, flush=True)
+
+        @asynccontextmanager
+        async def lifespan(it):
+            say(f"lifespan begins of {it.name}")
+            yield
+            say("lifespan ends")
+
+        service = Service("greeter", version="1.0.0", lifespan=lifespan,
+                          on_start=lambda: say("on_start"), on_stop=lambda it: say("on_stop " + it.name))
+        service.add(Greeter(), pb)
+        """)  # type: ignore[operator]
+    server = start(processes, path)
+    server.wait_for(LISTENS)
+    assert server.stop() == 0
+    assert server.stdout == [
+        "lifespan begins of greeter",
+        "on_start",
+        "lifespan ends",
+        "on_stop greeter",
+        "after run",
+    ]
+
+
+def test_a_taken_port_is_said(processes: Processes, write: object) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        server = start(processes, write(), "--server-address", address)  # type: ignore[operator]
+        assert server.wait() == 1, server.report()
+    assert address in server.stderr[-1]
+    assert "Traceback" not in server.report()
+
+
+def test_two_services_cannot_share_a_port(processes: Processes, write: object) -> None:
+    path = write()  # type: ignore[operator]
+    first = start(processes, path)
+    address = first.wait_for(LISTENS)[1]
+    second = start(processes, path, "--server-address", address)
+    assert second.wait() == 1, second.report()
+    assert first.running
+
+
+def test_handlers_that_do_not_fit_end_with_2_before_anything_is_bound(
+    processes: Processes, write: object
+) -> None:
+    path = write("""
+        class Wrong:
+            @handler
+            async def say_helo(self, request): ...
+            @handler
+            def chat(self, request): ...
+
+        service = Service("greeter")
+        service.add(Wrong(), pb.DESCRIPTOR.services_by_name["Greeter"])
+        """)  # type: ignore[operator]
+    server = start(processes, path)
+    assert server.wait() == 2, server.report()
+    report = "\n".join(server.stderr)
+    assert "Traceback" not in report
+    assert re.search(r"app\.py:\d+", report)
+    for word in ("say_helo", "SayHello", "chat", "GreetAll", "CountDown", "did you mean"):
+        assert word in report
+    assert "registered" not in report
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--registy", "local"], ["--registy", "--registry"]),
+        (["--registry", "locl"], ["locl", "known", "local", "memory", "static"]),
+        (["--balancer", "fastest"], ["fastest", "round_robin"]),
+        (["--stop-grace", "soon"], ["--stop-grace", "soon"]),
+        (["--server-address", "nowhere"], ["nowhere"]),
+        (["--registry", "static", "--registry-address", "greeter"], ["greeter"]),
+        (["extra"], ["extra"]),
+    ],
+)
+def test_bad_flags_get_one_message_and_2(
+    processes: Processes, write: object, flags: list[str], words: list[str]
+) -> None:
+    server = start(processes, write(), *flags)  # type: ignore[operator]
+    assert server.wait() == 2, server.report()
+    assert "Traceback" not in server.report()
+    assert len(server.stderr) == 1
+    for word in words:
+        assert word in server.stderr[0]
+
+
+def test_settings_are_printed_with_their_sources(processes: Processes, write: object) -> None:
+    path = write('service = Service("greeter", stop_grace=3.0)')  # type: ignore[operator]
+    shown = start(processes, path, "--print-config", "--register_ttl", "9", MICRO_BALANCER="random")
+    assert shown.wait() == 0, shown.report()
+    lines = {line.split()[0]: line.split(None, 2)[1:] for line in shown.stdout}
+    assert lines["stop_grace"] == ["3s", "code"]
+    assert lines["register_ttl"] == ["9", "flag --register-ttl"]
+    assert lines["balancer"] == ["random", "environment MICRO_BALANCER"]
+    assert lines["selector"] == ["registry", "default"]
+    assert lines["server_name"] == ["greeter", "code"]
+
+
+def test_go_micros_environment_starts_it_with_a_line_each(processes: Processes, write: object) -> None:
+    server = start(
+        processes,
+        write(),  # type: ignore[operator]
+        MICRO_BROKER="http",
+        MICRO_CLIENT_RETRIES="3",
+        MICRO_REGISTER_TTLS="5",
+        MICRO_PORT="tcp://10.0.0.1:80",
+        MICRO_SERVICE_HOST="10.0.0.1",
+    )
+    server.wait_for(LISTENS)
+    assert server.stop() == 0
+    log = "\n".join(server.stderr)
+    assert "MICRO_BROKER" in log
+    assert "MICRO_CLIENT_RETRIES" in log
+    assert "MICRO_REGISTER_TTLS is no setting" in log
+    assert "MICRO_PORT" not in log
+    assert "MICRO_SERVICE_HOST" not in log
+
+
+def test_json_lines_on_request(processes: Processes, write: object) -> None:
+    import json
+
+    server = start(processes, write(), "--log-format", "json")  # type: ignore[operator]
+    server.wait_for("registered as")
+    assert server.stop() == 0
+    entries = [json.loads(line) for line in server.stderr]
+    assert all(entry.keys() >= {"time", "level", "logger", "message"} for entry in entries)
+
+
+def test_a_removed_record_is_written_again(processes: Processes, write: object, registry_folder: str) -> None:
+    server = start(processes, write(), "--register-interval", "1")  # type: ignore[operator]
+    server.wait_for(LISTENS)
+    (record,) = Path(registry_folder).iterdir()
+    record.unlink()
+    watch = processes.pymicro("nodes", "greeter", "-w")
+    watch.wait_for("greeter-")
+    assert server.stop() == 0
