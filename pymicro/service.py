@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import logging
 import signal
 import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pymicro import config as configuration
 from pymicro import logs
 from pymicro.address import join_address
-from pymicro.advertise import Advertisement, advertised_address
-from pymicro.assemble import Calling, Settings, log_settings, split_instances
+from pymicro.assemble import Calling, Settings, split_instances
 from pymicro.client.channel import UNSET, Channel, Unset
 from pymicro.config import Config
 from pymicro.errors import ConfigError, PymicroError
+from pymicro.life import Hook, Life, Lifespan, Plan
 from pymicro.node import Node
-from pymicro.server.server import Server
 
 if TYPE_CHECKING:
     import grpc
+
 
 __all__ = ["Service"]
 
 log = logging.getLogger("pymicro")
 
-Hook = Callable[..., Any]
 HookT = TypeVar("HookT", bound=Hook)
-Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 class Service:
@@ -94,15 +88,16 @@ class Service:
         self._code = values
         self.calling = Calling(instances, client_interceptors, client_options)
         self.ran = False
-        self._interceptors = tuple(interceptors)
-        self._options = tuple(options)
-        self._compression = compression
-        self._start_hooks: list[Hook] = [on_start] if on_start else []
-        self._stop_hooks: list[Hook] = [on_stop] if on_stop else []
-        self._lifespan = lifespan
-        self._added: list[Callable[[Server], None]] = []
+        self._plan = Plan(
+            interceptors=tuple(interceptors),
+            options=tuple(options),
+            compression=compression,
+            lifespan=lifespan,
+            start_hooks=[on_start] if on_start else [],
+            stop_hooks=[on_stop] if on_stop else [],
+        )
         self._config: Config | None = None
-        self._running: _Running | None = None
+        self._running: Life | None = None
 
     # What it serves
 
@@ -119,29 +114,29 @@ class Service:
 
         Handlers that do not fit are reported all at once when the service starts.
         """
-        self._added.append(lambda server: server.add(servicer, source, partial=partial))
+        self._plan.added.append(lambda server: server.add(servicer, source, partial=partial))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
         handlers = tuple(generic_rpc_handlers)
-        self._added.append(lambda server: server.add_generic_rpc_handlers(handlers))
+        self._plan.added.append(lambda server: server.add_generic_rpc_handlers(handlers))
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
-        self._added.append(
+        self._plan.added.append(
             lambda server: server.add_registered_method_handlers(service_name, method_handlers)
         )
 
     def on_start(self, hook: HookT) -> HookT:
         """Decorator: call this before the first call is served."""
-        self._start_hooks.append(hook)
+        self._plan.start_hooks.append(hook)
         return hook
 
     def on_stop(self, hook: HookT) -> HookT:
         """Decorator: call this after the last call has ended."""
-        self._stop_hooks.append(hook)
+        self._plan.stop_hooks.append(hook)
         return hook
 
     # Settings
@@ -237,7 +232,7 @@ class Service:
         return self._alive.node
 
     @property
-    def _alive(self) -> _Running:
+    def _alive(self) -> Life:
         if self._running is None:
             raise PymicroError(f"{self.name} is not running")
         return self._running
@@ -254,7 +249,7 @@ class Service:
             raise PymicroError(f"{self.name} is running already")
         if self._config is None:
             self._init(())
-        running = _Running(self)
+        running = Life(self, self._plan, self.calling)
         await running.start()
         self._running = running
         return self
@@ -297,7 +292,7 @@ class Service:
         received: list[signal.Signals] = []
         main = asyncio.current_task()
         assert main is not None
-        running = _Running(self)
+        running = Life(self, self._plan, self.calling)
 
         def on_signal(number: signal.Signals) -> None:
             received.append(number)
@@ -344,134 +339,6 @@ class Service:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-
-
-class _Running:
-    """One life of a service: everything that is opened, in one exit stack."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._config = service.config
-        self._stack = AsyncExitStack()
-        self._hurried = asyncio.Event()
-        self.bound = ("", 0)
-        self.node = Node("", "")
-
-    def hurry(self) -> None:
-        """Skip all waiting in the stop."""
-        self._hurried.set()
-
-    async def start(self) -> None:
-        """Check handlers → bind → on_start → serve → SERVING → register."""
-        service, config = self._service, self._config
-        for line in configuration.unknown_environment():
-            log.info("%s", line)
-        log_settings(config)
-        server = Server(
-            config,
-            interceptors=service._interceptors,
-            options=service._options,
-            compression=service._compression,
-        )
-        for add in service._added:
-            add(server)
-        server.check()
-        async with AsyncExitStack() as stack:
-            self.bound = await server.bind(_listen_address(config))
-            # From here on the port is ours, and grpc-core frees it in stop().
-            stack.push_async_callback(self._stop_server, server)
-            registry = service.calling.registry
-            await stack.enter_async_context(registry)
-            await stack.enter_async_context(service.calling)
-            stack.push_async_callback(self._on_stop)
-            if service._lifespan is not None:
-                await stack.enter_async_context(_call(service._lifespan, service))
-            for hook in service._start_hooks:
-                result = _call(hook, service)
-                if inspect.isawaitable(result):
-                    await result
-            await server.start()
-            await stack.enter_async_context(self._serving(server))
-            server.set_serving(True)
-            self.node = Node(
-                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
-                address=advertised_address(config.server_advertise, self.bound, registry),
-                service=config.server_name,
-                version=config.server_version,
-                metadata={"protocol": "grpc", **config.server_metadata},
-                endpoints=server.endpoints(),
-            )
-            await stack.enter_async_context(Advertisement(registry, self.node, config.register_interval))
-            # Last in, first out: whoever asks is told before the registry is.
-            stack.callback(server.set_serving, False)
-            self._stack = stack.pop_all()
-        log.info(
-            "%s %s on %s, registered as %s (%s, selector %s, balancer %s)",
-            config.server_name,
-            config.server_version,
-            join_address(*self.bound),
-            self.node.address,
-            registry.describe(),
-            config.selector,
-            config.balancer,
-        )
-
-    async def stop(self) -> None:
-        """Undo everything, in the opposite order."""
-        await self._stack.aclose()
-
-    async def _stop_server(self, server: Server) -> None:
-        await server.stop(0)
-
-    @asynccontextmanager
-    async def _serving(self, server: Server) -> AsyncIterator[None]:
-        """Around the registration: what happens once the node is deregistered."""
-        try:
-            yield
-        finally:
-            delay = self._config.drain_delay
-            if delay is None:
-                delay = self._service.calling.registry.drain_delay
-            # Watchers elsewhere have to see that the node left; until then it serves on.
-            await self._wait(delay)
-            server.begin_drain()
-            stop = asyncio.create_task(server.stop(self._config.stop_grace), name="stop the server")
-            hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
-            await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
-            hurried.cancel()
-            if not stop.done():
-                await server.stop(0)
-            await stop
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._hurried.wait()
-
-    async def _on_stop(self) -> None:
-        for hook in self._service._stop_hooks:
-            try:
-                result = _call(hook, self._service)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:
-                log.exception("on_stop failed; stopping all the same")
-
-
-def _call(function: Callable[..., Any], service: Service) -> Any:
-    """Call a hook with the service if it takes an argument."""
-    try:
-        inspect.signature(function).bind(service)
-    except TypeError:
-        return function()
-    return function(service)
-
-
-def _listen_address(config: Config) -> str:
-    if config.server_address:
-        return config.server_address
-    # In a pod: the port that static callers expect (go-micro's convention).
-    return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

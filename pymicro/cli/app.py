@@ -96,7 +96,7 @@ def _run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except click.UsageError as exc:
-        complain(session, exc.format_message(), exc)
+        complain(session, _describe(exc), exc)
         note(f"Try '{exc.ctx.command_path if exc.ctx else session.command} --help'.")
         return EXIT_INPUT
     except click.ClickException as exc:
@@ -112,3 +112,11 @@ def _run(argv: list[str]) -> int:
         hint = "" if session.debug else " (unexpected; --debug shows where)"
         complain(session, f"{type(exc).__name__}: {exc}{hint}", exc)
         return EXIT_FAILED
+
+
+def _describe(exc: click.UsageError) -> str:
+    """What was wrong, an unknown flag in the words of `config.load`."""
+    if not isinstance(exc, click.NoSuchOption) or exc.ctx is None:
+        return exc.format_message()
+    known = [flag for param in exc.ctx.command.get_params(exc.ctx) for flag in param.opts]
+    return f"unknown flag {exc.option_name}{did_you_mean(exc.option_name, known)}".replace("'", "")

@@ -1,9 +1,12 @@
-"""Client interceptors of our own form: `async def interceptor(call, proceed)`."""
+"""Client interceptors of our own form (see `pymicro.interceptors.base`).
+
+On this side `proceed()` may be called again where the response is one message:
+each time is another call.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +16,13 @@ from grpc.aio import AioRpcError
 
 from pymicro.client.ended import Ended
 from pymicro.errors import PymicroError
+from pymicro.interceptors.base import Interceptor, Mapper, apply, mapped
+from pymicro.wire.shape import Shape
 
 if TYPE_CHECKING:
     from pymicro.client.multicallable import MultiCallable
 
 __all__ = ["OutgoingCall", "around"]
-
-Map = Callable[[Any], Any]
 
 
 class OutgoingCall:
@@ -28,8 +31,7 @@ class OutgoingCall:
     Attributes:
         service: The name that is looked up.
         method: `/package.Service/Method`.
-        request_streaming: Whether requests are a stream.
-        response_streaming: Whether responses are a stream.
+        shape: Which sides stream.
         metadata: The request's metadata (`grpc.aio.Metadata`); add to it or replace it.
         timeout: Seconds for the whole call; None for no limit.
         credentials: Call credentials, if any.
@@ -39,23 +41,22 @@ class OutgoingCall:
     def __init__(self, method: MultiCallable, details: grpc.aio.ClientCallDetails, request: Any) -> None:
         self.service = method.service
         self.method = method.path
-        self.request_streaming = method.shape.startswith("stream_")
-        self.response_streaming = method.shape.endswith("_stream")
+        self.shape: Shape = method.shape
         self.metadata = grpc.aio.Metadata(*(details.metadata or ()))
         self.timeout = details.timeout
         self.credentials = details.credentials
         self.wait_for_ready = details.wait_for_ready
         self._request = request
-        self._request_maps: list[Map] = []
-        self._response_maps: list[Map] = []
+        self._request_maps: list[Mapper] = []
+        self._response_maps: list[Mapper] = []
 
-    def map_requests(self, change: Map) -> None:
-        """See or replace every request: `change(message) -> message`, or a coroutine function."""
-        self._request_maps.append(change)
+    def map_requests(self, mapper: Mapper) -> None:
+        """See or replace every request: `mapper(message) -> message`, or a coroutine function."""
+        self._request_maps.append(mapper)
 
-    def map_responses(self, change: Map) -> None:
-        """See or replace every response: `change(message) -> message`, or a coroutine function."""
-        self._response_maps.append(change)
+    def map_responses(self, mapper: Mapper) -> None:
+        """See or replace every response: `mapper(message) -> message`, or a coroutine function."""
+        self._response_maps.append(mapper)
 
     def _details(self) -> grpc.aio.ClientCallDetails:
         return grpc.aio.ClientCallDetails(
@@ -69,30 +70,23 @@ class OutgoingCall:
     async def _requests(self) -> Any:
         if not self._request_maps:
             return self._request
-        if not self.request_streaming:
-            return await _mapped(self._request_maps, self._request)
-        return _map_stream(self._request_maps, self._request)
+        if not self.shape.request_streaming:
+            return await apply(self._request_maps, self._request)
+        return mapped(tuple(self._request_maps), _asynchronous(self._request))
 
 
-async def _mapped(changes: list[Map], message: Any) -> Any:
-    for change in changes:
-        message = change(message)
-        if inspect.isawaitable(message):
-            message = await message
-    return message
-
-
-async def _map_stream(changes: list[Map], messages: Any) -> AsyncIterator[Any]:
+async def _asynchronous(messages: Any) -> AsyncIterator[Any]:
+    """A stub takes plain iterators of requests as well."""
     if hasattr(messages, "__aiter__"):
         async for message in messages:
-            yield await _mapped(changes, message)
+            yield message
     else:
         for message in messages:
-            yield await _mapped(changes, message)
+            yield message
 
 
 async def around(
-    interceptor: Callable[[OutgoingCall, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    interceptor: Interceptor,
     method: MultiCallable,
     proceed: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
     details: grpc.aio.ClientCallDetails,
@@ -104,14 +98,14 @@ async def around(
     started: asyncio.Future[Any] = loop.create_future()
 
     async def go() -> Any:
-        if call.response_streaming and started.done():
+        if call.shape.response_streaming and started.done():
             raise PymicroError("proceed() can be called once only where responses are a stream")
         inner = await proceed(call._details(), await call._requests())
         if not started.done():
             started.set_result(inner)
         try:
-            if not call.response_streaming:
-                return await _mapped(call._response_maps, await inner)
+            if not call.shape.response_streaming:
+                return await apply(call._response_maps, await inner)
             await raise_for_status(inner)
         except asyncio.CancelledError:
             inner.cancel()
@@ -129,7 +123,7 @@ async def around(
 
 
 async def _run(
-    interceptor: Callable[[OutgoingCall, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    interceptor: Interceptor,
     call: OutgoingCall,
     go: Callable[[], Awaitable[Any]],
 ) -> Ended:
@@ -163,7 +157,7 @@ async def raise_for_status(call: Any) -> None:
 class _AroundCall:
     """The call as it is seen outside the interceptor: its end is the interceptor's end."""
 
-    def __init__(self, inner: Any, running: asyncio.Task[Ended], maps: list[Map]) -> None:
+    def __init__(self, inner: Any, running: asyncio.Task[Ended], maps: list[Mapper]) -> None:
         self._inner = inner
         self._running = running
         self._maps = maps
@@ -231,7 +225,7 @@ class _AroundCall:
     async def _responses(self) -> AsyncIterator[Any]:
         try:
             async for message in self._inner:
-                yield await _mapped(self._maps, message)
+                yield await apply(self._maps, message)
         except AioRpcError:
             pass  # the interceptor has it, and says what becomes of it
         await (await self._end())
@@ -244,7 +238,7 @@ class _AroundCall:
         if message is grpc.aio.EOF:
             await (await self._end())
             return message
-        return await _mapped(self._maps, message)
+        return await apply(self._maps, message)
 
     async def write(self, request: Any) -> None:
         await self._inner.write(request)

@@ -21,6 +21,7 @@ from pymicro.client.multicallable import (
 )
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter, Target
+from pymicro.wire.shape import Shape
 
 if TYPE_CHECKING:
     from pymicro.client.core import ClientCore
@@ -150,7 +151,7 @@ class Channel(grpc.aio.Channel):
 
     def _spec(
         self,
-        shape: str,
+        shape: Shape,
         method: str,
         request_serializer: Callable[..., Any] | None,
         response_deserializer: Callable[..., Any] | None,
@@ -168,7 +169,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> UnaryUnaryMultiCallable:
         spec = self._spec(
-            "unary_unary", method, request_serializer, response_deserializer, _registered_method
+            Shape.UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
         return UnaryUnaryMultiCallable(self, spec)
 
@@ -180,7 +181,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> UnaryStreamMultiCallable:
         spec = self._spec(
-            "unary_stream", method, request_serializer, response_deserializer, _registered_method
+            Shape.UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
         return UnaryStreamMultiCallable(self, spec)
 
@@ -192,7 +193,7 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> StreamUnaryMultiCallable:
         spec = self._spec(
-            "stream_unary", method, request_serializer, response_deserializer, _registered_method
+            Shape.STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
         return StreamUnaryMultiCallable(self, spec)
 
@@ -204,6 +205,6 @@ class Channel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> StreamStreamMultiCallable:
         spec = self._spec(
-            "stream_stream", method, request_serializer, response_deserializer, _registered_method
+            Shape.STREAM_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
         return StreamStreamMultiCallable(self, spec)

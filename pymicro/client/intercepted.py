@@ -21,6 +21,7 @@ from pymicro.client.around import around
 from pymicro.client.ended import Ended
 from pymicro.client.writes import Writes
 from pymicro.errors import ConfigError
+from pymicro.wire.shape import Shape
 
 if TYPE_CHECKING:
     from pymicro.client.multicallable import MultiCallable
@@ -30,11 +31,11 @@ __all__ = ["Interception"]
 # Runs the rest of the chain: (details, request or requests) -> call.
 Continue = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
-_FOREIGN: dict[str, tuple[type, str]] = {
-    "unary_unary": (grpc.aio.UnaryUnaryClientInterceptor, "intercept_unary_unary"),
-    "unary_stream": (grpc.aio.UnaryStreamClientInterceptor, "intercept_unary_stream"),
-    "stream_unary": (grpc.aio.StreamUnaryClientInterceptor, "intercept_stream_unary"),
-    "stream_stream": (grpc.aio.StreamStreamClientInterceptor, "intercept_stream_stream"),
+_FOREIGN: dict[Shape, tuple[type, str]] = {
+    Shape.UNARY_UNARY: (grpc.aio.UnaryUnaryClientInterceptor, "intercept_unary_unary"),
+    Shape.UNARY_STREAM: (grpc.aio.UnaryStreamClientInterceptor, "intercept_unary_stream"),
+    Shape.STREAM_UNARY: (grpc.aio.StreamUnaryClientInterceptor, "intercept_stream_unary"),
+    Shape.STREAM_STREAM: (grpc.aio.StreamStreamClientInterceptor, "intercept_stream_stream"),
 }
 
 
@@ -42,7 +43,7 @@ _FOREIGN: dict[str, tuple[type, str]] = {
 class Interception:
     """The interceptors of a channel, by call shape."""
 
-    _chains: dict[str, tuple[Any, ...]]
+    _chains: dict[Shape, tuple[Any, ...]]
 
     @classmethod
     def of(cls, interceptors: Sequence[Any]) -> Self | None:
@@ -97,7 +98,7 @@ class Interception:
             wait_for_ready,
         )
         writes = None
-        if request is None and method.shape.startswith("stream_"):
+        if request is None and method.shape.request_streaming:
             request = writes = Writes()
 
         async def last(details: grpc.aio.ClientCallDetails, request: Any) -> Any:
@@ -144,7 +145,7 @@ async def _run(
     result = await getattr(interceptor, _FOREIGN[method.shape][1])(proceed, details, request)
     if isinstance(result, grpc.aio.Call):
         return result
-    if method.shape.endswith("_stream"):
+    if method.shape.response_streaming:
         return _IteratedCall(inner if inner is not None else Ended(), result)
     return Ended(response=result)
 

@@ -22,6 +22,7 @@ from pymicro.client.call import (
 from pymicro.client.deferred import Deferred
 from pymicro.client.node_channel import NodeChannel
 from pymicro.context import CallScope, scope
+from pymicro.wire.shape import Shape
 
 if TYPE_CHECKING:
     from pymicro.client.channel import Channel
@@ -50,7 +51,7 @@ class MethodSpec:
 
     def __init__(
         self,
-        shape: str,
+        shape: Shape,
         method: str,
         request_serializer: Callable[..., Any] | None,
         response_deserializer: Callable[..., Any] | None,
@@ -67,7 +68,7 @@ class MethodSpec:
 
     def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
         """The grpc.aio multicallable of this method on `channel`."""
-        bound: Callable[..., Any] = getattr(channel, self.shape)(
+        bound: Callable[..., Any] = getattr(channel, self.shape.value)(
             *self._arguments, _registered_method=self._registered
         )
         return bound
@@ -106,8 +107,8 @@ class MultiCallable:
         return self._spec.method
 
     @property
-    def shape(self) -> str:
-        """`unary_unary`, `unary_stream`, `stream_unary` or `stream_stream`."""
+    def shape(self) -> Shape:
+        """Which sides stream."""
         return self._spec.shape
 
     @property

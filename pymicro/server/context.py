@@ -14,6 +14,7 @@ from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 
 from pymicro import context as scopes
 from pymicro.interceptors.base import Mapper, apply
+from pymicro.server.requests import settle
 from pymicro.wire.metadata import LIMIT, Pair, checked, size_of
 from pymicro.wire.shape import Shape
 from pymicro.wire.status import clip
@@ -335,7 +336,10 @@ class CallContext(ServicerContext):  # type: ignore[type-arg]  # generic to type
 
     async def _read(self) -> Any:
         message = await self._live().read()
-        if message is EOF or not self.request_mappers:
+        if message is EOF:
+            await settle()
+            return message
+        if not self.request_mappers:
             return message
         return await apply(self.request_mappers, message)
 

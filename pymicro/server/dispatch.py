@@ -20,6 +20,7 @@ from pymicro.interceptors.base import Interceptor, apply, mapped, through
 from pymicro.server.context import CallContext, Serving
 from pymicro.server.refusal import refuse
 from pymicro.server.relay import Relay
+from pymicro.server.requests import Requests
 from pymicro.server.route import Route, Unparsable
 from pymicro.server.threads import HandlerThreads
 from pymicro.status import Unimplemented
@@ -70,7 +71,7 @@ class Dispatcher:
 
     def _unary(self, route: Route) -> Callable[[Any, Any], Awaitable[Any]]:
         serving, calls = self._serving, self._serving.calls
-        encode = route.encode
+        encode, streams = route.encode, route.shape.request_streaming
         respond = self._responder(route.method)
         if self._interceptors:
             respond = self._intercepted(route, respond)
@@ -82,6 +83,8 @@ class Dispatcher:
             try:
                 if type(request) is Unparsable:
                     raise request.error
+                if streams:
+                    request = Requests(request)
                 return encode(await respond(request, call))
             except BaseException as exc:
                 return await refuse(call, context, route, exc)
@@ -130,6 +133,7 @@ class Dispatcher:
     def _pushing(self, route: Route, push: _Push) -> Callable[[Any, Any], Awaitable[None]]:
         """Responses go straight to grpc: no generator of ours between the handler's and the wire."""
         serving, calls = self._serving, self._serving.calls
+        streams = route.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> None:
             call = CallContext(context, route, serving)
@@ -138,7 +142,7 @@ class Dispatcher:
             try:
                 if type(request) is Unparsable:
                     raise request.error
-                await push(request, call)
+                await push(Requests(request) if streams else request, call)
             except BaseException as exc:
                 await refuse(call, context, route, exc)
             finally:
@@ -151,6 +155,7 @@ class Dispatcher:
         """For foreign interceptors: the handler's responses, iterated."""
         serving, calls = self._serving, self._serving.calls
         iterate, encode = _iterator(route.method), route.encode
+        streams = route.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
             call = CallContext(context, route, serving)
@@ -159,7 +164,7 @@ class Dispatcher:
             try:
                 if type(request) is Unparsable:
                     raise request.error
-                responses = iterate(request, call)
+                responses = iterate(Requests(request) if streams else request, call)
                 try:
                     async for message in responses:
                         yield encode(message)
@@ -177,6 +182,7 @@ class Dispatcher:
     def _relayed(self, route: Route, push: _Push) -> Callable[[Any, Any], AsyncIterator[Any]]:
         """For foreign interceptors: responses that are pushed, iterated."""
         serving, calls = self._serving, self._serving.calls
+        streams = route.shape.request_streaming
         name = f"pymicro-stream-{route.path}"
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -188,7 +194,8 @@ class Dispatcher:
                     raise request.error
                 relay = Relay()
                 call.emit = relay.put
-                responses = relay.messages(push(request, call), name)
+                pushing = push(Requests(request) if streams else request, call)
+                responses = relay.messages(pushing, name)
                 try:
                     async for message in responses:
                         yield message

@@ -98,8 +98,12 @@ async def test_sides_alternate_and_are_opened_anew_every_few_rounds() -> None:
     assert len(found.clock) == 5
     assert log.count("open") == log.count("close") == 3
     # Calibration goes through several counts; the slots measured use the last one.
-    rounds = [side for side, count in (entry for entry in log if isinstance(entry, tuple)) if count == log[-2][1]]
+    rounds = [
+        side for side, count in (entry for entry in log if isinstance(entry, tuple)) if count == log[-2][1]
+    ]
     assert rounds[-4:] == ["subject", "baseline", "baseline", "subject"]
+
+
 def _round(first: str) -> list[str]:
     subject, baseline = "subject", "baseline"
     return [subject, baseline, baseline, subject] if first == "s" else [baseline, subject, subject, baseline]

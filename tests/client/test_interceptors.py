@@ -147,7 +147,7 @@ async def test_our_own_form_sees_all_four_shapes_from_begin_to_end() -> None:
     log: list[Any] = []
 
     async def watch(call: OutgoingCall, proceed: Proceed) -> Any:
-        shape = (call.request_streaming, call.response_streaming)
+        shape = (call.shape.request_streaming, call.shape.response_streaming)
         call.metadata.add("seen", "yes")
         log.append(("begin", call.service, call.method, *shape))
         response = await proceed()

@@ -284,6 +284,47 @@ async def test_a_cancelled_call_cancels_its_handler_and_closes_its_generator() -
     assert ended == ["import True", "watch True", "talk"]
 
 
+async def test_a_stream_that_was_cut_never_looks_like_one_that_ended() -> None:
+    begun, ended, cancelled = 0, 0, 0
+
+    class Counting:
+        @handler("Count")
+        async def count(self, requests: AsyncIterator[pb.Animal]) -> pb.Tally:
+            nonlocal begun, ended, cancelled
+            begun += 1
+            try:
+                number = len([request async for request in requests])
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+            ended += 1  # where an upload would be stored
+            return pb.Tally(count=number)
+
+        @handler("Talk")
+        async def talk(
+            self, requests: AsyncIterator[pb.Animal], context: CallContext
+        ) -> AsyncIterator[pb.Animal]:
+            nonlocal begun, ended, cancelled
+            begun += 1
+            try:
+                while await context.read() is not grpc.aio.EOF:
+                    pass
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+            ended += 1
+            yield pb.Animal()
+
+    async with serving(Counting(), source=pb.DESCRIPTOR.services_by_name["Keeper"]) as running:
+        for number in range(1, 101):
+            call = running.rpc("Count" if number % 2 else "Talk")()
+            await call.write(pb.Animal())
+            await eventually(lambda number=number: begun == number, "the handler reads")  # type: ignore[misc]
+            call.cancel()
+        await eventually(lambda: running.server.in_progress == 0, "all calls have ended")
+    assert (ended, cancelled) == (0, 100)
+
+
 async def test_a_slow_reader_holds_the_handler_up() -> None:
     made = 0
 

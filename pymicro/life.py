@@ -1,0 +1,201 @@
+"""One life of a service: everything it opens, in one exit stack.
+
+Starting: check handlers → bind → registry and client → on_start → serve → SERVING →
+register. Stopping is the opposite, with a pause in which watchers elsewhere see
+that the node has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pymicro import config as configuration
+from pymicro.address import join_address
+from pymicro.advertise import Advertisement, advertised_address
+from pymicro.assemble import Calling, log_settings
+from pymicro.config import Config
+from pymicro.node import Node
+from pymicro.server.server import Server
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["Hook", "Life", "Lifespan", "Plan"]
+
+log = logging.getLogger("pymicro")
+
+Hook = Callable[..., Any]
+Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a service is made of, before and apart from any life of it.
+
+    Attributes:
+        added: What puts the handlers into a server.
+        start_hooks: Called before the first call is served.
+        stop_hooks: Called after the last call has ended.
+        lifespan: Makes the context manager around both.
+        interceptors: Around every call served.
+        options: grpc server arguments.
+        compression: Default compression of responses.
+    """
+
+    interceptors: Sequence[Any] = ()
+    options: Sequence[tuple[str, Any]] = ()
+    compression: grpc.Compression | None = None
+    lifespan: Lifespan | None = None
+    added: list[Callable[[Server], None]] = field(default_factory=list)
+    start_hooks: list[Hook] = field(default_factory=list)
+    stop_hooks: list[Hook] = field(default_factory=list)
+
+
+class Life:
+    """A service from start to stop.
+
+    Args:
+        service: What hooks are called with.
+        calling: The client in it, equipped.
+
+    Attributes:
+        bound: Host and port it listens on, once it does.
+        node: What is registered, once it is.
+    """
+
+    def __init__(self, service: object, plan: Plan, calling: Calling) -> None:
+        self._service = service
+        self._plan = plan
+        self._calling = calling
+        self._config = calling.config
+        self._stack = AsyncExitStack()
+        self._hurried = asyncio.Event()
+        self.bound = ("", 0)
+        self.node = Node("", "")
+
+    def hurry(self) -> None:
+        """Skip all waiting in the stop."""
+        self._hurried.set()
+
+    async def start(self) -> None:
+        """Open everything; if that fails or is cancelled, close what was opened.
+
+        Raises:
+            ConfigError: Handlers that do not fit, or an address that is none.
+            StartError: The port is taken, for example.
+            RegistryError: The registry cannot work here.
+        """
+        plan, config = self._plan, self._config
+        for line in configuration.unknown_environment():
+            log.info("%s", line)
+        log_settings(config)
+        server = Server(
+            config, interceptors=plan.interceptors, options=plan.options, compression=plan.compression
+        )
+        for add in plan.added:
+            add(server)
+        server.check()
+        async with AsyncExitStack() as stack:
+            self.bound = await server.bind(_listen_address(config))
+            # From here on the port is ours, and grpc-core frees it in stop().
+            stack.push_async_callback(self._stop_server, server)
+            registry = self._calling.registry
+            await stack.enter_async_context(registry)
+            await stack.enter_async_context(self._calling)
+            stack.push_async_callback(self._on_stop)
+            if plan.lifespan is not None:
+                await stack.enter_async_context(_call(plan.lifespan, self._service))
+            for hook in plan.start_hooks:
+                result = _call(hook, self._service)
+                if inspect.isawaitable(result):
+                    await result
+            await server.start()
+            await stack.enter_async_context(self._serving(server))
+            server.set_serving(True)
+            self.node = Node(
+                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
+                address=advertised_address(config.server_advertise, self.bound, registry),
+                service=config.server_name,
+                version=config.server_version,
+                metadata={"protocol": "grpc", **config.server_metadata},
+                endpoints=server.endpoints(),
+            )
+            await stack.enter_async_context(Advertisement(registry, self.node, config.register_interval))
+            # Last in, first out: whoever asks is told before the registry is.
+            stack.callback(server.set_serving, False)
+            self._stack = stack.pop_all()
+        log.info(
+            "%s %s on %s, registered as %s (%s, selector %s, balancer %s)",
+            config.server_name,
+            config.server_version,
+            join_address(*self.bound),
+            self.node.address,
+            registry.describe(),
+            config.selector,
+            config.balancer,
+        )
+
+    async def stop(self) -> None:
+        """Undo everything, in the opposite order."""
+        await self._stack.aclose()
+
+    async def _stop_server(self, server: Server) -> None:
+        await server.stop(0)
+
+    @asynccontextmanager
+    async def _serving(self, server: Server) -> AsyncIterator[None]:
+        """Around the registration: what happens once the node is deregistered."""
+        try:
+            yield
+        finally:
+            delay = self._config.drain_delay
+            if delay is None:
+                delay = self._calling.registry.drain_delay
+            # Watchers elsewhere have to see that the node left; until then it serves on.
+            await self._wait(delay)
+            server.begin_drain()
+            stop = asyncio.create_task(server.stop(self._config.stop_grace), name="stop the server")
+            hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
+            await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if not stop.done():
+                await server.stop(0)
+            await stop
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
+    async def _on_stop(self) -> None:
+        for hook in self._plan.stop_hooks:
+            try:
+                result = _call(hook, self._service)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                log.exception("on_stop failed; stopping all the same")
+
+
+def _call(function: Callable[..., Any], service: object) -> Any:
+    """Call a hook with the service if it takes an argument."""
+    try:
+        inspect.signature(function).bind(service)
+    except TypeError:
+        return function()
+    return function(service)
+
+
+def _listen_address(config: Config) -> str:
+    if config.server_address:
+        return config.server_address
+    # In a pod: the port that static callers expect (go-micro's convention).
+    return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
