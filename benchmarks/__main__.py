@@ -81,7 +81,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     rows = await _measure(arguments.names or list(BENCHMARKS), settings)
     missed = sum(row.verdict.startswith("missed") for row in rows)
     held = sum(row.bar is not None for row in rows)
-    print(f"\n{held - missed} of {held} bars met, in {time.monotonic() - begun:.0f} s")
+    bars = f"{held - missed} of {held} bars met, " if held else ""
+    print(f"\n{bars}{time.monotonic() - begun:.0f} s")
     if arguments.json:
         report.write_json(arguments.json, about, rows)
 

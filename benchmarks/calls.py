@@ -52,12 +52,12 @@ async def pymicro_channel(addresses: list[str]) -> AsyncIterator[Any]:
 CHANNELS = {"bare": bare_channel, "pymicro": pymicro_channel}
 
 
-async def all_connected(stub: Any, connections: int) -> None:
-    """Call until the server has seen this many peers: until every node is really in use."""
-    peers: set[str] = set()
+async def all_connected(stub: Any, nodes: int) -> None:
+    """Call until this many nodes have answered: until every one is really in use."""
+    seen: set[str] = set()
     async with asyncio.timeout(30):
-        while len(peers) < connections:
-            peers.add((await stub.GreetAll(iter(()))).address)
+        while len(seen) < nodes:
+            seen.add((await stub.GreetAll(iter(()))).address)
 
 
 async def _rows(

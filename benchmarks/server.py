@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from threading import Thread
 from typing import Any
 
@@ -25,7 +25,13 @@ from benchmarks.loops import run
 
 
 class Bare(rpc.GreeterServicer):  # type: ignore[misc]
-    """Handlers that do nothing, as grpcio has them."""
+    """Handlers that do nothing, as grpcio has them.
+
+    Attributes:
+        address: Where it is reached.
+    """
+
+    address = ""
 
     async def SayHello(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return REPLY
@@ -39,8 +45,8 @@ class Bare(rpc.GreeterServicer):  # type: ignore[misc]
     async def GreetAll(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
-        # Who called: one peer for each connection, so that a client can see that all are in use.
-        return pb.HelloReply(address=context.peer())
+        # So that a client can see which of its nodes are in use.
+        return pb.HelloReply(address=self.address)
 
     async def Chat(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
@@ -51,14 +57,17 @@ class Bare(rpc.GreeterServicer):  # type: ignore[misc]
 
 @asynccontextmanager
 async def bare(ports: int) -> AsyncIterator[list[str]]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    rpc.add_GreeterServicer_to_server(Bare(), server)
-    addresses = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for _ in range(ports)]
-    await server.start()
-    try:
+    async with AsyncExitStack() as stack:
+        addresses = []
+        for _ in range(ports):
+            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            servicer = Bare()
+            rpc.add_GreeterServicer_to_server(servicer, server)
+            servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            addresses.append(servicer.address)
         yield addresses
-    finally:
-        await server.stop(None)
 
 
 @asynccontextmanager

@@ -27,6 +27,8 @@ class Commands:
 
     def __init__(self, registry_folder: str, cwd: Path) -> None:
         self.env = clean_environment(MICRO_REGISTRY_ADDRESS=registry_folder, COLUMNS="80")
+        # That output comes at once is the command's own doing.
+        del self.env["PYTHONUNBUFFERED"]
         self.cwd = cwd
 
     async def __call__(self, *argv: str, stdin: str = "", cwd: Path | None = None, **env: str) -> Result:

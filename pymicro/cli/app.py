@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _run(argv: list[str]) -> int:
     session = Session()
+    # Started with `>&-` or by a daemon there are none, and nobody to print for.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         # Not click's own main(): it prints on an interrupt and has exit codes of its own.
         with _pymicro.make_context("pymicro", argv, obj=session) as ctx:

@@ -92,6 +92,14 @@ async def test_a_flag_that_is_empty_is_passed_on_as_such(pymicro: Commands) -> N
     assert ["server_name", "-", "flag", "--server-name"] in [line.split() for line in result.out.splitlines()]
 
 
+def test_a_closed_output_is_no_traceback() -> None:
+    command = f"{sys.executable} -m pymicro config"
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(["sh", "-c", f"{command} --nope 2>&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_help_imports_no_grpc() -> None:
     code = (
         "import sys\n"
