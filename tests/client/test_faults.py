@@ -101,7 +101,7 @@ async def test_after_kill_9_the_rest_answers_every_call(
 
 CHURN = """
 import asyncio, gc, sys
-from pymicro import Client, Node
+from pymicro import Client, MemoryRegistry, Node
 from tests.client.backends import backend, hello, stub
 
 def resident():
