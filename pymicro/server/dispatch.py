@@ -7,14 +7,12 @@ our interceptors → handler
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
 
 from pymicro.context import scope
-from pymicro.handlers.protos import did_you_mean
-from pymicro.handlers.servicers import adopt_method
 from pymicro.handlers.types import Method, Style
 from pymicro.interceptors.base import Interceptor, apply, mapped, through
 from pymicro.server.context import CallContext, Serving
@@ -24,9 +22,8 @@ from pymicro.server.requests import Requests
 from pymicro.server.route import Route, Unparsable
 from pymicro.server.threads import HandlerThreads
 from pymicro.status import Unimplemented
-from pymicro.wire.status import clip
 
-__all__ = ["Dispatcher", "Router"]
+__all__ = ["Dispatcher"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -300,64 +297,3 @@ def _not_overridden(method: Method) -> Callable[[Any, CallContext], Coroutine[An
         raise Unimplemented(f"{method.rpc.path} is in the proto, but this server does not implement it")
 
     return refuse_it
-
-
-class Router(grpc.GenericRpcHandler):
-    """Finds a call's method by its path.
-
-    One dictionary instead of grpc's registered methods: each of those adds a
-    pending future to every turn of grpc.aio's accept loop.
-
-    Args:
-        handlers: By path.
-        dynamic: Other people's generic handlers, asked for paths not among these.
-    """
-
-    def __init__(
-        self,
-        handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
-        dynamic: Sequence[grpc.GenericRpcHandler],
-        dispatcher: Dispatcher,
-    ) -> None:
-        self._handlers = dict(handlers)
-        self._dynamic = tuple(dynamic)
-        self._dispatcher = dispatcher
-
-    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Never None: a path that nobody serves is answered by who says so."""
-        found = self._handlers.get(handler_call_details.method)
-        return found if found is not None else self._otherwise(handler_call_details)
-
-    def _otherwise(self, details: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        for generic in self._dynamic:
-            try:
-                given = generic.service(details)
-            except Exception:
-                log.exception("%s: the generic handler %r failed", details.method, generic)
-                continue
-            if given is not None:
-                method, _ = adopt_method(details.method, given)
-                return given if method is None else self._dispatcher.build(method)
-        text = self._not_served(details.method)
-
-        async def unknown(requests: Any, context: Any) -> AsyncIterator[Any]:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
-            yield
-
-        return grpc.stream_stream_rpc_method_handler(unknown)
-
-    def _not_served(self, path: str) -> str:
-        shown = path if len(path) <= 200 else path[:200] + "..."
-        service, _, name = path.removeprefix("/").rpartition("/")
-        by_service: dict[str, list[str]] = {}
-        for known in self._handlers:
-            owner, _, rpc = known[1:].rpartition("/")
-            by_service.setdefault(owner, []).append(rpc)
-        if service in by_service:
-            rpcs = by_service[service]
-            text = f"{shown} is not served here: {service} has {', '.join(rpcs)}"
-            hint = did_you_mean(name, rpcs)
-        else:
-            text = f"{shown} is not served here: this server has {', '.join(by_service)}"
-            hint = did_you_mean(service, by_service)
-        return clip(f"{text}; {hint}" if hint else text, 1024)

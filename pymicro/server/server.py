@@ -15,10 +15,11 @@ from pymicro.interceptors.server import ServerInterceptor, split
 from pymicro.server import health as health_service
 from pymicro.server.call_log import log_calls
 from pymicro.server.context import Draining, Serving
-from pymicro.server.dispatch import Dispatcher, Router
+from pymicro.server.dispatch import Dispatcher
 from pymicro.server.endpoints import endpoints_of
 from pymicro.server.listen import listen
 from pymicro.server.reflection import reflection_methods
+from pymicro.server.router import Router
 from pymicro.server.threads import HandlerThreads
 
 if TYPE_CHECKING:

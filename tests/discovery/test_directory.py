@@ -148,6 +148,7 @@ async def test_a_confirmed_set_is_no_news_but_makes_the_age_young() -> None:
         more = asyncio.ensure_future(anext(sets))
         registry.put(NodeSet.of([node(1)]))
         await until(lambda: directory.state("greeter").age == 0)
+        await asyncio.wait([more], timeout=0.05)
         assert not more.done()
         more.cancel()
 
@@ -168,6 +169,24 @@ async def test_a_watch_outlives_its_last_watcher_for_a_while_and_no_longer() -> 
         reading = asyncio.ensure_future(anext(directory.watch("greeter")))
         await registry.watched(2)
         reading.cancel()
+
+
+async def test_a_watcher_that_comes_back_in_time_keeps_the_watch() -> None:
+    registry = Scripted()
+    async with opened(registry, linger=0.05) as directory:
+        sets = directory.watch("greeter")
+        reading = asyncio.ensure_future(anext(sets))
+        await registry.watched(1)
+        registry.put(EMPTY)
+        await reading
+        await sets.aclose()
+        again = directory.watch("greeter")
+        await first(again, within=PATIENCE)
+        more = asyncio.ensure_future(anext(again))
+        await asyncio.wait([more], timeout=0.15)  # longer than it would have lingered
+        registry.put(NodeSet.of([node(1)]))
+        assert await asyncio.wait_for(more, PATIENCE) == NodeSet.of([node(1)])
+        assert len(registry.queues) == 1
 
 
 async def test_an_old_watch_cannot_publish_after_a_new_one_started() -> None:

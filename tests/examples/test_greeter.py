@@ -110,14 +110,14 @@ class Greeter:
 
     def __init__(self) -> None:
         self.remaining: list[float | None] = []
-        self.metadata: list[dict[str, str | bytes]] = []
+        self.metadata: list[grpc.aio.Metadata] = []
 
     @handler
     async def say_hello(
         self, request: greeter_pb2.HelloRequest, context: CallContext
     ) -> greeter_pb2.HelloReply:
         self.remaining.append(context.time_remaining())
-        self.metadata.append(dict(context.metadata))
+        self.metadata.append(context.metadata)
         return greeter_pb2.HelloReply(message=request.name)
 
 

@@ -462,6 +462,34 @@ async def test_all_watches_of_a_process_share_one_reader(registry_folder: str) -
         assert readers() == 0
 
 
+async def test_who_joins_during_a_reading_waits_for_the_next(
+    registry_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = scanning.Scanner.scan
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up(scanner: scanning.Scanner) -> list[Node]:
+        nodes = await scan(scanner)
+        read.set()
+        await go_on.wait()
+        return nodes
+
+    monkeypatch.setattr(scanning.Scanner, "scan", held_up)
+    async with make(registry_folder) as registry:
+        early = registry.watch("greeter")
+        reading = asyncio.ensure_future(anext(early))
+        await read.wait()
+        await registry.register(node())
+        late = registry.watch("greeter")
+        joined = asyncio.ensure_future(anext(late))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await reading == NodeSet()
+        assert await joined == NodeSet.of([node()])
+        await early.aclose()
+        await late.aclose()
+
+
 async def test_reading_many_nodes_lets_others_run_and_reads_each_file_once(
     registry_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,12 +135,19 @@ async def test_the_systems_resolver_is_asked() -> None:
     assert addresses(await once(make(), "[::1]:1")) == {"[::1]:1"}
 
 
-async def test_a_host_that_does_not_exist_has_no_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_such_name(*args: Any, **kwargs: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+async def test_a_host_that_does_not_exist_has_no_nodes_and_a_failing_resolver_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = socket.EAI_NONAME
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_such_name)
+    async def fails(*args: Any, **kwargs: Any) -> Any:
+        raise socket.gaierror(code, "as the system says it")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
     assert await once(make(), "nobody.example.com:1") == EMPTY
+    code = socket.EAI_AGAIN
+    with pytest.raises(RegistryError, match="as the system says it"):
+        await once(make(), "nobody.example.com:1")
 
 
 async def test_a_resolver_that_fails_before_the_first_answer_is_an_error() -> None:

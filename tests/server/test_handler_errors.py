@@ -372,14 +372,14 @@ async def test_a_response_over_the_limit_names_the_setting(caplog: pytest.LogCap
 
 
 async def test_a_request_over_the_limit_is_refused_and_never_looks_like_an_end() -> None:
-    seen = []
+    seen = {"requests": 0, "ends": 0}
 
     class Counting:
         @handler("Count")
         async def count(self, requests: AsyncIterator[pb.Animal]) -> pb.Tally:
-            async for request in requests:
-                seen.append(request.name)
-            seen.append("end")
+            async for _ in requests:
+                seen["requests"] += 1
+            seen["ends"] += 1
             return pb.Tally()
 
         @handler("Import")
@@ -396,7 +396,7 @@ async def test_a_request_over_the_limit_is_refused_and_never_looks_like_an_end()
             )
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await eventually(lambda: running.server.in_progress == 0, "the handler was cancelled")
-    assert seen == ["small"]
+    assert seen == {"requests": 1, "ends": 0}
 
 
 LONG = {

@@ -70,7 +70,7 @@ async def test_an_interceptor_refuses_by_raising_and_nothing_runs() -> None:
             assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, "who are you?")
 
 
-async def test_interceptors_see_exceptions_and_turn_them_into_others(
+async def test_interceptors_turn_exceptions_into_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def translate(call: CallContext, proceed: Proceed) -> Any:
