@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from pymicro.client.channel import Channel
     from pymicro.tasks import Tasks
 
+if TYPE_CHECKING:
+    _UnaryUnary = grpc.aio.UnaryUnaryMultiCallable[Any, Any]
+    _UnaryStream = grpc.aio.UnaryStreamMultiCallable[Any, Any]
+    _StreamUnary = grpc.aio.StreamUnaryMultiCallable[Any, Any]
+    _StreamStream = grpc.aio.StreamStreamMultiCallable[Any, Any]
+else:  # older grpcio has them generic for type checkers only
+    _UnaryUnary = grpc.aio.UnaryUnaryMultiCallable
+    _UnaryStream = grpc.aio.UnaryStreamMultiCallable
+    _StreamUnary = grpc.aio.StreamUnaryMultiCallable
+    _StreamStream = grpc.aio.StreamStreamMultiCallable
+
 __all__ = [
     "MethodSpec",
     "MultiCallable",
@@ -252,7 +263,7 @@ class MultiCallable:
         return timeout, metadata
 
 
-class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):
     """`await stub.Method(request)`."""
 
     call_type = UnaryUnaryCall
@@ -272,7 +283,7 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable[An
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+class UnaryStreamMultiCallable(MultiCallable, _UnaryStream):
     """`async for response in stub.Method(request)`."""
 
     call_type = UnaryStreamCall
@@ -290,7 +301,7 @@ class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable[
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamUnaryMultiCallable(MultiCallable, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
+class StreamUnaryMultiCallable(MultiCallable, _StreamUnary):
     """`await stub.Method(requests)`, or with `write` and `done_writing`."""
 
     call_type = StreamUnaryCall
@@ -307,7 +318,7 @@ class StreamUnaryMultiCallable(MultiCallable, grpc.aio.StreamUnaryMultiCallable[
         return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamStreamMultiCallable(MultiCallable, grpc.aio.StreamStreamMultiCallable[Any, Any]):
+class StreamStreamMultiCallable(MultiCallable, _StreamStream):
     """`async for response in stub.Method(requests)`, or with `read` and `write`."""
 
     call_type = StreamStreamCall

@@ -15,7 +15,7 @@ from pymicro.backoff import Backoff
 from pymicro.balancer.base import CANCELLED, Balancer, CallInfo, Pick
 from pymicro.client.node_channel import NodeChannel, NodeChannels
 from pymicro.client.options import ChannelOptions
-from pymicro.errors import NoNode, RegistryError
+from pymicro.errors import ConfigError, NoNode, RegistryError
 from pymicro.node import EMPTY, Node, NodeSet
 from pymicro.selector.base import Selector
 from pymicro.status import DeadlineExceeded, Unavailable
@@ -83,6 +83,7 @@ class Target:
     _any_pickable: bool = False
     _unfiltered: int = 0
     _error: str = ""
+    _broken: bool = False
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
     _scheduled: asyncio.TimerHandle | None = None
     _updated: float = float("-inf")
@@ -97,10 +98,17 @@ class Target:
                 try:
                     async with aclosing(self.selector.watch(self.service)) as watch:  # type: ignore[type-var]
                         async for nodes in watch:
-                            self._error = ""
+                            self._error, self._broken = "", False
                             self._take(nodes)
                             backoff.reset()
                     self._error = "the watch ended"
+                except ConfigError as exc:
+                    # A package is missing, say: no call succeeds until somebody mends that.
+                    if not self._broken:
+                        log.error("%s: %s", self.service, exc)
+                    self._broken = True
+                    self._error = str(exc)
+                    self._wake()
                 except RegistryError as exc:
                     # Keep the last set: yesterday's nodes beat none at all.
                     if self._error != str(exc):
@@ -165,6 +173,9 @@ class Target:
         elif all(channel.failed or channel.lazy for channel in channels.values()):
             self._connect_more()
         self.balancer.update(nodes, usable)
+        self._wake()
+
+    def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
@@ -231,6 +242,8 @@ class Target:
                 if all(channel.failed for channel in self.channels.values()):
                     self.selector.refresh(self.service)
                     return self._least_bad(call)
+            if self.nodes is None and self._broken:
+                raise Unavailable(f"no node for {self.service}: {self._error}", from_peer=False)
             try:
                 async with asyncio.timeout_at(deadline):
                     await self.change()

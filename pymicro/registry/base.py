@@ -14,8 +14,9 @@ __all__ = ["Registry"]
 class Registry(Protocol):
     """Knows the nodes of every service. Built as `Registry(config)`.
 
-    Building one does no I/O. It is entered before it is used and left when its
-    last user has gone; it may hold tasks and files of its own in between.
+    Building one does no I/O. Each of its users enters it before using it and
+    leaves it afterwards; it may hold tasks and files of its own from the first
+    one's coming to the last one's going.
 
     Attributes:
         name: As it is chosen by, such as `local`.
@@ -37,7 +38,7 @@ class Registry(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give up everything held. Nodes still registered from here are deregistered."""
+        """Give up everything held, with the last user. Nodes still registered from here are deregistered."""
         ...
 
     def describe(self) -> str:

@@ -245,3 +245,58 @@ async def test_the_selector_static_leaves_balancing_to_the_name(monkeypatch: pyt
             assert (await stub(client, "localhost").SayHello(hello())).message == "Hello Ada"
             with pytest.raises(pymicro.Unavailable):
                 await stub(client, "no-such-name.invalid").SayHello(hello(), timeout=20)
+
+
+class _Selector:
+    """Gives what it is told to: sets, or errors."""
+
+    name, uses_registry = "scripted", False
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.refreshed: list[str] = []
+
+    def describe(self, service: str) -> str:
+        return "a script"
+
+    async def watch(self, service: str) -> Any:
+        while self.script:
+            item = self.script.pop(0)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+        await asyncio.Event().wait()
+
+    def refresh(self, service: str) -> None:
+        self.refreshed.append(service)
+
+
+async def test_a_selector_that_lacks_something_fails_calls_at_once_and_says_what() -> None:
+    selector = _Selector(pymicro.PluginError("the selector needs x: pip install x"))
+    async with Client(selector=selector) as client:
+        with pytest.raises(pymicro.Unavailable, match="pip install x"):
+            await stub(client).SayHello(hello(), timeout=60)
+
+
+async def test_a_selector_that_fails_keeps_the_last_nodes_and_is_asked_again() -> None:
+    async with backend() as server:
+        nodes = pymicro.NodeSet.of([server.node])
+        selector = _Selector(nodes, pymicro.RegistryError("away"), ValueError("a bug"), pymicro.NodeSet())
+        async with Client(selector=selector) as client:
+            greet = stub(client)
+            channel = client.channel("greeter")
+            await greet.SayHello(hello())
+            target = channel.open()
+            async with asyncio.timeout(20):
+                while target.nodes:
+                    assert (await greet.SayHello(hello())).message == "Hello Ada"
+            with pytest.raises(pymicro.Unavailable, match="a script"):
+                await greet.SayHello(hello())
+
+
+async def test_unreachable_nodes_make_the_selector_look_again() -> None:
+    selector = _Selector(pymicro.NodeSet.of([Node("dead", _dead_address(), "greeter")]))
+    async with Client(selector=selector) as client:
+        with pytest.raises(pymicro.Unavailable):
+            await stub(client).SayHello(hello())
+        assert selector.refreshed == ["greeter"]
