@@ -213,7 +213,7 @@ def test_a_taken_port_is_said(processes: Processes, write: object) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = start(processes, write(), "--server-address", address)  # type: ignore[operator]
         assert server.wait() == 1, server.report()
     assert address in server.stderr[-1]
