@@ -15,7 +15,7 @@ from pymicro.client.core import ClientCore
 from pymicro.client.intercepted import Interception
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
-from pymicro.config import Config, settings
+from pymicro.config import Config, in_pod, settings
 from pymicro.discovery import Directory
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.node import Node, NodeSet
@@ -169,6 +169,12 @@ class Calling:
         _, registry, directory, selector = self._parts
         if self._open:
             raise PymicroError("this client is open already")
+        if in_pod() and self._instances.registry is None and self.config.source("registry") == "default":
+            # Never guessed: a pod that meant Kubernetes must not quietly be alone.
+            log.warning(
+                "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",
+                self.config.registry,
+            )
         async with AsyncExitStack() as stack:
             if selector.uses_registry:
                 await stack.enter_async_context(registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 import grpc
@@ -11,6 +12,8 @@ from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome, Pick
 from pymicro.client.node_channel import NodeChannel
 
 __all__ = ["Attempt", "Live", "outcome_of"]
+
+log = logging.getLogger("pymicro.client")
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
@@ -57,9 +60,10 @@ class Attempt:
     that a stream dropped by its reader can be collected.
     """
 
-    __slots__ = ("_live", "call", "channel", "pick")
+    __slots__ = ("_callee", "_live", "call", "channel", "pick")
 
-    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Live]) -> None:
+    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Live], callee: str) -> None:
+        self._callee = callee
         self.call = call
         self.pick = pick
         self.channel = channel
@@ -71,7 +75,11 @@ class Attempt:
     def __call__(self, call: Any) -> None:
         self._live.discard(self)
         self.channel.ended()
-        self.pick.done(outcome_of(call))
+        outcome = outcome_of(call)
+        self.pick.done(outcome)
+        if log.isEnabledFor(logging.DEBUG):
+            ended = "cancelled here" if outcome.local else f"status {outcome.code}"
+            log.debug("%s on %s: %s", self._callee, self.channel.node.address, ended)
 
     def cancel(self) -> bool:
         """Cancel the real call; False if it had ended."""

@@ -197,7 +197,7 @@ class MultiCallable:
         except BaseException:
             pick.done(CANCELLED)
             raise
-        Attempt(call, pick, node_channel, self._channel.live)
+        Attempt(call, pick, node_channel, self._channel.live, self.callee)
         return call
 
     def _start_later(

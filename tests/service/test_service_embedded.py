@@ -284,3 +284,34 @@ async def test_a_registry_that_is_away_at_the_start_is_registered_with_later() -
         async with asyncio.timeout(20):
             await registry.registered.wait()
         assert await registry.services() == ["greeter"]
+
+
+async def test_in_a_pod_without_a_registry_there_is_one_warning_and_everybody_is_listened_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, registry_folder: str
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    service = Service("greeter", registry_address=registry_folder, server_address="127.0.0.1:0")
+    service.add(Greeter(), pb)
+    async with service:
+        pass
+    assert [record.getMessage() for record in caplog.records if "MICRO_REGISTRY" in record.getMessage()] == [
+        "this is a pod of Kubernetes, and the registry is the default, local: set MICRO_REGISTRY"
+    ]
+    caplog.clear()
+    async with Client(registry="local", registry_address=registry_folder):
+        pass
+    assert "MICRO_REGISTRY" not in caplog.text
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_a_call_is_one_line_at_debug_on_each_side_and_none_at_info(
+    caplog: pytest.LogCaptureFixture, level: str
+) -> None:
+    registry = MemoryRegistry()
+    service = Service("greeter", registry=registry)
+    service.add(Greeter(), pb)
+    with caplog.at_level(level, "pymicro"):
+        async with service, Client(registry=registry) as client:
+            await rpc.GreeterStub(client.channel("greeter")).SayHello(pb.HelloRequest(name="x"))
+    sides = sorted(record.name for record in caplog.records if "SayHello" in record.getMessage())
+    assert sides == (["pymicro.client", "pymicro.server"] if level == "DEBUG" else [])
