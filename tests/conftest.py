@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ LONGEST = 120.0
 # How long what a test closed may take to be gone: some of grpc.aio's own tasks
 # end a few turns of the loop after their channel or server.
 GRACE = 1.0
+
+
+# A shell's background job is started with SIGINT ignored, and its children inherit that:
+# what the tests start must be interruptible wherever they run.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -106,7 +106,7 @@ async def around(
         try:
             if not call.shape.response_streaming:
                 return await apply(call._response_maps, await inner)
-            await raise_for_status(inner)
+            await _raise_for_status(inner)
         except asyncio.CancelledError:
             inner.cancel()
             raise
@@ -136,22 +136,10 @@ async def _run(
         return Ended(exc)
 
 
-async def raise_for_status(call: Any) -> None:
-    """Wait for the end of a call, and raise unless it is OK."""
-    code = await call.code()
-    if code is grpc.StatusCode.OK:
-        return
-    if await call.debug_error_string() is None:  # grpc.aio's mark of a local cancel
-        raise asyncio.CancelledError
-    error = getattr(call, "_error", None)
-    exc = AioRpcError(
-        code,
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        await call.details(),
-        await call.debug_error_string(),
-    )
-    raise error(exc) if callable(error) else exc
+async def _raise_for_status(call: Any) -> None:
+    """Wait for the end of a call, and raise its error if it has one."""
+    if await call.code() is not grpc.StatusCode.OK:
+        await call.wait_for_connection()  # of a call that has ended: raises what ended it
 
 
 class _AroundCall:
@@ -213,6 +201,8 @@ class _AroundCall:
         return await self._inner.trailing_metadata()
 
     async def wait_for_connection(self) -> None:
+        if self._running.done():
+            await self._ended()
         await self._inner.wait_for_connection()
 
     def __await__(self) -> Generator[Any, None, Any]:

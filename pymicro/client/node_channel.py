@@ -51,11 +51,11 @@ class NodeChannel:
     """
 
     __slots__ = (
-        "_arguments",
         "_bound",
         "_closed",
-        "_compression",
+        "_config",
         "_listeners",
+        "_options",
         "_real",
         "_tasks",
         "_watch",
@@ -83,8 +83,8 @@ class NodeChannel:
         self.state: grpc.ChannelConnectivity | None = None
         self.in_flight = 0
         self.changes = 0
-        self._arguments = channel_arguments(config, node, options.options)
-        self._compression = options.compression
+        self._config = config
+        self._options = options
         self._tasks = tasks
         self._closed = closed
         self._real: grpc.aio.Channel | None = None
@@ -104,7 +104,9 @@ class NodeChannel:
 
     def _open(self) -> grpc.aio.Channel:
         real = grpc.aio.insecure_channel(
-            dial_target(self.node), options=self._arguments, compression=self._compression
+            dial_target(self.node),
+            options=channel_arguments(self._config, self.node, self._options.options),
+            compression=self._options.compression,
         )
         self._real = real
         self.state = real.get_state(try_to_connect=True)

@@ -132,8 +132,11 @@ class Target:
         for key in [key for key in self.channels if key not in keys]:
             self.pool.release(self.channels.pop(key), self.options, self._changed)
         for node in nodes:
-            if node.key not in self.channels:
+            channel = self.channels.get(node.key)
+            if channel is None:
                 self.channels[node.key] = self.pool.acquire(node, self.options, self._changed)
+            else:
+                channel.node = node  # the same node, perhaps with other metadata
         connected = sum(not channel.lazy for channel in self.channels.values())
         self._connect_more(CONNECT_AHEAD - connected)
         # At once: a node that has left must not be picked even once more.

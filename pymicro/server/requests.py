@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,14 +12,22 @@ __all__ = ["Requests", "settle"]
 # grpc.aio reports a broken stream to its reader as a clean end and cancels the
 # call's task right after: in 54% of 800 calls cancelled in mid-stream the
 # handler saw the end first, and would have taken half an upload for the whole.
-# After a pause that lets the loop poll, 0 of 3,200 did, on a busy machine too;
-# a few bare turns of the loop still let 1 to 6% through.
+# Nothing in grpc's interface tells the two ends apart, so a pause lets the loop
+# poll for the cancellation. After 1 ms 0 of 3,200 calls slipped through, on a
+# machine with twice its load 2 of 1,600; bare turns of the loop let 1 to 6%.
 _PAUSE = 0.001
+# A pause that took this long tells of a busy machine, where grpc-core's thread
+# may have been held up between its two events just as well. With it: 0 of 1,600.
+_BUSY = 0.002
+_LONG_PAUSE = 0.01
 
 
 async def settle() -> None:
     """After an end of the requests: let the cancellation arrive that may be the true reason."""
+    started = time.monotonic()
     await asyncio.sleep(_PAUSE)
+    if time.monotonic() - started > _BUSY:
+        await asyncio.sleep(_LONG_PAUSE)
 
 
 class Requests:

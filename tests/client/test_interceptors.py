@@ -192,6 +192,36 @@ async def test_our_own_form_sees_errors_and_may_replace_them() -> None:
             await absent(b"").read()
 
 
+async def test_each_interceptor_sees_what_the_one_inside_it_made_of_an_error() -> None:
+    seen: list[pymicro.RpcError] = []
+
+    async def outer(call: OutgoingCall, proceed: Proceed) -> Any:
+        try:
+            return await proceed()
+        except pymicro.RpcError as exc:
+            seen.append(exc)
+            raise
+
+    async def inner(call: OutgoingCall, proceed: Proceed) -> Any:
+        try:
+            return await proceed()
+        except pymicro.Unavailable as exc:
+            seen.append(exc)
+            raise pymicro.NotFound("nobody there") from exc
+
+    async with Client(registry=MemoryRegistry(), interceptors=(outer, inner)) as client:
+        greet = stub(client)
+        with pytest.raises(pymicro.NotFound, match="nobody there"):
+            await greet.SayHello(hello())
+        with pytest.raises(pymicro.NotFound, match="nobody there"):
+            async for _ in greet.CountDown(count_down(1)):
+                pytest.fail("nobody answers")
+        with pytest.raises(pymicro.NotFound, match="nobody there"):
+            await greet.Chat().read()
+    assert [type(exc) for exc in seen] == [pymicro.Unavailable, pymicro.NotFound] * 3
+    assert all(exc.from_peer is False for exc in seen[::2])  # ours, as they were raised
+
+
 async def test_our_own_form_sees_and_replaces_messages() -> None:
     async def shout(call: OutgoingCall, proceed: Proceed) -> Any:
         def louder(message: Any) -> Any:

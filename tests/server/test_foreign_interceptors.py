@@ -278,3 +278,32 @@ async def test_a_bad_response_is_refused_before_foreign_interceptors_see_it(tele
         assert (await running.failure("Import")).code() is grpc.StatusCode.INTERNAL
         (span,) = await telemetry.spans(1)
         assert span.status.status_code is StatusCode.ERROR
+
+
+async def test_trailing_metadata_set_outside_is_kept_beside_the_handlers_own() -> None:
+    class Tagging(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            given = await continuation(handler_call_details)
+
+            async def answer(request: Any, context: Any) -> Any:
+                context.set_trailing_metadata((("x-outside", "1"),))
+                return await given.unary_unary(request, context)
+
+            return grpc.unary_unary_rpc_method_handler(
+                answer, given.request_deserializer, given.response_serializer
+            )
+
+    class Setting:
+        @handler("Import")
+        async def import_(self, request: pb.Animal, context: CallContext) -> pb.Animal:
+            context.set_trailing("x-inside", "2")
+            if request.name:
+                raise NotFound("no")
+            return pb.Animal()
+
+    async with serving(Setting(), source=KEEPER, interceptors=[Tagging()]) as running:
+        call = running.rpc("Import")(pb.Animal(), timeout=20)
+        await call
+        assert list(await call.trailing_metadata()) == [("x-outside", "1"), ("x-inside", "2")]
+        error = await running.failure("Import", "x")
+        assert list(error.trailing_metadata() or ()) == [("x-outside", "1"), ("x-inside", "2")]

@@ -483,7 +483,7 @@ async def test_metadata_that_cannot_be_sent_is_an_error_where_it_is_set(
     for act in (initial, aborting):
         async with serving(all_shapes(act)) as running:
             assert (await running.failure("Import", timeout=5)).code() is grpc.StatusCode.INTERNAL
-            assert words in caplog.text
+        assert words in caplog.text
 
     async def raising(context: CallContext) -> None:
         raise Aborted("still arrives", trailing_metadata=[pair])

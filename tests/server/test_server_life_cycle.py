@@ -46,12 +46,17 @@ async def test_mismatches_of_all_objects_stop_the_bind() -> None:
     await server.stop(None)
 
 
-async def test_a_taken_port_is_an_error_that_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_taken_port_is_an_error_that_says_so() -> None:
     async with serving(Keeper()) as running:
         second = Server(Config())
         with pytest.raises(StartError, match=rf"127\.0\.0\.1:{running.port} is taken.*--server-address"):
             await second.bind(f"127.0.0.1:{running.port}")
         await second.stop(None)
+        # Nor can anybody share it who asks for that.
+        with socket.socket() as sharing:
+            sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with pytest.raises(OSError, match="in use"):
+                sharing.bind(("127.0.0.1", running.port))
     # The port is free again at once, also with connections in TIME_WAIT.
     third = Server(Config())
     assert await third.bind(f"127.0.0.1:{running.port}") == ("127.0.0.1", running.port)
