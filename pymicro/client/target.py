@@ -139,7 +139,7 @@ class Target:
                 channel.node = node  # the same node, perhaps with other metadata
         connected = sum(not channel.lazy for channel in self.channels.values())
         self._connect_more(CONNECT_AHEAD - connected)
-        # At once: a node that has left must not be picked even once more.
+        # At once: calls may be waiting, and a node that has left costs each pick another try.
         self._update()
 
     def _connect_more(self, count: int = CONNECT_AHEAD) -> None:

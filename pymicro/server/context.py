@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
-from grpc.aio import EOF, Metadata, ServicerContext, UsageError
+from grpc.aio import EOF, InternalError, Metadata, ServicerContext, UsageError
 
 from pymicro import context as scopes
 from pymicro.interceptors.base import Mapper, apply
@@ -347,4 +347,8 @@ class CallContext(ServicerContext):  # type: ignore[type-arg]  # generic to type
         emit = self.emit
         if self.response_mappers:
             message = await apply(self.response_mappers, message)
-        await emit(self._route.encode(message))
+        try:
+            await emit(self._route.encode(message))
+        except InternalError:
+            await settle()  # the caller has gone, and the cancellation is on its way
+            raise

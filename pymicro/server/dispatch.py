@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
+from grpc.aio import InternalError
 
 from pymicro.context import scope
 from pymicro.handlers.types import Method, Style
@@ -18,7 +19,7 @@ from pymicro.interceptors.base import Interceptor, apply, mapped, through
 from pymicro.server.context import CallContext, Serving
 from pymicro.server.refusal import refuse
 from pymicro.server.relay import Relay
-from pymicro.server.requests import Requests
+from pymicro.server.requests import Requests, settle
 from pymicro.server.route import Route, Unparsable
 from pymicro.server.threads import HandlerThreads
 from pymicro.status import Unimplemented
@@ -246,8 +247,12 @@ def _push_bare(route: Route) -> _Push:
         try:
             async for message in responses:
                 await emit(encode(message))
-        except BaseException:
-            await _close(responses, route)
+        except BaseException as exc:
+            try:
+                if isinstance(exc, InternalError):
+                    await settle()  # the caller has gone, and the cancellation is on its way
+            finally:
+                await _close(responses, route)
             raise
 
     return push

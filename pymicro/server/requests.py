@@ -23,7 +23,7 @@ _LONG_PAUSE = 0.01
 
 
 async def settle() -> None:
-    """After an end of the requests: let the cancellation arrive that may be the true reason."""
+    """After an end of the requests or a failed write: let the cancellation arrive that may be the reason."""
     started = time.monotonic()
     await asyncio.sleep(_PAUSE)
     if time.monotonic() - started > _BUSY:

@@ -263,6 +263,8 @@ async def test_cancel_while_waiting_for_a_node_is_seen_at_once() -> None:
         assert await call.code() is grpc.StatusCode.CANCELLED
         with pytest.raises(asyncio.CancelledError):
             await call
+        await asyncio.sleep(0)  # a turn for the task that was waiting
+        assert not [task for task in asyncio.all_tasks() if "SayHello" in task.get_name()]
 
 
 async def test_the_default_timeout_bounds_unary_calls_and_not_streams() -> None:

@@ -114,9 +114,12 @@ async def test_a_stream_collected_in_another_thread_is_cancelled_too() -> None:
 async def test_a_stream_dropped_in_a_cycle_is_cancelled_when_it_is_collected() -> None:
     async with greeter() as (client, _, (server,)):
         call = stub(client).CountDown(count_down(9999))
+        ended: list[bool] = []
+        call.add_done_callback(lambda call: ended.append(call.cancelled()))
         await call.read()
         cycle: list[Any] = [call]
         cycle.append(cycle)
         del call, cycle
         await _ended(server)
         assert in_flight(client) == 0
+        assert ended == [True]
