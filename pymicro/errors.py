@@ -84,9 +84,9 @@ class HandlersError(ConfigError):
     def __init__(self, mismatches: Sequence[HandlerMismatch]) -> None:
         self.mismatches: tuple[HandlerMismatch, ...] = tuple(mismatches)
         count = len(self.mismatches)
-        noun = "handler does" if count == 1 else "handlers do"
+        places = "one place" if count == 1 else f"{count} places"
         listing = "\n".join(str(mismatch) for mismatch in self.mismatches)
-        super().__init__(f"{count} {noun} not fit the proto\n{listing}")
+        super().__init__(f"the handlers do not fit the proto, in {places}\n{listing}")
 
     def __reduce__(self) -> tuple[type[HandlersError], tuple[tuple[HandlerMismatch, ...]]]:
         return type(self), (self.mismatches,)

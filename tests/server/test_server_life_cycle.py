@@ -37,7 +37,7 @@ async def test_mismatches_of_all_objects_stop_the_bind() -> None:
     with pytest.raises(HandlersError) as caught:
         await server.bind("127.0.0.1:0")
     text = str(caught.value)
-    assert "3 handlers do not fit the proto" in text
+    assert "the handlers do not fit the proto, in 3 places" in text
     assert "did you mean OpenGate?" in text
     assert "/pymicro.tests.zoo.Gate/OpenGate" in text
     assert "one object with its handlers" in text
