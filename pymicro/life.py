@@ -67,8 +67,9 @@ class Life:
         calling: The client in it, equipped.
 
     Attributes:
-        bound: Host and port it listens on, once it does.
-        node: What is registered, once it is.
+        bound: Host and port it listens on, once they are bound.
+        node: What is registered later in the start; known to hooks and handlers.
+        started: Whether the start is over.
     """
 
     def __init__(self, service: object, plan: Plan, calling: Calling) -> None:
@@ -78,6 +79,7 @@ class Life:
         self._config = calling.config
         self._stack = AsyncExitStack()
         self._hurried = asyncio.Event()
+        self.started = False
         self.bound = ("", 0)
         self.node = Node("", "")
 
@@ -109,6 +111,14 @@ class Life:
             stack.push_async_callback(self._stop_server, server)
             registry = self._calling.registry
             await stack.enter_async_context(registry)
+            self.node = Node(
+                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
+                address=advertised_address(config.server_advertise, self.bound, registry),
+                service=config.server_name,
+                version=config.server_version,
+                metadata={"protocol": "grpc", **config.server_metadata},
+                endpoints=server.endpoints(),
+            )
             await stack.enter_async_context(self._calling)
             stack.push_async_callback(self._on_stop)
             if plan.lifespan is not None:
@@ -120,18 +130,11 @@ class Life:
             await server.start()
             await stack.enter_async_context(self._serving(server))
             server.set_serving(True)
-            self.node = Node(
-                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
-                address=advertised_address(config.server_advertise, self.bound, registry),
-                service=config.server_name,
-                version=config.server_version,
-                metadata={"protocol": "grpc", **config.server_metadata},
-                endpoints=server.endpoints(),
-            )
             await stack.enter_async_context(Advertisement(registry, self.node, config.register_interval))
             # Last in, first out: whoever asks is told before the registry is.
             stack.callback(server.set_serving, False)
             self._stack = stack.pop_all()
+        self.started = True
         log.info(
             "%s %s on %s, registered as %s (%s, selector %s, balancer %s)",
             config.server_name,

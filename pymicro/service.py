@@ -249,9 +249,12 @@ class Service:
             raise PymicroError(f"{self.name} is running already")
         if self._config is None:
             self._init(())
-        running = Life(self, self._plan, self.calling)
-        await running.start()
-        self._running = running
+        running = self._running = Life(self, self._plan, self.calling)
+        try:
+            await running.start()
+        except BaseException:
+            self._running = None
+            raise
         return self
 
     async def __aexit__(
@@ -287,58 +290,55 @@ class Service:
             raise SystemExit(code)
 
     async def _main(self) -> int:
+        """Live until a signal; returns the exit code."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
-        main = asyncio.current_task()
-        assert main is not None
-        running = Life(self, self._plan, self.calling)
+        running = self._running = Life(self, self._plan, self.calling)
+        # Start and stop in one task, as whatever `lifespan` enters has to be left.
+        life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 
         def on_signal(number: signal.Signals) -> None:
             received.append(number)
             if len(received) > 1:
                 running.hurry()
-            else:
-                log.info("%s received, stopping", number.name)
-                stopping.set()
+                return
+            log.info("%s received, stopping", number.name)
+            stopping.set()
+            if not running.started:
+                life.cancel()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)
         try:
-            starting = asyncio.create_task(running.start(), name="start")
-            signalled = asyncio.create_task(stopping.wait(), name="wait for a signal")
-            await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
-                starting.cancel()
-            try:
-                await starting
-            except asyncio.CancelledError:
-                if not received:
-                    raise
-                return 128 + received[1] if len(received) > 1 else 0
-            except ConfigError:
+            await life
+        except asyncio.CancelledError:
+            if not received:
                 raise
-            except PymicroError as exc:
-                log.error("%s could not start: %s", self.name, exc)
-                return 1
-            except Exception:
-                log.exception("%s could not start", self.name)
-                return 1
-            finally:
-                signalled.cancel()
-            self._running = running
-            try:
-                await stopping.wait()
-            finally:
-                await running.stop()
-                self._running = None
-            if len(received) > 1:
-                return 128 + received[1]
-            log.info("%s has stopped", self.name)
-            return 0
+        except ConfigError:
+            raise  # the user's input, which run() reports
+        except PymicroError as exc:
+            log.error("%s could not start: %s", self.name, exc)
+            return 1
+        except Exception:
+            log.exception("%s %s", self.name, "failed" if running.started else "could not start")
+            return 1
         finally:
+            self._running = None
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+        if len(received) > 1:
+            return 128 + received[1]
+        log.info("%s has stopped", self.name)
+        return 0
+
+
+async def _live(life: Life, stopping: asyncio.Event) -> None:
+    await life.start()
+    try:
+        await stopping.wait()
+    finally:
+        await life.stop()
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

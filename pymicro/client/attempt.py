@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome, Pick
-from pymicro.client.node_channel import NodeChannel
+from pymicro.client.node_channel import Cancellable, NodeChannel
 
-__all__ = ["Attempt", "Live", "outcome_of"]
+__all__ = ["Attempt", "outcome_of"]
 
 log = logging.getLogger("pymicro.client")
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 _OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
-
-
-class Live(Protocol):
-    """Something a channel ends when it is closed."""
-
-    def cancel(self) -> bool:
-        """End it now; False if it had ended."""
-        ...
 
 
 def _now(value: Any) -> Any:
@@ -62,19 +54,21 @@ class Attempt:
 
     __slots__ = ("_callee", "_live", "call", "channel", "pick")
 
-    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Live], callee: str) -> None:
+    def __init__(
+        self, call: Any, pick: Pick, channel: NodeChannel, live: set[Cancellable], callee: str
+    ) -> None:
         self._callee = callee
         self.call = call
         self.pick = pick
         self.channel = channel
         self._live = live
-        channel.in_flight += 1
+        channel.calls.add(self)
         live.add(self)
         call.add_done_callback(self)
 
     def __call__(self, call: Any) -> None:
         self._live.discard(self)
-        self.channel.ended()
+        self.channel.ended(self)
         outcome = outcome_of(call)
         self.pick.done(outcome)
         if log.isEnabledFor(logging.DEBUG):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import grpc.aio
 
-from pymicro.client.attempt import Attempt, Live
+from pymicro.client.attempt import Attempt
 from pymicro.client.multicallable import (
     MethodSpec,
     StreamStreamMultiCallable,
@@ -19,6 +19,7 @@ from pymicro.client.multicallable import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
+from pymicro.client.node_channel import Cancellable
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter, Target
 from pymicro.wire.shape import Shape
@@ -71,7 +72,7 @@ class Channel(grpc.aio.Channel):
     ) -> None:
         self.service = service
         self.target: Target | None = None
-        self.live: set[Live] = set()
+        self.live: set[Cancellable] = set()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
         self.intercepted = intercepted

@@ -73,8 +73,6 @@ class ClientCore:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for channel in list(self._opened):
-            for item in list(channel.live):
-                item.cancel()
             channel.forget()
         self._opened.clear()
         self._targets.clear()

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pymicro.client.attempt import Live
 from pymicro.client.ended import Ended
+from pymicro.client.node_channel import Cancellable
 from pymicro.tasks import Tasks
 
 __all__ = ["Deferred"]
@@ -32,7 +32,7 @@ class Deferred:
         begin: Callable[[], Awaitable[Any]],
         handover: Callable[[Any], bool],
         tasks: Tasks,
-        live: set[Live],
+        live: set[Cancellable],
         name: str,
         deadline: float | None,
     ) -> None:

@@ -14,7 +14,7 @@ from pymicro.config import Config
 from pymicro.node import Node
 from pymicro.tasks import Tasks
 
-__all__ = ["NodeChannel", "NodeChannels", "Spec"]
+__all__ = ["Cancellable", "NodeChannel", "NodeChannels", "Spec"]
 
 # Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
 # would block every call for 40 ms.
@@ -36,6 +36,14 @@ class Spec(Protocol):
         ...
 
 
+class Cancellable(Protocol):
+    """A call as those see it who may have to end it."""
+
+    def cancel(self) -> bool:
+        """End it now; False if it had ended."""
+        ...
+
+
 class NodeChannel:
     """A node's channel: connected when asked to, watched, closed after its last call.
 
@@ -47,7 +55,7 @@ class NodeChannel:
         state: What grpc-core said last; None before `connect`.
         changes: How often the state has changed. Whether a call can have been sent
             is told by this and `pickable`, never by the text of an error.
-        in_flight: Calls started here that have not ended.
+        calls: Those started here that have not ended.
     """
 
     __slots__ = (
@@ -59,9 +67,9 @@ class NodeChannel:
         "_real",
         "_tasks",
         "_watch",
+        "calls",
         "changes",
         "failed",
-        "in_flight",
         "node",
         "pickable",
         "retired",
@@ -81,7 +89,7 @@ class NodeChannel:
         self.failed = False
         self.retired = False
         self.state: grpc.ChannelConnectivity | None = None
-        self.in_flight = 0
+        self.calls: set[Cancellable] = set()
         self.changes = 0
         self._config = config
         self._options = options
@@ -145,10 +153,10 @@ class NodeChannel:
                 self._bound[spec] = bound
             return bound
 
-    def ended(self) -> None:
+    def ended(self, call: Cancellable) -> None:
         """A call started here has ended."""
-        self.in_flight -= 1
-        if self.retired and not self.in_flight:
+        self.calls.discard(call)
+        if self.retired and not self.calls:
             self._close_soon()
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -164,7 +172,7 @@ class NodeChannel:
         """The node has left: no new calls; close after the last one in flight."""
         self.retired = True
         self.pickable = False
-        if not self.in_flight:
+        if not self.calls:
             self._close_soon()
 
     def _close_soon(self) -> None:
@@ -177,6 +185,8 @@ class NodeChannel:
         """End the calls in flight and the connection."""
         self.retired = True
         self.pickable = False
+        for call in list(self.calls):
+            call.cancel()
         real, self._real = self._real, None
         self._bound.clear()
         if self._watch is not None:

@@ -102,7 +102,11 @@ class _Pools:
         return self._first(lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, symbol: str) -> Any:
-        return self._first(lambda pool: pool.FindFileContainingSymbol(symbol))
+        try:
+            return self._first(lambda pool: pool.FindFileContainingSymbol(symbol))
+        except KeyError:
+            # protobuf's pools do not count methods among the symbols; reflection does.
+            return self._first(lambda pool: pool.FindMethodByName(symbol)).containing_service.file
 
     def FindMessageTypeByName(self, name: str) -> Any:
         return self._first(lambda pool: pool.FindMessageTypeByName(name))

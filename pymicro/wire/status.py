@@ -132,7 +132,7 @@ def from_aio(error: AioRpcError, *, node: Node | None = None, callee: str | None
         raw = trailing.get(DETAILS_KEY)
         if raw is not None:
             rich = _unpack(code, raw)
-        if from_peer is None and any(key.startswith("pymicro-") for key in trailing.keys()):  # noqa: SIM118
+        if from_peer is None and any(key.startswith("pymicro-") for key, _ in trailing):
             from_peer = True
     return kind(
         error.details() or "",

@@ -44,7 +44,7 @@ async def test_a_server_is_not_serving_until_told_so() -> None:
 
 
 @pytest.mark.skipif(
-    not hasattr(health_pb2, "HealthListRequest"), reason="List came with grpcio-health-checking 1.72"
+    not hasattr(health_pb2, "HealthListRequest"), reason="List came with grpcio-health-checking 1.85"
 )
 async def test_list_has_every_service() -> None:
     async with serving(Keeper()) as running:

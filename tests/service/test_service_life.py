@@ -190,7 +190,13 @@ def test_hooks_and_lifespan_run_in_order_around_the_service(processes: Processes
         @asynccontextmanager
         async def lifespan(it):
             say(f"lifespan begins of {it.name}")
-            yield
+            assert it.address == it.node.address
+            async with asyncio.TaskGroup() as group:  # must be left by the task that entered it
+                task = group.create_task(asyncio.sleep(3600))
+                here = asyncio.current_task()
+                yield
+                assert asyncio.current_task() is here
+                task.cancel()
             say("lifespan ends")
 
         service = Service("greeter", version="1.0.0", lifespan=lifespan,
