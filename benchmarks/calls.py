@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -13,7 +14,7 @@ from benchmarks.figures import Bar, Figure, Row, at_least, is_one
 from benchmarks.greeter import rpc
 from benchmarks.processes import ServerProcess
 from benchmarks.rounds import Pair, Settings, Side, Work, compare
-from benchmarks.workloads import bidi, server_streaming, unary
+from benchmarks.workloads import bidi, server_streaming, short_streams, unary
 
 __all__ = ["CHANNELS", "control", "server", "streams", "ten_nodes", "unary_calls"]
 
@@ -68,7 +69,7 @@ async def _rows(
     settings: Settings,
     *,
     unit: str = "calls",
-    bars: tuple[Bar, Bar] = (CLOCK, CPU),
+    bars: tuple[Bar | None, Bar | None] = (CLOCK, CPU),
 ) -> list[Row]:
     found = await compare(opener, work, settings)
     return [
@@ -144,7 +145,10 @@ async def server(settings: Settings) -> AsyncIterator[list[Row]]:
 
 
 async def streams(settings: Settings) -> AsyncIterator[list[Row]]:
+    # Longer and fewer rounds: a stream is one call, and it is its messages that are measured.
+    longer = replace(settings, rounds=max(settings.rounds // 2, 2), seconds=settings.seconds * 3)
     for end, opener in (("channel", _clients(settings)), ("server", _servers(settings))):
         for shape, work in (("server streaming", server_streaming), ("bidi", bidi)):
-            what = f"{end}, {shape}"
-            yield await _rows("streams", what, opener, work, settings, unit="messages")
+            yield await _rows("streams", f"{end}, {shape}", opener, work, longer, unit="messages")
+        what = f"{end}, calls that stream one message"
+        yield await _rows("streams", what, opener, short_streams, settings, bars=(None, None))

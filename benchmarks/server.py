@@ -45,6 +45,8 @@ class Bare(rpc.GreeterServicer):  # type: ignore[misc]
     async def GreetAll(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
+        async for _ in requests:
+            pass
         # So that a client can see which of its nodes are in use.
         return pb.HelloReply(address=self.address)
 
@@ -87,6 +89,12 @@ async def pymicro(ports: int) -> AsyncIterator[list[str]]:
                 yield COUNT
 
         @handler
+        async def greet_all(self, requests: AsyncIterator[pb.HelloRequest]) -> pb.HelloReply:
+            async for _ in requests:
+                pass
+            return REPLY
+
+        @handler
         async def chat(self, messages: AsyncIterator[pb.ChatMessage]) -> AsyncIterator[pb.ChatMessage]:
             async for message in messages:
                 yield message
@@ -95,7 +103,7 @@ async def pymicro(ports: int) -> AsyncIterator[list[str]]:
         raise SystemExit("a pymicro server has one port")
     # The memory registry keeps the benchmark out of the folder where the machine's services meet.
     service = Service("greeter", registry="memory")
-    service.add(Greeter(), pb, partial=True)
+    service.add(Greeter(), pb)
     async with service:
         yield [service.address]
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.greeter import REQUEST, TEXT, pb
 from benchmarks.rounds import Work
 
-__all__ = ["bidi", "server_streaming", "unary"]
+__all__ = ["bidi", "server_streaming", "short_streams", "unary"]
 
 
 def unary(in_flight: int) -> Work:
@@ -53,3 +53,13 @@ async def bidi(stub: Any, count: int) -> None:
         seen += 1
     if seen != count:
         raise RuntimeError(f"the stream ended after {seen} of {count} messages")
+
+
+async def short_streams(stub: Any, count: int) -> None:
+    """`count` calls, one after the other, that send one message each: what a stream costs at its ends."""
+
+    async def message() -> AsyncIterator[Any]:
+        yield REQUEST
+
+    for _ in range(count):
+        await stub.GreetAll(message())

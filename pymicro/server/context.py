@@ -83,7 +83,7 @@ class Serving:
     thread: int = field(default_factory=threading.get_ident)
 
 
-class CallContext(ServicerContext):  # type: ignore[type-arg]  # generic to type checkers only since grpcio 1.5x's stubs
+class CallContext(ServicerContext[Any, Any]):
     """One served call; all that grpc's `ServicerContext` offers, and more.
 
     Everything is looked up when it is asked for. Good while the handler runs:

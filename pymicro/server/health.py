@@ -2,7 +2,7 @@
 
 Written on the package's messages and not on its servicer, which says SERVING
 from construction, lacks List, and whose Watch breaks under interceptors that
-iterate (design notes in ARCHITECTURE.md).
+iterate: it is a coroutine that writes.
 """
 
 from __future__ import annotations

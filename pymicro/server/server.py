@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from pymicro.errors import HandlerMismatch, HandlersError
+from pymicro.errors import HandlerMismatch, HandlersError, PymicroError
 from pymicro.handlers import HandlerTable, adopt, build, method_handlers
 from pymicro.interceptors.server import ServerInterceptor, split
 from pymicro.server import health as health_service
@@ -68,6 +68,9 @@ class Server:
         self._serving: Serving | None = None
         self._health: health_service.Health | None = None
         self._server: grpc.aio.Server | None = None
+        self._stopping = False
+        self._stopped = asyncio.Event()
+        self._broken: BaseException | None = None
 
     # Handlers
 
@@ -149,7 +152,13 @@ class Server:
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
+        before = asyncio.all_tasks()
         await self._bound().start()
+        # grpc only logs it if its accept loop breaks, and `wait_for_termination`
+        # does not return then as long as one call is open. So watch the task itself.
+        for task in asyncio.all_tasks() - before:
+            if getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop"):
+                task.add_done_callback(self._accept_loop_ended)
 
     def set_serving(self, serving: bool) -> None:
         """What health says."""
@@ -168,11 +177,25 @@ class Server:
         May be called again with less grace. Returns in bounded time also when
         handlers ignore their cancellation; the log then names them.
         """
+        self._stopping = True
         self.begin_drain()
         if self._server is not None:
             await self._server.stop(grace)
             await self._cleaned_up()
         self._threads.close()
+        self._stopped.set()
+
+    async def wait_until_stopped(self) -> None:
+        """Return once `stop` has been called and is done.
+
+        Raises:
+            PymicroError: grpc's accept loop broke: nobody is answered any more,
+                and this server cannot be started again. With grpcio 1.85 one
+                request does that, one whose path is no UTF-8.
+        """
+        await self._stopped.wait()
+        if self._broken is not None:
+            raise PymicroError(f"grpc's accept loop broke: {self._broken!r}") from self._broken
 
     @property
     def in_progress(self) -> int:
@@ -213,6 +236,11 @@ class Server:
         }
         given = {name for name, _ in self._options}
         return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
+
+    def _accept_loop_ended(self, task: asyncio.Task[Any]) -> None:
+        if not self._stopping and not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+            self._stopped.set()
 
     async def _cleaned_up(self) -> None:
         deadline = asyncio.get_running_loop().time() + _CLEANUP

@@ -47,13 +47,26 @@ class Running:
             response_deserializer=response.FromString,
         )
 
-    async def ask(self, name: str, *words: str, **options: Any) -> list[str]:
-        """Call a rpc with animals (or a query) of these names; the names (or the count) answered."""
+    async def ask(self, name: str, *words: str, ends: bool = True, **options: Any) -> list[str]:
+        """Call a rpc with animals (or a query) of these names; the names (or the count) answered.
+
+        Args:
+            ends: Whether a request stream is closed after the words given, if any. A
+                handler that fails before it has read that far must be called
+                without: where a write of grpc.aio's client meets a call that
+                has ended, the client replaces the status by an INTERNAL of its own.
+        """
         options.setdefault("timeout", 20)
         request, _ = MESSAGES[name]
         rpc, kind = self.rpc(name), KINDS[name]
-        messages = [request(name=word) for word in words or ("ant",)]
-        call = rpc(messages[0], **options) if kind.startswith("unary") else rpc(iter(messages), **options)
+        if kind.startswith("unary"):
+            call = rpc(request(name=words[0] if words else "ant"), **options)
+        elif ends:
+            call = rpc(iter([request(name=word) for word in words or ("ant",)]), **options)
+        else:
+            call = rpc(**options)
+            for word in words:
+                await call.write(request(name=word))
         if kind.endswith("stream"):
             return [message.name async for message in call]
         reply = await call
@@ -106,3 +119,13 @@ def everything_in(error: grpc.aio.AioRpcError) -> str:
     """All that a caller can read in a failed call."""
     parts = [error.details(), tuple(error.initial_metadata() or ()), tuple(error.trailing_metadata() or ())]
     return " ".join(map(str, [*parts, error.debug_error_string()]))
+
+
+async def stops_growing(value: Callable[[], int]) -> int:
+    """What a number ends at: it has stood still for 0.3 s."""
+    last, since = value(), asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - since < 0.3:  # that it stands still has no event
+        await asyncio.sleep(0.02)
+        if value() != last:
+            last, since = value(), asyncio.get_running_loop().time()
+    return last

@@ -66,7 +66,7 @@ async def test_an_interceptor_refuses_by_raising_and_nothing_runs() -> None:
 
     async with serving(Never(), source=KEEPER, interceptors=[closed]) as running:
         for name in ("Import", "Talk"):
-            error = await running.failure(name)
+            error = await running.failure(name, ends=False)
             assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, "who are you?")
 
 
@@ -100,7 +100,7 @@ async def test_interceptors_turn_exceptions_into_others(
 
     async with serving(Missing(), source=KEEPER, interceptors=[translate]) as running:
         for name in NAMES:
-            error = await running.failure(name, metadata=[("x-what", "ant")])
+            error = await running.failure(name, ends=False, metadata=[("x-what", "ant")])
             assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no ant")
             assert "secret" not in everything_in(error)
     assert not caplog.records

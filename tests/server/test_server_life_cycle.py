@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pymicro.config import Config
-from pymicro.errors import ConfigError, HandlersError, StartError
+from pymicro.errors import ConfigError, HandlersError, PymicroError, StartError
 from pymicro.handlers import handler
 from pymicro.server.context import CallContext
 from pymicro.server.server import Server
@@ -262,3 +262,47 @@ async def test_the_users_options_win() -> None:
         assert await running.ask("Import", "ant") == ["ANT"]
         error = await running.failure("Import", "x" * 200)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def headers_with_path(path: bytes) -> bytes:
+    """An HTTP/2 connection's first bytes: preface, settings, and a call of `path` (RFC 9113, RFC 7541)."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    def text(value: bytes) -> bytes:
+        return bytes([len(value)]) + value
+
+    block = b"\x83\x86\x04" + text(path) + b"\x01" + text(b"x")  # POST, http, :path, :authority
+    block += b"\x0f\x10" + text(b"application/grpc") + b"\x00" + text(b"te") + text(b"trailers")
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 5, 1, block)
+
+
+async def test_an_accept_loop_that_breaks_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Keeper()) as running:
+        watching = asyncio.create_task(running.server.wait_until_stopped())
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(headers_with_path(b"/a\xff/b"))
+        try:
+            await asyncio.wait({watching}, timeout=2)
+            if watching.done():
+                with pytest.raises(PymicroError, match="accept loop broke: UnicodeDecodeError"):
+                    await watching
+            else:  # a grpcio that does not break
+                assert await running.ask("Import") == ["ANT"]
+                watching.cancel()
+                await asyncio.wait({watching})
+        finally:
+            writer.close()
+
+
+async def test_waiting_for_the_end_may_be_given_up() -> None:
+    async with serving(Keeper()) as running:
+        watching = asyncio.create_task(running.server.wait_until_stopped())
+        await running.ask("Import")
+        watching.cancel()
+        await asyncio.wait({watching})
+        again = asyncio.create_task(running.server.wait_until_stopped())
+        await running.ask("Import")
+        await running.server.stop(1)
+        await again
