@@ -66,6 +66,7 @@ class Advertisement:
         self._registry = registry
         self._node = node
         self._interval = interval
+        self._withdrawn = False
         self._tasks = Tasks(f"registration of {node.service}")
 
     async def __aenter__(self) -> Self:
@@ -82,8 +83,15 @@ class Advertisement:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.withdraw()
+
+    async def withdraw(self) -> None:
+        """Take the node back now, if that has not been done."""
+        if self._withdrawn:
+            return
+        self._withdrawn = True
         # First, so that no renewal brings the node back.
-        await self._tasks.__aexit__(kind, exc, traceback)
+        await self._tasks.__aexit__(None, None, None)
         try:
             async with asyncio.timeout(DEREGISTER_TIMEOUT):
                 await self._registry.deregister(self._node)

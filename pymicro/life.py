@@ -22,6 +22,7 @@ from pymicro.address import join_address
 from pymicro.advertise import Advertisement, advertised_address
 from pymicro.assemble import Calling, log_settings
 from pymicro.config import Config
+from pymicro.errors import PymicroError
 from pymicro.node import Node
 from pymicro.server.server import Server
 
@@ -70,6 +71,7 @@ class Life:
         bound: Host and port it listens on, once they are bound.
         node: What is registered later in the start; known to hooks and handlers.
         started: Whether the start is over.
+        broken: Set when the server has ended by itself.
     """
 
     def __init__(self, service: object, plan: Plan, calling: Calling) -> None:
@@ -80,6 +82,7 @@ class Life:
         self._stack = AsyncExitStack()
         self._hurried = asyncio.Event()
         self.started = False
+        self.broken = asyncio.Event()
         self.bound = ("", 0)
         self.node = Node("", "")
 
@@ -130,7 +133,9 @@ class Life:
             await server.start()
             await stack.enter_async_context(self._serving(server))
             server.set_serving(True)
-            await stack.enter_async_context(Advertisement(registry, self.node, config.register_interval))
+            advertisement = Advertisement(registry, self.node, config.register_interval)
+            await stack.enter_async_context(advertisement)
+            await stack.enter_async_context(self._watched(server, advertisement))
             # Last in, first out: whoever asks is told before the registry is.
             stack.callback(server.set_serving, False)
             self._stack = stack.pop_all()
@@ -149,6 +154,25 @@ class Life:
     async def stop(self) -> None:
         """Undo everything, in the opposite order."""
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
+        """Notice a server that breaks: nobody must be sent to it any more."""
+
+        async def watch() -> None:
+            try:
+                await server.wait_until_stopped()
+            except PymicroError as exc:
+                log.critical("%s serves nobody any more: %s", self._config.server_name, exc)
+                self.broken.set()
+                await advertisement.withdraw()
+
+        watching = asyncio.create_task(watch(), name="watch the server")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
 
     async def _stop_server(self, server: Server) -> None:
         await server.stop(0)

@@ -273,7 +273,7 @@ class Service:
         Calls `init()` if nobody did.
 
         Raises:
-            SystemExit: 1 if it could not start, 2 for bad input or handlers that
+            SystemExit: 1 if it could not start or its server broke, 2 for bad input or handlers that
                 do not fit, 128 + the signal's number after a second signal.
         """
         self.ran = True
@@ -330,14 +330,18 @@ class Service:
         if len(received) > 1:
             return 128 + received[1]
         log.info("%s has stopped", self.name)
-        return 0
+        return 1 if running.broken.is_set() else 0
 
 
 async def _live(life: Life, stopping: asyncio.Event) -> None:
+    """From start to stop, in one task."""
     await life.start()
+    waits = [asyncio.create_task(event.wait()) for event in (stopping, life.broken)]
     try:
-        await stopping.wait()
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for wait in waits:
+            wait.cancel()
         await life.stop()
 
 

@@ -129,3 +129,17 @@ async def stops_growing(value: Callable[[], int]) -> int:
         if value() != last:
             last, since = value(), asyncio.get_running_loop().time()
     return last
+
+
+def headers_with_path(path: bytes) -> bytes:
+    """An HTTP/2 connection's first bytes: preface, settings, and a call of `path` (RFC 9113, RFC 7541)."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    def text(value: bytes) -> bytes:
+        return bytes([len(value)]) + value
+
+    block = b"\x83\x86\x04" + text(path) + b"\x01" + text(b"x")  # POST, http, :path, :authority
+    block += b"\x0f\x10" + text(b"application/grpc") + b"\x00" + text(b"te") + text(b"trailers")
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 5, 1, block)

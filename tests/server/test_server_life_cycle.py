@@ -19,7 +19,7 @@ from pymicro.handlers import handler
 from pymicro.server.context import CallContext
 from pymicro.server.server import Server
 from tests.protos import zoo_pb2 as pb
-from tests.server.serving import eventually, serving
+from tests.server.serving import eventually, headers_with_path, serving
 from tests.server.test_dispatch import Keeper
 
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
@@ -262,20 +262,6 @@ async def test_the_users_options_win() -> None:
         assert await running.ask("Import", "ant") == ["ANT"]
         error = await running.failure("Import", "x" * 200)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def headers_with_path(path: bytes) -> bytes:
-    """An HTTP/2 connection's first bytes: preface, settings, and a call of `path` (RFC 9113, RFC 7541)."""
-
-    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-    def text(value: bytes) -> bytes:
-        return bytes([len(value)]) + value
-
-    block = b"\x83\x86\x04" + text(path) + b"\x01" + text(b"x")  # POST, http, :path, :authority
-    block += b"\x0f\x10" + text(b"application/grpc") + b"\x00" + text(b"te") + text(b"trailers")
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 5, 1, block)
 
 
 async def test_an_accept_loop_that_breaks_is_noticed(caplog: pytest.LogCaptureFixture) -> None:

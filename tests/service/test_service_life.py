@@ -11,6 +11,7 @@ from textwrap import dedent
 import pytest
 
 from tests.processes import Process, Processes
+from tests.server.serving import headers_with_path
 
 LISTENS = r"greeter .* on (127\.0\.0\.1:\d+), registered"
 
@@ -331,3 +332,19 @@ def test_a_removed_record_is_written_again(processes: Processes, write: object, 
     watch = processes.pymicro("nodes", "greeter", "-w")
     watch.wait_for("greeter-")
     assert server.stop() == 0
+
+
+def test_a_server_that_breaks_is_deregistered_and_ends_with_1(processes: Processes, write: object) -> None:
+    server = start(processes, write())  # type: ignore[operator]
+    host, _, port = server.wait_for(LISTENS)[1].partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(headers_with_path(b"/a\xff/b"))
+        connection.settimeout(10)
+        try:
+            server.wait_for("serves nobody any more", timeout=5)
+        except AssertionError:
+            # A grpcio that is not broken by a path that is no UTF-8: then it serves on.
+            assert call(processes, f"{host}:{port}", "x").wait() == 0
+            return
+        assert server.wait() == 1, server.report()
+    assert processes.pymicro("nodes", "greeter").wait() == 1
