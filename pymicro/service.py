@@ -59,7 +59,7 @@ class Service:
         settings: Every setting, as keywords; see `pymicro.config.Config`.
 
     Attributes:
-        calling: The client in it: channels, nodes, services.
+        client: The client in it: `channel`, `nodes`, `watch_nodes`, `services`.
         ran: Whether `run()` has been called.
     """
 
@@ -86,7 +86,7 @@ class Service:
         if not name:
             raise ConfigError("a service needs a name")
         self._code = values
-        self.calling = Calling(instances, client_interceptors, client_options)
+        self.client = Calling(instances, client_interceptors, client_options)
         self.ran = False
         self._plan = Plan(
             interceptors=tuple(interceptors),
@@ -192,7 +192,7 @@ class Service:
             if config != self._config:
                 raise ConfigError("init() was called before, with other settings")
             return
-        self.calling.equip(config)
+        self.client.equip(config)
         self._config = config
 
     # Calling others
@@ -209,7 +209,7 @@ class Service:
         compression: grpc.Compression | None = None,
     ) -> Channel:
         """A channel to another service; see `Client.channel`. May be called at once."""
-        return self.calling.channel(
+        return self.client.channel(
             service,
             version=version,
             metadata=metadata,
@@ -249,7 +249,7 @@ class Service:
             raise PymicroError(f"{self.name} is running already")
         if self._config is None:
             self._init(())
-        running = self._running = Life(self, self._plan, self.calling)
+        running = self._running = Life(self, self._plan, self.client)
         try:
             await running.start()
         except BaseException:
@@ -294,7 +294,7 @@ class Service:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
-        running = self._running = Life(self, self._plan, self.calling)
+        running = self._running = Life(self, self._plan, self.client)
         # Start and stop in one task, as whatever `lifespan` enters has to be left.
         life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 

@@ -234,7 +234,7 @@ def test_a_flag_beats_the_environment_beats_code_but_not_an_instance(
     registry = MemoryRegistry()
     given = Service("greeter", registry=registry)
     given.init(["--registry", "local"])
-    assert given.calling.registry is registry
+    assert given.client.registry is registry
 
 
 async def test_unicode_names_work_from_end_to_end(registry_folder: str) -> None:
