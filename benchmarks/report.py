@@ -16,7 +16,7 @@ from benchmarks.rounds import Settings
 
 __all__ = ["HEADER", "line", "machine", "write_json"]
 
-_WIDTHS = (9, 52, 9, 15, 8, 7)
+_WIDTHS = (9, 56, 7, 15, 9, 7)
 
 
 def _cells(*cells: str) -> str:

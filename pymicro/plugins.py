@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymicro.errors import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["BALANCERS", "REGISTRIES", "SELECTORS", "did_you_mean", "known", "load"]
 
@@ -21,6 +23,8 @@ _NOUNS = {REGISTRIES: "registry", SELECTORS: "selector", BALANCERS: "balancer"}
 
 @cache
 def _found(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # a quarter of the time that importing a client takes
+
     # A stranger's plug-in may not replace a built-in one by taking its name:
     # the built-in comes last and wins.
     found = sorted(entry_points(group=group), key=lambda point: point.value.startswith("pymicro."))

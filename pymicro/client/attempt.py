@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -10,8 +11,9 @@ import grpc.aio
 
 from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome, Pick
 from pymicro.client.node_channel import Cancellable, NodeChannel
+from pymicro.node import Node
 
-__all__ = ["Attempt", "outcome_of"]
+__all__ = ["Attempt", "log_end", "logs_calls", "outcome_of"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -52,12 +54,9 @@ class Attempt:
     that a stream dropped by its reader can be collected.
     """
 
-    __slots__ = ("_callee", "_live", "call", "channel", "pick")
+    __slots__ = ("_live", "call", "channel", "pick")
 
-    def __init__(
-        self, call: Any, pick: Pick, channel: NodeChannel, live: set[Cancellable], callee: str
-    ) -> None:
-        self._callee = callee
+    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Cancellable]) -> None:
         self.call = call
         self.pick = pick
         self.channel = channel
@@ -69,12 +68,24 @@ class Attempt:
     def __call__(self, call: Any) -> None:
         self._live.discard(self)
         self.channel.ended(self)
-        outcome = outcome_of(call)
-        self.pick.done(outcome)
-        if log.isEnabledFor(logging.DEBUG):
-            ended = "cancelled here" if outcome.local else f"status {outcome.code}"
-            log.debug("%s on %s: %s", self._callee, self.channel.node.address, ended)
+        self.pick.done(outcome_of(call))
 
     def cancel(self) -> bool:
         """Cancel the real call; False if it had ended."""
         return bool(self.call.cancel())
+
+
+def logs_calls() -> bool:
+    """Whether calls are logged: asked once for each channel, not for each call."""
+    return log.isEnabledFor(logging.DEBUG)
+
+
+def log_end(callee: str, node: Node) -> Callable[[Any], None]:
+    """A done callback that writes a line about the call."""
+
+    def write(call: Any) -> None:
+        outcome = outcome_of(call)
+        ended = "cancelled here" if outcome.local else f"status {outcome.code}"
+        log.debug("%s on %s: %s", callee, node.address, ended)
+
+    return write

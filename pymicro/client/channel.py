@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import grpc.aio
 
-from pymicro.client.attempt import Attempt
+from pymicro.client.attempt import Attempt, logs_calls
 from pymicro.client.multicallable import (
     MethodSpec,
     StreamStreamMultiCallable,
@@ -58,6 +58,7 @@ class Channel(grpc.aio.Channel):
         timeout: Seconds a unary call may take unless told otherwise; None for no limit.
         live: Calls in flight, to end when the channel is closed.
         forwarded: Keys of request metadata that onward calls carry along.
+        logged: Whether each call is a line in the log.
         intercepted: The interceptors; None without any.
     """
 
@@ -75,6 +76,7 @@ class Channel(grpc.aio.Channel):
         self.live: set[Cancellable] = set()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
+        self.logged = False
         self.intercepted = intercepted
         self._core = core
         self._filter = which
@@ -103,6 +105,7 @@ class Channel(grpc.aio.Channel):
             given = self._given_timeout
             self.timeout = core.timeout if isinstance(given, Unset) else given
             self.forwarded = core.forwarded
+            self.logged = logs_calls()
         return self.target
 
     def forget(self) -> None:

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from pymicro.balancer.base import CANCELLED, CallInfo, Pick
-from pymicro.client.attempt import Attempt
+from pymicro.client.attempt import Attempt, log_end
 from pymicro.client.call import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -166,7 +166,8 @@ class MultiCallable:
         compression: grpc.Compression | None,
     ) -> Any:
         """Start a call inside all interceptors; every argument is final."""
-        found = self._channel.open().pick(self._spec.info)
+        channel = self._channel
+        found = (channel.target or channel.open()).pick(self._spec.info)
         if found is None:
             return self._start_later(
                 request, timeout, metadata, credentials, bool(wait_for_ready), compression
@@ -197,7 +198,10 @@ class MultiCallable:
         except BaseException:
             pick.done(CANCELLED)
             raise
-        Attempt(call, pick, node_channel, self._channel.live, self.callee)
+        channel = self._channel
+        Attempt(call, pick, node_channel, channel.live)
+        if channel.logged:
+            call.add_done_callback(log_end(self.callee, pick.node))
         return call
 
     def _start_later(

@@ -185,7 +185,8 @@ async def test_an_onward_error_nobody_catches_is_internal_and_says_nothing(
             await stub.SayHello(pb.HelloRequest(name="absent"))
         assert "nobody of that name" not in str(caught.value)
         assert "back/greeter.v1.Greeter/SayHello" not in str(caught.value)
-        assert "back/greeter.v1.Greeter/SayHello" in caplog.text
+    # Stopped: the line is written after the answer has gone out.
+    assert "back/greeter.v1.Greeter/SayHello" in caplog.text
 
 
 async def test_cancelling_the_first_call_cancels_the_onward_one() -> None:
