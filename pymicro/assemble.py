@@ -15,7 +15,7 @@ from pymicro.client.core import ClientCore
 from pymicro.client.intercepted import Interception
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
-from pymicro.config import Config, in_pod, settings
+from pymicro.config import Config, in_pod, settings, unknown_environment
 from pymicro.discovery import Directory
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.node import Node, NodeSet
@@ -169,12 +169,7 @@ class Calling:
         _, registry, directory, selector = self._parts
         if self._open:
             raise PymicroError("this client is open already")
-        if in_pod() and self._instances.registry is None and self.config.source("registry") == "default":
-            # Never guessed: a pod that meant Kubernetes must not quietly be alone.
-            log.warning(
-                "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",
-                self.config.registry,
-            )
+        _log_settings(self.config, given_registry=self._instances.registry is not None)
         async with AsyncExitStack() as stack:
             if selector.uses_registry:
                 await stack.enter_async_context(registry)
@@ -269,8 +264,10 @@ class Calling:
         return await self.registry.services()
 
 
-def log_settings(config: Config) -> None:
-    """One line for each thing about the settings somebody may stumble over."""
+def _log_settings(config: Config, *, given_registry: bool) -> None:
+    """A line for each thing about the settings that somebody may stumble over."""
+    for line in unknown_environment():
+        log.info("%s", line)
     ignored = [
         config.source(name)
         for name, setting in settings().items()
@@ -280,3 +277,9 @@ def log_settings(config: Config) -> None:
         log.info("go-micro settings that change nothing here: %s", ", ".join(ignored))
     if config.source("client_retries") != "default":
         log.info("client_retries (%s) has no effect yet", config.source("client_retries"))
+    if in_pod() and not given_registry and config.source("registry") == "default":
+        # Never guessed: a pod that meant Kubernetes must not quietly be alone.
+        log.warning(
+            "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",
+            config.registry,
+        )

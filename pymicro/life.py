@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pymicro import config as configuration
 from pymicro.address import join_address
 from pymicro.advertise import Advertisement, advertised_address
-from pymicro.assemble import Calling, log_settings
+from pymicro.assemble import Calling
 from pymicro.config import Config
 from pymicro.errors import PymicroError
 from pymicro.node import Node
@@ -99,9 +99,6 @@ class Life:
             RegistryError: The registry cannot work here.
         """
         plan, config = self._plan, self._config
-        for line in configuration.unknown_environment():
-            log.info("%s", line)
-        log_settings(config)
         server = Server(
             config, interceptors=plan.interceptors, options=plan.options, compression=plan.compression
         )

@@ -300,3 +300,30 @@ async def test_unreachable_nodes_make_the_selector_look_again() -> None:
         with pytest.raises(pymicro.Unavailable):
             await stub(client).SayHello(hello())
         assert selector.refreshed == ["greeter"]
+
+
+async def test_behind_a_name_grpc_core_takes_the_addresses_in_turn() -> None:
+    async with backend() as first, backend() as second:
+        both = f"ipv4:{first.node.address},{second.node.address}"
+        selector = _Selector(pymicro.NodeSet.of([Node("name", both, "greeter", kind="name")]))
+        async with Client(selector=selector) as client:
+            greet = stub(client)
+            async with asyncio.timeout(20):
+                while not (first.calls and second.calls):  # both are connected
+                    await greet.SayHello(hello())
+            before = first.calls, second.calls
+            for _ in range(20):
+                await greet.SayHello(hello())
+            assert (first.calls - before[0], second.calls - before[1]) == (10, 10)
+
+
+async def test_settings_that_do_nothing_are_said_when_a_client_is_opened(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MICRO_BROKER", "http")
+    monkeypatch.setenv("MICRO_REGISTY", "http")
+    with caplog.at_level("INFO", "pymicro"):
+        async with Client(registry=MemoryRegistry(), client_retries=3):
+            pass
+    for words in ("MICRO_BROKER", "MICRO_REGISTY is no setting", "client_retries (code) has no effect yet"):
+        assert words in caplog.text
