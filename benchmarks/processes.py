@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import TracebackType
@@ -77,10 +78,19 @@ class ServerProcess:
 def run_python(*arguments: str) -> str:
     """What a Python process with these arguments prints.
 
+    Compiled code is kept, as for everybody who did not switch that off: else
+    importing would be measured with the compiler.
+
     Raises:
         subprocess.CalledProcessError: It failed; its stderr is ours.
     """
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=120
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return done.stdout
