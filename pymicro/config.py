@@ -209,12 +209,16 @@ class Config:
         LIST, (), "the registry's own address; its meaning is the registry's"
     )
     registry_namespace: tuple[str, ...] = _setting(
-        LIST, (), "namespaces to look in (kubernetes); the own one if unset, * for all"
+        LIST, (), "namespaces to look in, where the registry has any; the own one if unset, * for all"
     )
     registry_advertise: str = _setting(
-        _one_of("auto", "patch", "labels", "none"), "auto", "how the own node is published"
+        _one_of("auto", "patch", "labels", "none"),
+        "auto",
+        "how the own node is published, where the registry knows several ways",
     )
-    register_ttl: int = _setting(COUNT, 60, "seconds a registration lives unless renewed")
+    register_ttl: int = _setting(
+        COUNT, 60, "seconds a registration lives unless renewed, where the registry forgets"
+    )
     register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
     selector: str = _setting(TEXT, "registry", "where a service's node sets come from")
     balancer: str = _setting(TEXT, "round_robin", "which node a call takes")

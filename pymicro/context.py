@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pymicro.errors import PymicroError
 
-__all__ = ["CallScope", "bound_timeout", "current_scope", "detached", "scope"]
+__all__ = ["CallScope", "NoCall", "current_scope", "detached", "scope"]
 
 
 class CallScope(Protocol):
@@ -42,17 +42,6 @@ def current_scope() -> CallScope | None:
     """The call being served here, while its handler runs."""
     found = scope.get()
     return found if found is not None and found.active else None
-
-
-def bound_timeout(timeout: float | None) -> float | None:
-    """`timeout` seconds (None: no limit), or what the served call has left if that is less."""
-    found = scope.get()
-    if found is None or not found.active:
-        return timeout
-    remaining = found.time_remaining()
-    if remaining is None:
-        return timeout
-    return remaining if timeout is None else min(timeout, remaining)
 
 
 @contextlib.contextmanager
