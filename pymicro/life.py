@@ -124,9 +124,7 @@ class Life:
             if plan.lifespan is not None:
                 await stack.enter_async_context(_call(plan.lifespan, self._service))
             for hook in plan.start_hooks:
-                result = _call(hook, self._service)
-                if inspect.isawaitable(result):
-                    await result
+                await _run(hook, self._service)
             await server.start()
             await stack.enter_async_context(self._serving(server))
             server.set_serving(True)
@@ -202,9 +200,7 @@ class Life:
     async def _on_stop(self) -> None:
         for hook in self._plan.stop_hooks:
             try:
-                result = _call(hook, self._service)
-                if inspect.isawaitable(result):
-                    await result
+                await _run(hook, self._service)
             except Exception:
                 log.exception("on_stop failed; stopping all the same")
 
@@ -216,6 +212,13 @@ def _call(function: Callable[..., Any], service: object) -> Any:
     except TypeError:
         return function()
     return function(service)
+
+
+async def _run(hook: Hook, service: object) -> None:
+    """Call a hook, and await it if it is a coroutine function."""
+    result = _call(hook, service)
+    if inspect.isawaitable(result):
+        await result
 
 
 def _listen_address(config: Config) -> str:

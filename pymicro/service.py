@@ -336,7 +336,10 @@ class Service:
 async def _live(life: Life, stopping: asyncio.Event) -> None:
     """From start to stop, in one task."""
     await life.start()
-    waits = [asyncio.create_task(event.wait()) for event in (stopping, life.broken)]
+    waits = [
+        asyncio.create_task(stopping.wait(), name="wait for a signal"),
+        asyncio.create_task(life.broken.wait(), name="wait for a broken server"),
+    ]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
