@@ -72,7 +72,7 @@ class Advertisement:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         try:
-            registered = await self._renew()
+            registered = await self._renew(starting=True)
             self._tasks.start(self._keep(registered), "renewal")
         except BaseException:
             # Cancelled by a signal: whatever was written by then is taken back.
@@ -98,13 +98,15 @@ class Advertisement:
         except (RegistryError, TimeoutError) as error:
             log.warning("%s could not be deregistered: %s", self._node.id, error or "no answer in time")
 
-    async def _renew(self) -> bool:
+    async def _renew(self, *, starting: bool = False) -> bool:
         try:
             await self._registry.register(self._node)
         except RegistryError as exc:
             log.warning("%s could not be registered: %s; trying again", self._node.id, exc)
             return False
-        except Exception:
+        except Exception as exc:
+            if isinstance(exc, ConfigError) and starting:
+                raise
             # Somebody's plug-in; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
             return False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
+from pymicro.findings import Finding
 from pymicro.node import Node, NodeSet
 
-__all__ = ["Registry"]
+__all__ = ["Diagnosable", "Registry"]
 
 
 class Registry(Protocol):
@@ -53,7 +54,9 @@ class Registry(Protocol):
         """Make `node` known, or repair and renew it: called again each register_interval.
 
         Raises:
-            RegistryError: It could not be written.
+            RegistryError: It could not be written; the caller tries again.
+            ConfigError: It never can be (a name the registry cannot carry, say);
+                a service that starts ends with this.
         """
         ...
 
@@ -83,5 +86,19 @@ class Registry(Protocol):
 
         Raises:
             RegistryError: The registry could not be asked, or cannot list.
+        """
+        ...
+
+
+@runtime_checkable
+class Diagnosable(Protocol):
+    """A registry that can say more than "not found": what `pymicro doctor` asks for."""
+
+    def diagnose(self, service: str) -> AsyncIterator[Finding]:
+        """Why `service` is or is not found here: each thing looked at, in the order of looking.
+
+        Entered like any other use. What makes the next check pointless ends it;
+        an error is a finding, never raised. With no service (an empty string)
+        only what concerns all of them.
         """
         ...

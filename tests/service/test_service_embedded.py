@@ -287,6 +287,49 @@ async def test_a_registry_that_is_away_at_the_start_is_registered_with_later() -
         assert await registry.services() == ["greeter"]
 
 
+async def test_a_registry_that_can_never_take_the_node_ends_the_start() -> None:
+    class Refusing(MemoryRegistry):
+        asked = 0
+        accepts = False
+
+        async def register(self, node: pymicro.Node) -> None:
+            self.asked += 1
+            if not self.accepts:
+                raise pymicro.ConfigError("a name like this cannot be a label")
+            await super().register(node)
+
+    registry = Refusing()
+    service = Service("greeter", registry=registry)
+    service.add(Greeter(), pb)
+    with pytest.raises(pymicro.ConfigError, match="cannot be a label"):
+        async with service:
+            pass
+    assert registry.asked == 1
+
+
+async def test_a_service_that_runs_outlives_a_renewal_that_its_registry_calls_impossible(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Changing(MemoryRegistry):
+        asked = 0
+        again = asyncio.Event()
+
+        async def register(self, node: pymicro.Node) -> None:
+            self.asked += 1
+            if self.asked == 2:
+                raise pymicro.ConfigError("the labels are gone")
+            await super().register(node)
+            if self.asked > 2:
+                self.again.set()
+
+    registry = Changing()
+    service = Service("greeter", registry=registry, register_interval=1)
+    service.add(Greeter(), pb)
+    async with service, asyncio.timeout(20):
+        await registry.again.wait()
+    assert "the labels are gone" in caplog.text
+
+
 async def test_in_a_pod_without_a_registry_there_is_one_warning_and_everybody_is_listened_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, registry_folder: str
 ) -> None:
