@@ -67,6 +67,7 @@ class Advertisement:
         self._node = node
         self._interval = interval
         self._withdrawn = False
+        self._complaint = ""
         self._tasks = Tasks(f"registration of {node.service}")
 
     async def __aenter__(self) -> Self:
@@ -102,7 +103,10 @@ class Advertisement:
         try:
             await self._registry.register(self._node)
         except RegistryError as exc:
-            log.warning("%s could not be registered: %s; trying again", self._node.id, exc)
+            # Once: a registry that is away for an hour is asked a hundred times.
+            level = logging.DEBUG if str(exc) == self._complaint else logging.WARNING
+            self._complaint = str(exc)
+            log.log(level, "%s could not be registered: %s; trying again", self._node.id, exc)
             return False
         except Exception as exc:
             if isinstance(exc, ConfigError) and starting:
@@ -110,6 +114,7 @@ class Advertisement:
             # Somebody's plug-in; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
             return False
+        self._complaint = ""
         return True
 
     async def _keep(self, registered: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 from pymicro.backoff import Backoff
 from pymicro.errors import RegistryError
 from pymicro.latest import Latest
-from pymicro.node import EMPTY, NodeSet
+from pymicro.node import EMPTY, NodeSet, differing
 from pymicro.registry.base import Registry
 from pymicro.tasks import Tasks
 
@@ -61,8 +61,9 @@ def _count(nodes: NodeSet) -> str:
 
 def _change(old: NodeSet, new: NodeSet) -> str:
     """` (+10.0.0.1:80 -10.0.0.2:80 ~10.0.0.3:80)`: who came, left, and changed in place."""
-    before = {node.key: node for node in old}
-    after = {node.key: node for node in new}
+    gone, present = differing(old, new)
+    before = {node.key: node for node in gone}
+    after = {node.key: node for node in present}
 
     came = [("+", node) for key, node in after.items() if key not in before]
     left = [("-", node) for key, node in before.items() if key not in after]
@@ -97,7 +98,8 @@ class _Topic:
         self._confirmed = self._clock()
         old, self._nodes = self._nodes, nodes
         if old is None or nodes != old:
-            log.info("%s: %s%s", self.label, _count(nodes), _change(old or EMPTY, nodes))
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s: %s%s", self.label, _count(nodes), _change(old or EMPTY, nodes))
             self.latest.set(nodes)
 
     def fail(self, error: str) -> None:

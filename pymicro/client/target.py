@@ -16,7 +16,7 @@ from pymicro.balancer.base import CANCELLED, Balancer, CallInfo, Pick
 from pymicro.client.node_channel import NodeChannel, NodeChannels
 from pymicro.client.options import ChannelOptions
 from pymicro.errors import ConfigError, NoNode, RegistryError
-from pymicro.node import EMPTY, Node, NodeSet
+from pymicro.node import EMPTY, Node, NodeSet, differing
 from pymicro.selector.base import Selector
 from pymicro.status import DeadlineExceeded, Unavailable
 
@@ -127,11 +127,13 @@ class Target:
         nodes = self.filter.apply(nodes)
         if nodes == self.nodes:
             return
+        gone, present = differing(self.nodes or EMPTY, nodes)
         self.nodes = nodes
-        keys = {node.key for node in nodes}
-        for key in [key for key in self.channels if key not in keys]:
-            self.pool.release(self.channels.pop(key), self.options, self._changed)
-        for node in nodes:
+        keys = {node.key for node in present}
+        for node in gone:
+            if node.key not in keys:
+                self.pool.release(self.channels.pop(node.key), self.options, self._changed)
+        for node in present:
             channel = self.channels.get(node.key)
             if channel is None:
                 self.channels[node.key] = self.pool.acquire(node, self.options, self._changed)

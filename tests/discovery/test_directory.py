@@ -433,3 +433,27 @@ async def test_a_cancelled_user_still_gets_everything_closed() -> None:
     await asyncio.wait([task], timeout=PATIENCE)
     assert task.cancelled()
     assert registry.open == 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_changed_here_and_there_is_told_exactly(
+    shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the nodes that stay are the same objects or only equal ones."""
+    caplog.set_level(logging.INFO, "pymicro.discovery")
+    nodes = [node(number) for number in range(100, 200)]
+    later = [one if shared else node(number) for number, one in enumerate(nodes, 100)]
+    later[3] = node(103, version="2")
+    later[50] = node(300)
+    later += [node(99), node(200)]
+    del later[97], later[20]
+    registry = Scripted()
+    async with opened(registry) as directory:
+        reading = asyncio.ensure_future(expect(directory.watch("greeter"), later, within=PATIENCE))
+        await registry.watched(1)
+        registry.put(NodeSet.of(nodes))
+        registry.put(NodeSet.of(later))
+        await reading
+    changed = caplog.records[-1].getMessage().partition("(")[2].rstrip(")").split()
+    signs = {"+99", "+200", "+300", "-120", "-150", "-197", "~103"}
+    assert {one.replace("127.0.0.1:", "") for one in changed} == signs

@@ -266,7 +266,9 @@ async def test_ipv6_and_a_given_address_are_registered_as_they_are_bound() -> No
         assert everywhere.node.address == f"greeter.example:{port}"
 
 
-async def test_a_registry_that_is_away_at_the_start_is_registered_with_later() -> None:
+async def test_a_registry_that_is_away_at_the_start_is_registered_with_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Away(MemoryRegistry):
         fails = 2
         registered = asyncio.Event()
@@ -285,6 +287,10 @@ async def test_a_registry_that_is_away_at_the_start_is_registered_with_later() -
         async with asyncio.timeout(20):
             await registry.registered.wait()
         assert await registry.services() == ["greeter"]
+    complaints = [
+        record for record in caplog.records if "could not be registered: away" in record.getMessage()
+    ]
+    assert [record.levelname for record in complaints if record.levelname != "DEBUG"] == ["WARNING"]
 
 
 async def test_a_registry_that_can_never_take_the_node_ends_the_start() -> None:
