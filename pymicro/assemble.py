@@ -56,6 +56,7 @@ class Settings(TypedDict, total=False):
     client_retries: int
     forward_metadata: str | Sequence[str]
     max_message_size: int
+    max_connection_age: float
     handler_threads: int
     drain_delay: float | None
     stop_grace: float

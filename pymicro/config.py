@@ -232,6 +232,9 @@ class Config:
         "request metadata a handler's onward calls carry along",
     )
     max_message_size: int = _setting(SIZE, 4 << 20, "largest message sent or received")
+    max_connection_age: float = _setting(
+        DURATION, 0.0, "age at which a server ends a connection, with no call failing; 0 for never"
+    )
     handler_threads: int = _setting(
         POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are no coroutines"
     )

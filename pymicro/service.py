@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -184,10 +185,19 @@ class Service:
             print(configuration.render(self.config))  # noqa: T201
             raise SystemExit(0)
 
-    def _init(self, argv: Sequence[str]) -> None:
-        config = configuration.load(self._code, argv)
+    def settle(self, argv: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
+        """The settings that `init` would find with these flags and variables; changes nothing.
+
+        Raises:
+            ConfigError: What cannot be used, and why.
+        """
+        config = configuration.load(self._code, argv, environ)
         if not config.server_version:
             config = config.replace("default", server_version="latest")
+        return config
+
+    def _init(self, argv: Sequence[str]) -> None:
+        config = self.settle(argv)
         if self._config is not None:
             if config != self._config:
                 raise ConfigError("init() was called before, with other settings")

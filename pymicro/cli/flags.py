@@ -45,6 +45,7 @@ _GROUPS = {
         "register_interval",
         "drain_delay",
         "stop_grace",
+        "max_connection_age",
         "handler_threads",
         "forward_metadata",
         "loop",

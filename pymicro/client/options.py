@@ -53,7 +53,9 @@ def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> l
     if node.kind == "name":
         arguments += [
             ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-            # The default is 30 s: too long to follow a headless Service.
+            # grpc-core asks the DNS again when one of its connections ends or cannot be made,
+            # at the earliest this long after the last time. The default is 30 s: too long
+            # to follow a headless Service.
             ("grpc.dns_min_time_between_resolutions_ms", 5000),
         ]
     # Of two with one name grpc-core takes the first.

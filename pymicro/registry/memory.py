@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pymicro.findings import Finding
 from pymicro.latest import Latest
 from pymicro.node import Node, NodeSet
 
@@ -141,3 +142,15 @@ class MemoryRegistry:
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted."""
         return self._store.services()
+
+    async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
+        """Who is here: for the command line, which is a process of its own, nobody."""
+        names = self._store.services()
+        yield Finding("registry", "ok", f"{self.describe()}: {', '.join(names) or 'nobody'}")
+        if service and service not in names:
+            yield Finding(
+                "nodes",
+                "problem",
+                f"no node of {service} in this process, and no other process can be seen with it",
+                "a registry that several processes share is local, on one machine",
+            )

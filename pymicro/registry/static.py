@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 from pymicro.address import is_ip, join_address, split_address
 from pymicro.errors import ConfigError
+from pymicro.findings import Finding
 from pymicro.node import EMPTY, Node, NodeSet
+from pymicro.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -116,3 +118,15 @@ class StaticRegistry:
     async def services(self) -> list[str]:
         """Names of the listed services, sorted."""
         return sorted(self._sets)
+
+    async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
+        """Whether `service` is listed; its nodes may be anywhere."""
+        yield Finding("registry", "ok", f"{self.describe()}: {', '.join(sorted(self._sets)) or 'nobody'}")
+        if service and service not in self._sets:
+            near = did_you_mean(service, sorted(self._sets))
+            yield Finding(
+                "nodes",
+                "problem",
+                f"registry_address lists no node of {service}{near}",
+                f"add {service}=HOST:PORT to registry_address",
+            )

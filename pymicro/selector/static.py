@@ -30,6 +30,12 @@ class StaticSelector:
     are `STATIC_SELECTOR_DOMAIN_NAME` and `STATIC_SELECTOR_PORT_NUMBER` (8080) of
     the environment, as in go-micro. The registry is never asked.
 
+    Calls take the name's addresses in turn: all pods of a headless Service, the one
+    ClusterIP of another. The DNS says nothing when they change; it is asked again
+    when a connection ends or cannot be made, at most every 5 s. So what left is noticed
+    at once, and what came when a connection ends: `max_connection_age` of the servers
+    sees to that.
+
     Args:
         config: As every selector has it; nothing is read from it.
         directory: As every selector has it; not used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ log = logging.getLogger("pymicro.server")
 
 # How long handlers that the end of the grace has cancelled get to clean up.
 _CLEANUP = 1.0
+
+
+# What grpc-core's channel arguments can hold; as an age it means for ever.
+_C_INT_MAX = (1 << 31) - 1
 
 
 class Server:
@@ -234,6 +239,12 @@ class Server:
             "grpc.http2.min_ping_interval_without_data_ms": 10_000,
             "grpc.keepalive_permit_without_calls": 1,
         }
+        if self._config.max_connection_age:
+            # grpc-core spreads it by 10 % either way, so that the connections of one
+            # deployment do not end together. Calls in flight finish: its default for
+            # max_connection_age_grace_ms is no limit.
+            milliseconds = math.ceil(self._config.max_connection_age * 1000)
+            ours["grpc.max_connection_age_ms"] = min(milliseconds, _C_INT_MAX)
         given = {name for name, _ in self._options}
         return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
 

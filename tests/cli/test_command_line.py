@@ -8,7 +8,7 @@ import pytest
 import pymicro as package
 from tests.cli_support import Commands, Result
 
-COMMANDS = ["run", "call", "services", "nodes", "config"]
+COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -51,8 +51,7 @@ async def test_the_version_is_shown(pymicro: Commands) -> None:
         (["nods"], "pymicro: there is no command 'nods'; did you mean 'nodes'?\nTry 'pymicro --help'.\n"),
         (
             ["zzz"],
-            "pymicro: there is no command 'zzz'; there are: run, call, services, nodes, config\n"
-            "Try 'pymicro --help'.\n",
+            f"pymicro: there is no command 'zzz'; there are: {', '.join(COMMANDS)}\nTry 'pymicro --help'.\n",
         ),
         (["nodes"], "pymicro nodes: Missing argument 'SERVICE'.\nTry 'pymicro nodes --help'.\n"),
         (["config", "--drain-delay", "soon"], "pymicro config: --drain-delay: 'soon' is no duration "),

@@ -49,6 +49,32 @@ def test_the_client_says_what_is_missing_when_there_is_no_server(processes: Proc
     assert re.search(r"UNAVAILABLE: .*greeter", client.stderr[0])
 
 
+def test_the_client_that_goes_on_for_ever_outlives_the_server_and_stops_when_told(
+    processes: Processes, server: Process
+) -> None:
+    client = processes.python("examples/greeter/client.py", "--every", "0.1", "Ada")
+    client.wait_for(r"^Hello Ada")
+    client.wait_for(r"^Hello Ada")
+    server.stop()
+    client.wait_for(r"^UNAVAILABLE: .*greeter")
+    second = processes.pymicro("run", "examples/greeter/server.py")
+    second.wait_for(LISTENS)
+    client.wait_for(rf"^Hello Ada  \(.*, pid {second.pid}\)")
+    assert client.stop() == 0, client.report()
+
+
+def test_the_client_takes_settings_as_flags(processes: Processes, server: Process) -> None:
+    client = processes.python(
+        "examples/greeter/client.py",
+        "Ada",
+        "--selector=static",
+        STATIC_SELECTOR_DOMAIN_NAME="",
+        STATIC_SELECTOR_PORT_NUMBER="1",
+    )
+    assert client.wait() == 1, client.report()
+    assert "greeter:1" in client.report()
+
+
 async def test_the_greeter_serves_all_four_shapes(server: Process, registry_folder: str) -> None:
     async with Client(registry_address=registry_folder) as client:
         stub = greeter_pb2_grpc.GreeterStub(client.channel("greeter"))

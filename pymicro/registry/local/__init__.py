@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from pymicro.errors import ConfigError, RegistryError
+from pymicro.findings import Finding
 from pymicro.latest import Latest
 from pymicro.node import EMPTY, Node, NodeSet
+from pymicro.plugins import did_you_mean
 from pymicro.registry.local.folder import Folder, Record
 from pymicro.registry.local.scan import Scanner
 
@@ -266,6 +268,28 @@ class LocalRegistry:
             RegistryError: The folder cannot be read.
         """
         return sorted(await self._opened().sets())
+
+    async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
+        """Whether the folder can be read, and who is in it."""
+        try:
+            sets = await self._opened().sets()
+        except RegistryError as exc:
+            yield Finding("folder", "problem", str(exc))
+            return
+        listed = ", ".join(sorted(sets)) or "nobody"
+        yield Finding("folder", "ok", f"{self._folder}: {listed}")
+        if not service:
+            return
+        if found := sets.get(service):
+            yield Finding("nodes", "ok", f"{len(found)} node{'s' * (len(found) != 1)} of {service}")
+            return
+        yield Finding(
+            "nodes",
+            "problem",
+            f"no process that is running has registered {service} there{did_you_mean(service, sorted(sets))}",
+            "start it on this machine, as this user and with the same registry_address "
+            "(containers have folders of their own)",
+        )
 
     def _opened(self) -> _Poller:
         if self._poller is None:

@@ -1,0 +1,106 @@
+"""`pymicro doctor`: why a service cannot be found or reached."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pymicro.cli.clients import make_client, run
+from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.report import EXIT_FAILED, dump, on_terminal, printable, say
+
+if TYPE_CHECKING:
+    from pymicro.findings import Finding
+
+__all__ = ["doctor"]
+
+_COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
+_MARK = max(map(len, _COLOURS))
+# Of what was looked at; a pod's name is longer, and then stands out.
+_CHECK = 24
+
+
+@click.command("doctor", cls=SettingsCommand)
+@click.argument("service", default="")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Lines for people (default), or a JSON object.",
+)
+@click.pass_context
+def doctor(ctx: click.Context, service: str, output: str) -> int:
+    """Say why SERVICE cannot be found or reached.
+
+    Looks at the settings, then asks the registry all that it can tell (on
+    Kubernetes: credentials, the API server, rights, each pod), then looks names
+    up in the DNS where they are used, and calls the first 20 nodes. Without
+    SERVICE only at what concerns all services.
+
+    Run it where the service is called from, with the same settings: in the pod of
+    a client, kubectl exec POD -- python -m pymicro doctor SERVICE.
+
+    Exit code 0 if all is well (a note is no fault), 1 if there is a problem, 2
+    for bad input. With -o json an object with service, ok and findings; each of
+    these has check, level (ok, note or problem), text and fix.
+    """
+    return run(_doctor(service, output, settings_argv(ctx)))
+
+
+async def _doctor(service: str, output: str, argv: Sequence[str]) -> int:
+    from pymicro.cli.doctor_checks import check
+
+    client = make_client(argv)
+    if client.config.source("log_level") == "default":
+        # What goes wrong is told of here, and once.
+        logging.getLogger("pymicro").setLevel(logging.CRITICAL)
+    findings: list[Finding] = []
+    async for finding in check(client, service):
+        findings.append(finding)
+        if output == "text":
+            _show(finding)
+    problems = sum(finding.level == "problem" for finding in findings)
+    if output == "json":
+        say(dump(_as_json(service, findings), pretty=on_terminal()))
+    else:
+        say(_verdict(problems))
+    return EXIT_FAILED if problems else 0
+
+
+def _as_json(service: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "service": service,
+        "ok": all(finding.level != "problem" for finding in findings),
+        "findings": [
+            {"check": finding.check, "level": finding.level, "text": finding.text, "fix": finding.fix}
+            for finding in findings
+        ],
+    }
+
+
+def _show(finding: Finding) -> None:
+    """A line as soon as it is known, what to do below it."""
+    check, text, fix = (
+        printable(part).replace("\n", "\n" + " " * (_MARK + 2))
+        for part in (finding.check, finding.text, finding.fix)
+    )
+    say(f"{_coloured(f'{finding.level:<{_MARK}}', finding.level)}  {check:<{_CHECK}}  {text}")
+    if fix:
+        say(f"{'':<{_MARK}}  {fix}")
+
+
+def _verdict(problems: int) -> str:
+    if problems:
+        return _coloured(f"{problems} problem{'s' * (problems != 1)}", "problem")
+    return _coloured("all is well", "ok")
+
+
+def _coloured(text: str, level: str) -> str:
+    # https://no-color.org: set and not empty means none.
+    plain = not on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else click.style(text, fg=_COLOURS[level])

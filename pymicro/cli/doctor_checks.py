@@ -1,0 +1,180 @@
+"""What `pymicro doctor` looks at, from the settings to the nodes, each in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, cast
+
+from pymicro import plugins
+from pymicro.cli.doctor_nodes import check_nodes, resolve
+from pymicro.config import in_pod, settings, unknown_environment
+from pymicro.errors import ConfigError, PymicroError, RegistryError
+from pymicro.findings import Finding
+from pymicro.registry.base import Diagnosable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from pymicro.config import Config
+    from pymicro.node import Node
+    from pymicro.standalone import Client
+
+__all__ = ["check", "check_settings"]
+
+# Each thing a registry looks at; longer than the timeout of one request of any of them.
+_STEP_TIMEOUT = 15.0
+# A registry that can be asked answers at once.
+_NODES_TIMEOUT = 5.0
+
+_STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER")
+
+
+def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Settings that look as if something else was meant."""
+    names = ("registry", "selector", "balancer")
+    chosen = ", ".join(f"{name} {getattr(config, name)} ({config.source(name)})" for name in names)
+    found = [Finding("settings", "ok", chosen)]
+    if in_pod(environ) and config.source("registry") == "default" and config.selector == "registry":
+        found.append(
+            Finding(
+                "settings",
+                "problem",
+                f"this is a pod of Kubernetes, and the registry is the default, {config.registry}, "
+                "which knows this container only",
+                "set MICRO_REGISTRY=kubernetes in the pod template",
+            )
+        )
+    found += [Finding("settings", "note", line) for line in unknown_environment(environ)]
+    ignored = [
+        config.source(name)
+        for name, setting in settings().items()
+        if setting.ignored and config.source(name) != "default"
+    ]
+    if ignored:
+        found.append(
+            Finding("settings", "note", f"go-micro's, which change nothing here: {', '.join(ignored)}")
+        )
+    for name in _STATIC_VARIABLES:
+        if environ.get(name) and config.selector != "static":
+            text = f"{name} is set, and only the selector static reads it; this is {config.selector}"
+            found.append(Finding("settings", "note", text))
+    return found
+
+
+async def check(client: Client, service: str) -> AsyncIterator[Finding]:
+    """Everything there is to look at, in the order in which one thing needs the other.
+
+    Args:
+        client: Not entered yet.
+        service: Whom to look for; empty for what concerns all services.
+    """
+    for finding in check_settings(client.config):
+        yield finding
+    refused = False
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(_STEP_TIMEOUT):
+                await stack.enter_async_context(client)
+        except (PymicroError, TimeoutError) as exc:
+            yield Finding(
+                "registry", "problem", str(exc) or _no_answer(client.registry.describe(), _STEP_TIMEOUT)
+            )
+            return
+        if client.selector.uses_registry:
+            async for finding in _check_registry(client, service):
+                refused = refused or finding.level == "problem"
+                yield finding
+            if not service and not refused:
+                yield await _list_services(client)
+        elif not service:
+            text = f"the selector {client.selector.name} asks none: name a service to look for"
+            yield Finding("registry", "note", text)
+        if service:
+            async for finding in _check_service(client, service, refused):
+                yield finding
+
+
+async def _check_registry(client: Client, service: str) -> AsyncIterator[Finding]:
+    registry = client.registry
+    if not isinstance(registry, Diagnosable):
+        yield Finding("registry", "ok", registry.describe())
+        return
+    findings = cast("AsyncGenerator[Finding, None]", registry.diagnose(service))
+    async with aclosing(findings):
+        while True:
+            try:
+                async with asyncio.timeout(_STEP_TIMEOUT):
+                    finding = await anext(findings)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                yield Finding("registry", "problem", _no_answer(registry.describe(), _STEP_TIMEOUT))
+                return
+            yield finding
+
+
+async def _list_services(client: Client) -> Finding:
+    try:
+        async with asyncio.timeout(_STEP_TIMEOUT):
+            names = await client.services()
+    except (RegistryError, TimeoutError) as exc:
+        text = str(exc) or _no_answer(client.registry.describe(), _STEP_TIMEOUT)
+        return Finding("services", "note", f"could not be listed: {text}")
+    return Finding("services", "ok", ", ".join(names) or "none has a node now")
+
+
+async def _check_service(client: Client, service: str, explained: bool) -> AsyncIterator[Finding]:
+    """The nodes a call would choose from, and whether they can be reached.
+
+    Args:
+        client: Open.
+        service: Whose nodes.
+        explained: Whether a problem was named by which there may be none.
+    """
+    try:
+        async with asyncio.timeout(_NODES_TIMEOUT):
+            nodes = await client.nodes(service)
+    except TimeoutError:
+        if not explained:
+            yield Finding("nodes", "problem", _no_answer(client.selector.describe(service), _NODES_TIMEOUT))
+        return
+    except (RegistryError, ConfigError) as exc:
+        yield Finding("nodes", "problem", str(exc))
+        return
+    if not nodes:
+        if not explained:
+            yield await _nobody(client, service)
+        return
+    if not client.selector.uses_registry:
+        count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
+        yield Finding("selector", "ok", f"{client.selector.describe(service)}: {count}")
+    dialled: list[Node] = []
+    for node in nodes:
+        if node.kind == "address":
+            dialled.append(node)
+            continue
+        findings, addresses = await resolve(node)
+        for finding in findings:
+            yield finding
+        dialled += addresses
+    async for finding in check_nodes(dialled, client.config):
+        yield finding
+
+
+async def _nobody(client: Client, service: str) -> Finding:
+    text = f"no node of {service}: {client.selector.describe(service)}"
+    if not client.selector.uses_registry:
+        return Finding("nodes", "problem", text)
+    try:
+        async with asyncio.timeout(_NODES_TIMEOUT):
+            text += plugins.did_you_mean(service, await client.services())
+    except (RegistryError, TimeoutError):
+        pass  # one that cannot list services
+    return Finding("nodes", "problem", text, "is it running, with the same registry and registry_address?")
+
+
+def _no_answer(what: str, seconds: float) -> str:
+    return f"{what}: no answer in {seconds:g} s"

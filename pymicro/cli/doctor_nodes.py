@@ -1,0 +1,148 @@
+"""Whether nodes can be reached and take calls: the names that lead to them, and a call to each."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from pymicro.address import is_ip, join_address, split_address
+from pymicro.findings import Finding
+from pymicro.node import Node
+
+if TYPE_CHECKING:
+    from pymicro.config import Config
+
+__all__ = ["DIALLED", "check_nodes", "resolve"]
+
+# So many show what is wrong, and a large service is not called by every doctor at once.
+DIALLED = 20
+
+_CONNECT_TIMEOUT = 3.0
+_HEALTH_TIMEOUT = 3.0
+_DNS_TIMEOUT = 5.0
+
+_NAME_MISSING = (
+    "on Kubernetes: is there a Service of that name in this pod's namespace (kubectl get service)? "
+    "One in another namespace is found with STATIC_SELECTOR_DOMAIN_NAME=NAMESPACE"
+)
+_DROPPED = (
+    "its machine is gone, or a firewall or NetworkPolicy drops what is sent, or this process is in "
+    "another network (the IPs of pods are reached from inside the cluster: kubectl exec)"
+)
+_REFUSED = (
+    "its process has ended, listens at another port, or only at 127.0.0.1 (--server-address 0.0.0.0:PORT)"
+)
+_NO_GRPC = "something else listens there (HTTP/1, TLS: is the port right?), or its process is stopped"
+_HANGS = "its event loop is blocked (a handler that computes or waits without await), or it is no gRPC"
+
+
+async def resolve(node: Node) -> tuple[list[Finding], list[Node]]:
+    """Look the name of a node of kind `name` up in the DNS.
+
+    Returns:
+        What was found, and a node for each address.
+    """
+    try:
+        host, port = split_address(node.address)
+    except ValueError as exc:
+        return [Finding("DNS", "problem", f"{node.address}: {exc}")], []
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_DNS_TIMEOUT):
+            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        text = f"no DNS server answered for {host} in {_DNS_TIMEOUT:g} s"
+        return [Finding("DNS", "problem", text, "see the name servers in /etc/resolv.conf")], []
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        return [Finding("DNS", "problem", f"{host} does not resolve: {reason}", _NAME_MISSING)], []
+    addresses = sorted({str(answer[4][0]) for answer in answers})
+    nodes = [
+        Node(id=address, address=join_address(address, port), service=node.service) for address in addresses
+    ]
+    listed = ", ".join(addresses[:DIALLED]) + (", …" if len(addresses) > DIALLED else "")
+    findings = [Finding("DNS", "ok", f"{host} is {listed}")]
+    if len(addresses) == 1 and not is_ip(host):
+        findings.append(
+            Finding(
+                "DNS",
+                "note",
+                "one address: if it is a Service's ClusterIP, all calls of a client go to one pod "
+                "until its connection ends",
+                "a headless Service (clusterIP: None) spreads calls; else set max_connection_age in servers",
+            )
+        )
+    return findings, nodes
+
+
+async def check_nodes(nodes: Sequence[Node], config: Config) -> AsyncIterator[Finding]:
+    """Connect to each node and ask for its health, the first `DIALLED` of them and all at once."""
+    checks = [
+        asyncio.create_task(_check(node, config), name=f"check {node.address}") for node in nodes[:DIALLED]
+    ]
+    try:
+        for check in checks:
+            yield await check
+    finally:
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
+    if len(nodes) > DIALLED:
+        yield Finding("nodes", "note", f"{len(nodes) - DIALLED} more nodes were not called")
+
+
+async def _check(node: Node, config: Config) -> Finding:
+    what = f"node {node.address}"
+    return await _connect(node, what) or await _ask(node, what, config)
+
+
+async def _connect(node: Node, what: str) -> Finding | None:
+    """What keeps a plain TCP connection from being made: grpc's own errors blur that."""
+    try:
+        host, port = split_address(node.address)
+    except ValueError:
+        return None  # a socket's path, say: grpc knows how
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return Finding(what, "problem", f"no answer in {_CONNECT_TIMEOUT:g} s", _DROPPED)
+    except ConnectionRefusedError:
+        return Finding(what, "problem", "connection refused: nothing listens there", _REFUSED)
+    except socket.gaierror as exc:
+        return Finding(what, "problem", f"{host} does not resolve: {exc.strerror}", _NAME_MISSING)
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        return Finding(what, "problem", f"cannot be reached: {reason}", _DROPPED)
+    writer.close()
+    return None
+
+
+async def _ask(node: Node, what: str, config: Config) -> Finding:
+    # Behind these is grpc, which --help does without.
+    from pymicro.client.health import check_health
+    from pymicro.status import DeadlineExceeded, RpcError, Unavailable, Unimplemented
+
+    try:
+        health = await check_health(node, config, timeout=_HEALTH_TIMEOUT)
+    except Unimplemented:
+        return Finding(what, "note", "answers gRPC, and offers no health (grpc.health.v1)")
+    except DeadlineExceeded:
+        text = f"takes connections and answers nothing in {_HEALTH_TIMEOUT:g} s"
+        return Finding(what, "problem", text, _HANGS)
+    except Unavailable as exc:
+        return Finding(what, "problem", f"takes connections and no gRPC calls: {exc.details()}", _NO_GRPC)
+    except RpcError as exc:
+        return Finding(what, "problem", f"answers health with {exc.code().name}: {exc.details()}")
+    if not health.serving:
+        text = f"is {health.status}: it is starting or stopping, and takes no new calls"
+        return Finding(
+            what, "problem", text, "see its log: a start that waits for something (on_start) ends it"
+        )
+    return Finding(what, "ok", f"SERVING, {health.seconds * 1000:.1f} ms{_version(node)}")
+
+
+def _version(node: Node) -> str:
+    return f", version {node.version}" if node.version else ""

@@ -1,0 +1,118 @@
+"""`pymicro manifest`: what a service needs to run on Kubernetes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from pymicro.address import split_address
+from pymicro.cli.flags import debug_option
+from pymicro.cli.manifests import DEFAULT_PORT, Deployed, render
+from pymicro.cli.report import EXIT_FAILED, Session, complain
+
+if TYPE_CHECKING:
+    from pymicro.config import Config
+
+__all__ = ["manifest"]
+
+# What a service on Kubernetes waits for clients to see it leave, unless its code says otherwise.
+_DRAIN_DELAY = 5.0
+
+
+@click.command("manifest")
+@click.argument("target")
+@click.option(
+    "--mode",
+    type=click.Choice(["labels", "patch"]),
+    default="labels",
+    help="How its pods are found: by the labels of their template, which needs no rights (default), "
+    "or by what each writes into its own pod, as go-micro's services do and their clients need it.",
+)
+@click.option("--image", metavar="IMAGE", default="", help="Of the container. [NAME:VERSION of the service]")
+@click.option(
+    "--replicas", type=click.IntRange(min=0), default=3, metavar="N", help="How many pods run.  [3]"
+)
+@click.option("--namespace", metavar="NAMESPACE", default="", help="Written into every object that has one.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="What it listens on.  [that of server_address in its code, else 8080]",
+)
+@click.option("--calls", is_flag=True, help="It calls other services: its account may look for them.")
+@debug_option
+@click.pass_context
+def manifest(
+    ctx: click.Context,
+    target: str,
+    mode: str,
+    image: str,
+    replicas: int,
+    namespace: str,
+    port: int | None,
+    calls: bool,
+) -> int:
+    """Print the Kubernetes manifests of the Service in TARGET.
+
+    TARGET is what 'pymicro run' is given in the image, where it is looked up
+    below /app: path.py, path.py:name, package.module or package.module:name. The
+    file is imported, not run.
+
+    \b
+    pymicro manifest server.py --image greeter:1.0.0 | kubectl apply -f -
+
+    What is printed is a Deployment with its probes, how many of its pods may be
+    away at a time, and the account that its clients run under.
+    """
+    from pymicro.cli.loader import UserCodeFailed, load_service
+
+    try:
+        # What the module prints is no YAML.
+        with contextlib.redirect_stdout(sys.stderr):
+            service = load_service(target, [])
+    except UserCodeFailed as exc:
+        session = ctx.find_object(Session) or Session()
+        complain(session, str(exc), exc.__cause__ or exc)
+        return EXIT_FAILED
+    # Variables of the machine this is printed on say nothing about the pod.
+    config = service.settle(environ={})
+    port, listen = _listening(config, port)
+    deployed = Deployed(
+        service=config.server_name,
+        version=config.server_version,
+        target=_in_image(target),
+        mode=cast(Literal["labels", "patch"], mode),
+        image=image,
+        replicas=replicas,
+        namespace=namespace,
+        port=port,
+        listen=listen,
+        drain_delay=_DRAIN_DELAY if config.drain_delay is None else config.drain_delay,
+        stop_grace=config.stop_grace,
+        calls=calls,
+    )
+    sys.stdout.write(render(deployed))
+    return 0
+
+
+def _in_image(target: str) -> str:
+    """What `run` is given there: a path as it was typed, of an absolute one the file."""
+    return os.path.basename(target) if os.path.isabs(target) else os.path.normpath(target)
+
+
+def _listening(config: Config, wanted: int | None) -> tuple[int, bool]:
+    """The port, and whether a pod must be told to listen on it."""
+    address = config.server_address
+    if not address:
+        port = wanted or DEFAULT_PORT
+        return port, port != DEFAULT_PORT
+    try:
+        _, own = split_address(address, default_port=0)
+    except ValueError:
+        own = 0  # a socket of its own machine: nothing a pod is called on
+    port = wanted or own or DEFAULT_PORT
+    return port, address != f"0.0.0.0:{port}"

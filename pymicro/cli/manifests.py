@@ -1,0 +1,183 @@
+"""What a service needs to run on Kubernetes, as the text of its manifests."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pymicro.cli import manifest_templates as templates
+from pymicro.durations import format_duration
+from pymicro.errors import ConfigError
+from pymicro.record import label_problem, san, selector_key
+
+__all__ = ["DEFAULT_PORT", "Deployed", "render"]
+
+# What a Service listens on in a pod, and what static callers expect.
+DEFAULT_PORT = 8080
+
+# Between the end of the grace and the SIGKILL, seconds.
+_SPARE = 5.0
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# Texts that are a string in every version of YAML; y, on and the like are not.
+_PLAIN = re.compile(r"[A-Za-z][-A-Za-z0-9_./]*(:[-A-Za-z0-9_./]+)*")
+_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployed:
+    """A service and how it is to run.
+
+    Attributes:
+        service: The name it registers under.
+        version: Its version.
+        target: What `pymicro run` is given, below /app in the image.
+        mode: `labels`: found by the labels of its pod template. `patch`: it
+            registers itself, as go-micro's services do.
+        image: Of the container; the service's name and version if empty.
+        replicas: Pods.
+        namespace: Of every object that has one; left out if empty.
+        port: What it listens on, and clients call.
+        listen: Whether it must be told to listen on all addresses of the pod at
+            `port`, because it would not by itself.
+        drain_delay: Seconds between leaving the registry and stopping.
+        stop_grace: Seconds calls get to finish.
+        calls: Whether it calls other services, so that it may look for them.
+
+    Raises:
+        ConfigError: A name, version or namespace that Kubernetes does not take.
+    """
+
+    service: str
+    version: str
+    target: str
+    mode: Literal["labels", "patch"] = "labels"
+    image: str = ""
+    replicas: int = 3
+    namespace: str = ""
+    port: int = DEFAULT_PORT
+    listen: bool = False
+    drain_delay: float = 5.0
+    stop_grace: float = 20.0
+    calls: bool = False
+
+    def __post_init__(self) -> None:
+        if problem := label_problem(self.service):
+            raise ConfigError(f"{problem}: rename the service")
+        if not _LABEL_VALUE.fullmatch(self.version):
+            raise ConfigError(
+                f"version {self.version!r} cannot be a label (at most 63 letters, digits, - _ and ., "
+                "with a letter or digit at both ends): change the service's version"
+            )
+        if self.namespace and not _DNS_LABEL.fullmatch(self.namespace):
+            raise ConfigError(
+                f"{self.namespace!r} is no namespace (at most 63 small letters, digits and -, "
+                "with a letter or digit at both ends)"
+            )
+
+    @property
+    def object(self) -> str:
+        """The name of its Deployment and container: `go-micro-srv-greeter`."""
+        # Of letters and digits one is left at least: a label ends in one.
+        return re.sub(r"[^a-z0-9]+", "-", san(self.service).lower()).strip("-")
+
+    @property
+    def app(self) -> str:
+        """The label `app.kubernetes.io/name`: the service's name where that can be one."""
+        name = san(self.service)
+        return name if _LABEL_VALUE.fullmatch(name) else self.object
+
+
+def render(deployed: Deployed) -> str:
+    """All manifests, as one stream of YAML documents."""
+    values = _values(deployed)
+    parts = [templates.DISCOVERY]
+    if deployed.mode == "patch":
+        parts += [templates.SELF_REGISTER, templates.ADMISSION_POLICY]
+    parts.append(templates.DEPLOYMENT)
+    if deployed.replicas > 1:
+        parts.append(templates.DISRUPTION_BUDGET)
+    return "---\n".join(part.substitute(values) for part in parts)
+
+
+def _values(deployed: Deployed) -> dict[str, str | int]:
+    namespace = deployed.namespace
+    grace = deployed.drain_delay + deployed.stop_grace + _SPARE
+    return {
+        "object": _scalar(deployed.object),
+        "container": _scalar(deployed.object),
+        "app": _scalar(deployed.app),
+        "version": _scalar(deployed.version),
+        "namespace": f"\n  namespace: {_scalar(namespace)}" if namespace else "",
+        "of_namespace": f"\n    namespace: {_scalar(namespace)}" if namespace else "",
+        "replicas": deployed.replicas,
+        "pod_metadata": _pod_metadata(deployed),
+        "account": _account(deployed),
+        "drain_delay": format_duration(deployed.drain_delay),
+        "stop_grace": format_duration(deployed.stop_grace),
+        "grace": -int(-grace // 1),  # rounded up
+        "image": _scalar(deployed.image or f"{deployed.object}:{deployed.version}"),
+        "target": _scalar(deployed.target),
+        "mode": deployed.mode,
+        "more_env": _listen(deployed.port) if deployed.listen else "",
+        "port": deployed.port,
+    }
+
+
+def _pod_metadata(deployed: Deployed) -> str:
+    lines = [
+        "labels:",
+        f"  app.kubernetes.io/name: {_scalar(deployed.app)}",
+        "  # The node's version.",
+        f"  app.kubernetes.io/version: {_scalar(deployed.version)}",
+    ]
+    if deployed.mode == "labels":
+        lines += [
+            "  # What clients look for.",
+            "  micro.mu/type: service",
+            f"  {_scalar(selector_key(deployed.service))}: service",
+        ]
+    elif deployed.app != san(deployed.service):
+        lines += [
+            "annotations:",
+            "  # The services that the admission policy lets it register.",
+            f"  micro.mu/self-register: {_scalar(san(deployed.service))}",
+        ]
+    return _indented(lines)
+
+
+def _account(deployed: Deployed) -> str:
+    if deployed.mode == "patch":
+        lines = ["# May patch its own pod.", "serviceAccountName: pymicro-self-register"]
+    elif deployed.calls:
+        lines = [
+            "# May list and watch pods, to find the services it calls.",
+            "serviceAccountName: pymicro-client",
+        ]
+    else:
+        lines = [
+            "# Found by its labels, it never speaks to the API server.",
+            "automountServiceAccountToken: false",
+        ]
+    return _indented(lines)
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(f"      {line}" for line in lines)
+
+
+def _listen(port: int) -> str:
+    pad = " " * 12
+    return f'\n{pad}- name: MICRO_SERVER_ADDRESS\n{pad}  value: "0.0.0.0:{port}"'
+
+
+def _scalar(text: str) -> str:
+    """`text` as a YAML scalar: plain where nobody could take it for anything but a string."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
+        return text
+    # A JSON string is a YAML one (YAML 1.2, 1.3); escaped, it has no character that YAML forbids.
+    return json.dumps(text)

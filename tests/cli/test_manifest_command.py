@@ -1,0 +1,251 @@
+"""`pymicro manifest`: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pymicro.cli.manifests import Deployed, render
+from pymicro.errors import ConfigError
+from pymicro.record import selector_key
+from tests.cli_support import Commands, Result
+
+Documents = dict[tuple[str, str], dict[str, Any]]
+
+
+def documents(text: str) -> Documents:
+    found = [document for document in yaml.safe_load_all(text) if document]
+    return {(document["kind"], document["metadata"]["name"]): document for document in found}
+
+
+def pod(found: Documents, name: str = "greeter") -> dict[str, Any]:
+    template = found["Deployment", name]["spec"]["template"]
+    assert isinstance(template, dict)
+    return template
+
+
+def container(found: Documents, name: str = "greeter") -> dict[str, Any]:
+    (only,) = pod(found, name)["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def environment(found: Documents, name: str = "greeter") -> dict[str, str]:
+    return {entry["name"]: entry.get("value", "") for entry in container(found, name)["env"]}
+
+
+def deployed(**changes: Any) -> Documents:
+    plan: dict[str, Any] = {"service": "greeter", "version": "1.0.0", "target": "server.py", **changes}
+    return documents(render(Deployed(**plan)))
+
+
+class Printed:
+    """The command on a file with this code."""
+
+    def __init__(self, pymicro: Commands) -> None:
+        self.pymicro = pymicro
+
+    async def run(self, code: str, *argv: str, **env: str) -> Result:
+        (self.pymicro.cwd / "server.py").write_text(f"from pymicro import Service\n{code}\n")
+        return await self.pymicro("manifest", "server.py", *argv, **env)
+
+    async def __call__(self, code: str, *argv: str, **env: str) -> Documents:
+        result = await self.run(code, *argv, **env)
+        assert result.code == 0, result.err
+        return documents(result.out)
+
+
+@pytest.fixture
+def printed(pymicro: Commands) -> Printed:
+    return Printed(pymicro)
+
+
+async def test_name_and_version_come_from_the_code_and_become_labels(printed: Printed) -> None:
+    found = await printed("service = Service('greeter', version='2.1')")
+    labels = {
+        "app.kubernetes.io/name": "greeter",
+        "app.kubernetes.io/version": "2.1",  # a string, though it looks like a number
+        "micro.mu/type": "service",
+        "micro.mu/selector-greeter": "service",
+    }
+    assert pod(found)["metadata"]["labels"] == labels
+    assert found["Deployment", "greeter"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert container(found)["image"] == "greeter:2.1"
+    assert container(found)["command"] == ["python", "-m", "pymicro", "run", "server.py"]
+    assert environment(found)["MICRO_REGISTRY_ADVERTISE"] == "labels"
+    assert "MICRO_SERVER_ADDRESS" not in environment(found)
+
+
+async def test_options_go_where_they_belong(printed: Printed) -> None:
+    found = await printed(
+        "service = Service('greeter', version='1')",
+        "--image=example.com/greeter@sha256:00ff",
+        "--replicas=7",
+        "--namespace=prod",
+        "--port=9000",
+    )
+    assert {document["metadata"].get("namespace") for document in found.values()} == {"prod"}
+    assert found["RoleBinding", "pymicro-discovery"]["subjects"][0]["namespace"] == "prod"
+    assert found["Deployment", "greeter"]["spec"]["replicas"] == 7
+    assert container(found)["image"] == "example.com/greeter@sha256:00ff"
+    assert container(found)["ports"] == [{"name": "grpc", "containerPort": 9000}]
+    assert environment(found)["MICRO_SERVER_ADDRESS"] == "0.0.0.0:9000"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(found)[probe]["grpc"] == {"port": 9000}
+
+
+async def test_a_self_registering_service_gets_the_account_and_its_fence(printed: Printed) -> None:
+    found = await printed("service = Service('greeter', version='1')", "--mode=patch", "--namespace=prod")
+    labels = pod(found)["metadata"]["labels"]
+    assert not [label for label in labels if label.startswith("micro.mu/")]
+    assert pod(found)["spec"]["serviceAccountName"] == "pymicro-self-register"
+    assert environment(found)["MICRO_REGISTRY_ADVERTISE"] == "patch"
+    assert ("ValidatingAdmissionPolicyBinding", "pymicro-self-register") in found
+    policy = found["ValidatingAdmissionPolicy", "pymicro-self-register"]
+    assert "namespace" not in policy["metadata"]  # there is one in a cluster
+    assert found["Role", "pymicro-self-register"]["metadata"]["namespace"] == "prod"
+
+
+async def test_a_service_that_calls_others_may_look_for_them(printed: Printed) -> None:
+    code = "service = Service('greeter', version='1')"
+    assert pod(await printed(code, "--calls"))["spec"]["serviceAccountName"] == "pymicro-client"
+    spec = pod(await printed(code))["spec"]
+    assert "serviceAccountName" not in spec
+    assert spec["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [("", 30), ("stop_grace=60, drain_delay=1.5", 67), ("drain_delay=0, stop_grace=0", 5)],
+)
+async def test_a_pod_gets_the_time_that_its_stop_takes(printed: Printed, settings: str, seconds: int) -> None:
+    found = await printed(f"service = Service('greeter', version='1', {settings})")
+    assert pod(found)["spec"]["terminationGracePeriodSeconds"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("address", "argv", "port", "told"),
+    [
+        ("0.0.0.0:9000", [], 9000, None),
+        ("127.0.0.1:9000", [], 9000, "0.0.0.0:9000"),
+        ("127.0.0.1:0", [], 8080, "0.0.0.0:8080"),
+        ("0.0.0.0:9000", ["--port=8080"], 8080, "0.0.0.0:8080"),
+        ("unix:/run/greeter", [], 8080, "0.0.0.0:8080"),
+    ],
+)
+async def test_a_port_in_the_code_is_kept_and_listened_on_by_all_addresses(
+    printed: Printed, address: str, argv: list[str], port: int, told: str | None
+) -> None:
+    found = await printed(f"service = Service('greeter', version='1', server_address={address!r})", *argv)
+    assert container(found)["ports"][0]["containerPort"] == port
+    assert environment(found).get("MICRO_SERVER_ADDRESS") == told
+
+
+async def test_only_manifests_are_printed_and_the_environment_has_no_say(printed: Printed) -> None:
+    result = await printed.run(
+        "print('loading')\nservice = Service('greeter', version='1')",
+        MICRO_SERVER_NAME="other",
+        MICRO_STOP_GRACE="1h",
+    )
+    assert result.err == "loading\n"
+    found = documents(result.out)
+    assert pod(found)["spec"]["terminationGracePeriodSeconds"] == 30
+    again = await printed.run("service = Service('greeter', version='1')")
+    assert again.out == result.out
+
+
+async def test_a_service_without_a_version_is_labelled_latest(printed: Printed) -> None:
+    found = await printed("service = Service('greeter')")
+    assert pod(found)["metadata"]["labels"]["app.kubernetes.io/version"] == "latest"
+
+
+@pytest.mark.parametrize(
+    ("code", "argv", "words"),
+    [
+        ("service = Service('greeter!')", [], "'greeter!' (as a label 'greeter_') does not end in a letter"),
+        (f"service = Service('{'g' * 55}')", [], "has 55 bytes; as a pod's label it may have 54"),
+        ("service = Service('g', version='1.0+7')", [], "version '1.0+7' cannot be a label"),
+        ("service = Service('g', version='1')", ["--namespace=Prod"], "'Prod' is no namespace"),
+        ("service = Service('g', version='1')", ["--port=0"], "'--port'"),
+        ("service = Service('g', version='1')", ["--mode=both"], "'both' is not one of 'labels', 'patch'"),
+        ("service = Service('g', stop_grace='soon')", [], "stop_grace= in code: 'soon' is no duration"),
+        ("a, b = Service('a'), Service('b')", [], "server.py has 2 Services"),
+    ],
+)
+async def test_what_kubernetes_would_not_take_is_one_message(
+    printed: Printed, code: str, argv: list[str], words: str
+) -> None:
+    result = await printed.run(code, *argv)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("pymicro manifest: ")
+    assert words in result.err
+
+
+async def test_code_that_fails_is_shown_with_its_traceback(printed: Printed) -> None:
+    result = await printed.run("raise RuntimeError('no database')")
+    assert (result.code, result.out) == (1, "")
+    assert 'server.py", line 2' in result.err
+    assert "pymicro manifest: server.py failed while it was imported" in result.err
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("app/server.py:api", "app/server.py:api"), ("./server.py", "server.py"), ("app.server", "app.server")],
+)
+async def test_the_target_is_what_it_was_here(pymicro: Commands, target: str, command: str) -> None:
+    (pymicro.cwd / "app").mkdir()
+    for folder in (pymicro.cwd, pymicro.cwd / "app"):
+        (folder / "server.py").write_text("import pymicro\napi = pymicro.Service('greeter')")
+    result = await pymicro("manifest", target)
+    assert container(documents(result.out))["command"][-1] == command
+
+
+async def test_of_an_absolute_path_the_file_is_left(pymicro: Commands, tmp_path: Path) -> None:
+    path = tmp_path / "server.py"
+    path.write_text("import pymicro\napi = pymicro.Service('greeter')")
+    result = await pymicro("manifest", f"{path}:api")
+    assert container(documents(result.out))["command"][-1] == "server.py:api"
+
+
+@pytest.mark.parametrize(
+    ("service", "app", "object_name"),
+    [
+        ("go.micro.srv.Greeter", "go.micro.srv.Greeter", "go-micro-srv-greeter"),
+        ("null", "null", "null"),
+        ("_x", "x", "x"),
+        ("grüße", "gr____e", "gr-e"),
+        ("1e3", "1e3", "1e3"),
+    ],
+)
+def test_any_name_that_can_be_a_label_can_be_deployed(service: str, app: str, object_name: str) -> None:
+    for mode in ("labels", "patch"):
+        found = deployed(service=service, mode=mode)
+        metadata = pod(found, object_name)["metadata"]
+        assert metadata["labels"]["app.kubernetes.io/name"] == app
+        if mode == "labels":
+            assert metadata["labels"][selector_key(service)] == "service"
+        else:
+            # The policy must know the service whose label it is to allow.
+            own = metadata.get("annotations", {}).get("micro.mu/self-register", app)
+            assert f"micro.mu/selector-{own}" == selector_key(service)
+
+
+@pytest.mark.parametrize("text", ["yes", "1.10", "a: b", "a #b", 'q"q', "é\x07\u2028", "x:", "-", "0x1F"])
+def test_texts_stay_texts(text: str) -> None:
+    found = deployed(image=text, target=text)
+    assert container(found)["image"] == text
+    assert container(found)["command"][-1] == text
+
+
+def test_one_pod_needs_no_budget_of_disruptions() -> None:
+    assert ("PodDisruptionBudget", "greeter") in deployed(replicas=2)
+    # It would do nothing but keep a cluster node from being drained.
+    assert ("PodDisruptionBudget", "greeter") not in deployed(replicas=1)
+
+
+def test_a_wrong_version_is_refused_when_it_is_planned() -> None:
+    with pytest.raises(ConfigError, match="cannot be a label"):
+        deployed(version="")

@@ -1,0 +1,197 @@
+"""The files of deploy/: what they promise, and that `pymicro manifest` prints the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from pymicro.cli.manifests import Deployed, render
+from pymicro.config import load
+from tests.processes import ROOT, Processes
+
+DEPLOY = ROOT / "deploy"
+FOLDERS = sorted(path.parent.name for path in DEPLOY.glob("*/kustomization.yaml"))
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / path).read_text()))
+
+
+def kind(path: str, wanted: str) -> dict[str, Any]:
+    (only,) = [document for document in read(path) if document["kind"] == wanted]
+    return only
+
+
+def greeter(**changes: Any) -> str:
+    plan = Deployed(
+        service="greeter", version="1.0.0", target="server.py", image="pymicro-greeter:dev", **changes
+    )
+    return render(plan)
+
+
+def without_header(text: str) -> str:
+    """Without the comment that tells where one finds the same elsewhere."""
+    return text[text.index("apiVersion") :]
+
+
+def test_manifest_prints_the_greeters_own() -> None:
+    files = ["rbac/discovery.yaml", "greeter/server.yaml"]
+    text = "---\n".join(without_header((DEPLOY / file).read_text()) for file in files)
+    assert greeter() == text
+
+
+def test_manifest_prints_the_same_account_and_policy() -> None:
+    text = greeter(mode="patch")
+    assert (DEPLOY / "rbac-self-register/self-register.yaml").read_text() in text
+    assert (DEPLOY / "rbac-self-register/admission-policy.yaml").read_text() in text
+
+
+def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() -> None:
+    printed = next(
+        document for document in yaml.safe_load_all(greeter(mode="patch")) if document["kind"] == "Deployment"
+    )
+    base, patch = (
+        kind("greeter/server.yaml", "Deployment"),
+        kind("greeter-self-register/server.yaml", "Deployment"),
+    )
+    wanted = base["spec"]["template"]
+    changes = patch["spec"]["template"]
+    for label, value in changes["metadata"]["labels"].items():
+        assert value is None
+        del wanted["metadata"]["labels"][label]
+    account = changes["spec"]["serviceAccountName"]
+    # The overlay must say again what is the default.
+    assert changes["spec"]["automountServiceAccountToken"] is True
+    del wanted["spec"]["automountServiceAccountToken"]
+    wanted["spec"]["serviceAccountName"] = account
+    (entry,) = changes["spec"]["containers"][0]["env"]
+    env = wanted["spec"]["containers"][0]["env"]
+    wanted["spec"]["containers"][0]["env"] = [
+        entry if there["name"] == entry["name"] else there for there in env
+    ]
+    assert printed == base
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_everything_a_kustomization_names_is_there_and_everything_there_is_named(folder: str) -> None:
+    (kustomization,) = read(f"{folder}/kustomization.yaml")
+    patches = [patch["path"] for patch in kustomization.get("patches", ()) if "path" in patch]
+    named = [*kustomization["resources"], *patches]
+    for name in named:
+        place = DEPLOY / folder / name
+        assert place.is_file() or (place / "kustomization.yaml").is_file()
+    files = {path.name for path in (DEPLOY / folder).iterdir()} - {"kustomization.yaml"}
+    assert files == {name for name in named if "/" not in name}
+    assert f"`{folder}/`" in (DEPLOY / "README.md").read_text()
+
+
+PODS = ("greeter/server.yaml", "greeter/client.yaml")
+
+
+def pod_spec(file: str) -> dict[str, Any]:
+    spec = kind(file, "Deployment")["spec"]["template"]["spec"]
+    assert isinstance(spec, dict)
+    return spec
+
+
+@pytest.mark.parametrize("file", PODS)
+def test_pods_may_do_nothing_that_they_do_not_need(file: str) -> None:
+    spec = pod_spec(file)
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+    assert "memory" in container["resources"]["limits"]
+    assert container["volumeMounts"][0]["name"] == spec["volumes"][0]["name"]
+
+
+def test_a_greeter_has_the_time_that_a_clean_stop_takes() -> None:
+    spec = pod_spec("greeter/server.yaml")
+    stop_grace = load(environ={}).stop_grace
+    drain_delay = 5  # of registry kubernetes
+    assert spec["terminationGracePeriodSeconds"] >= drain_delay + stop_grace + 5
+
+
+def test_a_greeter_is_found_and_probed_at_the_port_it_listens_on() -> None:
+    (container,) = pod_spec("greeter/server.yaml")["containers"]
+    assert container["ports"] == [{"name": "grpc", "containerPort": 8080}]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["port"] == 8080
+    service = kind("greeter-static/service.yaml", "Service")["spec"]
+    assert service["ports"][0]["port"] == 8080  # what the selector static dials
+    assert service["ports"][0]["targetPort"] == "grpc"
+    labels = kind("greeter/server.yaml", "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+
+
+def test_a_restart_never_has_fewer_pods_than_before() -> None:
+    strategy = kind("greeter/server.yaml", "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_clients_may_only_read_and_greeters_nothing() -> None:
+    (rule,) = kind("rbac/discovery.yaml", "Role")["rules"]
+    assert rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+    client = pod_spec("greeter/client.yaml")
+    assert client["serviceAccountName"] == kind("rbac/discovery.yaml", "ServiceAccount")["metadata"]["name"]
+    server = pod_spec("greeter/server.yaml")
+    assert server["automountServiceAccountToken"] is False
+
+
+def test_self_registering_pods_may_patch_besides_and_are_marked_for_the_policy() -> None:
+    pods_rule, mark = kind("rbac-self-register/self-register.yaml", "Role")["rules"]
+    assert pods_rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "patch"]}
+    policy = kind("rbac-self-register/admission-policy.yaml", "ValidatingAdmissionPolicy")["spec"]
+    asked = policy["matchConditions"][1]["expression"].replace(" ", "")
+    (group,), (resource,), (verb,) = mark["apiGroups"], mark["resources"], mark["verbs"]
+    assert asked.startswith(f"authorizer.group('{group}').resource('{resource}')")
+    assert asked.endswith(f".check('{verb}').allowed()")
+    assert policy["failurePolicy"] == "Fail"
+    binding = kind("rbac-self-register/admission-policy.yaml", "ValidatingAdmissionPolicyBinding")["spec"]
+    assert binding["validationActions"] == ["Deny"]
+
+
+def test_all_pods_run_the_image_that_the_readme_builds() -> None:
+    build = "docker build -t pymicro-greeter:dev ."
+    assert build in (DEPLOY / "README.md").read_text()
+    for file in PODS:
+        (container,) = pod_spec(file)["containers"]
+        assert container["image"] == "pymicro-greeter:dev"
+        assert container["workingDir"] == "/app"
+        program = next(word for word in container["command"] if word.endswith(".py"))
+        assert (ROOT / "examples/greeter" / program).is_file()
+
+
+def test_the_static_client_asks_the_dns_and_connections_end_now_and_then() -> None:
+    (client,) = pod_spec("greeter-static/client.yaml")["containers"]
+    assert "--selector=static" in client["command"]
+    (server,) = pod_spec("greeter-static/server.yaml")["containers"]
+    env = {entry["name"]: entry["value"] for entry in server["env"]}
+    assert load(environ=env).max_connection_age == 60
+
+
+def test_a_labelled_greeter_starts_and_stops_without_an_api_server_or_a_token(processes: Processes) -> None:
+    (container,) = pod_spec("greeter/server.yaml")["containers"]
+    downward = {"POD_NAME": "greeter-1", "POD_NAMESPACE": "default", "POD_IP": "127.0.0.1"}
+    env = {entry["name"]: entry.get("value") or downward[entry["name"]] for entry in container["env"]}
+    server = processes.python(
+        *container["command"][1:],
+        "--server-address=127.0.0.1:0",
+        "--drain-delay=0",
+        cwd=ROOT / "examples/greeter",
+        # Of the pod's network, where nobody answers.
+        KUBERNETES_SERVICE_HOST="127.0.0.1",
+        KUBERNETES_SERVICE_PORT="1",
+        MICRO_REGISTRY_ADDRESS="",
+        **env,
+    )
+    server.wait_for(
+        r"greeter 1\.0\.0 on 127\.0\.0\.1:\d+, registered as 127\.0\.0\.1:\d+ \(registry kubernetes"
+    )
+    assert server.stop() == 0, server.report()
