@@ -1,0 +1,105 @@
+"""Credentials as they were read at one moment, and the library that reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Reading", "Source", "library", "read_configuration", "signatures"]
+
+# (path, inode, size, time of change) of a file, or None where there is none. An
+# inode is part of it because Kubernetes swaps a symbolic link to rotate a token.
+Signature = tuple[str, tuple[int, int, int] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Everything needed to send a request, as it was when it was read.
+
+    Attributes:
+        configuration: kubernetes_asyncio's, from which a transport is built.
+        server: The URL without a trailing slash.
+        authorization: The header's value; empty to send none.
+        tls: What a transport depends on: another value means another transport.
+        files: The files it was read from, and their state just before.
+        lifetime: Seconds until it must be read again; None if it does not run out by itself.
+    """
+
+    configuration: Any
+    server: str
+    authorization: str
+    tls: tuple[object, ...]
+    files: tuple[Signature, ...]
+    lifetime: float | None = None
+
+
+class Source(Protocol):
+    """Where credentials come from."""
+
+    async def read(self) -> Reading:
+        """Read all of it now.
+
+        Raises:
+            KubeError: It cannot be read, and why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Remove what was written for it."""
+        ...
+
+
+def signatures(paths: Iterable[str]) -> tuple[Signature, ...]:
+    """The state of files, which differs once one of them has changed."""
+
+    def of(path: str) -> Signature:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return path, None
+        return path, (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    return tuple(of(path) for path in paths)
+
+
+def read_configuration(
+    configuration: Any, files: tuple[Signature, ...], lifetime: float | None = None
+) -> Reading:
+    """What a filled Configuration of kubernetes_asyncio says."""
+    given = configuration
+    # Each watch holds a connection; its default of 100 would be the most services a process can watch.
+    given.connection_pool_maxsize = 0
+    certificates = [path for path in (given.ssl_ca_cert, given.cert_file, given.key_file) if path]
+    return Reading(
+        configuration=given,
+        server=given.host.rstrip("/"),
+        # A token file may end in a newline, which no header may.
+        authorization=str(given.api_key.get("BearerToken") or "").strip(),
+        tls=(given.host, signatures(certificates), given.verify_ssl, given.tls_server_name, given.proxy),
+        files=files,
+        lifetime=lifetime,
+    )
+
+
+async def library() -> Any:
+    """kubernetes_asyncio, with the modules that are used here.
+
+    Imported in a thread the first time: that takes 0.4 s, in which calls must go on.
+    """
+    if _import.cache_info().currsize:
+        return _import()
+    return await asyncio.to_thread(_import)
+
+
+@functools.cache
+def _import() -> Any:
+    import kubernetes_asyncio.client.rest
+    import kubernetes_asyncio.config.exec_provider
+    import kubernetes_asyncio.config.incluster_config
+    import kubernetes_asyncio.config.kube_config
+
+    return kubernetes_asyncio

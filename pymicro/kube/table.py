@@ -1,0 +1,114 @@
+"""The objects of a collection by uid, as far as they are of interest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Table", "version_of"]
+
+log = logging.getLogger("pymicro.kube")
+
+T = TypeVar("T")
+
+# Of what a bad object has to say; it may come from anybody who may write one.
+_LONGEST_TEXT = 300
+
+# Lines in the log from one list to the next: who may write one object may write it over and over.
+_MOST_COMPLAINTS = 100
+
+
+def _metadata(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = found.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def version_of(found: Mapping[str, Any]) -> str:
+    """The resourceVersion of an object or a list; empty if there is none."""
+    version = _metadata(found).get("resourceVersion")
+    return version if isinstance(version, str) else ""
+
+
+class Table(Generic[T]):
+    """What `parse` made of each object, keyed by uid: an object made anew under an old name is another.
+
+    An object that cannot be read is skipped, counted, and logged once for as long as it
+    is there and the same is wrong with it.
+
+    Args:
+        parse: Object to value; None for one that is not of interest, ValueError for a bad one.
+        what: Names the collection in the log.
+    """
+
+    def __init__(self, parse: Callable[[Mapping[str, Any]], T | None], what: str) -> None:
+        self.objects: dict[str, T] = {}
+        self._parse = parse
+        self._what = what
+        self._bad: dict[str, str] = {}
+        self._complained: Mapping[str, str] = {}
+        self._complaints = 0
+
+    def successor(self) -> Table[T]:
+        """An empty table for a new list, which knows what has been complained of already."""
+        table = Table(self._parse, self._what)
+        table._complained = {**self._complained, **self._bad}
+        return table
+
+    @property
+    def skipped(self) -> int:
+        """How many objects are there that cannot be read."""
+        return len(self._bad)
+
+    def complete(self) -> None:
+        """The list is whole: complaints about what it does not have are forgotten."""
+        self._complained = {}
+
+    def put(self, found: Mapping[str, Any]) -> bool:
+        """An object as it is now; returns whether that changes anything."""
+        uid = _metadata(found).get("uid")
+        if not isinstance(uid, str) or not uid:
+            # Nothing to remember it by, so its name has to do.
+            self._skip(f"without uid: {self._name(found)}", found, "it has no uid")
+            return False
+        try:
+            value = self._parse(found)
+        except ValueError as exc:
+            self._skip(uid, found, str(exc))
+            value = None
+        except Exception as exc:
+            # Objects are written by anybody; a reader that trips over one must not hide the others.
+            self._skip(uid, found, f"reading it failed with {exc!r}", trace=True)
+            value = None
+        else:
+            self._bad.pop(uid, None)
+        if value is None:
+            return self.objects.pop(uid, None) is not None
+        old = self.objects.get(uid)
+        self.objects[uid] = value
+        return old != value
+
+    def drop(self, found: Mapping[str, Any]) -> bool:
+        """An object that is gone, or no longer selected; returns whether that changes anything."""
+        uid = _metadata(found).get("uid")
+        if not isinstance(uid, str):
+            return False
+        self._bad.pop(uid, None)
+        return self.objects.pop(uid, None) is not None
+
+    def _skip(self, uid: str, found: Mapping[str, Any], text: str, *, trace: bool = False) -> None:
+        text = text if text.isprintable() else repr(text)
+        text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+        if text != self._bad.get(uid, self._complained.get(uid)):
+            self._complaints += 1
+            if self._complaints <= _MOST_COMPLAINTS:
+                log.warning("%s: %s is skipped: %s", self._what, self._name(found), text, exc_info=trace)
+            elif self._complaints == _MOST_COMPLAINTS + 1:
+                log.warning("%s: more objects are skipped, and not named for a while", self._what)
+        self._bad[uid] = text
+
+    @staticmethod
+    def _name(found: Mapping[str, Any]) -> str:
+        metadata = _metadata(found)
+        name = f"{metadata.get('namespace')}/{metadata.get('name')}"[:_LONGEST_TEXT]
+        return name if name.isprintable() else repr(name)
