@@ -170,7 +170,11 @@ class Calling:
         _, registry, directory, selector = self._parts
         if self._open:
             raise PymicroError("this client is open already")
-        _log_settings(self.config, given_registry=self._instances.registry is not None)
+        _log_settings(
+            self.config,
+            asked=selector.uses_registry,
+            given_registry=self._instances.registry is not None,
+        )
         async with AsyncExitStack() as stack:
             if selector.uses_registry:
                 await stack.enter_async_context(registry)
@@ -265,7 +269,7 @@ class Calling:
         return await self.registry.services()
 
 
-def _log_settings(config: Config, *, given_registry: bool) -> None:
+def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
     """A line for each thing about the settings that somebody may stumble over."""
     for line in unknown_environment():
         log.info("%s", line)
@@ -278,7 +282,7 @@ def _log_settings(config: Config, *, given_registry: bool) -> None:
         log.info("go-micro settings that change nothing here: %s", ", ".join(ignored))
     if config.source("client_retries") != "default":
         log.info("client_retries (%s) has no effect yet", config.source("client_retries"))
-    if in_pod() and not given_registry and config.source("registry") == "default":
+    if in_pod() and asked and not given_registry and config.source("registry") == "default":
         # Never guessed: a pod that meant Kubernetes must not quietly be alone.
         log.warning(
             "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",

@@ -28,6 +28,8 @@ __all__ = ["check", "check_settings"]
 _STEP_TIMEOUT = 15.0
 # A registry that can be asked answers at once.
 _NODES_TIMEOUT = 5.0
+# Where a missing right, say, has been named, most likely nothing comes.
+_EXPLAINED_TIMEOUT = 1.5
 
 _STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER")
 
@@ -135,7 +137,7 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
         explained: Whether a problem was named by which there may be none.
     """
     try:
-        async with asyncio.timeout(_NODES_TIMEOUT):
+        async with asyncio.timeout(_EXPLAINED_TIMEOUT if explained else _NODES_TIMEOUT):
             nodes = await client.nodes(service)
     except TimeoutError:
         if not explained:

@@ -348,7 +348,7 @@ async def test_in_a_pod_without_a_registry_there_is_one_warning_and_everybody_is
         "this is a pod of Kubernetes, and the registry is the default, local: set MICRO_REGISTRY"
     ]
     caplog.clear()
-    async with Client(registry="local", registry_address=registry_folder):
+    async with Client(registry="local", registry_address=registry_folder), Client(selector="static"):
         pass
     assert "MICRO_REGISTRY" not in caplog.text
 

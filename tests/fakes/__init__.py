@@ -1,0 +1,1 @@
+"""Fakes that speak the real protocol over real sockets, and pass the real thing's contract suite."""

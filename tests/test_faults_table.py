@@ -1,0 +1,154 @@
+"""docs/faults.md names a test for every fault, and the tests are there."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "docs" / "faults.md"
+BUILT, CALLS = "The watch, and pods", "Calls"
+
+# Every fault that the design set out to live through.
+FAULTS = {
+    BUILT: (
+        "410 in the stream",
+        "410 as status",
+        "410 twice",
+        "DELETE lost in a gap",
+        "half-open TCP with no FIN",
+        "live TCP but a mute stream",
+        "clean close every second",
+        "cut in the middle of a JSON line",
+        "a 2 MB line",
+        "a multi-byte character split across chunks",
+        "events in the first second after the list",
+        "an hour of bookmarks, then a reconnect without a re-list",
+        "429 storm",
+        "500s for an hour while calls go on",
+        "401 after token rotation",
+        "403 in mid-life",
+        "a version that goes backwards",
+        "`deletionTimestamp` arriving as MODIFIED",
+        "label removed",
+        "pod restarted under the same name and IP",
+        "IP reused by another service's pod",
+        "scale to 0 and back to 1",
+        "service created after the client",
+        "server down 2 min, then up",
+        "rolling update",
+        "malformed, huge and hostile annotations",
+        "an IP that is not the pod's own",
+        "a slow subscriber",
+        "an old watcher publishing late",
+        "1,000 clients restarting at once",
+        "IPv6",
+        "a clock jump",
+        "SIGTERM before registration finished",
+        "a crash without deregistering",
+    ),
+    CALLS: (
+        "a black-holed IP",
+        "GOAWAY with unary, streaming and queued calls",
+        "channel churn",
+        "`close()` during a dial",
+        "cancelled and timed-out calls",
+        "a fast-failing node against p2c",
+        "60 % of nodes failing",
+        "two nodes and the ejection cap",
+        "a retry storm and nested retries",
+        "a blocked event loop of 2 s causing no ejection",
+    ),
+}
+
+Row = tuple[str, str, str]  # fault, where it was seen, tests
+
+
+def read_rows(text: str) -> dict[str, list[Row]]:
+    """The tables of a document by their headings.
+
+    Raises:
+        ValueError: A row has not three cells.
+    """
+    tables: dict[str, list[Row]] = {}
+    heading = ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            heading = line[3:].strip()
+        elif line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            if len(cells) != 3:
+                if set(line) <= set("|- "):
+                    continue
+                raise ValueError(f"{len(cells)} cells: {line}")
+            fault, seen, tests = cells
+            if fault != "fault":
+                tables.setdefault(heading, []).append((fault, seen, tests))
+    return tables
+
+
+def named_tests(cell: str) -> list[tuple[str, str]]:
+    """The files and functions in a cell."""
+    return re.findall(r"`(tests/[^`:]+\.py)::([^`]+)`", cell)
+
+
+@functools.cache
+def collected(path: Path) -> set[str]:
+    """Names of the tests in a file, `Class::test_…` in a class; found without running it."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        prefix, body = (f"{node.name}::", node.body) if isinstance(node, ast.ClassDef) else ("", [node])
+        found |= {
+            prefix + one.name
+            for one in body
+            if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name.startswith("test_")
+        }
+    return found
+
+
+def problems(text: str, root: Path = ROOT) -> list[str]:
+    """What is wrong with a table of faults."""
+    tables = read_rows(text)
+    wrong = []
+    for heading, faults in FAULTS.items():
+        there = {fault for fault, _, _ in tables.get(heading, [])}
+        wrong += [f"{heading}: no row for: {fault}" for fault in faults if fault not in there]
+    for heading, rows in tables.items():
+        for fault, seen, cell in rows:
+            named = named_tests(cell)
+            if not seen:
+                wrong.append(f"{fault}: it does not say where it was seen")
+            if not named and (heading != CALLS or not cell.endswith("not yet")):
+                wrong.append(f"{fault}: no test")
+            for file, name in named:
+                path = root / file
+                if not path.exists() or name not in collected(path):
+                    wrong.append(f"{fault}: there is no {file}::{name}")
+    return wrong
+
+
+def test_every_fault_has_a_test_that_is_there() -> None:
+    assert problems(TABLE.read_text()) == []
+
+
+CLOCK = "laptops that sleep, virtual machines that are moved"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("| 410 twice |", "| 410 thrice |", "no row for: 410 twice"),
+        ("::test_410_twice`", "::test_410_thrice`", "410 twice: there is no tests/kube/"),
+        ("versions.py::test_410_twice`", "nowhere.py::test_410_twice`", "410 twice: there is no tests/kube/"),
+        ("`tests/kube/test_faults_versions.py::test_410_twice`", "not yet", "410 twice: no test"),
+        (CLOCK, "", "a clock jump: it does not say where"),
+    ],
+)
+def test_a_table_that_lacks_something_is_noticed(old: str, new: str, said: str) -> None:
+    text = TABLE.read_text()
+    assert old in text
+    assert any(said in problem for problem in problems(text.replace(old, new)))
