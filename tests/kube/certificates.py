@@ -1,8 +1,6 @@
-"""Certificates for tests: two authorities, a server of each, and a client of the first.
+"""Certificates for tests, made anew in each run: two authorities, a server of each, a client of the first.
 
-Made once with openssl (EC P-256, valid for a hundred years), with the extensions that
-`ssl.VERIFY_X509_STRICT` asks for. The servers are 127.0.0.1 and kubernetes.default.svc; the
-client is `ada`. They protect nothing.
+The servers are 127.0.0.1 and kubernetes.default.svc; the client is `ada`.
 """
 
 from __future__ import annotations
@@ -10,108 +8,28 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import trustme
+
 __all__ = ["ADA", "ADA_KEY", "NEW_CA", "OLD_CA", "new_server", "old_server"]
 
-OLD_CA = """\
------BEGIN CERTIFICATE-----
-MIIBiDCCAS+gAwIBAgIUXvZ8QAYjnASHhchM7w4Nv8YbsfcwCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGb2xkLWNhMCAXDTI2MTEyMzA0NTA0MFoYDzIxMjYxMDMwMDQ1
-MDQwWjARMQ8wDQYDVQQDDAZvbGQtY2EwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
-AATbxJR3EBmcibVt737QDpQknsjmW8QfFFaHjtXmA6Nkvtcn+j+//hsLFj/BwJRu
-l7LGaxfCp1t82ll7squdu6Dio2MwYTAfBgNVHSMEGDAWgBS9C1/D7/295hNBBFVC
-e17E6U7W6jAPBgNVHRMBAf8EBTADAQH/MA4GA1UdDwEB/wQEAwIBBjAdBgNVHQ4E
-FgQUvQtfw+/9veYTQQRVQntexOlO1uowCgYIKoZIzj0EAwIDRwAwRAIgViC+SR2s
-byEVxk0FBP8DoLHPTTiT0yxNaGz+6/UZXZICICL3RLX/oHL40EOwmOO4G2/N86M0
-XEeRjH6uuSZuYCpX
------END CERTIFICATE-----
-"""
-
-NEW_CA = """\
------BEGIN CERTIFICATE-----
-MIIBiTCCAS+gAwIBAgIUd8s3MSmmc5rBZNAJQ6S78eittREwCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGbmV3LWNhMCAXDTI2MTEyMzA0NTA0MFoYDzIxMjYxMDMwMDQ1
-MDQwWjARMQ8wDQYDVQQDDAZuZXctY2EwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
-AAQfdqkadP9QAWREEy2tVVXWYLEE6XNDxnrsDyzIKCYHORmygQnc5u/O91czQbXy
-WUUObhdzxQrVQhzhspmnwjNMo2MwYTAfBgNVHSMEGDAWgBQ7w45Hqq3yE49iWuIt
-p1tr527EwjAPBgNVHRMBAf8EBTADAQH/MA4GA1UdDwEB/wQEAwIBBjAdBgNVHQ4E
-FgQUO8OOR6qt8hOPYlriLadba+duxMIwCgYIKoZIzj0EAwIDSAAwRQIgASHOcDmp
-Kt3SQjlzpABNkHsjbqWcjGsEInxYZf4b818CIQDsjjfMOIinm3P7DdlO7U0w1M75
-4rdFAhtTuLHUpDlhEw==
------END CERTIFICATE-----
-"""
-
-_OLD_SERVER = """\
------BEGIN CERTIFICATE-----
-MIIByTCCAXCgAwIBAgIUa8akq6IXVF43FpbTkX6tmufgHpowCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGb2xkLWNhMCAXDTI2MTEyMzA0NTA0MVoYDzIxMjYxMDMwMDQ1
-MDQxWjAVMRMwEQYDVQQDDApvbGQtc2VydmVyMFkwEwYHKoZIzj0CAQYIKoZIzj0D
-AQcDQgAE9hiV9bVYDD7zG6TDcnxjDVgu1Un05Ot9RdIubdRTDnu8dprwrhauekVb
-Xka+bhlx/x7NxR2XGZXCQItjbfiijaOBnzCBnDAMBgNVHRMBAf8EAjAAMA4GA1Ud
-DwEB/wQEAwIHgDAdBgNVHQ4EFgQUNkE/PXFGQtHHIbE9LSoKirNePNAwHwYDVR0j
-BBgwFoAUvQtfw+/9veYTQQRVQntexOlO1uowEwYDVR0lBAwwCgYIKwYBBQUHAwEw
-JwYDVR0RBCAwHocEfwAAAYIWa3ViZXJuZXRlcy5kZWZhdWx0LnN2YzAKBggqhkjO
-PQQDAgNHADBEAiAocPdr8HiGr1E7EeBQhxQfq1EEN9zBC4UvQrFaEHWaegIgF92e
-Vyp543BUG89ot/NaAfafHrFMHub28erMjUQcdUo=
------END CERTIFICATE-----
-"""
-
-_OLD_SERVER_KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQggNhnxJ1f4TDc/PQ+
-scRJDTvsIcvbm0lp6yomAP3hlMWhRANCAAT2GJX1tVgMPvMbpMNyfGMNWC7VSfTk
-631F0i5t1FMOe7x2mvCuFq56RVteRr5uGXH/Hs3FHZcZlcJAi2Nt+KKN
------END PRIVATE KEY-----
-"""
-
-_NEW_SERVER = """\
------BEGIN CERTIFICATE-----
-MIIByjCCAXCgAwIBAgIUJGS7HGBcINJKzjkZV05qS8X1gqUwCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGbmV3LWNhMCAXDTI2MTEyMzA0NTA0MVoYDzIxMjYxMDMwMDQ1
-MDQxWjAVMRMwEQYDVQQDDApuZXctc2VydmVyMFkwEwYHKoZIzj0CAQYIKoZIzj0D
-AQcDQgAEYtgcFtDXW6o+96/FI1AV3yhj0791QJjkAeTm9QqIQF3VOuOMER12qnKX
-SLDjUYUBsbe5v6UJNtcgdzen8jQhJqOBnzCBnDAMBgNVHRMBAf8EAjAAMA4GA1Ud
-DwEB/wQEAwIHgDAdBgNVHQ4EFgQUJXytAllKvrohSPWARQ7y5Nbev2wwHwYDVR0j
-BBgwFoAUO8OOR6qt8hOPYlriLadba+duxMIwEwYDVR0lBAwwCgYIKwYBBQUHAwEw
-JwYDVR0RBCAwHocEfwAAAYIWa3ViZXJuZXRlcy5kZWZhdWx0LnN2YzAKBggqhkjO
-PQQDAgNIADBFAiAQaqkEzYqXMFSSEx73xJuCTJhh1mqA+8Q8LWieuXDZHAIhAJxl
-CkKExVShh08iVs9+V0oV8sTmejXSMCZBno47nYiv
------END CERTIFICATE-----
-"""
-
-_NEW_SERVER_KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgRDKdA3QFyvrjAP3z
-/rtG64B9iZKyMkqGU3P2T7YhsAShRANCAARi2BwW0Ndbqj73r8UjUBXfKGPTv3VA
-mOQB5Ob1CohAXdU644wRHXaqcpdIsONRhQGxt7m/pQk21yB3N6fyNCEm
------END PRIVATE KEY-----
-"""
-
-ADA = """\
------BEGIN CERTIFICATE-----
-MIIBlzCCAT6gAwIBAgIUa8akq6IXVF43FpbTkX6tmufgHpswCgYIKoZIzj0EAwIw
-ETEPMA0GA1UEAwwGb2xkLWNhMCAXDTI2MTEyMzA0NTA0MVoYDzIxMjYxMDMwMDQ1
-MDQxWjAOMQwwCgYDVQQDDANhZGEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAT2
-Ex0I2JEps4sfeaZKZ2hAG8B7l+iO1oo/fo+kkdBVNU/DgHM9IXLuZI3cvnd1A+ZN
-x6eESW4mHN365qMtxQ/ko3UwczAMBgNVHRMBAf8EAjAAMA4GA1UdDwEB/wQEAwIH
-gDAdBgNVHQ4EFgQUBgqJ+CsRSU7stdf2qvslQVWHWxEwHwYDVR0jBBgwFoAUvQtf
-w+/9veYTQQRVQntexOlO1uowEwYDVR0lBAwwCgYIKwYBBQUHAwIwCgYIKoZIzj0E
-AwIDRwAwRAIgbHLXjXWHwUI/zqM58mstBIvaB8in3OC19O5ZZFbEk0ACICiJu/CZ
-/Un6Efpiak1ig4MhpM6PcKm4OzFK71LqWuWD
------END CERTIFICATE-----
-"""
-
-ADA_KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgfuJBQWdxEAnozkOl
-0BjoCs7z045zVGh/SmdDsVPxZAyhRANCAAT2Ex0I2JEps4sfeaZKZ2hAG8B7l+iO
-1oo/fo+kkdBVNU/DgHM9IXLuZI3cvnd1A+ZNx6eESW4mHN365qMtxQ/k
------END PRIVATE KEY-----
-"""
+_OLD, _NEW = trustme.CA(), trustme.CA()
 
 
-def _context(folder: Path, certificate: str, key: str) -> ssl.SSLContext:
+def _pem(*blobs: trustme.Blob) -> str:
+    return "".join(blob.bytes().decode() for blob in blobs)
+
+
+OLD_CA, NEW_CA = _pem(_OLD.cert_pem), _pem(_NEW.cert_pem)
+
+_ada = _OLD.issue_cert(common_name="ada")
+ADA, ADA_KEY = _pem(*_ada.cert_chain_pems), _pem(_ada.private_key_pem)
+
+
+def _server(authority: trustme.CA, folder: Path) -> ssl.SSLContext:
     chain = folder / "server.pem"
-    chain.write_text(certificate + key)
+    authority.issue_cert("127.0.0.1", "kubernetes.default.svc").private_key_and_cert_chain_pem.write_to_path(
+        str(chain)
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
     return context
@@ -119,7 +37,7 @@ def _context(folder: Path, certificate: str, key: str) -> ssl.SSLContext:
 
 def old_server(folder: Path, *, clients: bool = False) -> ssl.SSLContext:
     """A server of the old authority; with `clients` only for those who have its certificate."""
-    context = _context(folder, _OLD_SERVER, _OLD_SERVER_KEY)
+    context = _server(_OLD, folder)
     if clients:
         context.load_verify_locations(cadata=OLD_CA)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -128,4 +46,4 @@ def old_server(folder: Path, *, clients: bool = False) -> ssl.SSLContext:
 
 def new_server(folder: Path) -> ssl.SSLContext:
     """A server of the new authority."""
-    return _context(folder, _NEW_SERVER, _NEW_SERVER_KEY)
+    return _server(_NEW, folder)
