@@ -14,8 +14,8 @@ GENERATED := examples/greeter/greeter/.generated
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench readme clean
+.PHONY: help setup gen demo test test-peers test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
+	test-lowest lint format types bench bench-cluster readme clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: $(GENERATED) ## the test suite (needs Python only)
 test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
 	grpcurl=$$(scripts/grpcurl) && GRPCURL="$$grpcurl" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
 
+test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux, root, needs Go)
+	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
+
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
 test-3.11 test-3.12 test-3.13: test-%:
@@ -69,6 +72,10 @@ types: $(GENERATED) ## mypy, strict
 
 bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-cluster: $(GENERATED) ## discovery on a real Kubernetes API server (Linux, root, needs Go)
+	$(BIN)/python -m pip install --quiet --group bench
+	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m benchmarks.cluster $(BENCH_ARGS)
 
 readme: $(INSTALLED) ## write the settings table of README.md anew
 	$(BIN)/python scripts/settings_table.py --write

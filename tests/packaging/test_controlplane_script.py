@@ -1,0 +1,208 @@
+"""`scripts/controlplane` builds once, whole or not at all, whoever else builds (with a stand-in for Go)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+SCRIPT = str(ROOT / "scripts/controlplane")
+
+# Says when it starts, and ends when it may.
+GO = """#!/bin/sh
+case "$1" in
+env) echo "stand-in"; exit ;;
+esac
+echo "$GOFLAGS $CGO_ENABLED" >>"$FOLDER/builds"
+while [ ! -e "$FOLDER/go-on" ]; do sleep 0.02; done
+[ ! -e "$FOLDER/broken" ] || exit 1
+while [ "$1" != -o ]; do shift; done
+printf '#!/bin/sh\\nbasename "$0"\\n' >"$2"
+chmod +x "$2"
+"""
+
+
+# All that the script and its stand-in for Go may use: a Go of the machine is not among them.
+TOOLS = [
+    "basename",
+    "cat",
+    "chmod",
+    "cut",
+    "dirname",
+    "flock",
+    "id",
+    "ln",
+    "mkdir",
+    "mv",
+    "rm",
+    "sha256sum",
+    "sleep",
+]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a cluster is tested on Linux")
+
+
+class Script:
+    """Runs the script with a cache and a `go` of this test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache" / "pymicro"
+        self.started: list[subprocess.Popen[str]] = []
+        programs = folder / "bin"
+        programs.mkdir()
+        for tool in TOOLS:
+            found = shutil.which(tool)
+            assert found, f"no {tool} on PATH"
+            (programs / tool).symlink_to(found)
+        stand_ins = dict.fromkeys(("kubectl", "ip", "openssl", "setpriv"), "#!/bin/sh\n")
+        for name, text in {"go": GO, **stand_ins}.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        self.environ = {
+            "PATH": str(programs),
+            "HOME": str(folder),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "FOLDER": str(folder),
+        }
+
+    def start(self, **environ: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [SCRIPT],
+            env={**self.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, **environ: str) -> tuple[int, str, str]:
+        process = self.start(**environ)
+        output, errors = process.communicate(timeout=30)
+        return process.returncode, output, errors
+
+    def go_on(self) -> None:
+        (self.folder / "go-on").touch()
+
+    def builds(self) -> int:
+        log = self.folder / "builds"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def wait_for_build(self, number: int) -> None:
+        deadline = time.monotonic() + 20
+        while self.builds() < number:
+            assert time.monotonic() < deadline, f"build {number} did not start"
+            time.sleep(0.01)
+
+    def folders(self) -> list[str]:
+        return [path.name for path in self.cache.iterdir() if path.is_dir()]
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    made = Script(tmp_path)
+    yield made
+    made.end()
+
+
+def test_the_first_run_builds_and_the_next_ones_find_it(script: Script) -> None:
+    script.go_on()
+    status, folder, errors = script.run()
+    assert status == 0, errors
+    assert "building" in errors
+    assert Path(folder.strip()).parent == script.cache
+    for program in ("etcd", "kube-apiserver", "kube-controller-manager"):
+        ran = subprocess.run([f"{folder.strip()}/{program}"], capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == program
+    assert script.run() == (0, folder, "")
+    assert script.builds() == 1
+    # Nobody's go.sum is changed by the way, and no C compiler is needed.
+    assert (script.folder / "builds").read_text() == "-mod=readonly 0\n"
+
+
+def test_two_at_a_time_build_once(script: Script) -> None:
+    both = [script.start(), script.start()]
+    script.wait_for_build(1)
+    script.go_on()
+    done = [process.communicate(timeout=30) for process in both]
+    assert [process.returncode for process in both] == [0, 0], done
+    assert done[0][0] == done[1][0] != ""
+    assert script.builds() == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_is_interrupted_is_none(script: Script, how: signal.Signals) -> None:
+    process = script.start()
+    script.wait_for_build(1)
+    # As Ctrl-C does: to the script and all that it has started.
+    os.killpg(process.pid, how)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    left = script.folders()
+    assert all(name.endswith(".partial") for name in left)
+    assert how == signal.SIGKILL or not left
+
+    script.go_on()
+    status, folder, errors = script.run()
+    assert status == 0, errors
+    assert script.builds() == 2
+    assert script.folders() == [Path(folder.strip()).name]
+
+
+def test_a_build_that_fails_leaves_nothing_and_is_tried_again(script: Script) -> None:
+    script.go_on()
+    (script.folder / "broken").touch()
+    status, output, _ = script.run()
+    assert status != 0
+    assert output == ""
+    assert script.folders() == []
+    (script.folder / "broken").unlink()
+    assert script.run()[0] == 0
+
+
+def test_binaries_of_ones_own_are_used_as_they_are(script: Script, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for program in ("etcd", "kube-apiserver", "kube-controller-manager"):
+        (own / program).write_text("#!/bin/sh\n")
+        (own / program).chmod(0o755)
+    assert script.run(KUBEBUILDER_ASSETS=str(own)) == (0, f"{own}\n", "")
+    (own / "kube-controller-manager").unlink()
+    status, output, errors = script.run(KUBEBUILDER_ASSETS=str(own))
+    assert (status, output) == (1, "")
+    assert f"{own}, and there is no kube-controller-manager in it" in errors
+    assert script.builds() == 0
+
+
+def test_without_go_it_says_what_to_do(script: Script) -> None:
+    (script.folder / "bin" / "go").unlink()
+    status, output, errors = script.run()
+    assert (status, output) == (1, "")
+    assert "Go 1.25" in errors
+    assert "KUBEBUILDER_ASSETS" in errors
+
+
+def test_a_program_that_cannot_be_installed_is_an_error_that_names_its_package(script: Script) -> None:
+    for name in ("ip", "kubectl"):
+        (script.folder / "bin" / name).unlink()
+    status, output, errors = script.run()  # no apt-get on its PATH
+    assert (status, output) == (1, "")
+    assert "apt-get install kubernetes-client iproute2" in errors
+    assert script.builds() == 0
