@@ -1,0 +1,67 @@
+"""One real control plane for all tests of a run, one with a kubelet, and what was measured with them.
+
+Run by `make test-cluster`, which builds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster.cluster import ROOT, Cluster
+from tests.cluster.plane import ControlPlane
+
+SAID = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    """A control plane; each test takes a namespace of its own. Who stops a part of it starts it again.
+
+    Without controllers: they would need half a minute to notice that the API server is back.
+    """
+    with ControlPlane(controllers=()) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def controlled() -> Iterator[ControlPlane]:
+    """A control plane with controllers, of which nobody stops anything."""
+    with ControlPlane() as started:
+        yield started
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane) -> str:
+    """A namespace in which nothing is yet."""
+    return plane.namespace()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A control plane of its own with a kubelet, for tests that need pods that run."""
+    with Cluster({"pymicro-greeter": ROOT / "examples" / "greeter"}) as started:
+        yield started
+
+
+@pytest.fixture
+def pods_namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of `cluster` in which nothing is yet; its pods are told to stop afterwards."""
+    name = cluster.plane.namespace()
+    yield name
+    cluster.plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Shows a line at the end of the run, also when all is well: a figure that people want to see."""
+    return request.config.stash.setdefault(SAID, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash.get(SAID, [])
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)
