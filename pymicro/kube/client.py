@@ -234,6 +234,10 @@ class KubeClient:
                     yield response, deadline
                     return
                 finally:
+                    if response.connection is not None and response.connection.transport is not None:
+                        # Not read to its end. To close it over TLS would be to wait for a server
+                        # that may be gone, beyond the end of this client.
+                        response.connection.transport.abort()
                     response.close()
             finally:
                 await self._leave(transport)

@@ -370,13 +370,11 @@ class Reflector(Generic[T]):
         if before is None or before.kind != error.kind:
             # What never mends by itself is loud.
             loud = error.kind in ("forbidden", "unauthorized", "config", "credentials")
-            kept = (
-                f"keeping {len(self._table.objects)} objects"
-                if self._last_sync is not None
-                else "none known yet"
-            )
+            count = len(self._table.objects)
+            kept = "none known yet" if self._last_sync is None else f"keeping {count} of them"
+            # The error comes last: it may end in a rule that stands on lines of its own.
             log.log(
-                logging.ERROR if loud else logging.INFO, "%s: %s (%s, trying again)", self.query, error, kept
+                logging.ERROR if loud else logging.INFO, "%s (%s, trying again): %s", self.query, kept, error
             )
         self._publication.fail(error)
 

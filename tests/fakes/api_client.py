@@ -128,7 +128,12 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE)
         async with self._session.get(url, params=params, timeout=timeout) as response:
             assert response.status == 200, await response.text()
-            yield Events(response)
+            try:
+                yield Events(response)
+            finally:
+                if response.connection is not None and response.connection.transport is not None:
+                    # Not at its end. Over TLS it would else be closed in the server's own time.
+                    response.connection.transport.abort()
 
     async def make(self, name: str, **labels: str) -> dict[str, Any]:
         """A pod, on a node that nobody serves."""
