@@ -13,14 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.cluster import calls, idle, measures
+from benchmarks.cluster import calls, idle, measures, names
 from benchmarks.cluster.pods import Pods
 from benchmarks.figures import Row
 from benchmarks.rounds import Settings
 from tests.cluster.plane import ControlPlane
 
 KINDS = ("pymicro", "kubernetes_asyncio", "informer")
-NAMES = ("propagation", "calls", "10k", "idle")
+NAMES = ("propagation", "calls", "names", "10k", "idle")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,6 +41,8 @@ def _measure(name: str, pods: Pods, quick: bool) -> AsyncIterator[list[Row]]:
     if name == "calls":
         size = {"count": 6, "changes": 4} if quick else {}
         return calls.last_calls(pods, **size)
+    if name == "names":
+        return names.through_names(age=3.0) if quick else names.through_names()
     if name == "idle":
         return idle.idle(pods, seconds=6.0 if quick else 60.0)
     if quick:

@@ -44,7 +44,12 @@ class Tenant:
         return self.plane.kubeconfig_for(path, {"token": token}, name=account, namespace=self.namespace)
 
     def registry(
-        self, account: str = READER, own: dict[str, Any] | None = None, **settings: Any
+        self,
+        account: str = READER,
+        own: dict[str, Any] | None = None,
+        *,
+        timing: Timing = QUICK,
+        **settings: Any,
     ) -> KubernetesRegistry:
         """As a process of the pod `own` has it, or one outside of all pods."""
         address = [f"kubeconfig={self.kubeconfig(account, own)}"]
@@ -56,7 +61,7 @@ class Tenant:
                 "POD_IP": own["status"]["podIP"],
             }
         config = load({"registry_address": address, **settings}, environ={})
-        return KubernetesRegistry(config, environ=environ, timing=QUICK)
+        return KubernetesRegistry(config, environ=environ, timing=timing)
 
     def pod(self, name: str, ip: str, namespace: str = "", **metadata: Any) -> dict[str, Any]:
         """A pod that is found by its labels."""
@@ -248,8 +253,7 @@ async def test_while_the_api_server_is_away_the_nodes_stay_and_then_it_heals(
     one = tenant.pod("one", "10.0.0.1")
     tenant.pod("two", "10.0.0.2")
     # With the pauses that users have.
-    registry = tenant.registry()
-    registry._timing = Timing()
+    registry = tenant.registry(timing=Timing())
     async with seeing(registry) as seen:
         await seen.see("10.0.0.1:8080", "10.0.0.2:8080")
         away = time.monotonic()
