@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.cluster.kubelet import network
-from tests.cluster.plane import ControlPlane, StartFailed, eventually
+from tests.cluster.plane import ControlPlane, StartFailed, ending_with_us, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,7 +170,8 @@ class Cluster:
             return subprocess.Popen(
                 [
                     # Ends with this thread, which is the one that pytest itself runs in.
-                    *("setpriv", "--pdeathsig", "KILL", "--", *self.node.prefix),
+                    *ending_with_us(),
+                    *self.node.prefix,
                     *(sys.executable, "-m", "tests.cluster.kubelet"),
                     f"--kubeconfig={self.plane.kubeconfig}",
                     f"--node-ip={self.node.ip}",
