@@ -110,14 +110,13 @@ async def last_calls(pods: Pods, *, count: int = 20, changes: int = 40) -> Async
         ("ready", "ready → first call"),
     ):
         values = [1e3 * seconds for seconds in took[what]]
-        worst = max(values)
         detail = f"{caller.calls:,} calls, failed: {dict(caller.failed) or 0}, {len(values)} changes"
         yield [
             Row("calls", f"{count} nodes, {end}, p50", Figure.of(values), "ms"),
             Row(
                 "calls",
                 f"{count} nodes, {end}, the longest",
-                Figure((worst,), worst, worst, worst),
+                Figure.of([max(values)]),
                 "ms",
                 at_most(1000),
                 detail,

@@ -48,8 +48,7 @@ async def idle(pods: Pods, *, seconds: float) -> AsyncIterator[list[Row]]:
         state = reflector.state
         running.cancel()
         await asyncio.wait([running])
-    requests = float(state.lists + state.watches)
-    figure = Figure((requests,), requests, requests, requests)
+    figure = Figure.of([float(state.lists + state.watches)])
     detail = f"{state.lists} lists, {state.watches} watches, errors {dict(state.errors) or 'none'}"
     yield [
         Row(

@@ -24,10 +24,6 @@ def _percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def _single(value: float) -> Figure:
-    return Figure((value,), value, value, value)
-
-
 async def propagation(
     pods: Pods, kinds: Sequence[str], *, count: int = 1000, changes: int = 300, rate: float = 15.0
 ) -> AsyncIterator[list[Row]]:
@@ -67,7 +63,7 @@ async def propagation(
                     Row(
                         "propagation",
                         f"{title}, p99",
-                        _single(_percentile(took, 99)),
+                        Figure.of([_percentile(took, 99)]),
                         "ms",
                         at_most(1000) if ours else None,
                         f"longest {max(took):.0f} ms",
