@@ -221,11 +221,24 @@ class Config:
     )
     register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
     selector: str = _setting(TEXT, "registry", "where a service's node sets come from")
-    balancer: str = _setting(TEXT, "round_robin", "which node a call takes")
+    balancer: str = _setting(TEXT, "p2c", "which node a call takes")
     client_request_timeout: float = _setting(
         DURATION, 5.0, "default timeout of unary calls, all attempts together; 0 for none"
     )
-    client_retries: int = _setting(COUNT, 1, "further attempts on other nodes")
+    client_retries: int = _setting(
+        COUNT, 1, "further attempts on other nodes, of calls that may safely be tried again; 0 for none"
+    )
+    outlier_ejection: str = _setting(
+        _one_of("on", "off"), "on", "whether nodes whose calls fail are left out for a while"
+    )
+    subset_size: int = _setting(COUNT, 100, "most nodes of one service a client connects to; 0 for all")
+    zone: str = _setting(TEXT, "", "where this process runs; nodes of the same zone are preferred")
+    slow_start: float = _setting(
+        DURATION, 0.0, "time in which a new node's share of the calls grows to the full one; 0 for at once"
+    )
+    keepalive: float = _setting(
+        DURATION, 20.0, "interval of pings to nodes that permit them, so that dead ones are found; 0 for none"
+    )
     forward_metadata: tuple[str, ...] = _setting(
         LIST,
         ("traceparent", "tracestate", "baggage", "x-request-id"),
@@ -234,6 +247,9 @@ class Config:
     max_message_size: int = _setting(SIZE, 4 << 20, "largest message sent or received")
     max_connection_age: float = _setting(
         DURATION, 0.0, "age at which a server ends a connection, with no call failing; 0 for never"
+    )
+    max_concurrent_calls: int = _setting(
+        COUNT, 0, "calls a server works on at a time; more are refused, to be tried elsewhere; 0 for no limit"
     )
     handler_threads: int = _setting(
         POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are no coroutines"

@@ -9,7 +9,7 @@ __all__ = ["format_duration", "parse_duration"]
 
 # The units of Go's time.ParseDuration; both micro signs are in use.
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
@@ -23,9 +23,8 @@ def parse_duration(text: str) -> float:
         seconds = float(stripped)
     except ValueError:
         seconds, end = 0.0, 0
-        for part in _PART.finditer(stripped):
-            if part.start() != end:
-                break
+        # Not finditer: it would try from every digit of a long number without a unit.
+        while part := _PART.match(stripped, end):
             seconds += float(part[1]) * _UNITS[part[2]]
             end = part.end()
         if not stripped or end != len(stripped):

@@ -9,9 +9,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["LIMIT", "Pair", "checked", "size_of"]
+__all__ = [
+    "IDEMPOTENT",
+    "LIMIT",
+    "NOT_STARTED",
+    "PREVIOUS_ATTEMPTS",
+    "PUSHBACK",
+    "STANDARD_PREVIOUS_ATTEMPTS",
+    "Pair",
+    "checked",
+    "size_of",
+]
 
 Pair = tuple[str, str | bytes]
+
+# Trailer of our servers: no handler has run, so the call may be tried on another node.
+NOT_STARTED: Pair = ("pymicro-not-started", "1")
+
+# Trailer of our servers with every answer of a method that may run twice.
+IDEMPOTENT: Pair = ("pymicro-idempotent", "1")
+
+# How often a call was tried before. grpc's own key (gRFC A6) cannot be sent by an
+# application: grpc-core takes it away where `grpc.enable_retries` is 1.
+PREVIOUS_ATTEMPTS = "pymicro-previous-attempts"
+STANDARD_PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+
+# Trailer by which a server says when, or that never, to try again (gRFC A6).
+PUSHBACK = "grpc-retry-pushback-ms"
 
 # grpc-core refuses more than 8 KiB of received metadata at random and more than
 # 16 KiB always (`grpc.max_metadata_size`). A part stays free for what grpc itself adds.

@@ -1,0 +1,64 @@
+"""Keys of node metadata that clients give a meaning, and what stands under them.
+
+Whoever may register a node, or annotate a pod, writes these: what cannot be
+read says nothing, and is never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pymicro.durations import format_duration, parse_duration
+
+__all__ = ["KEEPALIVE", "ZONE", "ping_interval", "server_ping_interval", "zone_text"]
+
+# Where the node runs: Kubernetes' own word ("Well-Known Labels, Annotations and Taints").
+ZONE = "topology.kubernetes.io/zone"
+# The shortest interval between a client's HTTP/2 pings that the server takes, with and
+# without calls, as a Go duration (`10s`). A server that takes none does not say it: most
+# end the connection, and the calls on it, when they are pinged more often than every
+# 5 minutes or between calls (grpc-go's EnforcementPolicy, grpc-core's default).
+KEEPALIVE = "keepalive"
+
+# Whatever a node says, seconds. grpc-go takes no shorter interval of its user either
+# (gRFC A8, "the minimum is 10 seconds").
+SHORTEST_INTERVAL = 10.0
+# A duration has a few characters, a name of Kubernetes at most 253.
+_LONGEST_DURATION = 32
+_LONGEST_ZONE = 253
+
+
+def ping_interval(metadata: Mapping[str, str]) -> float | None:
+    """The shortest interval of pings that a node permits, in seconds; None if it permits none."""
+    text = metadata.get(KEEPALIVE, "")
+    if len(text) > _LONGEST_DURATION:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        return None
+    return max(seconds, SHORTEST_INTERVAL)
+
+
+def server_ping_interval(options: Iterable[tuple[str, object]]) -> str:
+    """What a server started with these channel arguments says under `KEEPALIVE`; empty if nothing.
+
+    It takes pings without calls only where it is told to, and ends the connection
+    of whoever sends the third one too early (gRFC A8, "Server Enforcement").
+    """
+    # Of two with one name the longer interval, and the stricter word.
+    permits, milliseconds = [], []
+    for name, value in options:
+        if name == "grpc.keepalive_permit_without_calls":
+            permits.append(bool(value))
+        elif name == "grpc.http2.min_ping_interval_without_data_ms" and isinstance(value, int):
+            milliseconds.append(value)
+    if not permits or not all(permits) or not milliseconds:
+        return ""
+    return format_duration(max(milliseconds) / 1000)
+
+
+def zone_text(found: object) -> str:
+    """A zone as it may be kept of what somebody wrote; empty if it is none."""
+    fits = isinstance(found, str) and len(found) <= _LONGEST_ZONE and found.isprintable()
+    return found if fits else ""  # type: ignore[return-value]
