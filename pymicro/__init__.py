@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         RegistryError,
         StartError,
     )
-    from pymicro.handlers import handler
+    from pymicro.handlers import handler, idempotent
     from pymicro.node import Endpoint, Node, NodeSet, Value
     from pymicro.registry.memory import MemoryRegistry
     from pymicro.server.context import CallContext, current
@@ -62,7 +62,7 @@ _HOMES = {
         "RegistryError",
         "StartError",
     ],
-    "pymicro.handlers": ["handler"],
+    "pymicro.handlers": ["handler", "idempotent"],
     "pymicro.node": ["Endpoint", "Node", "NodeSet", "Value"],
     "pymicro.registry.memory": ["MemoryRegistry"],
     "pymicro.server.context": ["CallContext", "current"],
@@ -129,6 +129,7 @@ __all__ = [  # noqa: PLE0604, RUF100
     "current",
     "detached",
     "handler",
+    "idempotent",
 ]
 
 

@@ -25,6 +25,14 @@ class CallScope(Protocol):
 
     active: bool
 
+    @property
+    def retried(self) -> bool:
+        """Whether this call is not the first attempt: its onward calls are not tried again then.
+
+        Else each layer would multiply what the one above it tries.
+        """
+        ...
+
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, not below 0; None without one."""
         ...

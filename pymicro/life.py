@@ -25,13 +25,19 @@ from pymicro.config import Config
 from pymicro.errors import PymicroError
 from pymicro.node import Node
 from pymicro.server.server import Server
+from pymicro.wellknown import KEEPALIVE, ZONE
 
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["Hook", "Life", "Lifespan", "Plan"]
+__all__ = ["Hook", "Life", "Lifespan", "Plan", "node_metadata"]
 
 log = logging.getLogger("pymicro")
+
+# Seconds without a call after which callers count as gone, unless the registry knows better.
+# Many calls a second are waited for so; of few hardly one is on its way in the millisecond
+# in which grpc itself stops.
+NOTICE = 0.1
 
 Hook = Callable[..., Any]
 Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
@@ -116,7 +122,7 @@ class Life:
                 address=advertised_address(config.server_advertise, self.bound, registry),
                 service=config.server_name,
                 version=config.server_version,
-                metadata={"protocol": "grpc", **config.server_metadata},
+                metadata=node_metadata(config, server),
                 endpoints=server.endpoints(),
             )
             await stack.enter_async_context(self._calling)
@@ -184,13 +190,17 @@ class Life:
             # Watchers elsewhere have to see that the node left; until then it serves on.
             await self._wait(delay)
             server.begin_drain()
-            stop = asyncio.create_task(server.stop(self._config.stop_grace), name="stop the server")
+            stop = asyncio.create_task(self._leave(server), name="stop the server")
             hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
             await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             if not stop.done():
                 await server.stop(0)
             await stop
+
+    async def _leave(self, server: Server) -> None:
+        await server.quieten(getattr(self._calling.registry, "notice", NOTICE))
+        await server.stop(self._config.stop_grace)
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -203,6 +213,12 @@ class Life:
                 await _run(hook, self._service)
             except Exception:
                 log.exception("on_stop failed; stopping all the same")
+
+
+def node_metadata(config: Config, server: Server) -> dict[str, str]:
+    """What a service's node says of itself; `server_metadata` has the last word."""
+    own = {"protocol": "grpc", ZONE: config.zone, KEEPALIVE: server.ping_interval}
+    return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
 
 
 def _call(function: Callable[..., Any], service: object) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymicro.handlers.mark import handler
+from pymicro.handlers.mark import handler, idempotent
 from pymicro.handlers.servicers import adopt, adopt_method, method_handlers
 from pymicro.handlers.table import build
 from pymicro.handlers.types import HandlerTable, Method, Rpc, Style
@@ -16,5 +16,6 @@ __all__ = [
     "adopt_method",
     "build",
     "handler",
+    "idempotent",
     "method_handlers",
 ]

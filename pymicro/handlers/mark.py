@@ -1,16 +1,18 @@
-"""`@handler`: which methods of a class answer calls."""
+"""`@handler`: which methods of a class answer calls; `@idempotent`: which of them may run twice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, overload
 
-__all__ = ["Mark", "handler", "marked_names"]
+__all__ = ["Mark", "handler", "idempotent", "is_idempotent", "marked_names"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__pymicro_handler__"
+_IDEMPOTENT = "__pymicro_idempotent__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,45 @@ def handler(target: Any = None, /) -> Any:
 
 
 def _mark(function: F, rpc: str | None) -> F:
-    if isinstance(function, type) or not callable(function):
-        raise TypeError(f"@handler marks methods, not {function!r}; it comes last, above other decorators")
+    _check(function, "@handler")
     setattr(function, _MARK, Mark(rpc))
     return function
+
+
+def idempotent(function: F, /) -> F:
+    """Mark a handler that may run twice for one call: a lookup, or storing the same again.
+
+    Callers are told with every answer. They then try a call again elsewhere also
+    where nobody knows whether it ran: the node died, or the connection broke.
+
+        class Greeter:
+            @handler
+            @idempotent
+            async def say_hello(self, request: pb.HelloRequest) -> pb.HelloReply: ...
+
+    It stands above or below `@handler`, and on methods of generated servicers. Unlike
+    `@handler` it is not inherited by an override, which may do something else: mark
+    that too. `idempotency_level = IDEMPOTENT` or `NO_SIDE_EFFECTS` in the proto says
+    the same of every implementation.
+    """
+    _check(function, "@idempotent")
+    # A static method is found as the function in it.
+    for target in (function, getattr(function, "__func__", None)):
+        if target is not None:
+            setattr(target, _IDEMPOTENT, True)
+    return function
+
+
+def is_idempotent(function: Callable[..., Any]) -> bool:
+    """Whether this very function, as it is bound, was marked `@idempotent`."""
+    while isinstance(function, partial):
+        function = function.func
+    return bool(_attribute(function, _IDEMPOTENT))
+
+
+def _check(function: Any, decorator: str) -> None:
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"{decorator} marks methods, not {function!r}; it comes last, above other decorators")
 
 
 def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:
@@ -76,9 +113,14 @@ def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:
 
 
 def _mark_of(raw: Any) -> Mark | None:
+    found = _attribute(raw, _MARK)
+    return found if isinstance(found, Mark) else None
+
+
+def _attribute(raw: Any, name: str) -> Any:
     # From its own __dict__, because objects with a generous __getattr__ claim to have anything.
     for target in (raw, getattr(raw, "__func__", None)):
-        found = getattr(target, "__dict__", {}).get(_MARK)
-        if isinstance(found, Mark):
+        found = getattr(target, "__dict__", {}).get(name)
+        if found is not None:
             return found
     return None

@@ -9,13 +9,25 @@ from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from pymicro.handlers.types import Rpc
 from pymicro.wire.shape import Shape
 
-__all__ = ["did_you_mean", "message_class", "normal", "rpc_of", "service_by_name", "services_in"]
+__all__ = [
+    "did_you_mean",
+    "message_class",
+    "normal",
+    "rpc_of",
+    "says_idempotent",
+    "service_by_name",
+    "services_in",
+]
+
+# "Safe implies idempotent" (descriptor.proto, MethodOptions.IdempotencyLevel).
+_MAY_RUN_TWICE = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
 
 
 def normal(name: str) -> str:
@@ -62,3 +74,8 @@ def rpc_of(method: MethodDescriptor) -> Rpc:
         response_type=message_class(method.output_type),
         descriptor=method,
     )
+
+
+def says_idempotent(method: MethodDescriptor | None) -> bool:
+    """Whether the proto says with `idempotency_level` that the method may run twice."""
+    return method is not None and method.GetOptions().idempotency_level in _MAY_RUN_TWICE

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pymicro.errors import HandlerMismatch
 from pymicro.handlers.fit import fit
 from pymicro.handlers.inspection import place_of_class
-from pymicro.handlers.protos import message_class, rpc_of, service_by_name
+from pymicro.handlers.mark import is_idempotent
+from pymicro.handlers.protos import message_class, rpc_of, says_idempotent, service_by_name
 from pymicro.handlers.types import HandlerTable, Method, Rpc, Style
 from pymicro.wire.shape import Shape
 
@@ -97,6 +98,7 @@ def adopt_method(
         label=label,
         deserialize=given.request_deserializer or _as_it_is,
         serialize=given.response_serializer or _as_it_is,
+        idempotent=says_idempotent(descriptor) or is_idempotent(function),
     )
     return method, []
 

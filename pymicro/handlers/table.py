@@ -12,12 +12,13 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from pymicro.errors import HandlerMismatch
 from pymicro.handlers.fit import fit
 from pymicro.handlers.inspection import place_of_class, place_of_function
-from pymicro.handlers.mark import Mark, marked_names
+from pymicro.handlers.mark import Mark, is_idempotent, marked_names
 from pymicro.handlers.protos import (
     did_you_mean,
     message_class,
     normal,
     rpc_of,
+    says_idempotent,
     services_in,
 )
 from pymicro.handlers.servicers import tables_of_servicer
@@ -162,6 +163,7 @@ class _Builder:
                 label=label,
                 deserialize=message_class(rpc.input_type).FromString,
                 serialize=message_class(rpc.output_type).SerializeToString,
+                idempotent=says_idempotent(rpc) or is_idempotent(function),
             )
 
     def _report_missing(self) -> None:

@@ -52,6 +52,7 @@ class Method:
         function: Bound; takes the request, and the context if `takes_context`.
         where: `file.py:12` of the function.
         label: `Greeter.say_hello`, for people.
+        idempotent: Whether it may run twice for one call; the proto says so, or `@idempotent`.
     """
 
     rpc: Rpc
@@ -62,6 +63,7 @@ class Method:
     label: str
     deserialize: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
+    idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ class Registry(Protocol):
         name: As it is chosen by, such as `local`.
         drain_delay: Seconds watchers elsewhere need to see a node leave: what a
             service waits between deregistering and stopping.
+
+    One whose watchers need a moment although its `drain_delay` is 0 may have
+    `notice`, in seconds: a service that is being called waits until no call has
+    come for so long, one that is not stops at once.
     """
 
     name: str

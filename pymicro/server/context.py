@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -15,7 +17,16 @@ from grpc.aio import EOF, InternalError, Metadata, ServicerContext, UsageError
 from pymicro import context as scopes
 from pymicro.interceptors.base import Mapper, apply
 from pymicro.server.requests import settle
-from pymicro.wire.metadata import LIMIT, Pair, checked, size_of
+from pymicro.server.trailers import sendable
+from pymicro.wire.metadata import (
+    IDEMPOTENT,
+    LIMIT,
+    PREVIOUS_ATTEMPTS,
+    STANDARD_PREVIOUS_ATTEMPTS,
+    Pair,
+    checked,
+    size_of,
+)
 from pymicro.wire.shape import Shape
 from pymicro.wire.status import clip
 
@@ -24,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CallContext", "Draining", "Serving", "current"]
 
+
+_ATTEMPTS = (PREVIOUS_ATTEMPTS, STANDARD_PREVIOUS_ATTEMPTS)
 
 T = TypeVar("T")
 Emit = Callable[[Any], Coroutine[Any, Any, None]]
@@ -75,12 +88,20 @@ class Serving:
     Attributes:
         calls: The calls in progress, health and reflection not counted.
         thread: The event loop's thread.
+        limit: How many calls may be in progress.
+        refused: Calls refused for it since the log said so last.
+        told: When that was, a moment of `time.monotonic()`.
+        last: When the last call arrived, likewise.
     """
 
     loop: asyncio.AbstractEventLoop
     draining: Draining = field(default_factory=Draining)
     calls: set[CallContext] = field(default_factory=set)
     thread: int = field(default_factory=threading.get_ident)
+    limit: float = math.inf
+    refused: int = 0
+    told: float = -math.inf
+    last: float = -math.inf
 
 
 class CallContext(ServicerContext[Any, Any]):
@@ -94,6 +115,8 @@ class CallContext(ServicerContext[Any, Any]):
 
     Attributes:
         active: False once the handler has returned.
+        deadline: The caller's deadline as a moment of `time.monotonic()`; None without
+            one. Reckoned once: grpc does it by the wall clock, which may be set meanwhile.
     """
 
     active: bool = True
@@ -102,17 +125,17 @@ class CallContext(ServicerContext[Any, Any]):
     _was_cancelled: bool = False
     _pairs: tuple[Pair, ...] | None = None
     _metadata: Metadata | None = None
-    _deadline: float | None = None
-    _deadline_known: bool = False
     _given_trailing: tuple[Pair, ...] | None = None
     _own_trailing: tuple[Pair, ...] = ()
+    _previous_attempts: int | None = None
     _peer: str | None = None
     _emit: Emit | None = None
     request_mappers: tuple[Mapper, ...] = ()
     response_mappers: tuple[Mapper, ...] = ()
 
-    def __init__(self, context: Any, route: Route, serving: Serving) -> None:
+    def __init__(self, context: Any, route: Route, serving: Serving, deadline: float | None) -> None:
         self._context = context
+        self.deadline = deadline
         self._route = route
         self._serving = serving
         self.task = asyncio.current_task()
@@ -136,16 +159,6 @@ class CallContext(ServicerContext[Any, Any]):
             self._metadata = Metadata(*self._sent_pairs())
         return self._metadata
 
-    @property
-    def deadline(self) -> float | None:
-        """The caller's deadline as a moment of `time.monotonic()`; None without one."""
-        if not self._deadline_known:
-            # Once only: grpc reckons with the wall clock, which may be set meanwhile.
-            remaining = self._context.time_remaining()
-            self._deadline = None if remaining is None else time.monotonic() + remaining
-            self._deadline_known = True
-        return self._deadline
-
     def time_remaining(self) -> float | None:  # type: ignore[override]  # grpc's stub forgets calls without a deadline
         """Seconds until the caller's deadline, not below 0; None without one."""
         deadline = self.deadline
@@ -154,6 +167,23 @@ class CallContext(ServicerContext[Any, Any]):
     def forwarded(self, names: frozenset[str]) -> Sequence[tuple[str, str | bytes]]:
         """The caller's metadata whose (lower-case) keys are in `names`."""
         return [(key, value) for key, value in self._sent_pairs() if key in names]
+
+    @property
+    def previous_attempts(self) -> int:
+        """How often the caller, or somebody before it, has tried this call already.
+
+        From `pymicro-previous-attempts` or grpc's own `grpc-previous-rpc-attempts`;
+        0 where neither is a number.
+        """
+        if self._previous_attempts is None:
+            counts = (_count(value) for key, value in self._sent_pairs() if key in _ATTEMPTS)
+            self._previous_attempts = max(counts, default=0)
+        return self._previous_attempts
+
+    @property
+    def retried(self) -> bool:
+        """Whether this is not the first attempt; onward calls are then made without retries."""
+        return self.previous_attempts > 0
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]  # as grpc returns it
         """The request's metadata as grpc gives it: a tuple of pairs."""
@@ -219,14 +249,18 @@ class CallContext(ServicerContext[Any, Any]):
     def set_trailing(self, key: str, value: str | bytes) -> None:
         """Add one pair to the trailing metadata; bytes for a key that ends in `-bin`.
 
+        Keys that begin with `pymicro-` are ours and left out here, as is a received
+        error's pushback while that error is handled: neither speaks of this call.
+
         Raises:
             ValueError: Metadata that cannot be sent, or more than callers accept.
         """
-        self._set_trailing(self._given_trailing, (*self._own_trailing, *checked([(key, value)])))
+        pairs = sendable([(key, value)], sys.exception())
+        self._set_trailing(self._given_trailing, (*self._own_trailing, *pairs))
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         """Replace what this method set before; what `set_trailing` added stays."""
-        self._set_trailing(checked(trailing_metadata), self._own_trailing)
+        self._set_trailing(sendable(trailing_metadata, sys.exception()), self._own_trailing)
 
     def trailing_metadata(self) -> tuple[Pair, ...]:  # type: ignore[override]  # as grpc returns it
         """The trailing metadata set so far."""
@@ -254,7 +288,9 @@ class CallContext(ServicerContext[Any, Any]):
         """End the call with this status, by an exception that is not to be caught."""
         if code in (grpc.StatusCode.OK, 0):
             raise ValueError("a call cannot be aborted with OK")
-        pairs = checked(trailing_metadata or ())
+        pairs = sendable(trailing_metadata or (), sys.exception())
+        if pairs and self._route.method.idempotent:
+            pairs = (*pairs, IDEMPOTENT)  # they replace all that was set before
         return self._run(self._live().abort(code, clip(details), pairs))
 
     def abort_with_status(self, status: grpc.Status) -> Coroutine[Any, Any, NoReturn]:
@@ -299,6 +335,12 @@ class CallContext(ServicerContext[Any, Any]):
     @emit.setter
     def emit(self, emit: Emit) -> None:
         self._emit = emit
+
+    def mark_idempotent(self) -> None:
+        """Say with the answer, whatever it will be, that the method may run twice."""
+        given = self._given_trailing = self.trailing_metadata()  # what interceptors outside may have set
+        self._own_trailing = (IDEMPOTENT,)
+        self._context.set_trailing_metadata((*given, IDEMPOTENT))
 
     def mark_cancelled(self) -> None:
         """Remember it for who asks after the task has gone: a thread."""
@@ -352,3 +394,9 @@ class CallContext(ServicerContext[Any, Any]):
         except InternalError:
             await settle()  # the caller has gone, and the cancellation is on its way
             raise
+
+
+def _count(value: str | bytes) -> int:
+    """A number of attempts; 0 for anything else, and for one nobody can have made."""
+    plain = isinstance(value, str) and len(value) <= 9 and value.isascii() and value.isdigit()
+    return int(value) if plain else 0

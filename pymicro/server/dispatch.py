@@ -1,6 +1,6 @@
 """From a grpc call to a handler: built once per method, nothing inspected per call.
 
-path → grpc.aio interceptors → here: call context → exceptions to status →
+path → grpc.aio interceptors → here: admission → call context → exceptions to status →
 our interceptors → handler
 """
 
@@ -13,16 +13,15 @@ from typing import Any
 import grpc
 from grpc.aio import InternalError
 
-from pymicro.context import scope
 from pymicro.handlers.types import Method, Style
 from pymicro.interceptors.base import Interceptor, apply, mapped, through
+from pymicro.server.admission import begin, refuse_start
 from pymicro.server.context import CallContext, Serving
-from pymicro.server.refusal import refuse
+from pymicro.server.refusal import NotOverridden, refuse
 from pymicro.server.relay import Relay
 from pymicro.server.requests import Requests, settle
 from pymicro.server.route import Route, Unparsable
 from pymicro.server.threads import HandlerThreads
-from pymicro.status import Unimplemented
 
 __all__ = ["Dispatcher"]
 
@@ -75,9 +74,9 @@ class Dispatcher:
             respond = self._intercepted(route, respond)
 
         async def dispatch(request: Any, context: Any) -> Any:
-            call = CallContext(context, route, serving)
-            scope.set(call)  # never reset: the call has a task, and so a ContextVar, of its own
-            calls.add(call)
+            call = begin(context, route, serving)
+            if call is None:
+                await refuse_start(context, route, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -134,9 +133,9 @@ class Dispatcher:
         streams = route.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> None:
-            call = CallContext(context, route, serving)
-            scope.set(call)
-            calls.add(call)
+            call = begin(context, route, serving)
+            if call is None:
+                await refuse_start(context, route, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -156,9 +155,9 @@ class Dispatcher:
         streams = route.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
-            call = CallContext(context, route, serving)
-            scope.set(call)
-            calls.add(call)
+            call = begin(context, route, serving)
+            if call is None:
+                await refuse_start(context, route, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -184,9 +183,9 @@ class Dispatcher:
         name = f"pymicro-stream-{route.path}"
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
-            call = CallContext(context, route, serving)
-            scope.set(call)
-            calls.add(call)
+            call = begin(context, route, serving)
+            if call is None:
+                await refuse_start(context, route, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -299,6 +298,6 @@ async def _request_for(call: CallContext, request: Any) -> Any:
 
 def _not_overridden(method: Method) -> Callable[[Any, CallContext], Coroutine[Any, Any, Any]]:
     async def refuse_it(request: Any, call: CallContext) -> Any:
-        raise Unimplemented(f"{method.rpc.path} is in the proto, but this server does not implement it")
+        raise NotOverridden(f"{method.rpc.path} is in the proto, but this server does not implement it")
 
     return refuse_it

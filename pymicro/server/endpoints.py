@@ -52,7 +52,11 @@ def endpoints_of(tables: Iterable[HandlerTable]) -> tuple[Endpoint, ...]:
                     name=f"{service}.{rpc.path.rpartition('/')[2]}",
                     request=_message(descriptor.input_type) if descriptor else None,
                     response=_message(descriptor.output_type) if descriptor else None,
-                    metadata={"stream": "true"} if streams else {},
+                    metadata={
+                        **({"stream": "true"} if streams else {}),
+                        # Of our own; go-micro takes any pairs here, and reads its own only.
+                        **({"idempotent": "true"} if method.idempotent else {}),
+                    },
                 )
             )
     return tuple(found)

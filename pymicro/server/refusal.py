@@ -11,19 +11,26 @@ import grpc
 from grpc.aio import AbortError, BaseError, InternalError, UsageError
 
 from pymicro.server.route import BadResponse
-from pymicro.status import DeadlineExceeded, Internal, RpcError, by_code
+from pymicro.server.trailers import without_received
+from pymicro.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
+from pymicro.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.wire.status import to_wire
 
 if TYPE_CHECKING:
     from pymicro.server.context import CallContext
     from pymicro.server.route import Route
+    from pymicro.wire.metadata import Pair
 
-__all__ = ["refuse"]
+__all__ = ["NotOverridden", "refuse"]
 
 log = logging.getLogger("pymicro.server")
 
 # An onward call inherits our deadline; its timer may fire a moment before ours.
 _SLACK = 0.01
+
+
+class NotOverridden(Unimplemented):
+    """A generated servicer's own method was called: there is no handler that could have run."""
 
 
 async def refuse(call: CallContext, context: Any, route: Route, exc: BaseException) -> Any:
@@ -60,8 +67,9 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
         return b"" if route.raw else None  # a response does not matter beside an error code
     error, lines = _explain(call, context, route, exc)
     wire = to_wire(error, call.trailing_metadata())
+    trailing = without_received(wire.trailing, exc)
     try:
-        await context.abort(wire.code, wire.details, wire.trailing)
+        await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(route, exc)))
     except AbortError:
         # Only now: if the caller has gone, `abort` raises something else and
         # nobody has to read about the failed write that told us.
@@ -70,6 +78,11 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
             log.warning("%s: too large or illegal, so not sent: %s", route.path, ", ".join(wire.dropped))
         raise
     return None
+
+
+def _own_trailers(route: Route, exc: BaseException) -> tuple[Pair, ...]:
+    idempotent = (IDEMPOTENT,) if route.method.idempotent else ()
+    return (*idempotent, NOT_STARTED) if isinstance(exc, NotOverridden) else idempotent
 
 
 def _explain(call: CallContext, context: Any, route: Route, exc: BaseException) -> tuple[RpcError, Any]:

@@ -10,6 +10,7 @@ import grpc
 
 from pymicro.handlers.protos import did_you_mean
 from pymicro.handlers.servicers import adopt_method
+from pymicro.server.admission import abort_unstarted
 from pymicro.server.dispatch import Dispatcher
 from pymicro.wire.status import clip
 
@@ -57,7 +58,8 @@ class Router(grpc.GenericRpcHandler):
         text = self._not_served(details.method)
 
         async def unknown(requests: Any, context: Any) -> AsyncIterator[Any]:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+            # Elsewhere it may be known: this address was another service's, or this node is an older one.
+            await abort_unstarted(context, grpc.StatusCode.UNIMPLEMENTED, text)
             yield
 
         return grpc.stream_stream_rpc_method_handler(unknown)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,10 @@ from pymicro.server.dispatch import Dispatcher
 from pymicro.server.endpoints import endpoints_of
 from pymicro.server.listen import listen
 from pymicro.server.reflection import reflection_methods
+from pymicro.server.requests import settle
 from pymicro.server.router import Router
 from pymicro.server.threads import HandlerThreads
+from pymicro.wellknown import server_ping_interval
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -34,6 +38,9 @@ log = logging.getLogger("pymicro.server")
 # How long handlers that the end of the grace has cancelled get to clean up.
 _CLEANUP = 1.0
 
+# How long a server that stops waits for its callers to leave. Watchers of the local registry
+# need 0.25 s to see that a node has left; who has not seen it after this has no watcher.
+_PATIENCE = 1.0
 
 # What grpc-core's channel arguments can hold; as an age it means for ever.
 _C_INT_MAX = (1 << 31) - 1
@@ -43,7 +50,7 @@ class Server:
     """Serves handlers, and tells its health; knows no registry.
 
     In this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
-    `set_serving(False)`, `begin_drain`, `stop`. May be built before a loop runs.
+    `set_serving(False)`, `begin_drain`, `quieten`, `stop`. May be built before a loop runs.
 
     Args:
         interceptors: `async def f(call, proceed)`, the first one outermost; and
@@ -73,7 +80,7 @@ class Server:
         self._serving: Serving | None = None
         self._health: health_service.Health | None = None
         self._server: grpc.aio.Server | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: BaseException | None = None
 
@@ -128,6 +135,11 @@ class Server:
         """Every method added, for the registry record."""
         return endpoints_of(self._tables[name] for name in self.services)
 
+    @property
+    def ping_interval(self) -> str:
+        """The shortest interval between a client's pings that it takes, as its node tells; empty if none."""
+        return server_ping_interval(self._grpc_options())
+
     # Life cycle
 
     async def bind(self, address: str) -> tuple[str, int]:
@@ -143,7 +155,8 @@ class Server:
         """
         self._not_bound_yet()
         self.check()
-        self._serving = Serving(asyncio.get_running_loop())
+        limit = self._config.max_concurrent_calls or math.inf
+        self._serving = Serving(asyncio.get_running_loop(), limit=limit)
         self._health = health_service.health_of(self._tables)
         server = grpc.aio.server(
             interceptors=self._foreign,
@@ -176,13 +189,41 @@ class Server:
             self._health.end()
             self._serving.draining.begin()
 
+    async def quieten(self, pause: float) -> None:
+        """Serve on until callers have left, a second at most; `stop` ends it.
+
+        grpc's own stop ends calls that are on their way with a bare CANCELLED, which
+        does not say whether they ran. So it is left until no call comes any more.
+        Who calls on is not refused meanwhile: a caller behind a proxy has one
+        connection, to us, and goes elsewhere only when grpc ends it.
+
+        Args:
+            pause: Seconds without a call that tell that callers have left.
+        """
+        if self._serving is None:
+            return
+        serving, end = self._serving, time.monotonic() + _PATIENCE
+        while not self._stopping.is_set():
+            now, last = time.monotonic(), serving.last
+            if now >= last + pause:
+                await settle()  # a loop that was held up has not seen yet what came meanwhile
+                if serving.last == last:
+                    return
+            elif now >= end:
+                log.info("stopping while calls still come: some that are on their way may end with CANCELLED")
+                return
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(last + pause, end) - now):
+                        await self._stopping.wait()
+
     async def stop(self, grace: float | None) -> None:
         """Refuse new calls, wait `grace` seconds for those in progress, cancel the rest.
 
         May be called again with less grace. Returns in bounded time also when
         handlers ignore their cancellation; the log then names them.
         """
-        self._stopping = True
+        self._stopping.set()
         self.begin_drain()
         if self._server is not None:
             await self._server.stop(grace)
@@ -219,15 +260,23 @@ class Server:
         if log.isEnabledFor(logging.DEBUG):
             interceptors = (log_calls, *interceptors)
         users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        # A set of calls of their own: a watch is no call in progress.
+        # A set of calls of their own: a watch is no call in progress, and no limit concerns it.
         aside = Serving(serving.loop, serving.draining)
         own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
-        handlers = {m.rpc.path: users.build(m) for table in self._tables.values() for m in table.methods}
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
-        for method in (*methods, *reflection_methods([*described, health_service.source])):
-            handlers.setdefault(method.rpc.path, own.build(method))  # a user may bring their own
+        methods += reflection_methods([*described, health_service.source])
+        kept = {method.rpc.path: own.build(method) for method in methods}
+        # A user may bring their own.
+        theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        handlers = {
+            method.rpc.path: (theirs if method.rpc.path in kept else users).build(method)
+            for table in self._tables.values()
+            for method in table.methods
+        }
+        for path, kept_handler in kept.items():
+            handlers.setdefault(path, kept_handler)
         return Router(handlers, self._dynamic, users)
 
     def _grpc_options(self) -> list[tuple[str, Any]]:
@@ -249,7 +298,7 @@ class Server:
         return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
 
     def _accept_loop_ended(self, task: asyncio.Task[Any]) -> None:
-        if not self._stopping and not task.cancelled() and task.exception() is not None:
+        if not self._stopping.is_set() and not task.cancelled() and task.exception() is not None:
             self._broken = task.exception()
             self._stopped.set()
 

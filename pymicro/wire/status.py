@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from pymicro.node import Node
 
-__all__ = ["DETAILS_KEY", "FROM_PEER", "WireStatus", "clip", "from_aio", "to_wire"]
+__all__ = ["DETAILS_KEY", "FROM_PEER", "RESERVED", "WireStatus", "clip", "from_aio", "to_wire"]
 
 DETAILS_KEY = "grpc-status-details-bin"
+
+# Trailers with which our server itself speaks; a handler's are left out.
+RESERVED = "pymicro-"
 
 # Our server says with it that it made this status itself, where the code alone
 # does not tell it from one of the caller's own grpc-core.
@@ -66,6 +69,9 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
 
     Args:
         trailing: Trailing metadata the handler has set already.
+
+    Keys that begin with `RESERVED` are left out: they may stem from an error that
+    the handler received, and speak of another call.
     """
     code = error.status_code
     details = clip(error.details() or "")
@@ -73,7 +79,7 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
     pairs: list[Pair] = [] if code in _NEVER_FROM_CORE else [FROM_PEER]
     dropped = []
     for key, value in (*trailing, *(error.trailing_metadata() or ())):
-        if key == FROM_PEER[0]:
+        if isinstance(key, str) and key.lower().startswith(RESERVED):
             continue
         try:
             pair = checked([(key, value)])

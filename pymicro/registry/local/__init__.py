@@ -147,6 +147,8 @@ class LocalRegistry:
 
     name = "local"
     drain_delay = 0.0
+    # Its watchers look every quarter of a second.
+    notice = 0.3
 
     def __init__(self, config: Config) -> None:
         address = config.registry_address
