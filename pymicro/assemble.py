@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from pymicro import plugins
 from pymicro.client.channel import UNSET, Channel, Unset
 from pymicro.client.core import ClientCore
+from pymicro.client.idempotent import Marks
 from pymicro.client.intercepted import Interception
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
@@ -54,9 +55,15 @@ class Settings(TypedDict, total=False):
     balancer: str
     client_request_timeout: float
     client_retries: int
+    outlier_ejection: str
+    subset_size: int
+    zone: str
+    slow_start: float
+    keepalive: float
     forward_metadata: str | Sequence[str]
     max_message_size: int
     max_connection_age: float
+    max_concurrent_calls: int
     handler_threads: int
     drain_delay: float | None
     stop_grace: float
@@ -197,6 +204,7 @@ class Calling:
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
         timeout: float | Unset | None = UNSET,
+        idempotent: Iterable[str] = (),
         interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
@@ -209,6 +217,10 @@ class Calling:
             metadata: Only nodes that carry all of these pairs in the registry.
             timeout: Seconds unary calls may take unless the call says otherwise;
                 None for no limit. `client_request_timeout` if not given.
+            idempotent: Methods that may run twice, besides those that say so in their
+                proto or at their handler: "/package.Service/Method", or "Method" for
+                the methods of that name in all services. Their calls are tried again
+                on another node also where the first one may have run.
             interceptors: Around each call, the first one outermost: functions of
                 our own form, or grpc.aio client interceptors. The client's own
                 ones are outside them.
@@ -231,6 +243,7 @@ class Calling:
             merged,
             timeout,
             Interception.of(chain),
+            Marks(idempotent),
         )
 
     def watch_nodes(self, service: str) -> AsyncIterator[NodeSet]:
@@ -280,8 +293,6 @@ def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
     ]
     if ignored:
         log.info("go-micro settings that change nothing here: %s", ", ".join(ignored))
-    if config.source("client_retries") != "default":
-        log.info("client_retries (%s) has no effect yet", config.source("client_retries"))
     if in_pod() and asked and not given_registry and config.source("registry") == "default":
         # Never guessed: a pod that meant Kubernetes must not quietly be alone.
         log.warning(

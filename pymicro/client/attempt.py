@@ -1,19 +1,22 @@
-"""One real call on one node: counts it, and tells the balancer how it ended."""
+"""One real call on one node: counts it, and tells how it ended."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome, Pick
-from pymicro.client.node_channel import Cancellable, NodeChannel
+from pymicro.client.node_channel import NodeChannel
 from pymicro.node import Node
 
-__all__ = ["Attempt", "log_end", "logs_calls", "outcome_of"]
+if TYPE_CHECKING:
+    from pymicro.client.plan import Plan
+
+__all__ = ["Attempt", "log_end", "logs_calls", "outcome_of", "trailers_of"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -47,28 +50,53 @@ def outcome_of(call: Any) -> Outcome:
     return _OUTCOMES[code]
 
 
+def trailers_of(call: Any) -> dict[str, str | bytes]:
+    """The trailing metadata of a done grpc.aio call; of two with one key the last."""
+    return dict(_now(call.trailing_metadata()) or ())
+
+
 class Attempt:
     """Follows one real call to its end, which it reports exactly once.
 
     It is the call's done callback, and holds nothing of our own call object, so
     that a stream dropped by its reader can be collected.
+
+    Attributes:
+        ready: Whether the node's connection was READY when the call was started.
+        readies: How often it had been so by then.
     """
 
-    __slots__ = ("_live", "call", "channel", "pick")
+    __slots__ = ("call", "channel", "pick", "plan", "readies", "ready")
 
-    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, live: set[Cancellable]) -> None:
+    def __init__(self, call: Any, pick: Pick, channel: NodeChannel, ready: bool, plan: Plan) -> None:
         self.call = call
         self.pick = pick
         self.channel = channel
-        self._live = live
+        self.ready = ready
+        self.readies = channel.readies
+        self.plan = plan
         channel.calls.add(self)
-        live.add(self)
+        plan.live.add(self)
         call.add_done_callback(self)
 
     def __call__(self, call: Any) -> None:
-        self._live.discard(self)
+        plan = self.plan
+        plan.live.discard(self)
         self.channel.ended(self)
-        self.pick.done(outcome_of(call))
+        outcome = outcome_of(call)
+        if outcome.code:
+            plan.failed(self, outcome)
+        else:
+            plan.succeeded(self, outcome)
+
+    def may_have_run(self) -> bool:
+        """Whether the request can have been sent, for all that the connection's states tell.
+
+        It cannot if the connection was not READY when the call was started and has
+        not been since.
+        """
+        channel = self.channel
+        return self.ready or channel.readies != self.readies or channel.ready()
 
     def cancel(self) -> bool:
         """Cancel the real call; False if it had ended."""

@@ -1,8 +1,10 @@
 """What a stub's method returns: grpc.aio's call objects over a picked node.
 
 Each holds the real call and delegates to it. It adds no Task and no Future of
-its own unless the call has to wait for a node or runs through interceptors
-(`Deferred`), and maps errors to `pymicro.status`.
+its own unless the call has to wait for a node, or before it is tried again, or
+runs through interceptors (`Deferred`), and maps errors to `pymicro.status`. A
+call that is tried again goes on with another real call: what ended with the one
+before is asked of the next one.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
@@ -22,6 +24,9 @@ from pymicro.client.writes import Writes
 from pymicro.node import Node
 from pymicro.status import RpcError
 from pymicro.wire.status import from_aio
+
+if TYPE_CHECKING:
+    from pymicro.client.plan import Plan
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -37,6 +42,7 @@ class _Call:
         node: The node it went to; None if it is not known (yet).
     """
 
+    plan: Plan | None = None
     _call: Any = None
     _deferred: Deferred | None = None
     _callbacks: list[DoneCallback] | None = None
@@ -44,22 +50,45 @@ class _Call:
     def __init__(self, callee: str, call: Any = None, node: Node | None = None) -> None:
         self._callee = callee
         self._call = call
-        self.node = node
+        self.node = node  # the one it was tried on last
 
     # Beginning
 
-    def begun(self, call: Any, node: Node | None) -> None:
-        """The call underneath has started."""
+    def wait_for(self, deferred: Deferred) -> None:
+        """The call underneath will start later, for the first time or again."""
+        self._call = None
+        self._deferred = deferred
+
+    def begun(self, call: Any) -> None:
+        """The call underneath has started, for the first time or again on another node."""
         self._call = call
-        self.node = node
+        if self.plan is not None:
+            self.node = self.plan.node
         if self._callbacks:
-            call.add_done_callback(self._fire_later())
+            call.add_done_callback(self._fire_later(call))
 
     async def _underlying(self) -> Any:
         if self._call is None:
             assert self._deferred is not None, "neither started nor deferred"
             return await self._deferred.wait()
         return self._call
+
+    async def _ask(self, name: str) -> Any:
+        """What the call underneath answers; of the last attempt, if an answer ends one."""
+        while True:
+            call = await self._underlying()
+            answer = await getattr(call, name)()
+            if call is self._call:
+                return answer
+
+    def _commit(self) -> None:
+        """Messages have passed: the call cannot be started again."""
+        if self.plan is not None:
+            self.plan.committed = True
+
+    def _ends(self, call: Any, error: AioRpcError) -> bool:
+        """Whether this is the end, and not that of an attempt after which there is another one."""
+        return call is self._call and not (self.plan is not None and self.plan.reconsider(error))
 
     def _error(self, exc: AioRpcError) -> RpcError:
         if not isinstance(exc, RpcError):
@@ -95,12 +124,14 @@ class _Call:
         else:
             self._callbacks = [callback]
             if self._call is not None:
-                self._call.add_done_callback(self._fire_later())
+                self._call.add_done_callback(self._fire_later(self._call))
 
-    def _fire_later(self) -> DoneCallback:
-        return lambda _: self._fire()
+    def _fire_later(self, call: Any) -> DoneCallback:
+        return lambda _: self._fire(call)
 
-    def _fire(self) -> None:
+    def _fire(self, ended: Any) -> None:
+        if ended is not self._call:
+            return  # an attempt, and the call goes on with another one
         callbacks, self._callbacks = self._callbacks or (), None
         for callback in callbacks:
             callback(self)
@@ -108,25 +139,30 @@ class _Call:
     # grpc.aio.Call
 
     async def initial_metadata(self) -> Any:
-        return await (await self._underlying()).initial_metadata()
+        return await self._ask("initial_metadata")
 
     async def trailing_metadata(self) -> Any:
-        return await (await self._underlying()).trailing_metadata()
+        return await self._ask("trailing_metadata")
 
     async def code(self) -> Any:
-        return await (await self._underlying()).code()
+        return await self._ask("code")
 
     async def details(self) -> Any:
-        return await (await self._underlying()).details()
+        return await self._ask("details")
 
     async def debug_error_string(self) -> Any:
-        return await (await self._underlying()).debug_error_string()
+        return await self._ask("debug_error_string")
 
     async def wait_for_connection(self) -> None:
-        try:
-            await (await self._underlying()).wait_for_connection()
-        except AioRpcError as exc:
-            raise self._error(exc) from None
+        while True:
+            call = await self._underlying()
+            try:
+                await call.wait_for_connection()
+            except AioRpcError as exc:
+                if self._ends(call, exc):
+                    raise self._error(exc) from None
+            else:
+                return
 
     def __repr__(self) -> str:
         state = "waiting" if self._call is None else "done" if self.done() else "in progress"
@@ -138,19 +174,21 @@ class _Call:
 
 class _UnaryResponse(_Call):
     def __await__(self) -> Generator[Any, None, Any]:
-        call = self._call
-        try:
-            if call is None:
-                call = yield from self._underlying().__await__()
-            return (yield from call.__await__())
-        except AioRpcError as exc:
-            raise self._error(exc) from None
-        except BaseException:
-            # Cancelled while it waited; or the request could not be serialized, of
-            # which grpc.aio makes no status: the call must end all the same.
-            if not self.done():
-                self.cancel()
-            raise
+        while True:
+            call = self._call
+            try:
+                if call is None:
+                    call = yield from self._underlying().__await__()
+                return (yield from call.__await__())
+            except AioRpcError as exc:
+                if self._ends(call, exc):
+                    raise self._error(exc) from None
+            except BaseException:
+                # Cancelled while it waited; or the request could not be serialized, of
+                # which grpc.aio makes no status: the call must end all the same.
+                if not self.done():
+                    self.cancel()
+                raise
 
 
 class _Dropped(_Call):
@@ -164,13 +202,13 @@ class _Dropped(_Call):
         super().__init__(callee, call, node)
         self._loop = asyncio.get_running_loop()
 
-    def _fire_later(self) -> DoneCallback:
+    def _fire_later(self, call: Any) -> DoneCallback:
         reference = weakref.ref(self)
 
         def fire(_: Any) -> None:
-            call = reference()
-            if call is not None:
-                call._fire()
+            held = reference()
+            if held is not None:
+                held._fire(call)
 
         return fire
 
@@ -184,13 +222,21 @@ class _Dropped(_Call):
             here = None
         if here is self._loop:
             held.cancel()
-            self._fire()
+            self._fire(self._call)
         else:  # collected in another thread, or while the loop is at rest
             self._loop.call_soon_threadsafe(held.cancel)
 
 
 class _StreamResponse(_Dropped):
     _messages: AsyncIterator[Any] | None = None
+
+    def wait_for(self, deferred: Deferred) -> None:
+        self._messages = None
+        super().wait_for(deferred)
+
+    def begun(self, call: Any) -> None:
+        self._messages = None
+        super().begun(call)
 
     def __aiter__(self) -> Self:
         # The call is its own iterator: a loop over it holds it, and nothing else does.
@@ -199,28 +245,39 @@ class _StreamResponse(_Dropped):
         return self
 
     async def __anext__(self) -> Any:
-        messages = self._messages
-        try:
-            if messages is None:
-                messages = self._messages = (await self._underlying()).__aiter__()
-            return await messages.__anext__()
-        except AioRpcError as exc:
-            raise self._error(exc) from None
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+        while True:
+            call, messages = self._call, self._messages
+            try:
+                if messages is None:
+                    call = await self._underlying()
+                    messages = self._messages = call.__aiter__()
+                message = await messages.__anext__()
+            except AioRpcError as exc:
+                if self._ends(call, exc):
+                    raise self._error(exc) from None
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            else:
+                self._commit()
+                return message
 
     async def read(self) -> Any:
-        try:
+        while True:
             call = self._call
-            if call is None:
-                call = await self._underlying()
-            return await call.read()
-        except AioRpcError as exc:
-            raise self._error(exc) from None
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+            try:
+                if call is None:
+                    call = await self._underlying()
+                message = await call.read()
+            except AioRpcError as exc:
+                if self._ends(call, exc):
+                    raise self._error(exc) from None
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            else:
+                self._commit()
+                return message
 
 
 class _StreamRequest(_Dropped):
@@ -232,23 +289,29 @@ class _StreamRequest(_Dropped):
         self.add_done_callback(writes.end)
 
     async def write(self, request: Any) -> None:
-        try:
-            if self._writes is not None:
-                await self._writes.write(request)
-                return
+        while True:
             call = self._call
-            if call is None:
-                call = await self._underlying()
-                if isinstance(call, Ended):  # it never began: say why, and not that it is over
-                    await call
-            await call.write(request)
-        except AioRpcError as exc:
-            raise self._error(exc) from None
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+            try:
+                if self._writes is not None:
+                    await self._writes.write(request)
+                    return
+                if call is None:
+                    call = await self._underlying()
+                    if isinstance(call, Ended):  # it never began: say why, and not that it is over
+                        await call
+                await call.write(request)
+            except AioRpcError as exc:
+                if self._ends(call, exc):
+                    raise self._error(exc) from None
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            else:
+                self._commit()
+                return
 
     async def done_writing(self) -> None:
+        self._commit()  # who comes next would have to be told as well
         try:
             if self._writes is not None:
                 await self._writes.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -70,6 +70,7 @@ class Channel(grpc.aio.Channel):
         options: ChannelOptions,
         timeout: float | Unset | None,
         intercepted: Interception | None,
+        idempotent: Container[str] = (),
     ) -> None:
         self.service = service
         self.target: Target | None = None
@@ -82,12 +83,17 @@ class Channel(grpc.aio.Channel):
         self._filter = which
         self._options = options
         self._given_timeout = timeout
+        self._idempotent = idempotent
         self._closed = False
 
     @property
     def tasks(self) -> Tasks:
         """Where this channel's background work runs."""
         return self._core.tasks
+
+    def marks(self, path: str) -> bool:
+        """Whether the method was named here as one that may run twice."""
+        return path in self._idempotent
 
     def open(self) -> Target:
         """Follow the service's nodes, unless that has begun.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from pymicro.balancer.base import Balancer
+from pymicro.choosing import Chooser
 from pymicro.client.channel import Channel
 from pymicro.client.multicallable import MethodSpec
 from pymicro.client.node_channel import NodeChannels
 from pymicro.client.options import ChannelOptions
-from pymicro.client.target import Filter, Target
+from pymicro.client.target import CONNECT_AHEAD, Filter, Target
 from pymicro.config import Config
 from pymicro.errors import PymicroError
+from pymicro.policy.retry import RetryPolicy
+from pymicro.policy.subset import Subset
 from pymicro.selector.base import Selector
 from pymicro.tasks import Tasks
 
@@ -37,6 +41,8 @@ class ClientCore:
         self.forwarded: frozenset[str] = frozenset()
         self.tasks = Tasks("pymicro client")
         self._selector: Selector | None = None
+        # Each client takes its own part of the nodes of a large service.
+        self._seed = secrets.token_hex(8)
         self._specs: dict[tuple[Any, ...], MethodSpec] = {}
         self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
         self._opened: weakref.WeakSet[Channel] = weakref.WeakSet()
@@ -106,15 +112,23 @@ class ClientCore:
         key = service, which, options
         target = self._targets.get(key)
         if target is None:
-            balancer = self._make_balancer(self._config)
+            config = self._config
             target = self._targets[key] = Target(
                 service,
                 which,
                 self._selector,
-                balancer,
+                Chooser(
+                    self._make_balancer(config),
+                    ejection=config.outlier_ejection == "on",
+                    zone=config.zone,
+                    slow_start=config.slow_start,
+                ),
                 self._pool,
                 options,
                 lambda: self._describe(service),
+                Subset(config.subset_size, self._seed),
+                RetryPolicy(config.client_retries) if config.client_retries else None,
+                max(CONNECT_AHEAD, config.subset_size),
             )
             self.tasks.start(target.follow(), f"nodes of {service}")
         return target

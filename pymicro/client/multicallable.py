@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from pymicro.balancer.base import CANCELLED, CallInfo, Pick
-from pymicro.client.attempt import Attempt, log_end
+from pymicro.balancer.base import CallInfo
 from pymicro.client.call import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -20,7 +19,8 @@ from pymicro.client.call import (
     _Call,
 )
 from pymicro.client.deferred import Deferred
-from pymicro.client.node_channel import NodeChannel
+from pymicro.client.idempotent import proto_says_idempotent
+from pymicro.client.plan import Plan
 from pymicro.context import CallScope, scope
 from pymicro.wire.shape import Shape
 
@@ -56,9 +56,23 @@ class MethodSpec:
 
     One exists for each method, however many stubs there are, so that a node
     channel makes its multicallable once: for a `shared` one.
+
+    Attributes:
+        asked_peer: Whether an answer was looked at for the peer's mark.
+        idempotent_there: Whether a peer said that the method may run twice.
     """
 
-    __slots__ = ("_arguments", "_registered", "info", "method", "shape", "shared")
+    __slots__ = (
+        "_arguments",
+        "_idempotent_here",
+        "_registered",
+        "asked_peer",
+        "idempotent_there",
+        "info",
+        "method",
+        "shape",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -76,6 +90,16 @@ class MethodSpec:
         self.shape = shape
         self._arguments = (method, request_serializer, response_deserializer)
         self._registered = registered
+        self._idempotent_here: bool | None = None
+        self.asked_peer = False
+        self.idempotent_there = False
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method's proto or a peer says that it may run twice."""
+        if self._idempotent_here is None:
+            self._idempotent_here = proto_says_idempotent(self.method)
+        return self._idempotent_here or self.idempotent_there
 
     def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
         """The grpc.aio multicallable of this method on `channel`."""
@@ -96,15 +120,21 @@ class MultiCallable:
     Args:
         channel: Ours, which knows the nodes.
         spec: The method.
+
+    Attributes:
+        callee: Service and method, for errors.
+        drops: Whether a call that nobody holds any more is cancelled.
+        streams: Whether there is a stream of requests.
     """
 
     call_type: type[_Call]
-    _drops = True  # whether a call nobody holds any more is cancelled
+    drops = True
+    streams = False
     _limited = False  # whether the channel's default timeout holds for it
 
     def __init__(self, channel: Channel, spec: MethodSpec) -> None:
         self._channel = channel
-        self._spec = spec
+        self.spec = spec
         self.callee = f"{channel.service}{spec.method}"
 
     @property
@@ -115,12 +145,22 @@ class MultiCallable:
     @property
     def path(self) -> str:
         """`/package.Service/Method`."""
-        return self._spec.method
+        return self.spec.method
 
     @property
     def shape(self) -> Shape:
         """Which sides stream."""
-        return self._spec.shape
+        return self.spec.shape
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method may run twice: the channel, its proto or a peer says so."""
+        return self._channel.marks(self.path) or self.spec.idempotent
+
+    @property
+    def logged(self) -> bool:
+        """Whether each call is a line in the log."""
+        return self._channel.logged
 
     @property
     def tasks(self) -> Tasks:
@@ -129,9 +169,9 @@ class MultiCallable:
 
     def elsewhere(self, path: str) -> MultiCallable:
         """The same with another method's path, which an interceptor may ask for."""
-        if path == self._spec.method:
+        if path == self.spec.method:
             return self
-        return type(self)(self._channel, self._spec.renamed(path))
+        return type(self)(self._channel, self.spec.renamed(path))
 
     def _start(
         self,
@@ -167,90 +207,31 @@ class MultiCallable:
     ) -> Any:
         """Start a call inside all interceptors; every argument is final."""
         channel = self._channel
-        found = (channel.target or channel.open()).pick(self._spec.info)
+        target = channel.target or channel.open()
+        plan = Plan(self, target, channel.live, request, timeout, metadata, credentials, compression)
+        found = target.pick(self.spec.info)
         if found is None:
-            return self._start_later(
-                request, timeout, metadata, credentials, bool(wait_for_ready), compression
-            )
-        pick, node_channel = found
-        call = self._attempt(pick, node_channel, request, timeout, metadata, credentials, compression)
-        return self.call_type(self.callee, call, pick.node)
-
-    def _attempt(
-        self,
-        pick: Pick,
-        node_channel: NodeChannel,
-        request: Any,
-        timeout: float | None,
-        metadata: Metadata,
-        credentials: grpc.CallCredentials | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
-        """Start the real call on the picked node. `wait_for_ready` is never handed down.
-
-        On the channel of a dead node it would hang to the deadline; to us it means
-        waiting for a node.
-        """
-        try:
-            call = node_channel.bind(self._spec)(
-                request, timeout=timeout, metadata=metadata, credentials=credentials, compression=compression
-            )
-        except BaseException:
-            pick.done(CANCELLED)
-            raise
-        channel = self._channel
-        Attempt(call, pick, node_channel, channel.live)
-        if channel.logged:
-            call.add_done_callback(log_end(self.callee, pick.node))
+            call = self.call_type(self.callee)
+            self.defer(call, partial(plan.start_later, bool(wait_for_ready)), plan.deadline)
+        else:
+            call = self.call_type(self.callee, plan.start(found), found[0].node)
+        call.plan = plan
+        plan.owner = weakref.ref(call) if self.drops else call
         return call
 
-    def _start_later(
-        self,
-        request: Any,
-        timeout: float | None,
-        metadata: Metadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool,
-        compression: grpc.Compression | None,
-    ) -> Any:
-        call = self.call_type(self.callee)
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        target = self._channel.open()
-        node_channel: NodeChannel | None = None
-
-        async def begin() -> Any:
-            nonlocal node_channel
-            pick, node_channel = await target.wait(self._spec.info, deadline, wait_for_ready)
-            left = None if deadline is None else max(0.0, deadline - loop.time())
-            return self._attempt(pick, node_channel, request, left, metadata, credentials, compression)
-
-        def node() -> Any:
-            return node_channel.node if node_channel is not None else None
-
-        self.defer(call, begin, deadline, node)
-        return call
-
-    def defer(
-        self,
-        call: _Call,
-        begin: Callable[[], Any],
-        deadline: float | None,
-        node: Callable[[], Any] = lambda: None,
-    ) -> None:
+    def defer(self, call: _Call, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
         """Let `call` wait for what `begin` starts."""
-        held: Callable[[], _Call | None] = weakref.ref(call) if self._drops else lambda: call
+        held: Callable[[], _Call | None] = weakref.ref(call) if self.drops else lambda: call
 
         def handover(underlying: Any) -> bool:
             waiting = held()
             if waiting is None:
                 return False
-            waiting.begun(underlying, node())
+            waiting.begun(underlying)
             return True
 
-        call._deferred = Deferred(
-            begin, handover, self._channel.tasks, self._channel.live, f"call {self._spec.method}", deadline
-        )
+        channel = self._channel
+        call.wait_for(Deferred(begin, handover, channel.tasks, channel.live, f"call {self.path}", deadline))
 
     def _inherit(
         self, serving: CallScope, timeout: float | None, metadata: Metadata
@@ -271,7 +252,7 @@ class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):
     """`await stub.Method(request)`."""
 
     call_type = UnaryUnaryCall
-    _drops = False
+    drops = False
     _limited = True
 
     def __call__(
@@ -309,6 +290,7 @@ class StreamUnaryMultiCallable(MultiCallable, _StreamUnary):
     """`await stub.Method(requests)`, or with `write` and `done_writing`."""
 
     call_type = StreamUnaryCall
+    streams = True
 
     def __call__(
         self,
@@ -326,6 +308,7 @@ class StreamStreamMultiCallable(MultiCallable, _StreamStream):
     """`async for response in stub.Method(requests)`, or with `read` and `write`."""
 
     call_type = StreamStreamCall
+    streams = True
 
     def __call__(
         self,

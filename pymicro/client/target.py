@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,11 +13,16 @@ from itertools import islice
 import grpc
 
 from pymicro.backoff import Backoff
-from pymicro.balancer.base import CANCELLED, Balancer, CallInfo, Pick
+from pymicro.balancer.base import CANCELLED, CallInfo
+from pymicro.choosing import Chooser
 from pymicro.client.node_channel import NodeChannel, NodeChannels
 from pymicro.client.options import ChannelOptions
+from pymicro.client.plan import Found
 from pymicro.errors import ConfigError, NoNode, RegistryError
 from pymicro.node import EMPTY, Node, NodeSet, differing
+from pymicro.policy.budget import Budget
+from pymicro.policy.retry import RetryPolicy
+from pymicro.policy.subset import Subset
 from pymicro.selector.base import Selector
 from pymicro.status import DeadlineExceeded, Unavailable
 
@@ -30,6 +36,11 @@ CONNECT_AHEAD = 100
 # A balancer's update is linear in the nodes; a hundred nodes that connect one by one
 # must not cost a hundred of them.
 UPDATE_INTERVAL = 0.01
+# Nodes whose connection turns out not to be READY that a call passes over before it takes
+# one of them: each costs a pick, and the next update knows of them all.
+UNREADY = 8
+# Seconds between two lines that say that the retry budget is spent.
+HELD_BACK_INTERVAL = 10.0
 # Nodes never connected to that are offered to the balancer at a time: being picked is
 # what connects them, and the call that picked one goes on to a connected node.
 OFFERED_UNCONNECTED = 16
@@ -69,17 +80,30 @@ class Target:
     A node that leaves gets no new call; its calls in flight finish. A node that
     arrives is connected ahead and joins when it is READY. `follow` must be
     running while calls are made.
+
+    Attributes:
+        nodes: Those to choose from: of a large service this client's part. None
+            before the first set.
+        ahead: How many nodes are connected before they are picked.
+        retry: Which calls are tried again, and when; None where no call is.
+        budget: How many are.
     """
 
     service: str
     filter: Filter
     selector: Selector
-    balancer: Balancer
+    chooser: Chooser
     pool: NodeChannels
     options: ChannelOptions
     describe: Callable[[], str]
+    subset: Subset
+    retry: RetryPolicy | None
+    ahead: int = CONNECT_AHEAD
+    budget: Budget = field(default_factory=Budget)
     nodes: NodeSet | None = None
     channels: dict[str, NodeChannel] = field(default_factory=dict)
+    _readies: dict[str, int] = field(default_factory=dict)
+    _held_back: float = float("-inf")
     _any_pickable: bool = False
     _unfiltered: int = 0
     _error: str = ""
@@ -87,6 +111,9 @@ class Target:
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
     _scheduled: asyncio.TimerHandle | None = None
     _updated: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.chooser.changed = self._changed
 
     # Following the node sets
 
@@ -124,7 +151,7 @@ class Target:
 
     def _take(self, nodes: NodeSet) -> None:
         self._unfiltered = len(nodes)
-        nodes = self.filter.apply(nodes)
+        nodes = self.subset.choose(self.filter.apply(nodes))
         if nodes == self.nodes:
             return
         gone, present = differing(self.nodes or EMPTY, nodes)
@@ -140,14 +167,14 @@ class Target:
             else:
                 channel.node = node  # the same node, perhaps with other metadata
         connected = sum(not channel.lazy for channel in self.channels.values())
-        self._connect_more(CONNECT_AHEAD - connected)
+        self._connect_more(self.ahead - connected)
         # At once: calls may be waiting, and a node that has left costs each pick another try.
         self._update()
 
-    def _connect_more(self, count: int = CONNECT_AHEAD) -> None:
+    def _connect_more(self, count: int = CONNECT_AHEAD, *, hurry: bool = False) -> None:
         if count > 0:
             lazy = (channel for channel in self.channels.values() if channel.lazy)
-            self.pool.connect_ahead(list(islice(lazy, count)))
+            self.pool.connect_ahead(islice(lazy, count), hurry=hurry)
 
     def _changed(self) -> None:
         """A channel became pickable or stopped being so."""
@@ -163,7 +190,7 @@ class Target:
         nodes = self.nodes or EMPTY
         channels = self.channels
         self._any_pickable = any(channel.pickable for channel in channels.values())
-        usable = nodes
+        reachable = nodes
         if self._any_pickable:
             offered: list[Node] = []
             unconnected = OFFERED_UNCONNECTED
@@ -171,14 +198,27 @@ class Target:
                 channel = channels[node.key]
                 if channel.pickable:
                     offered.append(node)
-                elif channel.lazy and unconnected:
+                elif channel.lazy and unconnected and not self.pool.is_due(channel):
                     unconnected -= 1
                     offered.append(node)
-            usable = NodeSet(tuple(offered))
+            reachable = NodeSet(tuple(offered))
         elif all(channel.failed or channel.lazy for channel in channels.values()):
-            self._connect_more()
-        self.balancer.update(nodes, usable)
+            # Nothing to hurry for before the first have failed: they are being connected.
+            self._connect_more(hurry=any(channel.failed for channel in channels.values()))
+        self._tell_reconnected()
+        failed = sum(channel.failed for channel in channels.values())
+        self.chooser.update(nodes, reachable, failed)
         self._wake()
+
+    def _tell_reconnected(self) -> None:
+        """A node that was ejected and connected anew may be another process by now."""
+        before, self._readies = self._readies, {}
+        for key in self.chooser.ejected:
+            channel = self.channels.get(key)
+            if channel is not None:
+                self._readies[key] = channel.readies
+                if before.get(key, channel.readies) != channel.readies:
+                    self.chooser.reconnected(key)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
@@ -198,29 +238,40 @@ class Target:
 
     # Picking
 
-    def pick(self, call: CallInfo) -> tuple[Pick, NodeChannel] | None:
+    def pick(self, call: CallInfo) -> Found | None:
         """A node to call now, or None if there is none or it must be waited for."""
         if not self._any_pickable:
             return None
-        tried = call.tried
+        pick_one, channels = self.chooser.pick, self.channels
+        second_best: Found | None = None
+        misses = 0
         while True:
             try:
-                pick = self.balancer.pick(call)
+                pick = pick_one(call)
             except NoNode:
-                return None
-            channel = self.channels.get(pick.node.key)
+                return second_best
+            channel = channels.get(pick.node.key)
             if channel is not None and channel.pickable:
-                return pick, channel
-            pick.done(CANCELLED)
-            if channel is not None:
-                channel.connect()
+                # Asked here and now: what was heard of it may be a turn of the loop old.
+                if channel.ready():
+                    if second_best is not None:
+                        self.chooser.done(second_best[0], CANCELLED)
+                    return pick, channel, True
+                if second_best is None:
+                    second_best = pick, channel, False
+                else:
+                    self.chooser.done(pick, CANCELLED)
+                misses += 1
+                if misses == UNREADY:
+                    return second_best
+            else:
+                self.chooser.done(pick, CANCELLED)
+                if channel is not None:
+                    channel.connect()
             # Not connected (yet), or fell away since the last update: another one.
-            tried = tried | {pick.node.key}
-            call = CallInfo(call.method, tried)
+            call = CallInfo(call.method, call.tried | {pick.node.key})
 
-    async def wait(
-        self, call: CallInfo, deadline: float | None, wait_for_ready: bool
-    ) -> tuple[Pick, NodeChannel]:
+    async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> Found:
         """A node to call as soon as there is one.
 
         Args:
@@ -240,10 +291,6 @@ class Target:
             if self.nodes is not None and not wait_for_ready:
                 if not self.nodes:
                     raise Unavailable(f"no node for {self.service}: {self._known()}", from_peer=False)
-                if all(node.key in call.tried for node in self.nodes):
-                    raise Unavailable(
-                        f"no node left to try for {self.service}: {self._known()}", from_peer=False
-                    )
                 if all(channel.failed for channel in self.channels.values()):
                     self.selector.refresh(self.service)
                     return self._least_bad(call)
@@ -257,12 +304,26 @@ class Target:
                     f"no node for {self.service} in time: {self._known()}", from_peer=False
                 ) from None
 
-    def _least_bad(self, call: CallInfo) -> tuple[Pick, NodeChannel]:
+    def _least_bad(self, call: CallInfo) -> Found:
         """Any node, although none is connected: grpc-core fails the call with the reason."""
         if self._scheduled is not None:
-            self._update()  # the balancer must know all of them, not those of 10 ms ago
-        pick = self.balancer.pick(call)
-        return pick, self.channels[pick.node.key]
+            self._update()  # the chooser must know all of them, not those of 10 ms ago
+        pick = self.chooser.pick(call)
+        return pick, self.channels[pick.node.key], False
+
+    def may_retry(self) -> bool:
+        """Take one retry from the budget; False, and a line in the log at times, if it is spent."""
+        now = time.monotonic()
+        if self.budget.spend(now):
+            return True
+        if now - self._held_back > HELD_BACK_INTERVAL:
+            log.warning(
+                "%s: more calls fail than may be tried again (a fifth of those that succeed); "
+                "the others fail at their first attempt",
+                self.service,
+            )
+            self._held_back = now
+        return False
 
     async def change(self) -> None:
         """Wait until something about the nodes or their channels has changed."""

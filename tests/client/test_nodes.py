@@ -32,13 +32,14 @@ async def _spread(client: Client, calls: int, **keywords: Any) -> Counter[str]:
 
 
 async def test_calls_are_spread_evenly_over_all_nodes() -> None:
-    async with greeter(3) as (client, _, servers):
+    async with greeter(3, balancer="round_robin") as (client, _, servers):
         await connected(client, 3)
         assert await _spread(client, 30) == {server.node.address: 10 for server in servers}
 
 
-async def test_random_reaches_all_nodes() -> None:
-    async with greeter(3, balancer="random") as (client, _, servers):
+@pytest.mark.parametrize("balancer", ["random", "p2c"])
+async def test_each_balancer_reaches_all_nodes(balancer: str) -> None:
+    async with greeter(3, balancer=balancer) as (client, _, servers):
         await connected(client, 3)
         assert set(await _spread(client, 100)) == {server.node.address for server in servers}
 
@@ -323,7 +324,7 @@ async def test_settings_that_do_nothing_are_said_when_a_client_is_opened(
     monkeypatch.setenv("MICRO_BROKER", "http")
     monkeypatch.setenv("MICRO_REGISTY", "http")
     with caplog.at_level("INFO", "pymicro"):
-        async with Client(registry=MemoryRegistry(), client_retries=3):
+        async with Client(registry=MemoryRegistry(), client_pool_size=3):
             pass
-    for words in ("MICRO_BROKER", "MICRO_REGISTY is no setting", "client_retries (code) has no effect yet"):
+    for words in ("code, environment MICRO_BROKER", "MICRO_REGISTY is no setting"):
         assert words in caplog.text

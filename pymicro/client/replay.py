@@ -1,0 +1,146 @@
+"""A user's iterator of requests that can be read from its start again, while it is short."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+__all__ = ["Replay"]
+
+# Requests that are kept. A call that is refused without a handler running has seldom sent
+# more by then, and who streams more than this must not pay with memory for what is rare.
+KEEP = 4
+
+
+class Replay:
+    """Hands an iterator of requests to one attempt after the other.
+
+    It keeps the first requests, so that a call that was not begun can be started
+    again; grpc.aio asks for a request as soon as the one before is on its way. What
+    an attempt that has ended still waits for goes to the next one.
+
+    Args:
+        requests: What the user gave: an async iterable or a plain one.
+    """
+
+    def __init__(self, requests: Any) -> None:
+        self._asynchronous = hasattr(requests, "__aiter__")
+        self._source = aiter(requests) if self._asynchronous else iter(requests)
+        self._kept: list[Any] = []
+        self._lost = False
+        self._asking = False
+        self._ended = False
+        self._error: BaseException | None = None
+        self._settled: asyncio.Future[None] | None = None
+        self._reader: Any = None
+
+    def reader(self) -> Any:
+        """The requests from the first one on; whoever read before gets no more."""
+        self._reader = _AsyncReader(self) if self._asynchronous else _Reader(self)
+        return self._reader
+
+    @property
+    def from_start(self) -> bool:
+        """Whether the next reader would get every request."""
+        return not self._lost and self._error is None
+
+    def _ask(self, index: int) -> None:
+        """A reader asks the source for a request, its `index`th."""
+        if index == KEEP:
+            self._lost = True
+            self._kept.clear()
+        self._asking = True
+
+    def _got(self, request: Any) -> Any:
+        if not self._lost:
+            self._kept.append(request)
+        self._settle()
+        return request
+
+    def _end(self, error: BaseException | None = None) -> None:
+        self._ended = True
+        self._error = error
+        self._settle()
+
+    def _settle(self) -> None:
+        self._asking = False
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    async def _wait(self) -> None:
+        """Until what another reader asked the source for is there."""
+        self._settled = asyncio.get_running_loop().create_future()
+        await self._settled
+
+
+class _AsyncReader:
+    __slots__ = ("_index", "_replay")
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._index = 0
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    def __anext__(self) -> Any:
+        replay = self._replay
+        if replay._lost and replay._reader is self:
+            return replay._source.__anext__()
+        return self._next()
+
+    async def _next(self) -> Any:
+        replay, index = self._replay, self._index
+        self._index += 1
+        while True:
+            if replay._reader is not self:
+                raise StopAsyncIteration
+            if index < len(replay._kept):
+                return replay._kept[index]
+            if replay._error is not None:
+                raise replay._error
+            if replay._ended:
+                raise StopAsyncIteration
+            if not replay._asking:
+                break
+            await replay._wait()
+        replay._ask(index)
+        try:
+            return replay._got(await replay._source.__anext__())
+        except StopAsyncIteration:
+            replay._end()
+            raise
+        except BaseException as exc:
+            replay._end(exc)
+            raise
+
+
+class _Reader:
+    __slots__ = ("_index", "_replay")
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._index = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        replay, index = self._replay, self._index
+        if replay._reader is not self:
+            raise StopIteration
+        self._index += 1
+        if index < len(replay._kept):
+            return replay._kept[index]
+        if replay._ended:
+            raise StopIteration
+        replay._ask(index)
+        try:
+            return replay._got(next(replay._source))
+        except StopIteration:
+            replay._end()
+            raise
+        except BaseException as exc:
+            replay._end(exc)
+            raise
