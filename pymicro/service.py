@@ -18,8 +18,9 @@ from pymicro.assemble import Calling, Settings, split_instances
 from pymicro.client.channel import UNSET, Channel, Unset
 from pymicro.config import Config
 from pymicro.errors import ConfigError, PymicroError
-from pymicro.life import Hook, Life, Lifespan, Plan
+from pymicro.life import Hook, Life, Lifespan, Plan, node_metadata
 from pymicro.node import Node
+from pymicro.server.server import Server
 
 if TYPE_CHECKING:
     import grpc
@@ -195,6 +196,10 @@ class Service:
         if not config.server_version:
             config = config.replace("default", server_version="latest")
         return config
+
+    def node_metadata(self, config: Config) -> Mapping[str, str]:
+        """The pairs that its node would carry with these settings, `metadata` and our own."""
+        return node_metadata(config, Server(config, options=self._plan.options))
 
     def _init(self, argv: Sequence[str]) -> None:
         config = self.settle(argv)

@@ -13,6 +13,7 @@ from pymicro.address import split_address
 from pymicro.cli.flags import debug_option
 from pymicro.cli.manifests import DEFAULT_PORT, Deployed, render
 from pymicro.cli.report import EXIT_FAILED, Session, complain
+from pymicro.wellknown import KEEPALIVE
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -94,6 +95,7 @@ def manifest(
         drain_delay=_DRAIN_DELAY if config.drain_delay is None else config.drain_delay,
         stop_grace=config.stop_grace,
         calls=calls,
+        keepalive=service.node_metadata(config).get(KEEPALIVE, ""),
     )
     sys.stdout.write(render(deployed))
     return 0

@@ -233,6 +233,11 @@ ${account}
               valueFrom:
                 fieldRef:
                   fieldPath: status.podIP
+            # Empty where the cluster does not label pods with it (Kubernetes before 1.35).
+            - name: MICRO_ZONE
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.labels['topology.kubernetes.io/zone']
             - name: MICRO_REGISTRY
               value: kubernetes
             - name: MICRO_REGISTRY_ADVERTISE

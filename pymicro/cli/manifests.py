@@ -10,7 +10,8 @@ from typing import Literal
 from pymicro.cli import manifest_templates as templates
 from pymicro.durations import format_duration
 from pymicro.errors import ConfigError
-from pymicro.record import label_problem, san, selector_key
+from pymicro.record import METADATA_PREFIX, label_problem, san, selector_key
+from pymicro.wellknown import KEEPALIVE
 
 __all__ = ["DEFAULT_PORT", "Deployed", "render"]
 
@@ -47,6 +48,7 @@ class Deployed:
         drain_delay: Seconds between leaving the registry and stopping.
         stop_grace: Seconds calls get to finish.
         calls: Whether it calls other services, so that it may look for them.
+        keepalive: What its node says of pings (`pymicro.wellknown`); nothing if empty.
 
     Raises:
         ConfigError: A name, version or namespace that Kubernetes does not take.
@@ -64,6 +66,7 @@ class Deployed:
     drain_delay: float = 5.0
     stop_grace: float = 20.0
     calls: bool = False
+    keepalive: str = ""
 
     def __post_init__(self) -> None:
         if problem := label_problem(self.service):
@@ -141,6 +144,12 @@ def _pod_metadata(deployed: Deployed) -> str:
             "  micro.mu/type: service",
             f"  {_scalar(selector_key(deployed.service))}: service",
         ]
+        if deployed.keepalive:
+            lines += [
+                "annotations:",
+                "  # How often a client may ping it.",
+                f"  {METADATA_PREFIX}{KEEPALIVE}: {_scalar(deployed.keepalive)}",
+            ]
     elif deployed.app != san(deployed.service):
         lines += [
             "annotations:",

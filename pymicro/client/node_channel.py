@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
@@ -19,6 +21,13 @@ __all__ = ["Cancellable", "NodeChannel", "NodeChannels", "Spec"]
 # Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
 # would block every call for 40 ms.
 CHANNELS_A_TURN = 50
+# Of many nodes these are connected at once, so that no call waits; the others within SPREAD
+# seconds, in steps of STEP. Each client takes them in another order and at another pace: a
+# thousand clients that are restarted together would else meet at one node after the other,
+# and each connection costs both ends a handshake.
+AT_ONCE = 10
+SPREAD = 1.0
+STEP = 0.05
 
 _READY = grpc.ChannelConnectivity.READY
 _IDLE = grpc.ChannelConnectivity.IDLE
@@ -53,8 +62,9 @@ class NodeChannel:
             to IDLE (then it is being connected again).
         failed: Whether the last attempt to connect failed.
         state: What grpc-core said last; None before `connect`.
-        changes: How often the state has changed. Whether a call can have been sent
-            is told by this and `pickable`, never by the text of an error.
+        changes: How often the state has changed.
+        readies: How often it was READY, as far as can be told. Whether a call can have
+            been sent is told by this and `ready()`, never by the text of an error.
         calls: Those started here that have not ended.
     """
 
@@ -72,6 +82,7 @@ class NodeChannel:
         "failed",
         "node",
         "pickable",
+        "readies",
         "retired",
         "state",
     )
@@ -91,6 +102,7 @@ class NodeChannel:
         self.state: grpc.ChannelConnectivity | None = None
         self.calls: set[Cancellable] = set()
         self.changes = 0
+        self.readies = 0
         self._config = config
         self._options = options
         self._tasks = tasks
@@ -104,6 +116,11 @@ class NodeChannel:
     def lazy(self) -> bool:
         """Whether nobody asked it to connect yet."""
         return self._real is None
+
+    def ready(self) -> bool:
+        """Whether it is READY at this moment, by grpc-core's own account."""
+        real = self._real
+        return real is not None and real.get_state() is _READY
 
     def connect(self) -> None:
         """Make the real channel and connect it; at once, without waiting."""
@@ -129,16 +146,20 @@ class NodeChannel:
             state = real.get_state(try_to_connect=True)
 
     def _saw(self, state: grpc.ChannelConnectivity) -> None:
-        self.state = state
+        previous, self.state = self.state, state
         self.changes += 1
-        before = self.pickable, self.failed
+        before = self.pickable, self.failed, self.readies
         if state is _READY:
             self.pickable, self.failed = True, False
+            self.readies += 1
         elif state is _FAILED:
             self.pickable, self.failed = False, True
-        elif state is _IDLE and self.failed:
+        elif state is _IDLE:
             self.failed = False
-        if before != (self.pickable, self.failed):
+            if previous is not _IDLE:
+                # It falls to IDLE from READY, which may have been too short to be seen.
+                self.readies += 1
+        if before != (self.pickable, self.failed, self.readies):
             for listener in list(self._listeners):
                 listener()
 
@@ -160,7 +181,7 @@ class NodeChannel:
             self._close_soon()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each change of `pickable` or `failed`."""
+        """Call `listener` after each change of `pickable`, `failed` or `readies`."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> bool:
@@ -199,13 +220,18 @@ class NodeChannel:
 class NodeChannels:
     """The channels of one client, each shared by everybody who agrees in its options."""
 
-    def __init__(self, config: Config, tasks: Tasks) -> None:
+    def __init__(self, config: Config, tasks: Tasks, *, rng: random.Random | None = None) -> None:
         self._config = config
         self._tasks = tasks
         self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
         self._retired: set[NodeChannel] = set()
-        self._connecting: dict[NodeChannel, None] = {}
+        self._rng = rng or random.Random()
+        # To be connected in the next turns of the loop, and a little later.
+        self._soon: dict[NodeChannel, None] = {}
+        self._later: dict[NodeChannel, None] = {}
         self._pump: asyncio.Handle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._spread_until = 0.0
 
     def acquire(self, node: Node, options: ChannelOptions, listener: Callable[[], None]) -> NodeChannel:
         """The channel to `node`, made (not connected) if nobody holds it yet."""
@@ -222,31 +248,72 @@ class NodeChannels:
         """Give a channel back; its last holder retires it."""
         if channel.unlisten(listener):
             del self._channels[options, channel.node.key]
-            self._connecting.pop(channel, None)
+            self._soon.pop(channel, None)
+            self._later.pop(channel, None)
             self._retired.add(channel)
             channel.retire()
 
-    def connect_ahead(self, channels: list[NodeChannel]) -> None:
-        """Connect these, at most `CHANNELS_A_TURN` in a turn of the loop."""
-        self._connecting.update(dict.fromkeys(channels))
-        if self._pump is None and self._connecting:
-            self._pump = asyncio.get_running_loop().call_soon(self._connect_some)
+    def connect_ahead(self, channels: Iterable[NodeChannel], *, hurry: bool = False) -> None:
+        """Connect these, in an order of chance: some at once, the others spread over a second.
+
+        One that is due already keeps its place.
+
+        Args:
+            channels: Those of one service.
+            hurry: All at once, since a call waits that none of the others can take.
+        """
+        if hurry:
+            wanted = [channel for channel in channels if channel not in self._soon]
+            for channel in wanted:
+                self._later.pop(channel, None)
+            self._soon.update(dict.fromkeys(wanted))
+        else:
+            wanted = [channel for channel in channels if not self.is_due(channel)]
+            self._rng.shuffle(wanted)
+            self._soon.update(dict.fromkeys(wanted[:AT_ONCE]))
+            self._later.update(dict.fromkeys(wanted[AT_ONCE:]))
+        loop = asyncio.get_running_loop()
+        if self._pump is None and self._soon:
+            self._pump = loop.call_soon(self._connect_some)
+        if self._tick is None and self._later:
+            self._spread_until = loop.time() + SPREAD * self._rng.uniform(0.5, 1.0)
+            self._tick = loop.call_later(STEP * self._rng.random(), self._connect_next)
+
+    def is_due(self, channel: NodeChannel) -> bool:
+        """Whether it will be connected without being asked for again."""
+        return channel in self._later or channel in self._soon
 
     def _connect_some(self) -> None:
         self._pump = None
         if self._tasks.closed:
             return
-        for channel in list(self._connecting)[:CHANNELS_A_TURN]:
-            del self._connecting[channel]
+        for channel in list(self._soon)[:CHANNELS_A_TURN]:
+            del self._soon[channel]
             channel.connect()
-        self.connect_ahead([])
+        if self._soon:
+            self._pump = asyncio.get_running_loop().call_soon(self._connect_some)
+
+    def _connect_next(self) -> None:
+        """Let as many of those that have time go on as keeps the pace; one timer for all of them."""
+        self._tick = None
+        loop = asyncio.get_running_loop()
+        steps = max(1, math.ceil((self._spread_until - loop.time()) / STEP))
+        for channel in list(self._later)[: math.ceil(len(self._later) / steps)]:
+            del self._later[channel]
+            self._soon[channel] = None
+        if self._pump is None and self._soon:
+            self._pump = loop.call_soon(self._connect_some)
+        if self._later:
+            self._tick = loop.call_later(STEP, self._connect_next)
 
     async def close(self) -> None:
         """End all calls and connections."""
-        if self._pump is not None:
-            self._pump.cancel()
-            self._pump = None
-        self._connecting.clear()
+        for handle in (self._pump, self._tick):
+            if handle is not None:
+                handle.cancel()
+        self._pump = self._tick = None
+        self._soon.clear()
+        self._later.clear()
         channels = [*self._channels.values(), *self._retired]
         self._channels.clear()
         self._retired.clear()

@@ -8,7 +8,8 @@ import pytest
 from fakes.pods import pod
 
 from pymicro.node import Node
-from pymicro.registry.endpointslice.slices import HOSTNAME, ZONE
+from pymicro.registry.endpointslice.slices import HOSTNAME
+from pymicro.wellknown import ZONE
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane
 from tests.registry.kube_contract import EndpointSliceContract, KubernetesContract

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
-from pymicro.config import load
+from pymicro.config import Config, load
+from pymicro.server.server import Server
+from pymicro.wellknown import ZONE, ping_interval
 from tests.processes import ROOT, Processes
 
 DEPLOY = ROOT / "deploy"
@@ -26,7 +28,12 @@ def kind(path: str, wanted: str) -> dict[str, Any]:
 
 def greeter(**changes: Any) -> str:
     plan = Deployed(
-        service="greeter", version="1.0.0", target="server.py", image="pymicro-greeter:dev", **changes
+        service="greeter",
+        version="1.0.0",
+        target="server.py",
+        image="pymicro-greeter:dev",
+        keepalive=Server(Config()).ping_interval,
+        **changes,
     )
     return render(plan)
 
@@ -61,6 +68,8 @@ def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() 
     for label, value in changes["metadata"]["labels"].items():
         assert value is None
         del wanted["metadata"]["labels"][label]
+    assert changes["metadata"]["annotations"] is None
+    del wanted["metadata"]["annotations"]
     account = changes["spec"]["serviceAccountName"]
     # The overlay must say again what is the default.
     assert changes["spec"]["automountServiceAccountToken"] is True
@@ -157,6 +166,20 @@ def test_self_registering_pods_may_patch_besides_and_are_marked_for_the_policy()
     assert binding["validationActions"] == ["Deny"]
 
 
+@pytest.mark.parametrize("file", PODS)
+def test_pods_are_told_their_zone_where_the_cluster_knows_it(file: str) -> None:
+    (container,) = pod_spec(file)["containers"]
+    (entry,) = [entry for entry in container["env"] if entry["name"] == "MICRO_ZONE"]
+    assert entry["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.labels['{ZONE}']"
+    # Where there is no such label the variable is empty, and then counts as not set.
+    assert load(environ={"MICRO_ZONE": ""}).source("zone") == "default"
+
+
+def test_clients_are_told_that_they_may_ping_a_labelled_greeter() -> None:
+    annotations = kind("greeter/server.yaml", "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert ping_interval({"keepalive": annotations["micro.mu/metadata-keepalive"]}) == 10
+
+
 def test_all_pods_run_the_image_that_the_readme_builds() -> None:
     build = "docker build -t pymicro-greeter:dev ."
     assert build in (DEPLOY / "README.md").read_text()
@@ -178,7 +201,7 @@ def test_the_static_client_asks_the_dns_and_connections_end_now_and_then() -> No
 
 def test_a_labelled_greeter_starts_and_stops_without_an_api_server_or_a_token(processes: Processes) -> None:
     (container,) = pod_spec("greeter/server.yaml")["containers"]
-    downward = {"POD_NAME": "greeter-1", "POD_NAMESPACE": "default", "POD_IP": "127.0.0.1"}
+    downward = {"POD_NAME": "greeter-1", "POD_NAMESPACE": "default", "POD_IP": "127.0.0.1", "MICRO_ZONE": ""}
     env = {entry["name"]: entry.get("value") or downward[entry["name"]] for entry in container["env"]}
     server = processes.python(
         *container["command"][1:],

@@ -18,12 +18,12 @@ from pymicro.registry.endpointslice.slices import (
     FOR_NODES,
     FOR_ZONES,
     HOSTNAME,
-    ZONE,
     SliceReader,
     one_family,
     read_slice,
 )
 from pymicro.testing.waiting import expect, first
+from pymicro.wellknown import ZONE
 from tests.registry.kube_contract import QUICK
 
 

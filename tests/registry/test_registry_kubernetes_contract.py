@@ -11,7 +11,8 @@ from fakes.pods import pod
 from fakes.slices import endpoint, slice
 
 from pymicro.node import Node
-from pymicro.registry.endpointslice.slices import HOSTNAME, ZONE
+from pymicro.registry.endpointslice.slices import HOSTNAME
+from pymicro.wellknown import ZONE
 from tests.registry.kube_contract import EndpointSliceContract, KubernetesContract
 
 

@@ -10,6 +10,7 @@ from fakes.pods import pod
 
 from pymicro.node import Node
 from pymicro.registry.kubernetes.pods import PodReader, addresses_of, grpc_port, services_of
+from pymicro.wellknown import ZONE, ping_interval
 
 TYPE = "micro.mu/type"
 SELECTOR = "micro.mu/selector-greeter"
@@ -86,6 +87,41 @@ def test_a_labelled_pod_is_a_node_with_its_uid_and_the_port_named_grpc() -> None
     found = read(one)
     assert found.nodes == (Node("u-1", "10.0.0.1:8081", "greeter", "1.2", {"zone": "a", "protocol": "grpc"}),)
     assert not found.registered
+
+
+@pytest.mark.parametrize("registered_too", [False, True])
+def test_a_nodes_zone_is_the_label_that_kubernetes_gives_the_pod(registered_too: bool) -> None:
+    given = {RECORD: record(node())} if registered_too else None
+    one = labelled(labels={ZONE: "eu-1a"}, annotations=given)
+    (found,) = read(one).nodes
+    assert found.metadata == {"protocol": "grpc", ZONE: "eu-1a"}
+    assert PodReader("greeter")(one) == (found,)
+
+
+def test_a_record_that_names_a_zone_knows_better() -> None:
+    own = node(**{"protocol": "grpc", ZONE: "rack-7"})
+    one = labelled(labels={ZONE: "eu-1a"}, annotations={RECORD: record(own, node())})
+    assert [found.metadata[ZONE] for found in read(one).nodes] == ["rack-7", "eu-1a"]
+
+
+@pytest.mark.parametrize("zone", ["z" * 254, "a\nb", "", 7, None, ["eu"]])
+def test_a_zone_that_is_none_is_left_out(zone: Any) -> None:
+    for given in (None, {RECORD: record(node())}):
+        (found,) = read(labelled(labels={ZONE: zone}, annotations=given)).nodes
+        assert found.metadata == {"protocol": "grpc"}
+
+
+def test_a_record_too_full_for_the_zone_stays_a_node() -> None:
+    full = {f"k{number}": "v" for number in range(127)}
+    one = labelled(labels={ZONE: "eu-1a"}, annotations={RECORD: record(node(protocol="grpc", **full))})
+    (found,) = read(one).nodes
+    assert found.metadata == {"protocol": "grpc", **full}
+
+
+def test_a_labelled_pods_annotation_says_how_often_it_may_be_pinged() -> None:
+    for text, seconds in (("10s", 10), ("always", None), ("9" * 10_000, None)):
+        (found,) = read(labelled(annotations={"micro.mu/metadata-keepalive": text})).nodes
+        assert ping_interval(found.metadata) == seconds
 
 
 def test_a_label_of_another_value_is_none() -> None:

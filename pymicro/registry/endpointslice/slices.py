@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from pymicro.address import is_ip, join_address
 from pymicro.node import NO_METADATA, Node, NodeSet
+from pymicro.wellknown import ZONE
 
 __all__ = [
     "FOR_NODES",
     "FOR_ZONES",
     "HOSTNAME",
     "SERVICE_LABEL",
-    "ZONE",
     "EndpointReading",
     "SliceReader",
     "SliceReading",
@@ -32,9 +32,8 @@ __all__ = [
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 
-# Keys of node metadata: Kubernetes' own words for the first two ("Well-Known
-# Labels"); the others are the slice's field `hints`, comma-separated.
-ZONE = "topology.kubernetes.io/zone"
+# Keys of node metadata, besides ZONE: Kubernetes' own word ("Well-Known Labels"), and
+# the slice's field `hints`, comma-separated.
 HOSTNAME = "kubernetes.io/hostname"
 FOR_ZONES = "hints.forZones"
 FOR_NODES = "hints.forNodes"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from pymicro.record import (
     selector_key,
     share_pairs,
 )
+from pymicro.wellknown import ZONE, zone_text
 
 __all__ = [
     "PORT",
@@ -133,7 +134,8 @@ class PodReader:
         dialled = [node for node in record.nodes if _is_dialled(node)]
         nodes = tuple(node for node in dialled if is_of(node.address, addresses))
         if nodes:
-            return Reading(nodes, registered=True)
+            zone = _zone(pod)
+            return Reading(tuple(_in_zone(node, zone) for node in nodes) if zone else nodes, registered=True)
         if dialled:
             where = ", ".join(addresses) or "none yet"
             return _wrong(
@@ -169,7 +171,7 @@ class PodReader:
         }
         try:
             # The port's name says what it speaks, whatever the annotations say.
-            metadata = share_pairs({**given, "protocol": _PROTOCOL})
+            metadata = share_pairs({**given, **_zone(pod), "protocol": _PROTOCOL})
         except ValueError as exc:
             return _wrong("bad annotation", f"annotations {METADATA_PREFIX}…: {exc}")
         return Reading(
@@ -258,6 +260,26 @@ def _unready(status: Mapping[str, Any]) -> str:
             why = ": ".join(_one_line(part) for part in said if part and isinstance(part, str))
             return f"it is not ready ({why})" if why else "it is not ready"
     return "it is not ready (nothing is known of it yet)"
+
+
+def _zone(pod: Mapping[str, Any]) -> dict[str, str]:
+    """Where it runs, as metadata; nothing where the cluster does not say.
+
+    Kubernetes copies the label from the machine to its pods since 1.35 (KEP-4742, in
+    1.33 and 1.34 behind a gate); before that, whoever wants it labels the pods.
+    """
+    zone = zone_text(labels_of(pod).get(ZONE))
+    return {ZONE: zone} if zone else {}
+
+
+def _in_zone(node: Node, zone: Mapping[str, str]) -> Node:
+    """The node with the pod's zone, unless its record names one."""
+    if ZONE in node.metadata:
+        return node
+    try:
+        return replace(node, metadata=share_pairs({**node.metadata, **zone}))
+    except ValueError:
+        return node  # one pair more was one too many
 
 
 def _is_dialled(node: Node) -> bool:
