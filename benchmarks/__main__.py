@@ -21,6 +21,7 @@ BENCHMARKS = {
     "server": calls.server,
     "streams": calls.streams,
     "pick": picks.picks,
+    "evenness": picks.evenness,
     "import": footprint.imports,
     "memory": footprint.memory,
 }

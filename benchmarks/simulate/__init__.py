@@ -1,0 +1,1 @@
+"""A simulator: pymicro's own modules that choose and retry, against modelled nodes, in virtual time."""
