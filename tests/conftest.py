@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bars import Bars, Measured, table
 from tests.processes import Processes, clean_environment
 
 # A test that hangs is a failure with a traceback, not a run that never ends.
@@ -49,6 +50,24 @@ def processes(registry_folder: str) -> Iterator[Processes]:
     started = Processes(clean_environment(MICRO_REGISTRY_ADDRESS=registry_folder))
     yield started
     started.end()
+
+
+MEASURED = pytest.StashKey[list[Measured]]()
+
+
+@pytest.fixture
+def bars(request: pytest.FixtureRequest) -> Bars:
+    """Reports figures for the table at the end of the run."""
+    return Bars(request.node.name, request.config.stash.setdefault(MEASURED, []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The bars' table, if anything of it was measured."""
+    measured = config.stash.get(MEASURED, [])
+    if measured:
+        terminalreporter.section("bars of calls")
+        for line in table(measured):
+            terminalreporter.write_line(line)
 
 
 def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

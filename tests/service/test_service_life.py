@@ -299,7 +299,7 @@ def test_go_micros_environment_starts_it_with_a_line_each(processes: Processes, 
         processes,
         write(),  # type: ignore[operator]
         MICRO_BROKER="http",
-        MICRO_CLIENT_RETRIES="3",
+        MICRO_CLIENT_POOL_SIZE="3",
         MICRO_REGISTER_TTLS="5",
         MICRO_PORT="tcp://10.0.0.1:80",
         MICRO_SERVICE_HOST="10.0.0.1",
@@ -308,7 +308,7 @@ def test_go_micros_environment_starts_it_with_a_line_each(processes: Processes, 
     assert server.stop() == 0
     log = "\n".join(server.stderr)
     assert "MICRO_BROKER" in log
-    assert "MICRO_CLIENT_RETRIES" in log
+    assert "MICRO_CLIENT_POOL_SIZE" in log
     assert "MICRO_REGISTER_TTLS is no setting" in log
     assert "MICRO_PORT" not in log
     assert "MICRO_SERVICE_HOST" not in log
