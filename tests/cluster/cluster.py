@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -277,3 +277,23 @@ class Cluster:
         """The opposite."""
         run_ip(network.deliver(pod.ip), self.node.prefix)
         run_ip(network.deliver_own(), network.inside(f"/proc/{pod.pid}/ns/net"))
+
+    def hand_over_ip(self, old: PodView, new: PodView) -> None:
+        """From now on the address of one pod is, besides its own, that of another; the first has none."""
+        run_ip(network.route_to(old.ip, new.ip), self.node.prefix)
+        run_ip(network.answer_for(old.ip), network.inside(f"/proc/{new.pid}/ns/net"))
+
+    def give_back_ip(self, old: PodView, new: PodView) -> None:
+        """The opposite."""
+        run_ip(network.route_to(old.ip, old.ip), self.node.prefix)
+        run_ip(network.answer_no_more_for(old.ip), network.inside(f"/proc/{new.pid}/ns/net"))
+
+    @contextlib.contextmanager
+    def api_server_away(self) -> Iterator[None]:
+        """It is killed and, afterwards, started again; pods go on meanwhile."""
+        self.plane.stop_apiserver()
+        try:
+            yield
+        finally:
+            self.plane.start_apiserver()
+            self.plane.restart_controllers()

@@ -264,6 +264,11 @@ class ControlPlane:
         self.stop_apiserver()
         self.start_apiserver()
 
+    def restart_controllers(self) -> None:
+        """They would need half a minute to notice that the API server is back."""
+        self._programs.kill("kube-controller-manager")
+        self._start_controllers()
+
     def compact(self) -> int:
         """Forget all versions before now, and return it.
 

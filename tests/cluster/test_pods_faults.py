@@ -1,4 +1,7 @@
-"""Pods that die, fall silent or are not ready for a while, under load and with no retries."""
+"""Pods that die, fall silent or are not ready for a while: what the registry alone does about it.
+
+Retries, ejection and keepalive are off; test_pods_chaos.py has them.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,15 @@ pytestmark = pytest.mark.cluster
 
 GREETER = "app.kubernetes.io/name=greeter"
 
+ALONE = {"MICRO_CLIENT_RETRIES": "0", "MICRO_OUTLIER_EJECTION": "off", "MICRO_KEEPALIVE": "0"}
+
 # Seconds in which a client has heard of a change in a pod (design goal: p99 within 1 s).
 HEARD = 1.0
 
 
 @pytest.fixture
 def load(cluster: Cluster, pods_namespace: str) -> Load:
-    return Load(cluster, pods_namespace, rate=50.0, settings={"MICRO_REGISTRY": "kubernetes"})
+    return Load(cluster, pods_namespace, rate=50.0, settings={"MICRO_REGISTRY": "kubernetes", **ALONE})
 
 
 def wait_until(cluster: Cluster, namespace: str, uid: str, condition: Callable[[PodView], bool]) -> PodView:
@@ -90,7 +95,7 @@ def test_a_pod_that_swallows_packets_is_left_when_its_readiness_probe_fails(
     assert tally.failures
     assert {failure.node for failure in tally.failures} == {f"{victim.ip}:8080"}
     # A long call of before may have been in flight; nobody was sent there after the pod was known not
-    # to be ready. (Retries and ejection, which do better, are not there yet.)
+    # to be ready.
     assert [f for f in tally.failures if not silent - 1.0 < f.begun < noticed + HEARD] == []
 
 

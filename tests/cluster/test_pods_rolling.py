@@ -1,6 +1,6 @@
 """Ten pods are replaced three times under load, and no call fails.
 
-Retries are off: pymicro has none yet, and grpc-core is given no policy.
+Retries are off; test_pods_chaos.py does the same with default settings.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.bars import ROLLING, Bars
 from tests.cluster.cluster import Cluster
 from tests.cluster.tally import Load
 
@@ -23,7 +24,7 @@ PODS, ROUNDS = 10, 3
     ("mode", "manifests"), [("labels", "deploy/greeter"), ("patch", "deploy/greeter-self-register")]
 )
 def test_no_call_fails_while_all_pods_are_replaced(
-    cluster: Cluster, pods_namespace: str, mode: str, manifests: str, say: Callable[[str], None]
+    cluster: Cluster, pods_namespace: str, mode: str, manifests: str, bars: Bars, say: Callable[[str], None]
 ) -> None:
     cluster.apply(manifests, pods_namespace)
     cluster.scale(pods_namespace, "greeter", PODS)
@@ -36,7 +37,7 @@ def test_no_call_fails_while_all_pods_are_replaced(
         rate=110.0,
         streams=3,
         patient=True,
-        settings={"MICRO_REGISTRY": "kubernetes"},
+        settings={"MICRO_REGISTRY": "kubernetes", "MICRO_CLIENT_RETRIES": "0"},
     )
     load.start()
 
@@ -49,6 +50,7 @@ def test_no_call_fails_while_all_pods_are_replaced(
     tally = load.tally()
     replaced = len(seen) - PODS
     say(f"rolling restart ×{ROUNDS} of {PODS} pods, {mode}: {replaced} pods replaced; {tally.describe()}")
+    bars.met(ROLLING, f"{len(tally.failures)} of {tally.calls}", not tally.failures)
     assert tally.failures == []
     assert replaced == PODS * ROUNDS
     assert tally.clients == 2

@@ -88,6 +88,21 @@ def deliver_own() -> list[str]:
     return [f"neighbour delete {GATEWAY} dev eth0"]
 
 
+def route_to(ip: str, pod: str) -> list[str]:
+    """In the node's namespace: packets to `ip` go to the pod whose own address is `pod`."""
+    return [f"route replace {ip}/32 dev {interface(pod)}"]
+
+
+def answer_for(ip: str) -> list[str]:
+    """In a pod's namespace: `ip` is its own, too."""
+    return [f"address add {ip}/32 dev eth0"]
+
+
+def answer_no_more_for(ip: str) -> list[str]:
+    """The opposite of `answer_for`."""
+    return [f"address delete {ip}/32 dev eth0"]
+
+
 async def run_ip(lines: Sequence[str], prefix: Sequence[str] = ()) -> None:
     """Run lines of `ip` in one process.
 
