@@ -6,6 +6,7 @@ PYTHON ?=
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SIMULATE_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -15,7 +16,7 @@ GENERATED := examples/greeter/greeter/.generated
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup gen demo test test-peers test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench bench-cluster readme clean
+	test-lowest lint format types bench bench-cluster simulate readme clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +42,7 @@ $(GENERATED): $(PROTOS) $(INSTALLED)
 demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a clean stop
 	@$(BIN)/python examples/greeter/demo.py
 
-test: $(GENERATED) ## the test suite (needs Python only)
+test: $(GENERATED) ## the test suite, and the table of bars that it measured (needs Python only)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
@@ -52,8 +53,10 @@ test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux,
 
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
+# Without the two minutes of faults under load, which `make test` has run.
 test-3.11 test-3.12 test-3.13: test-%:
-	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$*
+	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
+		PYTEST_ARGS="-m 'not peers and not cluster and not chaos' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
 	scripts/test-lowest
@@ -76,6 +79,10 @@ bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
 bench-cluster: $(GENERATED) ## discovery on a real Kubernetes API server (Linux, root, needs Go)
 	$(BIN)/python -m pip install --quiet --group bench
 	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m benchmarks.cluster $(BENCH_ARGS)
+
+simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; writes benchmarks/simulate (plots)
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m benchmarks.simulate --write $(SIMULATE_ARGS)
 
 readme: $(INSTALLED) ## write the settings table of README.md anew
 	$(BIN)/python scripts/settings_table.py --write

@@ -118,7 +118,7 @@ class Demo:
         tally = await self.act(1.5)
         tally.show()
         tally.check(trio)
-        print(f"   {tally.total} calls, answered in turn, none failed")
+        print(f"   {tally.total} calls, spread over all three, none failed")
 
     async def one_is_killed(self, trio: list[Greeter]) -> list[Greeter]:
         """Act 3."""

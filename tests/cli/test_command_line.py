@@ -81,7 +81,7 @@ async def test_config_shows_values_and_where_they_come_from(pymicro: Commands) -
     assert ["registry", "static", "environment", "MICRO_REGISTRY"] in rows
     assert ["registry_address", "a=h:1,b=h:2", "flag", "--registry-address"] in rows
     assert ["client_request_timeout", "1.5s", "flag", "--client-request-timeout"] in rows
-    assert ["balancer", "round_robin", "default"] in rows
+    assert ["balancer", "p2c", "default"] in rows
     assert result.err == "MICRO_REGISTRI is no setting; did you mean 'MICRO_REGISTRY'?\n"
 
 

@@ -109,6 +109,31 @@ async def test_a_self_registering_service_gets_the_account_and_its_fence(printed
     assert found["Role", "pymicro-self-register"]["metadata"]["namespace"] == "prod"
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "10s"),
+        ("options=[('grpc.http2.min_ping_interval_without_data_ms', 60000)]", "1m"),
+        ("options=[('grpc.keepalive_permit_without_calls', 0)]", None),
+        ("metadata={'keepalive': '30s'}", "30s"),
+    ],
+)
+async def test_pods_say_how_often_they_may_be_pinged(printed: Printed, more: str, said: str | None) -> None:
+    code = f"service = Service('greeter', version='1', {more})"
+    annotations = pod(await printed(code))["metadata"].get("annotations", {})
+    assert annotations.get("micro.mu/metadata-keepalive") == said
+    # There it is in the record that the pod writes.
+    assert "annotations" not in pod(await printed(code, "--mode=patch"))["metadata"]
+
+
+async def test_pods_are_told_their_zone(printed: Printed) -> None:
+    for mode in ("labels", "patch"):
+        found = await printed("service = Service('greeter', version='1')", f"--mode={mode}")
+        (entry,) = [entry for entry in container(found)["env"] if entry["name"] == "MICRO_ZONE"]
+        path = "metadata.labels['topology.kubernetes.io/zone']"
+        assert entry["valueFrom"] == {"fieldRef": {"fieldPath": path}}
+
+
 async def test_a_service_that_calls_others_may_look_for_them(printed: Printed) -> None:
     code = "service = Service('greeter', version='1')"
     assert pod(await printed(code, "--calls"))["spec"]["serviceAccountName"] == "pymicro-client"

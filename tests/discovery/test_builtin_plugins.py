@@ -24,7 +24,7 @@ def test_a_selector_is_chosen_by_its_name(name: str) -> None:
     assert plugins.load(plugins.SELECTORS, name)(load(environ={}), directory).name == name
 
 
-@pytest.mark.parametrize("name", ["round_robin", "random"])
+@pytest.mark.parametrize("name", ["p2c", "round_robin", "random"])
 def test_a_balancer_is_chosen_by_its_name(name: str) -> None:
     assert hasattr(plugins.load(plugins.BALANCERS, name)(load(environ={})), "pick")
 

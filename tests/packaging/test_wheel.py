@@ -51,7 +51,7 @@ def test_the_wheel_carries_licence_readme_and_entry_points(wheel: Path) -> None:
     assert points["console_scripts"]["pymicro"] == "pymicro.cli:main"
     assert {"local", "memory", "static"} <= set(points["pymicro.registries"])
     assert {"registry", "static", "dns"} <= set(points["pymicro.selectors"])
-    assert {"round_robin", "random"} <= set(points["pymicro.balancers"])
+    assert {"p2c", "round_robin", "random"} <= set(points["pymicro.balancers"])
 
 
 def test_every_module_of_the_installed_wheel_can_be_imported(wheel_python: Path, tmp_path: Path) -> None:
