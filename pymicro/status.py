@@ -65,6 +65,7 @@ class RpcError(PymicroError, AioRpcError):
         node: The node the call went to, if it got that far.
         callee: `/package.Service/Method` on a service, of every error that came
             out of a call; None if a handler raised it.
+        attempts: How many nodes the call was tried on; `node` is the last of them.
         from_peer: False for an error pymicro made on this side, True for one
             that only the peer can have made, None where the two look alike.
     """
@@ -81,6 +82,7 @@ class RpcError(PymicroError, AioRpcError):
         debug_error_string: str | None = None,
         node: Node | None = None,
         callee: str | None = None,
+        attempts: int = 1,
         from_peer: bool | None = None,
     ) -> None:
         if type(self) is RpcError:
@@ -96,13 +98,15 @@ class RpcError(PymicroError, AioRpcError):
         self.error_details: tuple[Message, ...] = tuple(error_details)
         self.node = node
         self.callee = callee
+        self.attempts = attempts
         self.from_peer = from_peer
 
     def __str__(self) -> str:
         text = f"{self.status_code.name}: {self.details()}"
         if self.callee:
             text += f" (calling {self.callee}"
-            text += f" on {self.node.address})" if self.node else ")"
+            text += f" on {self.node.address}" if self.node else ""
+            text += f", the last of {self.attempts} attempts)" if self.attempts > 1 else ")"
         return text
 
     def __repr__(self) -> str:
@@ -125,6 +129,7 @@ class RpcError(PymicroError, AioRpcError):
             "debug_error_string": self.debug_error_string(),
             "node": self.node,
             "callee": self.callee,
+            "attempts": self.attempts,
             "from_peer": self.from_peer,
         }
         return _rebuild, (type(self), self.details(), state)

@@ -92,7 +92,8 @@ class _Call:
 
     def _error(self, exc: AioRpcError) -> RpcError:
         if not isinstance(exc, RpcError):
-            return from_aio(exc, node=self.node, callee=self._callee)
+            attempts = self.plan.attempts if self.plan is not None else 1
+            return from_aio(exc, node=self.node, callee=self._callee, attempts=attempts)
         if exc.callee is None:  # made on this side, before there was a node
             exc.callee = self._callee
         return exc

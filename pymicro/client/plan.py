@@ -41,6 +41,7 @@ class Plan:
     """One call of the user: its attempts, one after the other, each on another node.
 
     Attributes:
+        attempts: Those made so far.
         live: Where calls in flight are listed, to be ended with their channel.
         owner: The call object that the user holds, or a weak reference to it where
             it is to end when it is dropped.
@@ -51,7 +52,6 @@ class Plan:
     """
 
     __slots__ = (
-        "_attempts",
         "_compression",
         "_credentials",
         "_doubtful",
@@ -63,6 +63,7 @@ class Plan:
         "_target",
         "_timeout",
         "_tried",
+        "attempts",
         "committed",
         "deadline",
         "live",
@@ -94,7 +95,7 @@ class Plan:
         self.owner: Any = None
         self.node: Node | None = None
         self._doubtful: Attempt | None = None
-        self._attempts = 0
+        self.attempts = 0
         self._tried: frozenset[str] = frozenset()
         self._replay: Replay | None = None
         # A handler that serves a retried call makes its own calls without retries: of three
@@ -116,9 +117,9 @@ class Plan:
         """
         pick, channel, ready = found
         request, timeout, metadata = self._request, self._timeout, self._metadata
-        if self._attempts:
+        if self.attempts:
             timeout = self.left()
-            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._attempts)))
+            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.attempts)))
         try:
             if self._replay is not None:
                 request = self._replay.reader()
@@ -132,7 +133,7 @@ class Plan:
         except BaseException:
             self._target.chooser.done(pick, CANCELLED)
             raise
-        self._attempts += 1
+        self.attempts += 1
         self.node = pick.node
         Attempt(call, pick, channel, ready, self)
         if self._method.logged:
@@ -177,7 +178,7 @@ class Plan:
         time; or the node says itself that it was too late to begin.
         """
         return (
-            self._attempts > 1
+            self.attempts > 1
             or (self.deadline is not None and self._loop.time() > self.deadline + LATE)
             or _says(trailers_of(attempt.call), NOT_STARTED)
         )
@@ -212,7 +213,7 @@ class Plan:
                 code=outcome.code,
                 may_have_run=not _says(trailers, NOT_STARTED) and attempt.may_have_run(),
                 idempotent=marked,
-                attempts=self._attempts,
+                attempts=self.attempts,
                 left=self.left(),
                 pushback=pushback if isinstance(pushback, str) else None,
             )

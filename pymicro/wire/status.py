@@ -114,7 +114,9 @@ def clip(text: str, limit: int = _TEXT_LIMIT) -> str:
     return text
 
 
-def from_aio(error: AioRpcError, *, node: Node | None = None, callee: str | None = None) -> RpcError:
+def from_aio(
+    error: AioRpcError, *, node: Node | None = None, callee: str | None = None, attempts: int = 1
+) -> RpcError:
     """Our exception for one that came out of a grpc.aio call.
 
     Whatever a peer sent in its status is taken as data: rich details that do
@@ -123,6 +125,7 @@ def from_aio(error: AioRpcError, *, node: Node | None = None, callee: str | None
     Args:
         node: The node that was called.
         callee: `/package.Service/Method` on a service.
+        attempts: How many nodes it was tried on.
     """
     code = error.code()
     try:
@@ -148,6 +151,7 @@ def from_aio(error: AioRpcError, *, node: Node | None = None, callee: str | None
         debug_error_string=error.debug_error_string(),
         node=node,
         callee=callee,
+        attempts=attempts,
         from_peer=from_peer,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import pickle
 import time
 from typing import Any
 
@@ -132,8 +133,12 @@ async def test_no_node_is_tried_twice_and_the_last_error_is_the_answer(retries: 
         with pytest.raises(pymicro.ResourceExhausted) as caught:
             await call
         assert len(nodes.ran) == len(set(nodes.ran)) == attempts
-        assert caught.value.details() == f"refused by {nodes.ran[-1]}"
-        assert caught.value.node == call.node
+        error = caught.value
+        assert error.details() == f"refused by {nodes.ran[-1]}"
+        assert error.node == call.node
+        assert error.attempts == attempts
+        assert str(error).endswith(f" on {call.node.address}, the last of {attempts} attempts)")
+        assert pickle.loads(pickle.dumps(error)).attempts == attempts
 
 
 async def test_where_there_is_no_other_node_the_error_is_the_first_ones() -> None:
