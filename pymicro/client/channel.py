@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import grpc.aio
 
-from pymicro.client.attempt import Attempt, logs_calls
 from pymicro.client.multicallable import (
     MethodSpec,
     StreamStreamMultiCallable,
@@ -21,6 +20,8 @@ from pymicro.client.multicallable import (
 )
 from pymicro.client.node_channel import Cancellable
 from pymicro.client.options import ChannelOptions
+from pymicro.client.outcomes import logs_calls
+from pymicro.client.plan import Plan
 from pymicro.client.target import Filter, Target
 from pymicro.wire.shape import Shape
 
@@ -123,7 +124,7 @@ class Channel(grpc.aio.Channel):
         self._closed = True
         self.target = None
         if grace:
-            calls = [item.call for item in self.live if isinstance(item, Attempt)]
+            calls = [item.call for item in self.live if isinstance(item, Plan)]
             waits = [asyncio.ensure_future(call.code()) for call in calls]
             if waits:
                 _, late = await asyncio.wait(waits, timeout=grace)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from pymicro.balancer.base import CANCELLED, OUTCOMES, CallInfo, Outcome, Pick
-from pymicro.client.attempt import Attempt, log_end, trailers_of
 from pymicro.client.node_channel import Cancellable, NodeChannel
+from pymicro.client.outcomes import log_end, outcome_of, trailers_of
 from pymicro.client.replay import Replay
 from pymicro.context import scope
 from pymicro.policy.retry import Failure
@@ -40,6 +40,9 @@ Found = tuple[Pick, NodeChannel, bool]
 class Plan:
     """One call of the user: its attempts, one after the other, each on another node.
 
+    It is the done callback of each real call, and holds nothing of a call object
+    that is to end when it is dropped, so that such a stream can be collected.
+
     Attributes:
         attempts: Those made so far.
         live: Where calls in flight are listed, to be ended with their channel.
@@ -47,29 +50,20 @@ class Plan:
             it is to end when it is dropped.
         committed: Whether messages of the call have passed either way: from then on
             it cannot be started again.
-        node: The one that was tried last.
+        call: The real call of the last attempt.
         deadline: The moment of the loop's clock for all attempts together; None without one.
     """
 
-    __slots__ = (
-        "_compression",
-        "_credentials",
-        "_doubtful",
-        "_loop",
-        "_metadata",
-        "_method",
-        "_replay",
-        "_request",
-        "_target",
-        "_timeout",
-        "_tried",
-        "attempts",
-        "committed",
-        "deadline",
-        "live",
-        "node",
-        "owner",
-    )
+    # Defaults on the class: a call pays only for what it uses.
+    attempts = 0
+    committed = False
+    deadline: float | None = None
+    owner: Any = None
+    call: Any = None
+    _pick: Any = None  # a Pick, from when the first attempt is made
+    _tried: frozenset[str] = frozenset()
+    _replay: Replay | None = None
+    _doubtful = False
 
     def __init__(
         self,
@@ -82,7 +76,6 @@ class Plan:
         credentials: grpc.CallCredentials | None,
         compression: grpc.Compression | None,
     ) -> None:
-        self._loop = loop = asyncio.get_running_loop()
         self._method = method
         self._target = target
         self.live = live
@@ -91,19 +84,21 @@ class Plan:
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
-        self.deadline = None if timeout is None else loop.time() + timeout
-        self.owner: Any = None
-        self.node: Node | None = None
-        self._doubtful: Attempt | None = None
-        self.attempts = 0
-        self._tried: frozenset[str] = frozenset()
-        self._replay: Replay | None = None
+        self._loop = loop = asyncio.get_running_loop()
+        if timeout is not None:
+            self.deadline = loop.time() + timeout
         # A handler that serves a retried call makes its own calls without retries: of three
         # layers only one tries again.
         serving = scope.get()
-        self.committed = target.retry is None or (serving is not None and serving.active and serving.retried)
-        if method.streams and request is not None and not self.committed:
+        if target.retry is None or (serving is not None and serving.active and serving.retried):
+            self.committed = True
+        elif method.streams and request is not None:
             self._replay = Replay(request)
+
+    @property
+    def node(self) -> Node | None:
+        """The one that was tried last."""
+        return self._pick.node if self._pick is not None else None
 
     def left(self) -> float | None:
         """Seconds until the deadline, not below 0; None without one."""
@@ -134,8 +129,14 @@ class Plan:
             self._target.chooser.done(pick, CANCELLED)
             raise
         self.attempts += 1
-        self.node = pick.node
-        Attempt(call, pick, channel, ready, self)
+        self.call = call
+        self._pick = pick
+        self._channel = channel
+        self._ready = ready
+        self._readies = channel.readies
+        channel.calls.add(self)
+        self.live.add(self)
+        call.add_done_callback(self)
         if self._method.logged:
             call.add_done_callback(log_end(self._method.callee, pick.node))
         return call
@@ -150,28 +151,46 @@ class Plan:
             self.owner = None
             raise
 
-    def succeeded(self, attempt: Attempt, outcome: Outcome) -> None:
-        """An attempt has ended well."""
+    def __call__(self, call: Any) -> None:
+        """The real call has ended: count it out, tell how, and try again if it failed."""
+        self.live.discard(self)
+        self._channel.ended(self)
+        outcome = outcome_of(call)
+        if outcome.code:
+            self._failed(outcome)
+            return
         target = self._target
-        target.chooser.done(attempt.pick, outcome)
+        target.chooser.done(self._pick, outcome)
         target.budget.succeeded()
         self.owner = None
         spec = self._method.spec
         if not spec.asked_peer:
             # Once for each method: servers say it with every answer.
             spec.asked_peer = True
-            spec.idempotent_there = _says(trailers_of(attempt.call), IDEMPOTENT)
+            spec.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
 
-    def failed(self, attempt: Attempt, outcome: Outcome) -> None:
-        """An attempt has ended with an error, or was cancelled: try again, or leave it at that."""
-        late = outcome.code == _DEADLINE_EXCEEDED and self._had_no_time(attempt)
-        self._target.chooser.done(attempt.pick, outcome, late)
+    def cancel(self) -> bool:
+        """Cancel the real call; False if it had ended."""
+        return bool(self.call.cancel())
+
+    def _failed(self, outcome: Outcome) -> None:
+        late = outcome.code == _DEADLINE_EXCEEDED and self._had_no_time()
+        self._target.chooser.done(self._pick, outcome, late)
         if outcome.code == _INTERNAL and self._method.streams and not self.committed:
-            self._doubtful = attempt
-        elif self.committed or outcome.local or not self._again(attempt, outcome):
+            self._doubtful = True
+        elif self.committed or outcome.local or not self._again(outcome):
             self.owner = None
 
-    def _had_no_time(self, attempt: Attempt) -> bool:
+    def _may_have_run(self) -> bool:
+        """Whether the request can have been sent, for all that the connection's states tell.
+
+        It cannot if the connection was not READY when the call was started and has
+        not been since.
+        """
+        channel = self._channel
+        return self._ready or channel.readies != self._readies or channel.ready()
+
+    def _had_no_time(self) -> bool:
         """Whether a deadline that has passed says nothing about the node.
 
         This process was held up, or the attempt was given only what others had left of the
@@ -180,7 +199,7 @@ class Plan:
         return (
             self.attempts > 1
             or (self.deadline is not None and self._loop.time() > self.deadline + LATE)
-            or _says(trailers_of(attempt.call), NOT_STARTED)
+            or _says(trailers_of(self.call), NOT_STARTED)
         )
 
     def reconsider(self, error: AioRpcError) -> bool:
@@ -189,15 +208,15 @@ class Plan:
         A request that is written while the peer's refusal arrives fails in grpc-core,
         and grpc.aio makes INTERNAL of that before it has the peer's status.
         """
-        attempt, self._doubtful = self._doubtful, None
-        if attempt is None:
+        if not self._doubtful:
             return False
-        goes_on = not self.committed and self._again(attempt, OUTCOMES[error.code().value[0]])
+        self._doubtful = False
+        goes_on = not self.committed and self._again(OUTCOMES[error.code().value[0]])
         if not goes_on:
             self.owner = None
         return goes_on
 
-    def _again(self, attempt: Attempt, outcome: Outcome) -> bool:
+    def _again(self, outcome: Outcome) -> bool:
         """Start or prepare another attempt, if that is safe and allowed."""
         target, method = self._target, self._method
         if target.retry is None or (self._replay is not None and not self._replay.from_start):
@@ -205,13 +224,13 @@ class Plan:
         owner = self.owner() if method.drops else self.owner
         if owner is None:
             return False
-        trailers = trailers_of(attempt.call)
+        trailers = trailers_of(self.call)
         pushback = trailers.get(PUSHBACK)
         marked = _says(trailers, IDEMPOTENT) or method.idempotent
         pause = target.retry.pause(
             Failure(
                 code=outcome.code,
-                may_have_run=not _says(trailers, NOT_STARTED) and attempt.may_have_run(),
+                may_have_run=not _says(trailers, NOT_STARTED) and self._may_have_run(),
                 idempotent=marked,
                 attempts=self.attempts,
                 left=self.left(),
@@ -220,9 +239,9 @@ class Plan:
         )
         if pause is None:
             return False
-        self._tried |= {attempt.pick.node.key}
+        self._tried |= {self._pick.node.key}
         if pause > 0:
-            method.defer(owner, partial(self._start_after, pause, attempt.call), self.deadline)
+            method.defer(owner, partial(self._start_after, pause, self.call), self.deadline)
             return True
         found = self._find()
         if found is None:
