@@ -15,7 +15,7 @@ GENERATED := examples/greeter/greeter/.generated
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
+.PHONY: help setup gen demo test test-peers test-plots test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
 	test-lowest lint format types bench bench-cluster simulate readme clean
 
 help: ## list the targets
@@ -47,6 +47,10 @@ test: $(GENERATED) ## the test suite, and the table of bars that it measured (ne
 
 test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
 	grpcurl=$$(scripts/grpcurl) && GRPCURL="$$grpcurl" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+
+test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pytest tests/benchmarks/test_simulate.py $(PYTEST_ARGS)
 
 test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux, root, needs Go)
 	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)

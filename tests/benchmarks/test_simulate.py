@@ -72,7 +72,7 @@ def test_each_run_gives_the_same_figures() -> None:
     assert len(one) == sum(ROWS[name] for name in names)
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib comes with the group `bench`")
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib: `make test-plots`")
 def test_every_scenario_draws_its_picture(tmp_path: Path) -> None:
     done = simulate("--quick", "--plots", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
