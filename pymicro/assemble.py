@@ -49,6 +49,11 @@ class Settings(TypedDict, total=False):
     registry_address: str | Sequence[str]
     registry_namespace: str | Sequence[str]
     registry_advertise: str
+    registry_user: str
+    registry_password: str
+    registry_tls_ca: str
+    registry_tls_cert: str
+    registry_tls_key: str
     register_ttl: int
     register_interval: int
     selector: str | Selector
@@ -79,6 +84,7 @@ class Settings(TypedDict, total=False):
     transport: str
     transport_address: str
     runtime: str
+    profile: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -141,6 +141,8 @@ def _one_of(*choices: str) -> Kind:
 
 
 TEXT = Kind("TEXT", str.strip, _text)
+# Not stripped: a password may begin with a space. Never shown.
+SECRET = Kind("TEXT", str, _text, lambda value: "(set)" if value else "")
 COUNT = Kind("N", _number(0), _number(0))
 POSITIVE = Kind("N", _number(1), _number(1))
 DURATION = Kind("DURATION", _seconds, _seconds, format_duration)
@@ -185,7 +187,7 @@ class Setting:
 def _setting(kind: Kind, default: Any, text: str, *, ignored: bool = False) -> Any:
     # A factory, because dataclasses refuse a mutable default.
     metadata = {"kind": kind, "default": default, "help": text, "ignored": ignored}
-    return field(default_factory=lambda: default, metadata=metadata)
+    return field(default_factory=lambda: default, metadata=metadata, repr=kind is not SECRET)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +218,13 @@ class Config:
         "auto",
         "how the own node is published, where the registry knows several ways",
     )
+    registry_user: str = _setting(TEXT, "", "user name, where the registry knows users")
+    registry_password: str = _setting(SECRET, "", "that user's password")
+    registry_tls_ca: str = _setting(
+        TEXT, "", "PEM file with the authorities that the registry's certificate is checked against"
+    )
+    registry_tls_cert: str = _setting(TEXT, "", "PEM file with the certificate shown to the registry")
+    registry_tls_key: str = _setting(TEXT, "", "PEM file with the key of that certificate")
     register_ttl: int = _setting(
         COUNT, 60, "seconds a registration lives unless renewed, where the registry forgets"
     )
@@ -272,6 +281,7 @@ class Config:
     transport: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
     transport_address: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
     runtime: str = _setting(TEXT, "", "of go-micro; there is no runtime", ignored=True)
+    profile: str = _setting(TEXT, "", "of go-micro; there is no such profiler", ignored=True)
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -164,3 +164,11 @@ def test_a_config_can_be_handed_to_another_process() -> None:
     assert again.sources == config.sources
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.registry = "y"  # type: ignore[misc]
+
+
+def test_a_password_is_shown_nowhere() -> None:
+    config = load(environ={"MICRO_REGISTRY_PASSWORD": " open sesame "})
+    assert config.registry_password == " open sesame "
+    assert "sesame" not in repr(config)
+    assert "sesame" not in render(config)
+    assert "(set)" in render(config)

@@ -1,0 +1,111 @@
+"""go-micro 1.x on the wire: its headers, and its errors, which are JSON in the status' text.
+
+Facts from go-micro v1.18.0: `errors/errors.go`, `client/grpc/error.go`, `server/grpc/error.go`.
+Plain functions over text and numbers; whose call is answered in this way is decided by `server/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+__all__ = ["CODEC", "FROM_SERVICE", "TIMEOUT", "ErrorJson", "dump_error", "load_error"]
+
+# Request headers. Who calls, by its service's name; empty where it has none.
+FROM_SERVICE = "micro-from-service"
+# The codec of request and response: grpc-core hides the real content-type from Python.
+CODEC = "x-content-type"
+# Nanoseconds, beside the standard grpc-timeout. Streams carry it too and do not mean it.
+TIMEOUT = "timeout"
+
+_Code = grpc.StatusCode
+
+# go-micro's own table comes first; the four after it have no place there. Who reads them
+# tries 408 and 500 again and nothing else (`client/retry.go`).
+_TO_HTTP: dict[_Code, tuple[int, str]] = {
+    _Code.INVALID_ARGUMENT: (400, "Bad Request"),
+    _Code.UNAUTHENTICATED: (401, "Unauthorized"),
+    _Code.PERMISSION_DENIED: (403, "Forbidden"),
+    _Code.NOT_FOUND: (404, "Not Found"),
+    _Code.DEADLINE_EXCEEDED: (408, "Request Timeout"),
+    _Code.ALREADY_EXISTS: (409, "Conflict"),
+    _Code.FAILED_PRECONDITION: (412, "Precondition Failed"),
+    _Code.INTERNAL: (500, "Internal Server Error"),
+    _Code.UNIMPLEMENTED: (501, "Not Implemented"),
+    _Code.UNAVAILABLE: (503, "Service Unavailable"),
+    # As google.rpc.Code maps them to HTTP (googleapis, google/rpc/code.proto).
+    _Code.CANCELLED: (499, "Client Closed Request"),
+    _Code.UNKNOWN: (500, "Internal Server Error"),
+    _Code.RESOURCE_EXHAUSTED: (429, "Too Many Requests"),
+    _Code.ABORTED: (409, "Conflict"),
+    _Code.OUT_OF_RANGE: (400, "Bad Request"),
+    _Code.DATA_LOSS: (500, "Internal Server Error"),
+}
+_FROM_HTTP: dict[int, _Code] = {
+    http: code
+    for code, (http, _) in reversed(_TO_HTTP.items())  # the first one of a number wins
+} | {
+    405: _Code.UNIMPLEMENTED,  # errors.MethodNotAllowed
+    504: _Code.DEADLINE_EXCEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorJson:
+    """What a go-micro server says of an error.
+
+    Attributes:
+        id: Who failed, by convention `service` or `service.Method`; may be empty.
+        code: An HTTP status, or whatever else the handler chose; never 0.
+        detail: The text for people.
+    """
+
+    id: str
+    code: int
+    detail: str
+
+    def status(self, received: grpc.StatusCode) -> grpc.StatusCode:
+        """The gRPC status it stands for.
+
+        Args:
+            received: The one it arrived with: a Go server sends UNKNOWN for every code
+                that is not in its table. It wins where it says the same more exactly.
+        """
+        known = _TO_HTTP.get(received)
+        if known is not None and known[0] == self.code and received is not _Code.UNKNOWN:
+            return received
+        return _FROM_HTTP.get(self.code, received)
+
+
+def dump_error(service: str, code: grpc.StatusCode, detail: str) -> str:
+    """The text of a status for a caller that is go-micro's; ASCII, on one line.
+
+    Args:
+        service: The name this service is registered under.
+    """
+    http, status = _TO_HTTP[code]
+    return json.dumps(
+        {"id": service, "code": http, "detail": detail, "status": status}, separators=(",", ":")
+    )
+
+
+def load_error(text: str) -> ErrorJson | None:
+    """The error in the text of a status; None if there is none, as from every other server."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    ident, code, detail = found.get("id", ""), found.get("code"), found.get("detail", "")
+    # Go's decoder takes whatever fits an int32; a code above 0 is what makes it an error.
+    if type(code) is not int or not 0 < code < 1 << 31:
+        return None
+    if not isinstance(ident, str) or not isinstance(detail, str):
+        return None
+    return ErrorJson(ident, code, detail)
