@@ -1,8 +1,9 @@
 """Registry `etcd`: nodes in an etcd cluster, in go-micro's form.
 
-Asking is in `client` over `connection`, whose messages are in `messages`; a
-service's watch in `watch` over `table`, publishing own nodes in `lease`, what
-`pymicro doctor` says in `diagnosis`; this is the registry over them.
+Asking is in `client` over `members` (which of them to ask) over `connection`, as whom in
+`users`; the messages are in `messages`. A service's watch is in `watch` over `table`,
+publishing own nodes in `lease`, what `pymicro doctor` says in `diagnosis`; this is the
+registry over them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pymicro.registry.etcd.diagnosis import diagnose
 from pymicro.registry.etcd.endpoints import find_endpoints
 from pymicro.registry.etcd.keys import ROOT, prefix_of
 from pymicro.registry.etcd.lease import Publisher
+from pymicro.registry.etcd.members import Members
 from pymicro.registry.etcd.table import Turns, Unreadable, read_value
 from pymicro.registry.etcd.timing import Timing
+from pymicro.registry.etcd.users import Account
 from pymicro.registry.etcd.watch import ServiceWatch, Told
 from pymicro.tasks import Tasks
 
@@ -77,10 +80,10 @@ class EtcdRegistry:
                 if self._endpoints.tls is not None:
                     self._endpoints.tls.read()  # what is wrong with the files shows now
                 async with AsyncExitStack() as stack:
-                    client = EtcdClient(
-                        self._endpoints, config.registry_user, config.registry_password, self._timing
-                    )
-                    stack.push_async_callback(client.close)
+                    account = Account(config.registry_user, config.registry_password)
+                    members = Members(self._endpoints, account, self._timing)
+                    stack.push_async_callback(members.close)
+                    client = EtcdClient(members)
                     tasks = await stack.enter_async_context(Tasks("pymicro registry etcd"))
                     publisher = Publisher(client, tasks.start, config.register_ttl, config.register_interval)
                     self._open = client, publisher, tasks
@@ -99,7 +102,8 @@ class EtcdRegistry:
             async with asyncio.timeout(self._timing.withdraw):
                 await publisher.withdraw_all()
         except (RegistryError, TimeoutError) as error:
-            log.warning("what was registered could not all be taken back: %s", error or "no answer in time")
+            why = str(error) or "no answer in time"
+            log.warning("what was registered could not all be taken back: %s", why)
         finally:
             self._open = None
             for watch in list(self._watches):
@@ -107,7 +111,8 @@ class EtcdRegistry:
             await self._stack.aclose()
 
     def __repr__(self) -> str:
-        return f"<EtcdRegistry {self.describe()!r} watches={len(self._watches)}>"
+        counts = f"watches={len(self._watches)} unreadable={len(self._unreadable)}"
+        return f"<EtcdRegistry {self.describe()!r} {counts}>"
 
     def describe(self) -> str:
         """`registry etcd (10.0.0.1:2379, 10.0.0.2:2379)`."""

@@ -13,9 +13,10 @@ from pymicro.registry.etcd.timing import Timing
 
 __all__ = ["Connection", "connect"]
 
-# A page of values, and a watch's response: etcd takes requests of 1.5 MiB, and puts
-# responses of watches into fragments of a little more.
-_LARGEST = 64 << 20
+# grpc's own default. A message is read in one go, so this is what blocks the event loop
+# for some milliseconds; etcd's own limit is 1.5 MiB for a value, and about 2 MiB for a
+# fragment of a watch's response.
+_LARGEST = 4 << 20
 
 
 def _serialize(message: Any) -> bytes:

@@ -16,6 +16,7 @@ from pymicro.registry.etcd.client import EtcdClient
 from pymicro.registry.etcd.errors import EtcdError
 from pymicro.registry.etcd.keys import ROOT, prefix_of
 from pymicro.registry.etcd.table import Reading, Turns, read_value
+from pymicro.registry.etcd.users import Account
 
 __all__ = ["diagnose"]
 
@@ -44,7 +45,7 @@ class _Found:
 
 async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, None]:
     """See `Diagnosable`."""
-    endpoints = client.endpoints.addresses
+    endpoints = client.members.endpoints.addresses
     answers = await asyncio.gather(*map(client.status, endpoints), return_exceptions=True)
     alive = [answer for answer in answers if not isinstance(answer, BaseException)]
     for endpoint, answer in zip(endpoints, answers, strict=True):
@@ -67,8 +68,8 @@ async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, 
         yield Finding("keys", level, _short(exc))  # type: ignore[arg-type]
         if level == "problem":
             return
-    if client.user:
-        yield _user(client)
+    if client.members.account.user:
+        yield _user(client.members.account)
     if found is not None:
         yield _keys(found)
     if not service:
@@ -105,10 +106,10 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
     return Finding(check, "ok", f"{what} answers and {role}")
 
 
-def _user(client: EtcdClient) -> Finding:
-    if client.without_users:
-        return Finding("user", "note", f"etcd has no users switched on: {client.user!r} is not asked for")
-    return Finding("user", "ok", f"authenticated as {client.user!r}")
+def _user(account: Account) -> Finding:
+    if account.needless:
+        return Finding("user", "note", f"etcd has no users switched on: {account.user!r} is not asked for")
+    return Finding("user", "ok", f"authenticated as {account.user!r}")
 
 
 async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:

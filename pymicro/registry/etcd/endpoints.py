@@ -145,7 +145,8 @@ def _endpoint(entry: str) -> tuple[str, str, int]:
         raise _bad(entry, "the host is missing")
     if not port:
         raise _bad(entry, "0 is no port that can be reached")
-    if not (is_ip(host) or (":" not in host and is_dns_name(host))):
+    literal = ":" in host
+    if not (is_ip(host) if literal else is_dns_name(host)) or (text.startswith("[") and not literal):
         raise _bad(entry, f"{host!r} is no host")
     return scheme, host, port
 

@@ -65,18 +65,26 @@ _AROUND = re.compile(
 _LONGEST = 300
 
 
-def reason(error: grpc.aio.AioRpcError, timeout: float) -> str:
-    """Why a call failed, in a clause."""
+def reason(error: grpc.aio.AioRpcError, timeout: float, *, plain: bool = False) -> str:
+    """Why a call failed, in a clause.
+
+    Args:
+        error: Of the call.
+        timeout: That the call had.
+        plain: Whether it was the first on a connection without TLS.
+    """
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout:g} s"
     text = " ".join((error.details() or "").split())
     while (shorter := _AROUND.sub("", text)) != text:
         text = shorter
     text = (text or error.code().name)[:_LONGEST]
-    return f"{text}{_hint(text)}"
+    return f"{text}{_hint(text, plain)}"
 
 
-def _hint(text: str) -> str:
+def _hint(text: str, plain: bool) -> str:
+    if plain and ("Socket closed" in text or "onnection reset" in text):
+        return " (perhaps it wants TLS: write https://, or give registry_tls_ca)"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return " (registry_tls_ca has to name the authority that signed etcd's certificate)"
     if "WRONG_VERSION_NUMBER" in text or "Handshake read failed" in text:
@@ -118,7 +126,6 @@ _KINDS: Mapping[grpc.StatusCode, Kind] = {
     grpc.StatusCode.PERMISSION_DENIED: "denied",
     grpc.StatusCode.UNAUTHENTICATED: "user",
     grpc.StatusCode.OUT_OF_RANGE: "compacted",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "too large",
     grpc.StatusCode.NOT_FOUND: "lease",
 }
 
@@ -136,9 +143,9 @@ def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError)
         return EtcdError(
             f"cannot {doing}: what answers at {endpoint} is no etcd with API v3 ({details})", kind="refused"
         )
-    return EtcdError(
-        f"cannot {doing}: {endpoint} answered: {reason(error, 0)}", kind=_KINDS.get(error.code(), "refused")
-    )
+    # What grpc says of a response, and not etcd.
+    kind = "too large" if "larger than max" in details else _KINDS.get(error.code(), "refused")
+    return EtcdError(f"cannot {doing}: {endpoint} answered: {reason(error, 0)}", kind=kind)
 
 
 def denied(doing: Doing, endpoint: str, user: str) -> EtcdError:

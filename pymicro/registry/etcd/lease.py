@@ -33,6 +33,8 @@ class _Published:
         key: Where it lies.
         lease: The lease that holds it; 0 if there is none (yet).
         granted: Seconds of that lease.
+        wanted: What belongs there.
+        written: Whether etcd may have the key.
         text: What was written last; None if that is not known.
         writing: Held by whoever writes or deletes it.
         keeper: Renews it between two registrations, where that is needed.
@@ -41,6 +43,8 @@ class _Published:
     key: str
     lease: int = 0
     granted: int = 0
+    wanted: bytes = b""
+    written: bool = False
     text: bytes | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     keeper: asyncio.Task[Any] | None = None
@@ -90,7 +94,8 @@ class Publisher:
         async with published.writing:
             if self._published.get((node.service, node.id)) is not published:
                 return  # taken back while this waited
-            await self._write(node, published, text)
+            published.wanted = text
+            await self._write(node, published)
         self._keep(node, published)
 
     def _check(self, node: Node) -> tuple[str, bytes]:
@@ -99,7 +104,7 @@ class Publisher:
             host, _ = split_address(node.address)
         except ValueError as exc:
             raise ConfigError(f"registry etcd: cannot register {node.service!r}: {exc}") from None
-        if host in _UNREACHABLE or (is_loopback(host) and not self._client.endpoints.loopback):
+        if host in _UNREACHABLE or (is_loopback(host) and not self._client.members.endpoints.loopback):
             raise ConfigError(
                 f"registry etcd: {node.service} advertises {node.address}, which nobody else can reach: "
                 "listen on 0.0.0.0 (--server-address 0.0.0.0:8080), or give --server-advertise "
@@ -107,9 +112,9 @@ class Publisher:
             )
         return key, text
 
-    async def _write(self, node: Node, published: _Published, text: bytes) -> None:
+    async def _write(self, node: Node, published: _Published) -> None:
         """Bring etcd in line."""
-        client = self._client
+        client, text = self._client, published.wanted
         if published.lease and not await client.keep_alive(published.lease):
             log.warning("registry etcd: the lease of %s is lost; registering it again", node.id)
             published.lease, published.text = 0, None
@@ -119,7 +124,7 @@ class Publisher:
         if published.text == text and await self._stands(node, published):
             return
         # Until the answer is there, who knows what is written.
-        published.text = None
+        published.text, published.written = None, True
         try:
             await client.put(published.key, text, published.lease)
         except EtcdError as exc:
@@ -174,10 +179,8 @@ class Publisher:
         while True:
             await asyncio.sleep(published.granted / 3)
             async with published.writing:
-                if published.text is None:
-                    continue  # the registration failed, and is tried again by whoever wants it
                 try:
-                    await self._write(node, published, published.text)
+                    await self._write(node, published)
                 except RegistryError as exc:
                     log.debug("the lease of %s could not be renewed: %s", node.id, exc)
 
@@ -202,7 +205,8 @@ class Publisher:
                 return
             try:
                 # First the key: go-micro's watchers look at what was deleted.
-                await self._client.delete(published.key)
+                if published.written:
+                    await self._client.delete(published.key)
             except EtcdError as exc:
                 stays = f"for {published.granted} s at most" if published.lease else "until it is deleted"
                 raise EtcdError(

@@ -40,6 +40,8 @@ class Reading:
 
 def read_value(value: bytes) -> Reading:
     """Read what somebody wrote; whatever it is, this does not fail."""
+    if not value:
+        return Reading(problem="it is empty, or larger than a message may be")
     if len(value) > LONGEST_RECORD:
         return Reading(problem=f"it has {len(value)} bytes, and {LONGEST_RECORD} are the most")
     try:

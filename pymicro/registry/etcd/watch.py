@@ -7,14 +7,15 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from pymicro.backoff import Backoff
 from pymicro.errors import RegistryError
 from pymicro.latest import Latest
 from pymicro.node import NodeSet
-from pymicro.registry.etcd.client import EtcdClient, Stream, prefix_end
-from pymicro.registry.etcd.errors import Doing, EtcdError, Kind, denied
-from pymicro.registry.etcd.messages import WATCH, message
+from pymicro.registry.etcd.client import EtcdClient, watching
+from pymicro.registry.etcd.errors import EtcdError, Kind, denied
+from pymicro.registry.etcd.members import Stream
 from pymicro.registry.etcd.table import Reading, ServiceTable, Turns, Unreadable, read_value
 
 __all__ = ["ServiceWatch", "Told"]
@@ -75,15 +76,17 @@ class ServiceWatch:
     ) -> None:
         self.latest: Latest[NodeSet | RegistryError] = Latest()
         self._client = client
-        self._timing = client.timing
+        self._timing = client.members.timing
         self._service = service
         self._prefix = prefix
         self._told = told
         self._table = ServiceTable(service, unreadable)
         self._timer: asyncio.TimerHandle | None = None
         self._published = float("-inf")
-        # Whether there was a set.
+        self._began = time.monotonic()
+        # Whether there was a set, and since when etcd is away after that.
         self._worked = False
+        self._gone: float | None = None
         # When the watch that runs was confirmed by etcd; None while there is none.
         self._since: float | None = None
         # Whether it has answered a question for progress: who did once has to answer
@@ -104,35 +107,37 @@ class ServiceWatch:
             self._cancel_timer()
 
     async def _follow(self) -> None:
-        began = time.monotonic()
         timing = self._timing
         backoff = Backoff(timing.backoff_initial, timing.backoff_maximum, floor=timing.backoff_initial / 4)
-        # Since when it is away, where it had worked before.
-        gone: float | None = None
         while True:
             self._since, self._answers = None, False
             error: EtcdError | None = None
             try:
                 revision = await self._read_all()
-                gone = None
                 await self._watch(revision + 1)
             except EtcdError as exc:
                 error = exc
-            now = time.monotonic()
-            if self._since is not None and now - self._since >= timing.short:
+            if self._since is not None and time.monotonic() - self._since >= timing.short:
                 # It worked until now, and may work at the next member.
                 log.info("%s; reading all of it again", error or f"the watch of {self._service} ended")
                 backoff.reset()
-                continue
-            if error is not None:
-                if gone is None and self._worked and error.kind == "away":
-                    gone = now
-                news = self._told.is_news(self._service, error.kind) or now - began >= timing.patience
-                if news and (gone is None or now - gone >= timing.grace):
-                    self._told.tell(self._service, error.kind)
-                    self.latest.set(error)
-                    return
+            elif error is not None and self._is_to_tell(error):
+                self._told.tell(self._service, error.kind)
+                self.latest.set(error)
+                return
+            # After a watch that held, too: thousands of them lose the same member at once.
             await asyncio.sleep(backoff.next())
+
+    def _is_to_tell(self, error: EtcdError) -> bool:
+        """Whether a failure is for those who watch, and not just for the next try."""
+        now = time.monotonic()
+        if error.kind in ("compacted", "too large"):
+            return False  # all is read again, in pages as small as it takes
+        if self._worked and error.kind == "away":
+            self._gone = self._gone or now
+            if now - self._gone < self._timing.grace:
+                return False
+        return self._told.is_news(self._service, error.kind) or now - self._began >= self._timing.patience
 
     # Reading
 
@@ -147,7 +152,7 @@ class ServiceWatch:
                     readings[_text(kv.key)] = read_value(kv.value)
                     await turns.give()
         self._table.replace(readings)
-        self._worked = True
+        self._worked, self._gone = True, None
         self._told.works(self._service)
         self._publish()
         return revision
@@ -158,41 +163,29 @@ class ServiceWatch:
         Raises:
             EtcdError: The watch ended, was denied, or is silent.
         """
-        key = self._prefix.encode()
-        request = message(
-            "WatchRequest",
-            create_request=message(
-                "WatchCreateRequest",
-                key=key,
-                range_end=prefix_end(key),
-                start_revision=revision,
-                progress_notify=True,
-                fragment=True,
-            ),
-        )
-        doing = Doing("watch", self._prefix, prefix=True, right="read")
-        async with self._client.stream(WATCH, doing) as stream:
+        timeout = self._client.members.timeout
+        async with self._client.watch(self._prefix) as stream:
             try:
-                async with asyncio.timeout(self._client.timeout) as limit:
-                    await stream.write(request)
+                async with asyncio.timeout(timeout) as limit:
+                    await stream.write(self._client.watch_request(self._prefix, revision))
                     async with self._asking(stream):
-                        while await self._take(stream, limit, doing):
+                        while await self._take(stream, limit):
                             pass
             except TimeoutError:
                 if self._since is None:
-                    why = f"no answer within {self._client.timeout:g} s"
+                    why = f"no answer within {timeout:g} s"
                 else:
                     why = f"it was silent for {self._timing.progress + self._timing.progress_timeout:g} s"
                 raise stream.fail(why) from None
 
-    async def _take(self, stream: Stream, limit: asyncio.Timeout, doing: Doing) -> bool:
+    async def _take(self, stream: Stream, limit: asyncio.Timeout) -> bool:
         """One response, with all its fragments; whether to go on."""
         readings: dict[str, Reading | None] = {}
         turns = Turns()
         while True:
             response = await stream.read()
             if response.canceled or response.compact_revision:
-                return self._ended(stream, response, doing)
+                return self._ended(stream, response)
             for event in response.events:
                 deleted = event.type == _DELETE
                 readings[_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
@@ -213,20 +206,21 @@ class ServiceWatch:
         limit.reschedule(asyncio.get_running_loop().time() + silence if self._answers else None)
         return True
 
-    def _ended(self, stream: Stream, response: object, doing: Doing) -> bool:
+    def _ended(self, stream: Stream, response: Any) -> bool:
         """What to do about a watch that etcd has ended."""
-        compacted: int = response.compact_revision  # type: ignore[attr-defined]
-        why: str = response.cancel_reason  # type: ignore[attr-defined]
+        compacted: int = response.compact_revision
+        why: str = response.cancel_reason
         if compacted:
             log.info("the watch of %s begins anew: etcd has compacted %d", self._service, compacted)
             return False
         if "permission denied" in why or "invalid auth token" in why:
             # It may just be that the token has run out: etcd before 3.6 says the same then.
-            if self._client.user and not self._doubted:
+            account = self._client.members.account
+            if account.user and not self._doubted:
                 self._doubted = True
-                self._client.forget()
+                account.forget(stream.token)
                 return False
-            raise denied(doing, stream.endpoint, self._client.user)
+            raise denied(watching(self._prefix), stream.endpoint, account.user)
         raise stream.fail(why or "etcd cancelled it")
 
     @asynccontextmanager
@@ -240,10 +234,9 @@ class ServiceWatch:
             await asyncio.wait([task])
 
     async def _ask(self, stream: Stream) -> None:
-        request = message("WatchRequest", progress_request=message("WatchProgressRequest"))
         while True:
             await asyncio.sleep(self._timing.progress)
-            await stream.write(request)
+            await stream.write(self._client.progress_request())
 
     # Publishing
 
