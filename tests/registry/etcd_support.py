@@ -20,7 +20,15 @@ ROOT = "/micro/registry/"
 
 # Silence and outages are noticed within some seconds.
 QUICK = Timing(
-    progress=0.3, progress_timeout=1.0, attempt=1.5, call=2.0, connect=1.0, grace=0.3, backoff_maximum=0.5
+    call=2.0,
+    attempt=1.5,
+    connect=1.0,
+    ping=5.0,  # etcd permits no less
+    ping_timeout=2.0,
+    progress=0.3,
+    progress_timeout=1.0,
+    grace=0.3,
+    backoff_maximum=0.5,
 )
 
 

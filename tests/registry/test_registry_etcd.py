@@ -14,6 +14,7 @@ import pytest
 
 from pymicro.errors import ConfigError, RegistryError
 from pymicro.node import Endpoint, Node, NodeSet, Value
+from pymicro.record import dump_record
 from pymicro.registry.etcd import EtcdRegistry
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.registry.etcd.errors import EtcdError
@@ -104,6 +105,19 @@ async def test_deregistering_deletes_the_key_before_the_lease_ends(etcd: Etcd) -
         await registry.deregister(node())
         await watcher.sees()
         assert lease not in etcd.leases()
+        assert etcd.entries() == {}
+
+
+async def test_a_key_is_deleted_even_if_its_lease_cannot_be_ended(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def revoke(client: EtcdClient, lease: int) -> None:
+        raise EtcdError("just now", kind="away")
+
+    monkeypatch.setattr(EtcdClient, "revoke", revoke)
+    async with make(etcd) as registry:
+        await registry.register(node())
+        await registry.deregister(node())
         assert etcd.entries() == {}
 
 
@@ -493,18 +507,23 @@ async def test_two_thousand_nodes_are_listed_and_watched_without_blocking_the_lo
             metadata={"a": "b"},
         )
 
-    async with make(etcd) as writer, make(etcd) as registry:
+    async with make(etcd) as registry:
+        client, _, _ = registry._opened()
         for begin in range(0, many, 100):
-            await asyncio.gather(*(writer.register(one(number)) for number in range(begin, begin + 100)))
-        await registry.services()  # connected
+            nodes = [one(number) for number in range(begin, begin + 100)]
+            await asyncio.gather(
+                *(
+                    client.put(f"{ROOT}greeter/{found.id}", dump_record([found]).encode(), 0)
+                    for found in nodes
+                )
+            )
         async with watched_loop() as blocked, watching(registry) as watcher:
             began = time.monotonic()
-            nodes = await first(watcher.sets, within=PATIENCE, service="greeter")
+            found = await first(watcher.sets, within=PATIENCE, service="greeter")
             took = time.monotonic() - began
-            assert len(nodes) == many
-            await writer.deregister(one(7))
-            left = [one(number) for number in range(many) if number != 7]
-            await watcher.sees(*left)
+            assert len(found) == many
+            etcd.delete(f"{ROOT}greeter/greeter-7")
+            await watcher.sees(*(one(number) for number in range(many) if number != 7))
             assert await registry.services() == ["greeter"]
         print(f"first set of {many} nodes: {took:.2f} s, loop blocked {blocked.longest * 1e3:.0f} ms")
         assert blocked.longest < LONGEST_BLOCK

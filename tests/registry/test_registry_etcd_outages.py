@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from pymicro.discovery import Directory
@@ -95,9 +97,12 @@ async def test_a_restarted_etcd_is_used_again_and_nobody_is_told(
 ) -> None:
     caplog.set_level(logging.INFO, "pymicro")
     timing = replace(QUICK, grace=PATIENCE, short=0.0)
-    async with following(etcd_registry(etcd.address, timing=timing)) as follower:
+    registry = etcd_registry(etcd.address, timing=timing)
+    async with following(registry) as follower:
         await follower.confirmed()
         await asyncio.to_thread(etcd.stop)
+        (watch,) = registry._watches
+        await until(lambda: watch._gone is not None)
         await asyncio.to_thread(etcd.start)
         await follower.directory.registry.register(node(2))
         await follower.until(node(1), node(2))
@@ -142,8 +147,11 @@ async def test_an_etcd_that_came_back_is_used_within_seconds_however_long_it_was
 
 
 async def test_an_etcd_that_hangs_is_noticed_and_used_again(etcd: Etcd) -> None:
-    """SIGSTOP: its connections stay open, the kernel goes on acknowledging, and nothing answers."""
-    registry = etcd_registry(etcd.address)
+    """SIGSTOP: its connections stay open, the kernel goes on acknowledging, and nothing answers.
+
+    Told by the questions for progress alone, as where something in between answers pings.
+    """
+    registry = etcd_registry(etcd.address, timing=replace(QUICK, ping=1000.0, ping_timeout=1000.0))
     async with following(registry) as follower:
         await follower.confirmed()
         etcd.pause()
@@ -162,9 +170,16 @@ async def test_an_etcd_that_hangs_is_noticed_and_used_again(etcd: Etcd) -> None:
         await follower.until(node(1), node(2))
 
 
-async def test_pings_notice_a_watch_that_etcd_does_not_answer(etcd: Etcd) -> None:
-    """As it is by default for an etcd before 3.4, which knows no questions for progress."""
-    timing = replace(QUICK, progress=1000.0, ping=5.0, ping_timeout=1.0)
+async def test_pings_notice_a_watch_that_etcd_does_not_answer(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for an etcd before 3.4, which knows no questions for progress."""
+    real = grpc.aio.insecure_channel
+    # Pings of its own by which grpc-core measures the line, after something was received.
+    none = ("grpc.http2.bdp_probe", 0)
+    monkeypatch.setattr(grpc.aio, "insecure_channel", lambda to, options: real(to, [*options, none]))
+    # Oftener than etcd permits, but it has no time to complain.
+    timing = replace(QUICK, progress=1000.0, ping=1.0, ping_timeout=1.0)
     async with following(etcd_registry(etcd.address, timing=timing)) as follower:
         await follower.directory.registry.register(node(2))
         await follower.until(node(1), node(2))  # the watch works
@@ -176,6 +191,18 @@ async def test_pings_notice_a_watch_that_etcd_does_not_answer(etcd: Etcd) -> Non
         finally:
             etcd.resume()
         await follower.well()
+
+
+async def test_a_call_on_a_connection_that_breaks_is_made_over_a_new_one(etcd: Etcd) -> None:
+    async with Hole(etcd.address) as hole, etcd_registry(hole.address) as registry:
+        await registry.register(node(1))
+        hole.swallow()
+        sent = len(hole.calls)
+        again = asyncio.create_task(registry.register(node(2)))
+        await until(lambda: len(hole.calls) > sent)
+        hole.mend()
+        await again
+        assert len(etcd.entries()) == 2
 
 
 async def test_a_black_hole_is_noticed_and_what_happened_meanwhile_heals(etcd: Etcd) -> None:

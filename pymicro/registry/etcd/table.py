@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pymicro.kubenodes.table import NodeTable
 from pymicro.node import Node, NodeSet
-from pymicro.record import LONGEST_RECORD, load_record
+from pymicro.record import load_record
 
 __all__ = ["Reading", "ServiceTable", "Turns", "Unreadable", "read_value"]
 
@@ -42,8 +42,6 @@ def read_value(value: bytes) -> Reading:
     """Read what somebody wrote; whatever it is, this does not fail."""
     if not value:
         return Reading(problem="it is empty, or larger than a message may be")
-    if len(value) > LONGEST_RECORD:
-        return Reading(problem=f"it has {len(value)} bytes, and {LONGEST_RECORD} are the most")
     try:
         record = load_record(value.decode())
     except UnicodeDecodeError:
