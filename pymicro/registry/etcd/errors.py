@@ -28,6 +28,7 @@ class EtcdError(RegistryError):
         super().__init__(f"registry etcd: {message}")
         self.kind: Kind = kind
 
+    # Whoever gets it elsewhere needs no more than the words.
     def __reduce__(self) -> tuple[type[RegistryError], tuple[str]]:
         return RegistryError, (str(self),)
 
@@ -65,13 +66,13 @@ _AROUND = re.compile(
 _LONGEST = 300
 
 
-def reason(error: grpc.aio.AioRpcError, timeout: float, *, plain: bool = False) -> str:
+def reason(error: grpc.aio.AioRpcError, timeout: float, *, tls: bool | None = None) -> str:
     """Why a call failed, in a clause.
 
     Args:
         error: Of the call.
         timeout: That the call had.
-        plain: Whether it was the first on a connection without TLS.
+        tls: Whether the connection has it, if this was the first call on it.
     """
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout:g} s"
@@ -79,18 +80,18 @@ def reason(error: grpc.aio.AioRpcError, timeout: float, *, plain: bool = False) 
     while (shorter := _AROUND.sub("", text)) != text:
         text = shorter
     text = (text or error.code().name)[:_LONGEST]
-    return f"{text}{_hint(text, plain)}"
+    return f"{text}{_hint(text, tls)}"
 
 
-def _hint(text: str, plain: bool) -> str:
-    if plain and ("Socket closed" in text or "onnection reset" in text):
-        return " (perhaps it wants TLS: write https://, or give registry_tls_ca)"
+def _hint(text: str, tls: bool | None) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return " (registry_tls_ca has to name the authority that signed etcd's certificate)"
-    if "WRONG_VERSION_NUMBER" in text or "Handshake read failed" in text:
-        return " (perhaps it speaks no TLS there: write http://, or no registry_tls_*)"
-    if "Hostname Verification Check failed" in text or "not match" in text:
+    if "Hostname Verification Check failed" in text:
         return " (its certificate is for another name than the one in registry_address)"
+    if "WRONG_VERSION_NUMBER" in text or (tls and ("Socket closed" in text or "reset" in text)):
+        return " (perhaps it speaks no TLS there, or wants another client certificate)"
+    if tls is False and ("Socket closed" in text or "reset" in text):
+        return " (perhaps it wants TLS: write https://, or give registry_tls_ca)"
     return ""
 
 

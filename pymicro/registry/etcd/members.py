@@ -189,7 +189,7 @@ class Members:
                         connection.worked = True
                         raise refused(doing, connection.endpoint, self.account.user, exc) from None
                     self.leave(connection)
-                    failed[connection.endpoint] = self._reason(exc)
+                    failed[connection.endpoint] = self._reason(exc, first=not worked)
                     # That a connection breaks which worked until now says nothing of the
                     # member: it may be up again, and is asked over a new one.
                     if not worked or excused:
@@ -201,8 +201,9 @@ class Members:
         listed = "; ".join(f"{one}: {failed[one]}" for one in self.endpoints.addresses if one in failed)
         raise EtcdError(f"cannot {doing}: {listed} ({_HINT})", kind="away")
 
-    def _reason(self, error: grpc.aio.AioRpcError) -> str:
-        return reason(error, self.timeout, plain=self.endpoints.tls is None)
+    def _reason(self, error: grpc.aio.AioRpcError, *, first: bool) -> str:
+        tls = self.endpoints.tls is not None
+        return reason(error, self.timeout, tls=tls if first else None)
 
     @asynccontextmanager
     async def stream(self, method: Method, doing: Doing) -> AsyncIterator[Stream]:
@@ -236,6 +237,6 @@ class Members:
         except grpc.aio.AioRpcError as exc:
             if not answers_elsewhere(exc):
                 raise refused(doing, endpoint, "", exc) from None
-            raise EtcdError(f"{endpoint}: {self._reason(exc)}", kind="away") from None
+            raise EtcdError(f"{endpoint}: {self._reason(exc, first=True)}", kind="away") from None
         finally:
             await connection.close()
