@@ -70,15 +70,11 @@ class Following:
         """Wait until a set came after a failure."""
         await until(lambda: self.directory.state("greeter").error is None)
 
-    async def confirmed(self) -> None:
-        """Wait until etcd has answered a question for progress: only then it has to, always."""
-        began = time.monotonic()
-
-        def later() -> bool:
-            age = self.directory.state("greeter").age
-            return age is not None and time.monotonic() - age > began
-
-        await until(later)
+    async def answered(self) -> None:
+        """Wait until etcd has answered a question for progress: from then on it has to."""
+        registry = self.directory.registry
+        assert isinstance(registry, EtcdRegistry)
+        await until(lambda: any(watch._answers for watch in registry._watches))
 
 
 @asynccontextmanager
@@ -99,7 +95,7 @@ async def test_a_restarted_etcd_is_used_again_and_nobody_is_told(
     timing = replace(QUICK, grace=PATIENCE, short=0.0)
     registry = etcd_registry(etcd.address, timing=timing)
     async with following(registry) as follower:
-        await follower.confirmed()
+        await follower.answered()
         await asyncio.to_thread(etcd.stop)
         (watch,) = registry._watches
         await until(lambda: watch._gone is not None)
@@ -153,7 +149,7 @@ async def test_an_etcd_that_hangs_is_noticed_and_used_again(etcd: Etcd) -> None:
     """
     registry = etcd_registry(etcd.address, timing=replace(QUICK, ping=1000.0, ping_timeout=1000.0))
     async with following(registry) as follower:
-        await follower.confirmed()
+        await follower.answered()
         etcd.pause()
         try:
             began = time.monotonic()
@@ -211,7 +207,7 @@ async def test_a_black_hole_is_noticed_and_what_happened_meanwhile_heals(etcd: E
         async with following(registry) as follower, etcd_registry(etcd.address) as other:
             await other.register(node(2))
             await follower.until(node(1), node(2))
-            await follower.confirmed()
+            await follower.answered()
             hole.swallow()
             # The delete is lost to the watch, and then forgotten by etcd.
             await other.deregister(node(2))

@@ -46,11 +46,11 @@ class _Found:
 async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, None]:
     """See `Diagnosable`."""
     endpoints = client.members.endpoints.addresses
-    answers = await asyncio.gather(*map(client.status, endpoints), return_exceptions=True)
-    alive = [answer for answer in answers if not isinstance(answer, BaseException)]
+    answers = await asyncio.gather(*(_status(client, endpoint) for endpoint in endpoints))
+    alive = [answer for answer in answers if not isinstance(answer, EtcdError) or _is_discreet(answer)]
     for endpoint, answer in zip(endpoints, answers, strict=True):
         yield _member(endpoint, answer, bool(alive))
-    if not any(answer.leader for answer in alive):
+    if not any(isinstance(answer, EtcdError) or answer.leader for answer in alive):
         return
     prefix = ""
     if service:
@@ -84,13 +84,27 @@ async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, 
         yield finding
 
 
-def _short(error: BaseException) -> str:
+async def _status(client: EtcdClient, endpoint: str) -> Any:
+    try:
+        return await client.status(endpoint)
+    except EtcdError as exc:
+        return exc
+
+
+def _is_discreet(error: EtcdError) -> bool:
+    """Whether a member answers, and tells its status to administrators only (etcd 3.6, with users)."""
+    return error.kind in ("denied", "user")
+
+
+def _short(error: EtcdError) -> str:
     return str(error).removeprefix("registry etcd: ")
 
 
 def _member(endpoint: str, answer: Any, others: bool) -> Finding:
     check = f"endpoint {endpoint}"
-    if isinstance(answer, BaseException):
+    if isinstance(answer, EtcdError):
+        if _is_discreet(answer):
+            return Finding(check, "ok", "answers, and tells its state to administrators only")
         text = _short(answer).removeprefix(f"{endpoint}: ")
         fix = "see whether the address is right, and etcd runs there and may be reached from here"
         return Finding(check, "note" if others else "problem", text, fix)

@@ -1,4 +1,4 @@
-"""One service's node sets: read whole, then followed by a watch from the next revision on."""
+"""One service's node sets: read whole, then followed by a watch from that revision on."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ __all__ = ["ServiceWatch", "Told"]
 log = logging.getLogger("pymicro.registry.etcd")
 
 _DELETE = 1
+# What a watch is refused with whose token has run out; etcd before 3.6 calls all of it denied.
+_DENIED = "permission denied"
+_DOUBTFUL = (_DENIED, "invalid auth token", "revision of auth store is old", "user name is empty")
+
+# The first question for progress comes soon, in seconds: silence means something only
+# where one was answered.
+_FIRST_QUESTION = 1.0
+
 # Services of whose failures it is known that somebody was told.
 _MOST_TOLD = 1000
 
@@ -57,8 +65,8 @@ class ServiceWatch:
     """Follows the keys of one service until it is cancelled, or has failed.
 
     Whatever ends a watch – a member that stops, a compaction, silence –, all keys are
-    read again and the next watch begins at the revision after that reading: whatever
-    came and went in between heals.
+    read again and the next watch begins at the revision of that reading: whatever came
+    and went in between heals.
 
     Args:
         client: Asks.
@@ -114,7 +122,7 @@ class ServiceWatch:
             error: EtcdError | None = None
             try:
                 revision = await self._read_all()
-                await self._watch(revision + 1)
+                await self._watch(revision)
             except EtcdError as exc:
                 error = exc
             if self._since is not None and time.monotonic() - self._since >= timing.short:
@@ -159,6 +167,10 @@ class ServiceWatch:
 
     async def _watch(self, revision: int) -> None:
         """Follow what happens from `revision` on; returns when all is to be read again at once.
+
+        What happened at `revision` itself has been read and changes nothing when it comes
+        once more. From the next one on, etcd since 3.5.8 would answer no question for
+        progress before somebody has written something (`progressIfSync`).
 
         Raises:
             EtcdError: The watch ended, was denied, or is silent.
@@ -213,14 +225,14 @@ class ServiceWatch:
         if compacted:
             log.info("the watch of %s begins anew: etcd has compacted %d", self._service, compacted)
             return False
-        if "permission denied" in why or "invalid auth token" in why:
-            # It may just be that the token has run out: etcd before 3.6 says the same then.
+        if any(text in why for text in _DOUBTFUL):
             account = self._client.members.account
             if account.user and not self._doubted:
                 self._doubted = True
                 account.forget(stream.token)
                 return False
-            raise denied(watching(self._prefix), stream.endpoint, account.user)
+            if _DENIED in why:
+                raise denied(watching(self._prefix), stream.endpoint, account.user)
         raise stream.fail(why or "etcd cancelled it")
 
     @asynccontextmanager
@@ -234,9 +246,11 @@ class ServiceWatch:
             await asyncio.wait([task])
 
     async def _ask(self, stream: Stream) -> None:
+        pause = min(self._timing.progress, _FIRST_QUESTION)
         while True:
-            await asyncio.sleep(self._timing.progress)
+            await asyncio.sleep(pause)
             await stream.write(self._client.progress_request())
+            pause = self._timing.progress
 
     # Publishing
 
