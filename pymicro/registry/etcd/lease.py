@@ -79,9 +79,6 @@ class Publisher:
         self._published: dict[tuple[str, str], _Published] = {}
         self._told = False
 
-    def __len__(self) -> int:
-        return len(self._published)
-
     async def publish(self, node: Node) -> None:
         """Make `node` known, or see to it that it still is.
 

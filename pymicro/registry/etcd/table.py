@@ -99,9 +99,6 @@ class ServiceTable:
         self._problems: dict[str, str] = {}
         self._table = NodeTable()
 
-    def __len__(self) -> int:
-        return len(self._nodes)
-
     def replace(self, readings: Mapping[str, Reading]) -> None:
         """These are all keys there are."""
         self._nodes = {}
