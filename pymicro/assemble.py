@@ -16,7 +16,7 @@ from pymicro.client.idempotent import Marks
 from pymicro.client.intercepted import Interception
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
-from pymicro.config import Config, in_pod, settings, unknown_environment
+from pymicro.config import Config, in_pod, unknown_environment, without_effect
 from pymicro.discovery import Directory
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.node import Node, NodeSet
@@ -292,13 +292,8 @@ def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
     """A line for each thing about the settings that somebody may stumble over."""
     for line in unknown_environment():
         log.info("%s", line)
-    ignored = [
-        config.source(name)
-        for name, setting in settings().items()
-        if setting.ignored and config.source(name) != "default"
-    ]
-    if ignored:
-        log.info("go-micro settings that change nothing here: %s", ", ".join(ignored))
+    if inert := without_effect(config):
+        log.info("go-micro settings that change nothing here: %s", ", ".join(inert))
     if in_pod() and asked and not given_registry and config.source("registry") == "default":
         # Never guessed: a pod that meant Kubernetes must not quietly be alone.
         log.warning(
