@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from pymicro import plugins
 from pymicro.cli.doctor_nodes import check_nodes, resolve
-from pymicro.config import in_pod, settings, unknown_environment
+from pymicro.config import in_pod, unknown_environment, without_effect
 from pymicro.errors import ConfigError, PymicroError, RegistryError
 from pymicro.findings import Finding
 from pymicro.registry.base import Diagnosable
@@ -50,14 +50,9 @@ def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> l
             )
         )
     found += [Finding("settings", "note", line) for line in unknown_environment(environ)]
-    ignored = [
-        config.source(name)
-        for name, setting in settings().items()
-        if setting.ignored and config.source(name) != "default"
-    ]
-    if ignored:
+    if inert := without_effect(config, environ):
         found.append(
-            Finding("settings", "note", f"go-micro's, which change nothing here: {', '.join(ignored)}")
+            Finding("settings", "note", f"go-micro's, which change nothing here: {', '.join(inert)}")
         )
     for name in _STATIC_VARIABLES:
         if environ.get(name) and config.selector != "static":
