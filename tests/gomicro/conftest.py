@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.cluster import Cluster
 from tests.gomicro.matrix import Matrix
 from tests.gomicro.peers import make_image
 from tests.gomicro.place import Place
+from tests.gomicro.pods import IMAGE
 from tests.gomicro.scenes import Scenes
 
 MATRIX = pytest.StashKey[Matrix]()
@@ -31,16 +33,23 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def place(image: Path) -> Iterator[Place]:
+def place(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Where peers run that are plain processes."""
-    with Place(image) as made:
+    with Place(image, tmp_path_factory.mktemp("place")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def scenes(place: Place, image: Path) -> Iterator[Scenes]:
-    """A scene for each registry."""
-    with Scenes(place, image) as made:
+def cluster(image: Path) -> Iterator[Cluster]:
+    """A control plane and a kubelet that know the peers' image."""
+    with Cluster({IMAGE: image}) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def scenes(place: Place, request: pytest.FixtureRequest) -> Iterator[Scenes]:
+    """A scene for each registry; the cluster is started for the one that needs it."""
+    with Scenes(place, lambda: request.getfixturevalue("cluster")) as made:
         yield made
 
 

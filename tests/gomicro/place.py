@@ -14,7 +14,7 @@ from typing import Self
 
 from tests.cluster.cluster import run_ip
 from tests.cluster.kubelet import network
-from tests.cluster.plane import ending_with_us
+from tests.cluster.plane import assets, ending_with_us
 from tests.gomicro.peers import Caller, go_caller, go_server, python_caller, python_server
 from tests.processes import Process, Processes, clean_environment
 
@@ -26,10 +26,13 @@ class Place:
 
     Args:
         image: The folder that `make_image` filled.
+        folder: For files of programs.
     """
 
-    def __init__(self, image: Path) -> None:
+    def __init__(self, image: Path, folder: Path) -> None:
         self._image = str(image)
+        self._folder = folder
+        self._etcd: Process | None = None
 
     def __enter__(self) -> Self:
         self._descriptor = network.new_namespace()
@@ -52,10 +55,27 @@ class Place:
         self._processes.end()
         os.close(self._descriptor)
 
-    def start(self, *argv: str, cwd: Path | None = None, **env: str) -> Process:
+    def start(self, *argv: str, **env: str) -> Process:
         """Start any program in it."""
-        where = {} if cwd is None else {"cwd": cwd}
-        return self._processes.start(*ending_with_us(), *self.prefix, *argv, **where, **env)
+        return self._processes.start(*ending_with_us(), *self.prefix, *argv, **env)
+
+    def etcd(self) -> str:
+        """The address of a real etcd, started when it is first asked for."""
+        if self._etcd is None:
+            client, peer = f"http://{ADDRESS}:2379", f"http://{ADDRESS}:2380"
+            self._etcd = self.start(
+                str(assets() / "etcd"),
+                "--name=test",
+                f"--data-dir={self._folder}/etcd",
+                "--unsafe-no-fsync",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=test={peer}",
+            )
+            self._etcd.wait_for("ready to serve client requests")
+        return f"{ADDRESS}:2379"
 
     def go_server(self, name: str, ident: str, **env: str) -> Server:
         """A server in Go, once it listens; settings are go-micro's variables."""

@@ -9,13 +9,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from tests.cluster.cluster import Cluster
 from tests.cluster.plane import eventually
 from tests.gomicro.matrix import TO_GO
 from tests.gomicro.peers import Caller, Object
 from tests.gomicro.place import Place
+from tests.gomicro.pods import namespace
 
 # As go-micro's services are usually called.
 GO, PYTHON = "go.micro.srv.golang", "go.micro.srv.python"
@@ -113,23 +114,42 @@ def registered(place: Place, registry: str, **env: str) -> Iterator[Scene]:
     )
 
 
-MAKE: dict[str, Callable[[Place], contextlib.AbstractContextManager[Scene]]] = {
-    "direct": direct,
-    "etcd": etcd,
-    "mdns": mdns,
-}
+@contextlib.contextmanager
+def kubernetes(cluster: Cluster) -> Iterator[Scene]:
+    """Pods that register themselves."""
+    with namespace(cluster) as pods:
+        (go,) = pods.deploy("golang", GO, "go")
+        (python,) = pods.deploy("python", PYTHON, "python")
+        go_caller, python_caller = pods.go_caller(), pods.python_caller(PYTHON_CLIENT)
+        wait_for_both(go_caller, python_caller)
+        yield Scene(
+            "kubernetes",
+            Peer(GO, f"{GO}-{go.name}", f"{go.ip}:8080"),
+            Peer(PYTHON, python.name, f"{python.ip}:8080"),
+            go_caller,
+            python_caller,
+        )
 
 
 class Scenes:
-    """Scenes of a run, each made when it is first asked for. Left, it ends them all."""
+    """Scenes of a run, each made when it is first asked for. Left, it ends them all.
 
-    def __init__(self, place: Place, image: Path) -> None:
-        self._place = place
-        self._image = image
+    Args:
+        place: Where processes run.
+        cluster: Starts the cluster, or gives the one that runs.
+    """
+
+    def __init__(self, place: Place, cluster: Callable[[], Cluster]) -> None:
+        self._makers: dict[str, Callable[[], contextlib.AbstractContextManager[Scene]]] = {
+            "direct": lambda: direct(place),
+            "etcd": lambda: etcd(place),
+            "mdns": lambda: mdns(place),
+            "kubernetes": lambda: kubernetes(cluster()),
+        }
         self._stack = contextlib.ExitStack()
-        self._made: dict[str, Scene | BaseException] = {}
+        self._made: dict[str, Scene | Exception] = {}
 
-    def __enter__(self) -> Scenes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,10 +159,10 @@ class Scenes:
         """The scene of a registry; one that could not be made is not tried again."""
         if registry not in self._made:
             try:
-                self._made[registry] = self._stack.enter_context(MAKE[registry](self._place))
+                self._made[registry] = self._stack.enter_context(self._makers[registry]())
             except Exception as exc:
                 self._made[registry] = exc
         found = self._made[registry]
-        if isinstance(found, BaseException):
+        if isinstance(found, Exception):
             raise AssertionError(f"no scene for {registry}: {found}") from found
         return found

@@ -44,7 +44,7 @@ BEFORE_ERROR = {"server stream": ["Ada 1", "Ada 2"]}
 def test_calls_and_their_errors_arrive(row: Row, scenes: Scenes, matrix: Matrix) -> None:
     for end in ENDS:
         if exists(row, end):
-            matrix.put(row, end, "never ended")
+            matrix.put(row, end, "was never made")
     scene = scenes.get(row.registry)
     for end in ENDS:
         if not exists(row, end):
