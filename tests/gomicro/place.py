@@ -7,7 +7,9 @@ private, as a node in etcd must not be found at 127.0.0.1.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -77,18 +79,28 @@ class Place:
             self._etcd.wait_for("ready to serve client requests")
         return f"{ADDRESS}:2379"
 
-    def go_server(self, name: str, ident: str, **env: str) -> Server:
-        """A server in Go, once it listens; settings are go-micro's variables."""
-        process = self.start(*go_server(self._image), **_server(name, ident, env))
-        address = process.wait_for(r"Listening on (\S+:\d+)")[1]
-        process.wait_for(r"Registering node")
-        return Server(process, name, f"{name}-{ident}", address)
-
-    def python_server(self, name: str, ident: str, **env: str) -> Server:
-        """A server in Python, once it is registered."""
-        process = self.start(*python_server(), **_server(name, ident, env))
-        address = process.wait_for(rf"{name}.* on (\S+:\d+)")[1]
+    def server(self, language: str, name: str, ident: str, **env: str) -> Server:
+        """A server in a language, once it is registered; settings are go-micro's variables."""
+        settings = {
+            "MICRO_SERVER_NAME": name,
+            "MICRO_SERVER_ID": ident,
+            "MICRO_SERVER_ADDRESS": f"{ADDRESS}:0",
+            **env,
+        }
+        if language == "go":
+            process = self.start(*go_server(self._image), **settings)
+            address = process.wait_for(r"Listening on (\S+:\d+)")[1]
+            process.wait_for(r"Registering node")
+            return Server(process, name, f"{name}-{ident}", address)
+        process = self.start(*python_server(), **settings)
+        address = process.wait_for(rf"{re.escape(name)} .* on (\S+:\d+)")[1]
         return Server(process, name, ident, address)
+
+    def run(self, *argv: str, **env: str) -> str:
+        """Run `pymicro …` to its end; what it printed."""
+        process = self.start(sys.executable, "-m", "pymicro", *argv, **env)
+        assert process.wait() == 0, process.report()
+        return "\n".join(process.stdout)
 
     def go_caller(self, **env: str) -> Caller:
         """A client in Go."""
@@ -124,12 +136,3 @@ class Server:
     def kill(self) -> None:
         """SIGKILL."""
         assert self.process.kill() == -signal.SIGKILL
-
-
-def _server(name: str, ident: str, env: dict[str, str]) -> dict[str, str]:
-    return {
-        "MICRO_SERVER_NAME": name,
-        "MICRO_SERVER_ID": ident,
-        "MICRO_SERVER_ADDRESS": f"{ADDRESS}:0",
-        **env,
-    }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.cluster.cluster import Cluster, PodView
+from tests.cluster.plane import eventually
 from tests.gomicro.peers import Caller, Object, go_caller, go_server, python_caller, python_server
 
 # Where a container finds its image.
@@ -70,14 +73,29 @@ class Pods:
     namespace: str
     _callers: list[Caller] = field(default_factory=list)
 
-    def deploy(self, name: str, service: str, language: str, replicas: int = 1, **env: str) -> list[PodView]:
-        """Apply a Deployment and wait for its pods."""
-        self.apply(deployment(name, service, language, replicas, **env))
-        return self.cluster.wait_for_pods(self.namespace, f"app={name}", replicas)
-
     def apply(self, manifest: Object) -> None:
         """`kubectl apply`."""
         self.cluster.plane.kubectl("apply", "-n", self.namespace, "-f", "-", stdin=json.dumps(manifest))
+
+    def wait(self, name: str, count: int) -> list[PodView]:
+        """A Deployment's pods, once there are so many, and nothing else of it."""
+        return self.cluster.wait_for_pods(self.namespace, f"app={name}", count)
+
+    def server(self, language: str, service: str, ident: str, **env: str) -> PodServer:
+        """A server in a Deployment of its own, once it is registered."""
+        self.apply(deployment(ident, service, language, **env))
+        (pod,) = self.wait(ident, 1)
+        node = f"{service}-{pod.name}" if language == "go" else pod.name
+        server = PodServer(self, service, node, f"{pod.ip}:8080", ident)
+        eventually(f"{node} is registered", lambda: node in server.record())
+        return server
+
+    def run(self, *argv: str) -> str:
+        """Run `pymicro …` in a pod to its end; what it printed."""
+        settings = ("env", "MICRO_REGISTRY=kubernetes")
+        done = self.cluster.execute(self.host(), *settings, sys.executable, "-m", "pymicro", *argv)
+        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def host(self) -> PodView:
         """A pod in which callers are started; it does nothing itself."""
@@ -89,7 +107,7 @@ class Pods:
         pod["containers"][0]["command"] = ["sleep", "infinity"]
         pod["terminationGracePeriodSeconds"] = 0
         self.apply(manifest)
-        return self.cluster.wait_for_pods(self.namespace, "app=callers", 1)[0]
+        return self.wait("callers", 1)[0]
 
     def go_caller(self) -> Caller:
         """A client in Go, as `kubectl exec` would start it."""
@@ -110,6 +128,41 @@ class Pods:
         for caller in self._callers:
             caller.close()
         self.cluster.plane.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+
+@dataclass
+class PodServer:
+    """A server that runs as the only pod of a Deployment.
+
+    Attributes:
+        deployment: Its name.
+    """
+
+    pods: Pods
+    name: str
+    node: str
+    address: str
+    deployment: str
+
+    def pod(self) -> PodView:
+        """It, as it is now."""
+        (found,) = self.pods.cluster.pods(self.pods.namespace, f"app={self.deployment}")
+        return found
+
+    def record(self) -> str:
+        """What is written on the pod for its service, in go-micro's form; empty without one."""
+        path = f"/api/v1/namespaces/{self.pods.namespace}/pods/{self.pod().name}"
+        annotations = self.pods.cluster.plane.api.get(path)["metadata"]["annotations"]
+        return str(annotations.get(f"micro.mu/service-{self.name}", ""))
+
+    def stop(self) -> None:
+        """Delete the pod and wait until it is gone."""
+        self.pods.cluster.scale(self.pods.namespace, self.deployment, 0)
+        self.pods.wait(self.deployment, 0)
+
+    def kill(self) -> None:
+        """SIGKILL; the kubelet starts the container anew."""
+        self.pod().signal(signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.plane import eventually
@@ -24,24 +24,42 @@ GO, PYTHON = "go.micro.srv.golang", "go.micro.srv.python"
 GO_CLIENT, PYTHON_CLIENT = "go.peer.client", "python.peer.client"
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A server, wherever it runs."""
+class Peer(Protocol):
+    """A server that runs somewhere.
+
+    Attributes:
+        name: Its service's name.
+        node: The id of its node.
+        address: Of that node.
+    """
 
     name: str
     node: str
     address: str
 
+    def stop(self) -> None:
+        """SIGTERM; it must end well."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Attributes: a server and a client in either language."""
+    """A registry and those that use it.
+
+    Attributes:
+        start: Starts another server, given language, service and id; returns once it is registered.
+        pymicro: Runs `pymicro …` with that registry and returns what it printed.
+    """
 
     registry: str
     go: Peer
     python: Peer
     go_caller: Caller
     python_caller: Caller
+    start: Callable[..., Peer]
+    pymicro: Callable[..., str]
 
     def call(self, direction: str, **command: Any) -> Object:
         """Make one call; without a registry by address."""
@@ -68,67 +86,40 @@ def wait_for_both(go_caller: Caller, python_caller: Caller) -> None:
 @contextlib.contextmanager
 def direct(place: Place) -> Iterator[Scene]:
     """No registry: addresses."""
-    go = place.go_server(GO, "one", MICRO_REGISTRY="memory")
-    python = place.python_server(PYTHON, "one", MICRO_REGISTRY="memory")
+    alone = {"MICRO_REGISTRY": "memory"}
+    go, python = place.server("go", GO, "one", **alone), place.server("python", PYTHON, "one", **alone)
+    known = {"MICRO_REGISTRY": "static", "MICRO_REGISTRY_ADDRESS": f"{GO}={go.address}"}
     yield Scene(
         "direct",
-        Peer(GO, go.node, go.address),
-        Peer(PYTHON, python.node, python.address),
-        place.go_caller(MICRO_REGISTRY="memory"),
-        place.python_caller(
-            MICRO_SERVER_NAME=PYTHON_CLIENT,
-            MICRO_REGISTRY="static",
-            MICRO_REGISTRY_ADDRESS=f"{GO}={go.address}",
-        ),
+        go,
+        python,
+        place.go_caller(**alone),
+        place.python_caller(MICRO_SERVER_NAME=PYTHON_CLIENT, **known),
+        partial(place.server, **alone),
+        partial(place.run, **known),
     )
-
-
-@contextlib.contextmanager
-def etcd(place: Place) -> Iterator[Scene]:
-    """A real etcd."""
-    with registered(place, "etcd", MICRO_REGISTRY="etcd", MICRO_REGISTRY_ADDRESS=place.etcd()) as scene:
-        yield scene
-
-
-@contextlib.contextmanager
-def mdns(place: Place) -> Iterator[Scene]:
-    """Multicast on the loopback of the namespace."""
-    with registered(place, "mdns", MICRO_REGISTRY="mdns") as scene:
-        yield scene
 
 
 @contextlib.contextmanager
 def registered(place: Place, registry: str, **env: str) -> Iterator[Scene]:
-    """Plain processes with the same settings."""
-    go = place.go_server(GO, "one", **env)
-    python = place.python_server(PYTHON, "one", **env)
+    """Plain processes, all with the same settings."""
+    env |= {"MICRO_REGISTRY": registry}
+    go, python = place.server("go", GO, "one", **env), place.server("python", PYTHON, "one", **env)
     go_caller = place.go_caller(**env)
     python_caller = place.python_caller(MICRO_SERVER_NAME=PYTHON_CLIENT, **env)
     wait_for_both(go_caller, python_caller)
-    yield Scene(
-        registry,
-        Peer(GO, go.node, go.address),
-        Peer(PYTHON, python.node, python.address),
-        go_caller,
-        python_caller,
-    )
+    start, pymicro = partial(place.server, **env), partial(place.run, **env)
+    yield Scene(registry, go, python, go_caller, python_caller, start, pymicro)
 
 
 @contextlib.contextmanager
 def kubernetes(cluster: Cluster) -> Iterator[Scene]:
     """Pods that register themselves."""
     with namespace(cluster) as pods:
-        (go,) = pods.deploy("golang", GO, "go")
-        (python,) = pods.deploy("python", PYTHON, "python")
+        go, python = pods.server("go", GO, "golang"), pods.server("python", PYTHON, "python")
         go_caller, python_caller = pods.go_caller(), pods.python_caller(PYTHON_CLIENT)
         wait_for_both(go_caller, python_caller)
-        yield Scene(
-            "kubernetes",
-            Peer(GO, f"{GO}-{go.name}", f"{go.ip}:8080"),
-            Peer(PYTHON, python.name, f"{python.ip}:8080"),
-            go_caller,
-            python_caller,
-        )
+        yield Scene("kubernetes", go, python, go_caller, python_caller, pods.server, pods.run)
 
 
 class Scenes:
@@ -142,8 +133,8 @@ class Scenes:
     def __init__(self, place: Place, cluster: Callable[[], Cluster]) -> None:
         self._makers: dict[str, Callable[[], contextlib.AbstractContextManager[Scene]]] = {
             "direct": lambda: direct(place),
-            "etcd": lambda: etcd(place),
-            "mdns": lambda: mdns(place),
+            "etcd": lambda: registered(place, "etcd", MICRO_REGISTRY_ADDRESS=place.etcd()),
+            "mdns": lambda: registered(place, "mdns"),
             "kubernetes": lambda: kubernetes(cluster()),
         }
         self._stack = contextlib.ExitStack()
