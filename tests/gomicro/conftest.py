@@ -5,6 +5,8 @@ Run by `make test-gomicro`, which builds the peer.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,16 +42,16 @@ def place(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pla
 
 
 @pytest.fixture(scope="session")
-def cluster(image: Path) -> Iterator[Cluster]:
-    """A control plane and a kubelet that know the peers' image."""
-    with Cluster({IMAGE: image}) as started:
-        yield started
+def cluster(image: Path) -> Iterator[Callable[[], Cluster]]:
+    """A control plane and a kubelet that know the peers' image, started when they are first asked for."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda: stack.enter_context(Cluster({IMAGE: image})))
 
 
 @pytest.fixture(scope="session")
-def scenes(place: Place, request: pytest.FixtureRequest) -> Iterator[Scenes]:
-    """A scene for each registry; the cluster is started for the one that needs it."""
-    with Scenes(place, lambda: request.getfixturevalue("cluster")) as made:
+def scenes(place: Place, cluster: Callable[[], Cluster]) -> Iterator[Scenes]:
+    """A scene for each registry."""
+    with Scenes(place, cluster) as made:
         yield made
 
 

@@ -180,14 +180,29 @@ class Watch:
         self._what = f"a watch of {service}"
         self.seen: list[Any] = []
 
-    def until(self, what: str, wanted: Callable[[Any], bool], timeout: float = TIMEOUT) -> Any:
-        """The first event from now on that is wanted."""
+    def until(
+        self,
+        what: str,
+        wanted: Callable[[Any], bool],
+        timeout: float = TIMEOUT,
+        nudge: Callable[[], None] | None = None,
+    ) -> Any:
+        """The first event from now on that is wanted.
+
+        Args:
+            what: What is waited for.
+            wanted: Whether it is this one.
+            timeout: How long, in seconds.
+            nudge: Called now and then until it comes.
+        """
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             try:
-                result = self._inbox.get(timeout=left)
+                result = self._inbox.get(timeout=left if nudge is None else 0.5)
             except queue.Empty:
-                break
+                if nudge is not None:
+                    nudge()
+                continue
             assert result is not None, f"{self._caller.name} has ended: {self._caller.log()}"
             assert not result.get("error"), f"{self._caller.name}: {self._what}: {result['error']}"
             if "event" in result:

@@ -129,6 +129,9 @@ class Server:
         self.node = node
         self.address = address
 
+    def touch(self) -> None:
+        """Nothing: processes are not looked at."""
+
     def stop(self) -> None:
         """SIGTERM; it must end well."""
         assert self.process.stop() == 0, self.process.report()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -83,10 +84,11 @@ class Pods:
 
     def server(self, language: str, service: str, ident: str, **env: str) -> PodServer:
         """A server in a Deployment of its own, once it is registered."""
-        self.apply(deployment(ident, service, language, **env))
-        (pod,) = self.wait(ident, 1)
+        name = f"{service.rpartition('.')[2]}-{ident}"
+        self.apply(deployment(name, service, language, **env))
+        (pod,) = self.wait(name, 1)
         node = f"{service}-{pod.name}" if language == "go" else pod.name
-        server = PodServer(self, service, node, f"{pod.ip}:8080", ident)
+        server = PodServer(self, service, node, f"{pod.ip}:8080", name)
         eventually(f"{node} is registered", lambda: node in server.record())
         return server
 
@@ -154,6 +156,11 @@ class PodServer:
         path = f"/api/v1/namespaces/{self.pods.namespace}/pods/{self.pod().name}"
         annotations = self.pods.cluster.plane.api.get(path)["metadata"]["annotations"]
         return str(annotations.get(f"micro.mu/service-{self.name}", ""))
+
+    def touch(self) -> None:
+        """Change something on the pod that means nothing."""
+        path = f"/api/v1/namespaces/{self.pods.namespace}/pods/{self.pod().name}"
+        self.pods.cluster.plane.api.patch(path, {"metadata": {"annotations": {"touched": str(time.time())}}})
 
     def stop(self) -> None:
         """Delete the pod and wait until it is gone."""

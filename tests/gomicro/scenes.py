@@ -37,6 +37,13 @@ class Peer(Protocol):
     node: str
     address: str
 
+    def touch(self) -> None:
+        """Change something where it is registered that means nothing.
+
+        go-micro's watch on Kubernetes passes over the event by which a pod appears to it, and over all
+        of its first second; by the next one it finds what it has missed.
+        """
+
     def stop(self) -> None:
         """SIGTERM; it must end well."""
 
@@ -116,7 +123,7 @@ def registered(place: Place, registry: str, **env: str) -> Iterator[Scene]:
 def kubernetes(cluster: Cluster) -> Iterator[Scene]:
     """Pods that register themselves."""
     with namespace(cluster) as pods:
-        go, python = pods.server("go", GO, "golang"), pods.server("python", PYTHON, "python")
+        go, python = pods.server("go", GO, "one"), pods.server("python", PYTHON, "one")
         go_caller, python_caller = pods.go_caller(), pods.python_caller(PYTHON_CLIENT)
         wait_for_both(go_caller, python_caller)
         yield Scene("kubernetes", go, python, go_caller, python_caller, pods.server, pods.run)

@@ -53,8 +53,8 @@ class Caller:
                 "type": type(exc).__name__,
                 "grpc": exc.code().name,
                 "detail": exc.details(),
-                "id": getattr(exc, "micro_id", None),
-                "code": getattr(exc, "micro_code", None),
+                "id": exc.micro_id,
+                "code": exc.micro_code,
                 "from_peer": exc.from_peer,
                 "attempts": exc.attempts,
             }
