@@ -111,9 +111,9 @@ class Pods:
         self.apply(manifest)
         return self.wait("callers", 1)[0]
 
-    def go_caller(self) -> Caller:
+    def go_caller(self, **env: str) -> Caller:
         """A client in Go, as `kubectl exec` would start it."""
-        return self._caller("the Go client in a pod", go_caller(APP))
+        return self._caller("the Go client in a pod", go_caller(APP), **env)
 
     def python_caller(self, name: str) -> Caller:
         """A client in Python that calls itself so."""

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, Self
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.plane import eventually
-from tests.gomicro.matrix import TO_GO
+from tests.gomicro.matrix import CODECS, TO_GO
 from tests.gomicro.peers import Caller, Object
 from tests.gomicro.place import Place
 from tests.gomicro.pods import namespace
 
 # As go-micro's services are usually called.
 GO, PYTHON = "go.micro.srv.golang", "go.micro.srv.python"
+PROTO = CODECS["proto"]
 # What the clients say of themselves.
 GO_CLIENT, PYTHON_CLIENT = "go.peer.client", "python.peer.client"
 
@@ -51,11 +52,13 @@ class Peer(Protocol):
         """SIGKILL."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Scene:
     """A registry and those that use it.
 
     Attributes:
+        go_caller: A client as it comes.
+        new_go_caller: Starts another, with further variables.
         start: Starts another server, given language, service and id; returns once it is registered.
         pymicro: Runs `pymicro …` with that registry and returns what it printed.
     """
@@ -64,17 +67,29 @@ class Scene:
     go: Peer
     python: Peer
     go_caller: Caller
+    new_go_caller: Callable[..., Caller]
     python_caller: Caller
     start: Callable[..., Peer]
     pymicro: Callable[..., str]
+    _by_codec: dict[str, Caller] = field(default_factory=dict)
 
     def call(self, direction: str, **command: Any) -> Object:
-        """Make one call; without a registry by address."""
+        """Make one call, which nobody tries again; without a registry by address."""
         if direction == TO_GO:
             return self.python_caller.ask("call", service=GO, **command)
+        return self.ask_go("call", **command)
+
+    def ask_go(self, op: str, *, codec: str = PROTO, **command: Any) -> Object:
+        """Ask a Go client that uses one codec for something about the server in Python.
+
+        Its connections keep the codec of the call that they were made for: one that mixes codecs sends
+        protobuf and calls it JSON.
+        """
+        if codec not in self._by_codec:
+            self._by_codec[codec] = self.new_go_caller(MICRO_CLIENT_RETRIES="0")
         if self.registry == "direct":
             command["address"] = self.python.address
-        return self.go_caller.ask("call", service=PYTHON, **command)
+        return self._by_codec[codec].ask(op, service=PYTHON, codec=codec, **command)
 
     def server(self, direction: str) -> Peer:
         """Who answers."""
@@ -101,6 +116,7 @@ def direct(place: Place) -> Iterator[Scene]:
         go,
         python,
         place.go_caller(**alone),
+        partial(place.go_caller, **alone),
         place.python_caller(MICRO_SERVER_NAME=PYTHON_CLIENT, **known),
         partial(place.server, **alone),
         partial(place.run, **known),
@@ -116,7 +132,9 @@ def registered(place: Place, registry: str, **env: str) -> Iterator[Scene]:
     python_caller = place.python_caller(MICRO_SERVER_NAME=PYTHON_CLIENT, **env)
     wait_for_both(go_caller, python_caller)
     start, pymicro = partial(place.server, **env), partial(place.run, **env)
-    yield Scene(registry, go, python, go_caller, python_caller, start, pymicro)
+    yield Scene(
+        registry, go, python, go_caller, partial(place.go_caller, **env), python_caller, start, pymicro
+    )
 
 
 @contextlib.contextmanager
@@ -126,7 +144,7 @@ def kubernetes(cluster: Cluster) -> Iterator[Scene]:
         go, python = pods.server("go", GO, "one"), pods.server("python", PYTHON, "one")
         go_caller, python_caller = pods.go_caller(), pods.python_caller(PYTHON_CLIENT)
         wait_for_both(go_caller, python_caller)
-        yield Scene("kubernetes", go, python, go_caller, python_caller, pods.server, pods.run)
+        yield Scene("kubernetes", go, python, go_caller, pods.go_caller, python_caller, pods.server, pods.run)
 
 
 class Scenes:

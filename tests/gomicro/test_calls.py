@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.plane import eventually
-from tests.gomicro.matrix import SHAPES, TO_GO, TO_PYTHON
-from tests.gomicro.scenes import GO_CLIENT, PYTHON, PYTHON_CLIENT, Scene, Scenes
+from tests.gomicro.matrix import CODECS, SHAPES, TO_GO, TO_PYTHON
+from tests.gomicro.scenes import GO, GO_CLIENT, PYTHON, PYTHON_CLIENT, Scene, Scenes
 
 pytestmark = pytest.mark.gomicro
 
 BOTH = pytest.mark.parametrize("direction", [TO_GO, TO_PYTHON], ids=["to-go", "to-pymicro"])
+JSON = CODECS["json"]
 STREAMS = [shape for shape in SHAPES if shape != "unary"]
 
 
@@ -66,20 +67,51 @@ def test_metadata_and_the_callers_name_arrive(scene: Scene, direction: str, shap
     assert saw["micro-from-service"] == (PYTHON_CLIENT if direction == TO_GO else GO_CLIENT)
 
 
+def test_a_go_client_that_mixes_codecs_on_one_connection_gets_its_answers(scene: Scene) -> None:
+    for codec in ("proto", "json", "proto"):
+        result = scene.go_caller.ask(
+            "call",
+            service=PYTHON,
+            address=scene.python.address,
+            shape="unary",
+            codec=CODECS[codec],
+            texts=["Ada"],
+        )
+        assert [answer["text"] for answer in result["answers"]] == ["Hello Ada"]
+
+
 def test_go_micros_health_probe_is_answered(scene: Scene) -> None:
-    result = scene.go_caller.ask("health", service=PYTHON, address=scene.python.address)
+    result = scene.ask_go("health")
     assert "error" not in result
     assert result["text"] == "ok"
 
 
 def test_go_micros_statistics_are_true(scene: Scene) -> None:
-    values = scene.go_caller.ask("stats", service=PYTHON, address=scene.python.address)["values"]
+    values = scene.ask_go("stats")["values"]
     assert abs(values["timestamp"] - values["started"] - values.get("uptime", 0)) <= 1
     assert values["memory"] > 1 << 20
     assert values["threads"] >= 1
 
 
-def test_a_method_that_is_not_there_is_a_501_that_go_does_not_try_again(scene: Scene) -> None:
-    result = scene.go_caller.ask("health", service="no.such", address=scene.python.address)
-    # Debug is found by its last segment, whatever go-micro calls the service.
-    assert result["text"] == "ok"
+def test_a_call_by_hand_gets_the_same_json_of_both_languages(scene: Scene) -> None:
+    asked = {"endpoint": "Peer.Hello", "body": {"text": "Ada", "sleep_ms": 1, "tags": {"a": "b"}}}
+    python = scene.ask_go("call_by_hand", codec=JSON, **asked)["body"]
+    go = scene.new_go_caller().ask("call_by_hand", service=GO, address=scene.go.address, **asked)["body"]
+    assert go["saw"].pop("tag-a") == python["saw"].pop("tag-a") == "b"
+    assert go["text"] == python["text"] == "Hello Ada"
+    # Names and types as the gateway's clients have them: a 64-bit number is a text.
+    assert {key: type(value) for key, value in python.items()} == {
+        key: type(value) for key, value in go.items()
+    }
+
+
+@pytest.mark.parametrize("endpoint", ["Peer.Missing", "Missing.Hello"])
+def test_go_is_told_that_a_method_is_not_there(scene: Scene, endpoint: str) -> None:
+    error = scene.ask_go("call_by_hand", codec=JSON, endpoint=endpoint, body={})["error"]
+    assert (error["type"], error["code"], error["id"]) == ("*errors.Error", 501, PYTHON)
+
+
+def test_json_that_does_not_fit_the_request_is_told_with_its_reason(scene: Scene) -> None:
+    error = scene.ask_go("call_by_hand", codec=JSON, endpoint="Peer.Hello", body={"count": "many"})["error"]
+    assert (error["type"], error["id"]) == ("*errors.Error", PYTHON)
+    assert "count" in error["detail"]

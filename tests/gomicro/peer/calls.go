@@ -190,6 +190,18 @@ func (c *Command) receiveAll(stream client.Stream) ([]*Answer, error) {
 	}
 }
 
+// callByHand sends and takes JSON of which it knows no type, as `micro call`
+// and go-micro's API gateway do.
+func (c *commands) callByHand(command *Command) *Result {
+	ctx, options, _ := command.context()
+	request := c.service.Client().NewRequest(
+		command.Service, command.Endpoint, &command.Body, client.WithContentType("application/json"),
+	)
+	var answer json.RawMessage
+	err := c.service.Client().Call(ctx, request, &answer, options...)
+	return &Result{Body: answer, Error: failure(err)}
+}
+
 // debug asks as go-micro's health sidecar does.
 func (c *commands) debug(command *Command) *Result {
 	ctx, options, _ := command.context()

@@ -19,13 +19,16 @@ type Command struct {
 	// Service and Address: of all, whom it is about. Without an address go-micro's selector finds one.
 	Service string `json:"service"`
 	Address string `json:"address"`
-	// Of calls. Texts are the requests' texts, else as in Ask.
+	// Of calls: the requests are like Ask, each with one of the texts.
 	Shape    string            `json:"shape"`
 	Codec    string            `json:"codec"`
 	Texts    []string          `json:"texts"`
 	Ask      *Ask              `json:"ask"`
 	Timeout  int               `json:"timeout_ms"`
 	Metadata map[string]string `json:"metadata"`
+	// Of a call by hand, as `micro call` makes it.
+	Endpoint string          `json:"endpoint"`
+	Body     json.RawMessage `json:"body"`
 	// Rate of a load, in calls a second.
 	Rate float64 `json:"rate"`
 }
@@ -39,6 +42,7 @@ type Result struct {
 	Services []*registry.Service `json:"services,omitempty"`
 	Values   map[string]uint64   `json:"values,omitempty"`
 	Text     string              `json:"text,omitempty"`
+	Body     json.RawMessage     `json:"body,omitempty"`
 	Event    *registry.Result    `json:"event,omitempty"`
 	Load     *Account            `json:"load,omitempty"`
 }
@@ -86,6 +90,8 @@ func (c *commands) obey(command *Command) *Result {
 	switch command.Op {
 	case "call":
 		return c.call(command)
+	case "call_by_hand":
+		return c.callByHand(command)
 	case "health", "stats":
 		return c.debug(command)
 	case "get_service":

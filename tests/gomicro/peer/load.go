@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/micro/go-micro/client"
+	"github.com/micro/go-micro/registry"
 )
 
 // Account is what the calls of a load came to.
@@ -20,6 +22,8 @@ type LoadFailure struct {
 	// Begun is in seconds since the epoch.
 	Begun  float64 `json:"begun"`
 	TookMs int64   `json:"took_ms"`
+	// Node is the address of the last one that it was tried on.
+	Node string `json:"node"`
 	*Failure
 }
 
@@ -60,6 +64,15 @@ func (l *load) call(stub *peerService, command *Command) {
 	_, options, with := command.context()
 	begun := time.Now()
 	answer := new(Answer)
+	// A call that has timed out may still be trying.
+	var last atomic.Value
+	last.Store("")
+	options = append(options, client.WithCallWrapper(func(next client.CallFunc) client.CallFunc {
+		return func(ctx context.Context, node *registry.Node, req client.Request, rsp interface{}, opts client.CallOptions) error {
+			last.Store(node.Address)
+			return next(ctx, node, req, rsp, opts)
+		}
+	}))
 	err := stub.hello(context.Background(), &Ask{Text: "load"}, answer, with, options...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +82,7 @@ func (l *load) call(stub *peerService, command *Command) {
 		return
 	}
 	l.found.Failures = append(l.found.Failures, &LoadFailure{
-		float64(begun.UnixNano()) / 1e9, int64(time.Since(begun) / time.Millisecond), failure(err),
+		float64(begun.UnixNano()) / 1e9, int64(time.Since(begun) / time.Millisecond), last.Load().(string), failure(err),
 	})
 }
 
