@@ -45,12 +45,15 @@ class GoCaller:
         return "json" in self.content_type.lower()
 
     async def raw(
-        self, name: str, *requests: bytes, path: str = "", timeout: float | None = None
+        self, name: str, *requests: bytes, path: str = "", timeout: float | None = None, ends: bool = True
     ) -> list[bytes]:
         """The answers to these requests.
 
         go-micro's client makes one kind of stream for all three. The end of the requests
         is told for methods that stream them, never for server streaming.
+
+        Args:
+            ends: Whether it is told at all; not, where the call may have ended by then (see `Running.ask`).
         """
         path = path or f"/{self.prefix}Keeper/{name}"
         metadata = headers(self.content_type) if self.metadata is None else self.metadata
@@ -63,7 +66,7 @@ class GoCaller:
         async with asyncio.timeout(20):
             for request in requests:
                 await call.write(request)
-            if KINDS[name].startswith("stream"):
+            if ends and KINDS[name].startswith("stream"):
                 await call.done_writing()
             answers = []
             while (answer := await call.read()) is not grpc.aio.EOF:
@@ -77,11 +80,16 @@ class GoCaller:
         answers = [self._load(response, answer) for answer in await self.raw(name, *requests)]
         return [str(answer.count) if name == "Count" else answer.name for answer in answers]
 
-    async def failure(self, name: str, *requests: bytes, **options: Any) -> Failure:
-        """The error that one request without content, or these, end with."""
+    async def failure(self, name: str, *requests: bytes, early: bool = False, **options: Any) -> Failure:
+        """The error that one request without content, or these, end with.
+
+        Args:
+            early: Whether the call may end before requests of a stream are read. None are sent then.
+        """
         empty = b"{}" if self._json else b""
+        sent = requests or (() if early and name in ("Count", "Talk") else (empty,))
         try:
-            answers = await self.raw(name, *(requests or (empty,)), **options)
+            answers = await self.raw(name, *sent, ends=not early, **options)
         except grpc.aio.AioRpcError as exc:
             return Failure(exc)
         raise AssertionError(f"{name} answered {answers}")

@@ -31,6 +31,11 @@ OK = b"\x0a\x02ok"
 PATH = "/go.micro.srv.zoo.Debug/Health"
 
 
+def resident_memory() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+
 async def stats(running: Running, content: bytes = b"{}") -> dict[str, int]:
     (answer,) = await GoCaller(running, JSON).raw("Import", content, path="/zoo.Debug/Stats")
     return {name: int(value) for name, value in json.loads(answer).items()}
@@ -75,8 +80,7 @@ async def test_stats_are_true() -> None:
         assert before - 60 <= found["started"] <= found["timestamp"]
         assert found.get("uptime", 0) <= found["timestamp"] - found["started"] + 1
         assert found["threads"] == len(os.listdir("/proc/self/task"))
-        status = Path("/proc/self/status").read_text().splitlines()
-        (resident,) = [int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS")]
+        resident = resident_memory()
         assert 0.8 < found["memory"] / resident < 1.25
         held = b"x" * (64 << 20)
         more = await stats(running)

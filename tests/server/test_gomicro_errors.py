@@ -22,7 +22,7 @@ from pymicro.wire.status import DETAILS_KEY, FROM_PEER, encoded_size
 from tests.protos import zoo_pb2 as pb
 from tests.protos import zoo_pb2_grpc
 from tests.server.gomicro_caller import JSON, NAMES, PROTOBUF, GoCaller
-from tests.server.serving import Running, serving
+from tests.server.serving import Running, eventually, serving
 from tests.server.test_admission import Waiting, full
 from tests.server.test_foreign_interceptors import Seeing, Telemetry, passing
 from tests.server.test_handler_errors import all_shapes
@@ -117,7 +117,7 @@ async def test_a_handlers_error_is_go_micros_json_over_all_shapes_and_codecs(
                 assert re.fullmatch(detail, found.pop("detail"))
                 assert found == {"id": "zoo", "code": http, "status": status}
                 assert failure.trailers.get("x-raised") == ("1" if act is raises else None)
-        assert running.server.in_progress == 0
+        await eventually(lambda: running.server.in_progress == 0, "the calls are over")
 
 
 @AROUND
@@ -175,7 +175,7 @@ async def test_partial_services_and_unknown_methods(around: list[Any]) -> None:
 
     async with serving(Partial(), config=CONFIG, interceptors=around) as running:
         for name in NAMES[1:]:
-            failure = await GoCaller(running).failure(name)
+            failure = await GoCaller(running).failure(name, early=True)
             assert failure.code is grpc.StatusCode.UNIMPLEMENTED
             assert failure.json["code"] == 501
             assert "this server does not implement it" in failure.json["detail"]
@@ -195,7 +195,7 @@ async def test_refused_calls_say_so_in_json_and_keep_the_proof_that_they_have_no
     waiting = Waiting()
     async with full(waiting, interceptors=around) as running:
         for name in NAMES:
-            failure = await GoCaller(running).failure(name)
+            failure = await GoCaller(running).failure(name, early=True)
             assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert failure.json["code"] == 429
             assert "max_concurrent_calls" in failure.json["detail"]
