@@ -7,8 +7,7 @@ Facts from go-micro v1.18.0: `client/grpc/grpc.go` (what a client sends),
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pymicro.wire.gomicro import CODEC, FROM_SERVICE, TIMEOUT
 
@@ -25,8 +24,7 @@ _OURS = "pymicro/"
 _LONGEST = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What a caller said of itself.
 
     Attributes:
@@ -58,8 +56,9 @@ def caller_of(metadata: Iterable[Pair]) -> Caller:
             ours = isinstance(value, str) and value.startswith(_OURS)
         elif key == TIMEOUT:
             timeout = _seconds(value)
-    # Others may use the word `timeout` for what they like.
-    return Caller(not ours, content_type, None if ours else timeout) if marked else ORDINARY
+    if not marked or (ours and not content_type):
+        return ORDINARY  # others may use the word `timeout` for what they like
+    return Caller(False, content_type) if ours else Caller(True, content_type, timeout)
 
 
 def _seconds(value: str | bytes) -> float | None:

@@ -57,13 +57,15 @@ class Router(grpc.GenericRpcHandler):
         """Never None: a path that nobody serves is answered by who says so."""
         for key, _ in handler_call_details.invocation_metadata:
             if key in _MARKS:
-                return self._marked(handler_call_details)
+                caller = caller_of(handler_call_details.invocation_metadata)
+                if caller is not ORDINARY:
+                    return self._marked(handler_call_details, caller)
+                break
         found = self._ordinary.get(handler_call_details.method)
         return found if found is not None else self._otherwise(handler_call_details, ORDINARY, False)
 
-    def _marked(self, details: Any) -> Handler:
-        """For a caller that has said something of itself."""
-        caller = caller_of(details.invocation_metadata)
+    def _marked(self, details: Any, caller: Caller) -> Handler:
+        """For go-micro's callers, and others that name a form of messages."""
         json = is_json(caller.content_type)
         if json is None:
             kind = f"{CODEC} {caller.content_type[:200]!r}"
