@@ -15,7 +15,7 @@ from pymicro.errors import PymicroError
 from pymicro.handlers.types import Method
 from pymicro.schema import JsonError, SchemaError, from_json, to_json
 
-__all__ = ["ACCEPTED", "Malformed", "in_json", "is_json"]
+__all__ = ["ACCEPTED", "Misfit", "NotJson", "in_json", "is_json"]
 
 # Whether it is JSON. `application/grpc+bytes` is how proxies hand on what they do not parse:
 # the bytes of a protobuf message.
@@ -34,8 +34,18 @@ _FORMS = {
 ACCEPTED = tuple(name for name in _FORMS if name)
 
 
-class Malformed(PymicroError):
-    """A request that its sender wrote wrongly; the text says where, and is for the sender."""
+class NotJson(PymicroError):
+    """A request that is no JSON; the text says where, and is for the sender.
+
+    INTERNAL, as gRPC has it for bytes that do not parse. That heals a fault of go-micro's
+    client, too: it keeps the codec of a connection's first call for all that follow, so the
+    first one in another codec arrives in the wrong form, and is tried again on a new
+    connection for a 500 only.
+    """
+
+
+class Misfit(PymicroError):
+    """A request whose JSON does not fit the message: INVALID_ARGUMENT, as trying again does not help."""
 
 
 def is_json(content_type: str) -> bool | None:
@@ -58,12 +68,13 @@ def in_json(method: Method) -> Method | None:
             # As go-micro's reader has it; its API gateway sends it for a GET without a query.
             return kind() if text.strip() == "null" else from_json(text, kind)
         except UnicodeDecodeError as exc:
-            raise Malformed(f"the request is no UTF-8 at byte {exc.start}") from exc
+            raise NotJson(f"the request is no UTF-8 at byte {exc.start}, so no JSON") from exc
         except JsonError as exc:
-            place = f", line {exc.line}, column {exc.column}" if exc.column else ""
-            raise Malformed(f"the request as JSON{place}: {exc}") from exc
+            if exc.column:
+                raise NotJson(f"the request, line {exc.line}, column {exc.column}: {exc}") from exc
+            raise Misfit(f"the request does not fit: {exc}") from exc
         except SchemaError as exc:
-            raise Malformed(f"the request as JSON: {exc}") from exc
+            raise Misfit(f"the request does not fit: {exc}") from exc
 
     return replace(method, deserialize=deserialize, serialize=_serialize)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pymicro.errors import PymicroError
 from pymicro.handlers.types import Method
-from pymicro.server.codecs import Malformed
+from pymicro.server.codecs import Misfit, NotJson
 from pymicro.status import Internal, InvalidArgument, ResourceExhausted, RpcError
 
 __all__ = ["BadResponse", "Route", "Unparsable"]
@@ -81,8 +81,10 @@ class Route:
             raise BadResponse(_wrong_type(self.method, message))
 
     def _unparsable(self, exc: Exception) -> RpcError:
-        if isinstance(exc, Malformed):
+        if isinstance(exc, Misfit):
             return InvalidArgument(str(exc))
+        if isinstance(exc, NotJson):
+            return Internal(str(exc))
         # INTERNAL as statuscodes.md has it for "error parsing request proto".
         kind = self.method.rpc.request_type
         name = kind.DESCRIPTOR.full_name if kind else "what the method takes"

@@ -102,28 +102,46 @@ async def test_null_is_an_empty_message_as_the_api_gateway_sends_it() -> None:
         assert await GoCaller(running, JSON).raw("Import", b"null\n") == [b"{}"]
 
 
+async def refused(request: bytes, code: grpc.StatusCode, http: int, words: str) -> None:
+    """Whether that becomes of such a request, on all shapes that take animals."""
+    async with serving(Keeper()) as running:
+        for name in ("Import", "Count", "Talk"):
+            failure = await GoCaller(running, JSON).failure(name, request, early=True)
+            assert failure.code is code
+            assert failure.json["code"] == http
+            assert words in failure.json["detail"]
+        await eventually(lambda: running.server.in_progress == 0, "the calls are over")
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (b'{\n  "name": ant}', "the request as JSON, line 2, column 11: this is no JSON"),
-        (b"", "line 1, column 1"),
+        (b'{\n  "name": ant}', "the request, line 2, column 11: this is no JSON"),
+        (b"", "the request, line 1, column 1: this is no JSON"),
+        (pb.Animal(name="ant").SerializeToString(), "the request, line 2, column 1: this is no JSON"),
+        (b'{"name": "\xff"}', "the request is no UTF-8 at byte 10, so no JSON"),
+    ],
+    ids=["syntax", "nothing", "protobuf", "latin-1"],
+)
+async def test_what_is_no_json_is_internal_so_that_go_micros_client_tries_again(
+    request_: bytes, words: str
+) -> None:
+    await refused(request_, grpc.StatusCode.INTERNAL, 500, words)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
         (b"[]", "expected an object (pymicro.tests.zoo.Animal), found []"),
         (b'{"nmae": "ant"}', "no field 'nmae'"),
         (b'{"young": [{"legs": "six"}]}', 'young[0].legs: expected a whole number, found "six"'),
-        (b'{"name": "\xff"}', "the request is no UTF-8 at byte 10"),
         (b'{"young":[' * 2000, "nested too deeply"),
-        (b'{"young":[' * 400 + b"{}" + b"]}" * 400, "the request as JSON: "),
+        (b'{"young":[' * 400 + b"{}" + b"]}" * 400, "the request does not fit: "),
     ],
-    ids=["syntax", "nothing", "list", "unknown-field", "wrong-type", "latin-1", "deep", "deep-and-whole"],
+    ids=["list", "unknown-field", "wrong-type", "deep", "deep-and-whole"],
 )
-async def test_what_is_no_json_of_the_message_is_the_callers_fault(request_: bytes, words: str) -> None:
-    async with serving(Keeper()) as running:
-        for name in ("Import", "Count", "Talk"):
-            failure = await GoCaller(running, JSON).failure(name, request_, early=True)
-            assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-            assert failure.json["code"] == 400
-            assert words in failure.json["detail"]
-        await eventually(lambda: running.server.in_progress == 0, "the calls are over")
+async def test_json_that_does_not_fit_is_the_callers_fault(request_: bytes, words: str) -> None:
+    await refused(request_, grpc.StatusCode.INVALID_ARGUMENT, 400, words)
 
 
 async def test_bytes_that_are_no_protobuf_are_internal_as_in_grpc() -> None:
