@@ -55,26 +55,26 @@ class Translation:
         left = max(self._until - time.monotonic(), 0.0)
         return left if given is None else min(left, given)
 
-    def abort(self, code: Any, details: str = "", trailing_metadata: Iterable[Pair] = ()) -> Any:
+    def abort(self, code: Any, details: str = "", trailing_metadata: Iterable[Pair] | None = ()) -> Any:
         """As in grpc: awaited, or blocking where grpc's own blocks."""
         self._code, self._details = code, details or self._details
-        text = _error_text(self._service, code_of(code), self._details)
-        return self._context.abort(code, text, _plain(trailing_metadata))
+        return self._context.abort(code, self._text(), _plain(trailing_metadata))
 
     def abort_with_status(self, status: grpc.Status) -> Any:
         """As in grpc."""
-        return self.abort(status.code, status.details or "", status.trailing_metadata or ())
+        return self.abort(status.code, status.details or "", status.trailing_metadata)
 
     def set_code(self, code: Any) -> None:
         """As in grpc."""
         self._code = code
         self._context.set_code(code)
-        self._set_text()
+        # Code and text may come in either order, and grpc sends what stands at the end.
+        self._context.set_details(self._text())
 
     def set_details(self, details: str) -> None:
         """As in grpc."""
         self._details = details
-        self._set_text()
+        self._context.set_details(self._text())
 
     def details(self) -> str:
         """The text as it was set."""
@@ -84,15 +84,15 @@ class Translation:
         """As in grpc."""
         self._context.set_trailing_metadata(_plain(trailing_metadata))
 
-    def _set_text(self) -> None:
-        # Code and text may come in either order, and grpc sends what stands at the end.
+    def _text(self) -> str:
         code = code_of(self._code)
-        fine = code is grpc.StatusCode.OK
-        self._context.set_details(self._details if fine else _error_text(self._service, code, self._details))
+        if code is grpc.StatusCode.OK:
+            return self._details
+        return _error_text(self._service, code, self._details)
 
 
-def _plain(metadata: Iterable[Pair]) -> tuple[Pair, ...]:
-    return tuple(pair for pair in metadata if pair[0] != DETAILS_KEY)
+def _plain(metadata: Iterable[Pair] | None) -> tuple[Pair, ...]:
+    return tuple(pair for pair in metadata or () if pair[0] != DETAILS_KEY)
 
 
 def _error_text(service: str, code: grpc.StatusCode, detail: str) -> str:
