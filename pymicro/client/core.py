@@ -21,6 +21,8 @@ from pymicro.policy.retry import RetryPolicy
 from pymicro.policy.subset import Subset
 from pymicro.selector.base import Selector
 from pymicro.tasks import Tasks
+from pymicro.wire.gomicro import FROM_SERVICE
+from pymicro.wire.metadata import Pair, checked
 
 __all__ = ["ClientCore"]
 
@@ -34,11 +36,13 @@ class ClientCore:
         tasks: Where background work runs.
         timeout: Seconds a unary call may take unless told otherwise; None for no limit.
         forwarded: Keys of request metadata that onward calls carry along.
+        caller: What calls say of who makes them; empty where that has no name.
     """
 
     def __init__(self) -> None:
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
+        self.caller: tuple[Pair, ...] = ()
         self.tasks = Tasks("pymicro client")
         self._selector: Selector | None = None
         # Each client takes its own part of the nodes of a large service.
@@ -64,6 +68,9 @@ class ClientCore:
         """
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
+        self.caller = _caller(config.server_name)
+        if self.caller:
+            self.forwarded -= {FROM_SERVICE}  # it is we who call, and not who called us
         self._config = config
         self._selector = selector
         self._make_balancer = make_balancer
@@ -132,3 +139,11 @@ class ClientCore:
             )
             self.tasks.start(target.follow(), f"nodes of {service}")
         return target
+
+
+def _caller(name: str) -> tuple[Pair, ...]:
+    """go-micro's header with the name of who calls; nothing where it has none, or none that can be sent."""
+    try:
+        return checked([(FROM_SERVICE, name)]) if name else ()
+    except ValueError:
+        return ()
