@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pymicro.client.core import ClientCore
     from pymicro.client.intercepted import Interception
     from pymicro.tasks import Tasks
-    from pymicro.wire.metadata import Pair
 
 __all__ = ["UNSET", "Channel", "Unset"]
 
@@ -60,7 +59,7 @@ class Channel(grpc.aio.Channel):
         timeout: Seconds a unary call may take unless told otherwise; None for no limit.
         live: Calls in flight, to end when the channel is closed.
         forwarded: Keys of request metadata that onward calls carry along.
-        caller: What each call says of who makes it.
+        caller: What each call says of who makes it; None for nothing.
         logged: Whether each call is a line in the log.
         intercepted: The interceptors; None without any.
     """
@@ -80,7 +79,7 @@ class Channel(grpc.aio.Channel):
         self.live: set[Cancellable] = set()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
-        self.caller: tuple[Pair, ...] = ()
+        self.caller: grpc.aio.Metadata | None = None
         self.logged = False
         self.intercepted = intercepted
         self._core = core
