@@ -44,6 +44,10 @@ async def _await_end(client: Any, name: str, request: bytes, **channel: Any) -> 
     raise AssertionError("the call succeeded")
 
 
+async def _pass_on(call: Any, proceed: Any) -> Any:
+    return await proceed()
+
+
 @pytest.mark.parametrize("prefix", ["orders", "go.micro.srv.orders", "a"])
 async def test_all_four_shapes_reach_a_go_server_whatever_the_prefix(prefix: str) -> None:
     async with go_servers() as (client, _):
@@ -104,10 +108,11 @@ async def test_a_method_that_a_go_server_lacks_is_unimplemented() -> None:
         assert caught.value.micro_code is None
 
 
-async def test_an_error_inside_an_error_stays_text() -> None:
+@pytest.mark.parametrize("interceptors", [(), (_pass_on,)], ids=["plain", "intercepted"])
+async def test_an_error_inside_an_error_stays_text(interceptors: Any) -> None:
     async with go_servers() as (client, _):
         inner = text_of(404, "no such item", "items")
-        error, call = await _await_end(client, "Call", f"500 {inner}".encode())
+        error, call = await _await_end(client, "Call", f"500 {inner}".encode(), interceptors=interceptors)
         assert type(error) is pymicro.Internal
         assert error.details() == inner
         assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, inner)
@@ -154,8 +159,21 @@ async def test_interceptors_see_the_exception_and_the_outer_call_agrees(name: st
         assert foreign.seen == ([(grpc.StatusCode.RESOURCE_EXHAUSTED, "slowly")] if name == "Call" else [])
 
 
-@pytest.mark.parametrize(("request_", "ejected"), [(b"422 bad form", 0), (b"10001 own", 0), (b"plain oh", 1)])
-async def test_a_number_of_the_handlers_own_is_no_failure_of_the_node(request_: bytes, ejected: int) -> None:
+@pytest.mark.parametrize(
+    ("request_", "ejected"),
+    [
+        (b"404 no", 0),
+        (b"422 bad form", 0),
+        (b"429 slowly", 0),
+        (b"10001 own", 0),
+        (b"503 later", 1),
+        (b"599 own", 1),
+        (b"plain oh", 1),
+    ],
+)
+async def test_what_a_handler_refuses_by_a_number_is_no_failure_of_its_node(
+    request_: bytes, ejected: int
+) -> None:
     async with go_servers(3) as (client, _):
         for _ in range(40):
             await _await_end(client, "Call", request_)
