@@ -16,7 +16,7 @@ GENERATED := examples/greeter/greeter/.generated
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup gen demo test test-peers test-plots test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench bench-cluster simulate readme clean
+	test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,8 +88,8 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks.simulate --write $(SIMULATE_ARGS)
 
-readme: $(INSTALLED) ## write the settings table of README.md anew
-	$(BIN)/python scripts/settings_table.py --write
+papers: $(INSTALLED) ## write anew what README.md and docs/ have from the code
+	$(BIN)/python scripts/papers.py --write
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pymicro.registry.base import Registry
     from pymicro.selector.base import Selector
 
-__all__ = ["Calling", "Settings", "split_instances"]
+__all__ = ["Calling", "Instances", "Settings", "split_instances"]
 
 log = logging.getLogger("pymicro")
 
@@ -135,18 +135,21 @@ class Calling:
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
         self._open = False
 
-    def equip(self, config: Config) -> None:
+    def equip(self, config: Config, instances: Instances | None = None) -> None:
         """Choose the plug-ins; does no I/O.
+
+        Args:
+            config: All settings.
+            instances: Plug-ins to use instead of those that code gave as objects.
 
         Raises:
             PluginError: One is unknown or does not load.
             ConfigError: One cannot use its settings.
         """
-        registry = self._instances.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
+        given = self._instances if instances is None else instances
+        registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
         directory = Directory(registry)
-        selector = self._instances.selector or plugins.load(plugins.SELECTORS, config.selector)(
-            config, directory
-        )
+        selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
         make_balancer = plugins.load(plugins.BALANCERS, config.balancer)
         make_balancer(config)  # one that cannot be made is found now, not at the first call
         self._equipped = config, registry, directory, selector

@@ -86,6 +86,7 @@ class Life:
         self._calling = calling
         self._config = calling.config
         self._stack = AsyncExitStack()
+        self._server: Server | None = None
         self._hurried = asyncio.Event()
         self.started = False
         self.broken = asyncio.Event()
@@ -111,6 +112,7 @@ class Life:
         for add in plan.added:
             add(server)
         server.check()
+        self._server = server
         async with AsyncExitStack() as stack:
             self.bound = await server.bind(_listen_address(config))
             # From here on the port is ours, and grpc-core frees it in stop().
@@ -155,6 +157,12 @@ class Life:
     async def stop(self) -> None:
         """Undo everything, in the opposite order."""
         await self._stack.aclose()
+
+    async def crash(self) -> None:
+        """End the server at once, without a word to the registry; `stop` undoes the rest."""
+        self.hurry()
+        if self._server is not None:
+            await self._server.stop(0)
 
     @asynccontextmanager
     async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
