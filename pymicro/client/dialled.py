@@ -31,8 +31,7 @@ class Dialled:
                 self.others.pop(node.key, None)
         for node in present:
             protocol = other_protocol(node.metadata)
-            # What is behind a name is not known before it is called.
-            if protocol and node.kind == "address":
+            if protocol:
                 self.others[node.key] = protocol
         if not self.others:
             return nodes

@@ -10,9 +10,10 @@ import pytest
 
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
-from pymicro import Client, MemoryRegistry, Service, __version__, handler
+from pymicro import Client, MemoryRegistry, Service, Unavailable, __version__, handler
 
 from .backends import backend, count_down, greeter, hello, stub
+from .go_server import go_servers
 
 FROM = "micro-from-service"
 _numbers = itertools.count()
@@ -111,3 +112,14 @@ async def test_headers_of_go_micros_own_codec_and_timeout_are_not_sent() -> None
     async with greeter(0, server_name="front") as (client, _, _):
         found = await _seen(client)
         assert set(found) == {"user-agent", FROM}
+
+
+async def test_another_attempt_says_it_too() -> None:
+    settings: dict[str, Any] = {"server_name": "front", "client_retries": 1}
+    async with go_servers(2, **settings) as (client, servers):
+        call = client.channel("orders", idempotent=["Call"]).unary_unary("/orders.Orders/Call")
+        with pytest.raises(Unavailable):
+            await call(b"503 later")
+        seen = [metadata for server in servers for metadata in server.metadata]
+        assert [metadata[FROM] for metadata in seen] == ["front", "front"]
+        assert sorted(metadata.get("pymicro-previous-attempts", "0") for metadata in seen) == ["0", "1"]

@@ -133,12 +133,6 @@ async def test_they_are_told_apart_from_those_that_a_filter_leaves_out() -> None
         )
 
 
-async def test_what_a_name_is_resolved_to_is_called_whatever_it_carries() -> None:
-    name = Node("n", "dns:///greeter:8080", "greeter", metadata={"protocol": "http"}, kind="name")
-    nodes = NodeSet.of([name])
-    assert Dialled().of(nodes) is nodes
-
-
 def test_a_set_without_others_is_passed_on_as_it_is() -> None:
     nodes = NodeSet.of(Node(str(number), f"h:{number}") for number in range(100))
     dialled = Dialled()
