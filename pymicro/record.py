@@ -178,12 +178,14 @@ def load_record(text: str) -> ServiceRecord:
         raise ValueError("it is nested too deep") from None
     service = _same(read_text(document, "name", longest=LONGEST_TEXT))
     version = _same(read_text(document, "version", empty=True, longest=LONGEST_TEXT))
-    listed = _listed(read_list(document, "nodes"))
+    listed = read_list(document, "nodes")
     problems = (
         [f"it lists {len(listed)} nodes, and {MOST_NODES} are read"] if len(listed) > MOST_NODES else []
     )
     nodes = []
     for item in listed[:MOST_NODES]:
+        if item is None:
+            continue
         try:
             nodes.append(_node(item, service, version, endpoints))
         except ValueError as exc:
@@ -268,7 +270,7 @@ def load_endpoints(text: str) -> tuple[Endpoint, ...]:
                 response=_schema(item, "response", budget),
                 metadata=read_pairs(item, "metadata"),
             )
-            for item in map(_object, _listed(json.loads(text)))
+            for item in map(_object, json.loads(text))
         )
     except _TooMuch:
         return ()
@@ -300,7 +302,7 @@ def _value(found: Any, budget: _Budget, depth: int) -> Value:
     return Value(
         read_text(item, "name", empty=True),
         read_text(item, "type", empty=True),
-        tuple(_value(inner, budget, depth + 1) for inner in _listed(read_list(item, "values"))),
+        tuple(_value(inner, budget, depth + 1) for inner in read_list(item, "values")),
     )
 
 
@@ -370,11 +372,6 @@ def read_list(document: Mapping[str, Any], key: str) -> list[Any]:
     if not isinstance(found, list):
         raise ValueError(f"{key!r} is {_kind(found)} and no list")
     return found
-
-
-def _listed(found: list[Any]) -> list[Any]:
-    """A list without its nulls, which go-micro's own clients choke on and nobody means."""
-    return [item for item in found if item is not None]
 
 
 def read_pairs(document: Mapping[str, Any], key: str, *, shared: bool = False) -> Mapping[str, str]:
