@@ -14,6 +14,7 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from pymicro.status import RpcError, Unknown, by_code
+from pymicro.wire.gomicro import read_status
 from pymicro.wire.metadata import LIMIT, Pair, checked, size_of
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def from_aio(
 
     Whatever a peer sent in its status is taken as data: rich details that do
     not parse are left out, those of an unknown type stay `google.protobuf.Any`.
+    The error of a go-micro server, JSON in the text, decides over the status it came with.
 
     Args:
         node: The node that was called.
@@ -154,13 +156,15 @@ def from_aio(
         attempts: How many nodes it was tried on.
     """
     code = error.code()
+    meant, details, micro = read_status(code, error.details() or "")
     try:
-        kind = by_code(code)
+        kind = by_code(meant)
     except KeyError:
         kind = Unknown
     trailing = error.trailing_metadata()
     rich: tuple[Message, ...] = ()
-    from_peer = True if code in _NEVER_FROM_CORE else None
+    # grpc-core writes no JSON.
+    from_peer = True if code in _NEVER_FROM_CORE or micro is not None else None
     if trailing:
         if not isinstance(trailing, Metadata):
             trailing = Metadata(*trailing)
@@ -170,7 +174,7 @@ def from_aio(
         if from_peer is None and any(key.startswith("pymicro-") for key, _ in trailing):
             from_peer = True
     return kind(
-        error.details() or "",
+        details,
         error_details=rich,
         trailing_metadata=trailing,
         initial_metadata=error.initial_metadata(),
@@ -179,6 +183,8 @@ def from_aio(
         callee=callee,
         attempts=attempts,
         from_peer=from_peer,
+        micro_id=micro.id if micro is not None else None,
+        micro_code=micro.code if micro is not None else None,
     )
 
 
