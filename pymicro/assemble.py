@@ -212,6 +212,7 @@ class Calling:
         *,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
         timeout: float | Unset | None = UNSET,
         idempotent: Iterable[str] = (),
         interceptors: Sequence[Any] = (),
@@ -224,6 +225,8 @@ class Calling:
             service: The name it registers under.
             version: Only nodes of exactly this version.
             metadata: Only nodes that carry all of these pairs in the registry.
+            endpoint: Only nodes with this method ("Greeter.SayHello"), for one that not all
+                versions have; nodes that do not tell their methods count.
             timeout: Seconds unary calls may take unless the call says otherwise;
                 None for no limit. `client_request_timeout` if not given.
             idempotent: Methods that may run twice, besides those that say so in their
@@ -248,7 +251,7 @@ class Calling:
         return Channel(
             self._core,
             service,
-            Filter.of(version, metadata),
+            Filter.of(version, metadata, endpoint),
             merged,
             timeout,
             Interception.of(chain),

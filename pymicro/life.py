@@ -225,7 +225,15 @@ class Life:
 
 def node_metadata(config: Config, server: Server) -> dict[str, str]:
     """What a service's node says of itself; `server_metadata` has the last word."""
-    own = {"protocol": "grpc", ZONE: config.zone, KEEPALIVE: server.ping_interval}
+    # The first three as a go-micro service has them: its monitor passes over nodes without
+    # `server` and `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    own = {
+        "protocol": "grpc",
+        "server": "grpc",
+        "transport": "grpc",
+        ZONE: config.zone,
+        KEEPALIVE: server.ping_interval,
+    }
     return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
 
 
