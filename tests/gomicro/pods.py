@@ -92,6 +92,18 @@ class Pods:
         eventually(f"{node} is registered", lambda: node in server.record())
         return server
 
+    def expose(self, name: str, deployment: str) -> None:
+        """Make a Service of a Deployment's pods and wait until it has one."""
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name},
+                "spec": {"selector": {"app": deployment}, "ports": [{"port": 8080}]},
+            }
+        )
+        self.cluster.plane.wait_for_endpoints(self.namespace, name, 1)
+
     def run(self, *argv: str) -> str:
         """Run `pymicro …` in a pod to its end; what it printed."""
         settings = ("env", "MICRO_REGISTRY=kubernetes")
@@ -115,9 +127,9 @@ class Pods:
         """A client in Go, as `kubectl exec` would start it."""
         return self._caller("the Go client in a pod", go_caller(APP), **env)
 
-    def python_caller(self, name: str) -> Caller:
+    def python_caller(self, name: str, **env: str) -> Caller:
         """A client in Python that calls itself so."""
-        return self._caller("the Python client in a pod", python_caller(), MICRO_SERVER_NAME=name)
+        return self._caller("the Python client in a pod", python_caller(), MICRO_SERVER_NAME=name, **env)
 
     def _caller(self, title: str, argv: list[str], **env: str) -> Caller:
         prefix, environment = self.cluster.entering(self.host())
