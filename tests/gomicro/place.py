@@ -90,7 +90,7 @@ class Place:
         if language == "go":
             process = self.start(*go_server(self._image), **settings)
             address = process.wait_for(r"Listening on (\S+:\d+)")[1]
-            process.wait_for(r"Registering node")
+            process.wait_for("is registered")
             return Server(process, name, f"{name}-{ident}", address)
         process = self.start(*python_server(), **settings)
         address = process.wait_for(rf"{re.escape(name)} .* on (\S+:\d+)")[1]

@@ -85,11 +85,17 @@ class Scene:
         Its connections keep the codec of the call that they were made for: one that mixes codecs sends
         protobuf and calls it JSON.
         """
-        if codec not in self._by_codec:
-            self._by_codec[codec] = self.new_go_caller(MICRO_CLIENT_RETRIES="0")
+        command |= {"service": PYTHON, "codec": codec}
         if self.registry == "direct":
             command["address"] = self.python.address
-        return self._by_codec[codec].ask(op, service=PYTHON, codec=codec, **command)
+        if codec not in self._by_codec:
+            caller = self.new_go_caller(MICRO_CLIENT_RETRIES="0")
+            # From here on it knows the node: its look-up over mdns takes what has arrived in 100 ms, and
+            # keeps it for a minute. A stream has a connection of its own.
+            first = {**command, "shape": "bidi", "texts": ["?"]}
+            eventually(f"{caller.name} finds {PYTHON}", lambda: "error" not in caller.ask("call", **first))
+            self._by_codec[codec] = caller
+        return self._by_codec[codec].ask(op, **command)
 
     def server(self, direction: str) -> Peer:
         """Who answers."""

@@ -51,6 +51,11 @@ def listed_by_go(scene: Scene, service: str) -> set[str]:
     return {node["id"] for record in records for node in record["nodes"]}
 
 
+def go_finds(scene: Scene, service: str, nodes: set[str]) -> None:
+    """Wait until a look-up of Go's finds these: over mdns it takes what has arrived in 100 ms."""
+    eventually(f"Go finds {nodes}", lambda: listed_by_go(scene, service) == nodes, 10.0)
+
+
 def test_pymicro_sees_go_nodes_come_and_go(scene: Scene, service: str) -> None:
     watch = scene.python_caller.watch(service)
     one = scene.start("go", service, "a")
@@ -69,13 +74,13 @@ def test_go_sees_pymicro_nodes_come_and_go(scene: Scene, service: str) -> None:
     watch.until("the first is there", lambda event: shows(event, COMES, one.node), nudge=one.touch)
     two = scene.start("python", service, "b", **QUICK)
     watch.until("the second is there", lambda event: shows(event, COMES, two.node), nudge=two.touch)
-    assert listed_by_go(scene, service) == {one.node, two.node}
+    go_finds(scene, service, {one.node, two.node})
     one.stop()
     watch.until("the first has gone", lambda event: shows(event, GOES, one.node))
-    assert listed_by_go(scene, service) == {two.node}
+    go_finds(scene, service, {two.node})
     two.stop()
     watch.until("the second has gone", lambda event: shows(event, GOES, two.node))
-    assert listed_by_go(scene, service) == set()
+    go_finds(scene, service, set())
 
 
 def test_nodes_of_both_languages_serve_under_one_name(scene: Scene, service: str) -> None:
@@ -84,7 +89,7 @@ def test_nodes_of_both_languages_serve_under_one_name(scene: Scene, service: str
         for language, ident in (("go", "a"), ("go", "b"), ("python", "c"), ("python", "d"))
     ]
     nodes = {peer.node for peer in started}
-    eventually("Go finds them all", lambda: listed_by_go(scene, service) == nodes, 10.0)
+    go_finds(scene, service, nodes)
     for caller in (scene.go_caller, scene.python_caller):
         answered: set[str] = set()
 
@@ -106,7 +111,7 @@ def test_a_killed_node_leaves_etcd_with_its_lease(scenes: Scenes, service: str) 
     python = scene.start("python", service, "b", **SHORT)
     both = {go.node, python.node}
     by_python.until("both are there", lambda event: ids(event) == both)
-    eventually("Go finds both", lambda: listed_by_go(scene, service) == both)
+    go_finds(scene, service, both)
     python.kill()
     by_go.until("Python's has gone", lambda event: shows(event, GOES, python.node))
     by_python.until("Python's has gone", lambda event: ids(event) == {go.node})
@@ -123,7 +128,7 @@ def test_a_lease_is_kept_alive_for_as_long_as_the_node_lives(scenes: Scenes, ser
     # Go's lease, granted later and not renewed, has run out: a whole time to live has passed.
     witness.kill()
     by_go.until("Go's has gone", lambda event: shows(event, GOES, witness.node))
-    assert listed_by_go(scene, service) == {python.node}
+    go_finds(scene, service, {python.node})
     python.stop()
 
 
@@ -135,7 +140,7 @@ def test_a_killed_node_is_found_by_no_lookup_over_mdns(scenes: Scenes, service: 
     by_python.until("both are there", lambda event: ids(event) == {go.node, python.node})
     python.kill()
     go.kill()
-    eventually("Go finds neither", lambda: listed_by_go(scene, service) == set(), 10.0)
+    go_finds(scene, service, set())
     by_python.until("both are missed", lambda event: ids(event) == set(), 60.0)
 
 

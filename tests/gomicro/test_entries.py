@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.plane import eventually
 from tests.gomicro.peers import Object
 from tests.gomicro.scenes import GO, PYTHON, Scene, Scenes
 
@@ -22,7 +23,10 @@ def scene(scenes: Scenes, request: pytest.FixtureRequest) -> Scene:
 
 def read_by_go(scene: Scene, service: str) -> Object:
     """The one record of a service, of which there is one version."""
-    (found,) = scene.go_caller.ask("get_service", service=service)["services"]
+    # Over mdns a look-up takes what has arrived in 100 ms.
+    (found,) = eventually(
+        f"Go finds {service}", lambda: scene.go_caller.ask("get_service", service=service).get("services")
+    )
     return dict(found)
 
 
@@ -73,8 +77,10 @@ def test_pymicro_reads_who_and_where_a_go_node_is(scene: Scene) -> None:
 
 
 def test_each_language_lists_the_services_of_the_other(scene: Scene) -> None:
-    by_go = {record["name"] for record in scene.go_caller.ask("list_services")["services"]}
-    assert {GO, PYTHON} <= by_go
+    def listed_by_go() -> set[str]:
+        return {record["name"] for record in scene.go_caller.ask("list_services").get("services", [])}
+
+    eventually("Go lists both", lambda: {GO, PYTHON} <= listed_by_go(), 10.0)
     by_python = json.loads(scene.pymicro("services", "-o", "json"))
     assert {GO, PYTHON} <= {found["name"] for found in by_python}
 

@@ -47,11 +47,14 @@ func main() {
 // serve runs the service until SIGTERM.
 func serve() error {
 	service := grpc.NewService()
-	service.Init()
 	node := func() string {
 		options := service.Server().Options()
 		return options.Name + "-" + options.Id
 	}
+	service.Init(micro.AfterStart(func() error {
+		log.Printf("%s is registered", node())
+		return nil
+	}))
 	if err := registerPeer(service.Server(), &handler{node: node}); err != nil {
 		return err
 	}
