@@ -128,6 +128,7 @@ def test_a_lease_is_kept_alive_for_as_long_as_the_node_lives(scenes: Scenes, ser
     # Go's lease, granted later and not renewed, has run out: a whole time to live has passed.
     witness.kill()
     by_go.until("Go's has gone", lambda event: shows(event, GOES, witness.node))
+    assert not any(shows(event, GOES, python.node) for event in by_go.seen)
     go_finds(scene, service, {python.node})
     python.stop()
 
