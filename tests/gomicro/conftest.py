@@ -27,9 +27,6 @@ SAID = pytest.StashKey[list[str]]()
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what peers run."""
     folder = tmp_path_factory.mktemp("peers")
-    # Containers find it below pytest's own folder, which is root's.
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
     make_image(folder)
     return folder
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.plane import ending_with_us
+from tests.processes import ROOT
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SERVER, CALLER = HERE / "programs" / "server.py", HERE / "programs" / "caller.py"
 
 # How long any answer may take; calls of the tests have deadlines far below it.
