@@ -10,7 +10,7 @@ import click
 
 from pymicro.cli.report import dump, on_terminal, printable, say
 
-__all__ = ["Changes", "output_option", "print_array", "print_table", "watch_option"]
+__all__ = ["Changes", "columns", "output_option", "print_array", "print_table", "watch_option"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,13 +39,14 @@ def watch_option(command: F) -> F:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns wide enough for what is in them, the same on a terminal and in a pipe."""
-    for line in _columns([header, *rows]):
+    for line in columns([header, *rows]):
         say(line)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[printable(cell).replace("\n", "\\n") or "-" for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+def columns(rows: Sequence[Sequence[str]], *, empty: str = "-") -> list[str]:
+    """A line for each row, the columns as wide as what is in them; `empty` is written for nothing."""
+    cells = [[printable(cell).replace("\n", "\\n") or empty for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
@@ -79,5 +80,5 @@ class Changes(Generic[T]):
         self._shown = rows
         if lines:
             now = time.strftime("%H:%M:%S")
-            for line in _columns([[now, mark, *row] for mark, row in lines]):
+            for line in columns([[now, mark, *row] for mark, row in lines]):
                 say(line)

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pymicro.cli.clients import make_client, run
+from pymicro.cli.clients import make_client, nobody, run
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
 from pymicro.cli.report import EXIT_FAILED, dump, note, say
 from pymicro.errors import RegistryError
-from pymicro.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.node import Node, NodeSet
-    from pymicro.standalone import Client
 
 __all__ = ["nodes"]
 
@@ -50,7 +48,7 @@ async def _list(service: str, output: str, argv: Sequence[str]) -> int:
             wide = output == "wide"
             print_table(_header(wide), [_row(node, wide) for node in found])
         if not found:
-            note(await _nobody(client, service))
+            note(await nobody(client, service))
     return 0 if found else EXIT_FAILED
 
 
@@ -69,7 +67,7 @@ async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
                         else:
                             changes.show({node.key: node for node in found})
                         if not found:
-                            note(await _nobody(client, service))
+                            note(await nobody(client, service))
                         last = found
             except RegistryError as exc:
                 note(f"{exc}; asking again")
@@ -85,13 +83,3 @@ def _row(node: Node, wide: bool) -> list[str]:
     if wide:
         row.append(",".join(f"{key}={value}" for key, value in sorted(node.metadata.items())))
     return row
-
-
-async def _nobody(client: Client, service: str) -> str:
-    if not client.selector.uses_registry:
-        return f"no node of {service}: {client.selector.describe(service)} gives none"
-    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
-    try:
-        return message + did_you_mean(service, await client.services())
-    except RegistryError:  # one that cannot list services
-        return message

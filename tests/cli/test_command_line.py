@@ -8,7 +8,9 @@ import pytest
 import pymicro as package
 from tests.cli_support import Commands, Result
 
-COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+COMMANDS = [
+    "run", "call", "services", "nodes", "list", "describe", "doctor", "manifest", "config",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

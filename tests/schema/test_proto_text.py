@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor_pb2 import FieldOptions, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FieldOptions, FileDescriptorProto
 
 from pymicro.schema import Schema, SymbolNotFound, Symbols, file_text, symbol_text
 from pymicro.schema.symbols import json_name
+from tests.described import compile_protos
 
 PROTOS = Path(__file__).parent / "protos"
 NAMES = [f"text/v1/{name}.proto" for name in ("bare", "edition", "new", "old", "options")]
 
 
-def compiled(source: Path, output: Path, *, comments: bool) -> dict[str, FileDescriptorProto]:
-    argv = [sys.executable, "-m", "grpc_tools.protoc", f"-I{source}", "--include_imports"]
-    argv += [f"--descriptor_set_out={output}", *(["--include_source_info"] if comments else []), *NAMES]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return {file.name: file for file in FileDescriptorSet.FromString(output.read_bytes()).file}
-
-
 @functools.cache
 def parsed(folder: Path, comments: bool) -> tuple[dict[str, FileDescriptorProto], Schema, Symbols]:
-    files = compiled(PROTOS, folder / f"set-{comments}.pb", comments=comments)
+    files = compile_protos(PROTOS, folder / f"set-{comments}.pb", NAMES, comments=comments)
     schema = Schema()
     schema.add(files.values())
     return files, schema, Symbols(schema.files())
@@ -69,7 +60,7 @@ def test_protoc_makes_the_same_descriptors_and_comments_of_what_is_printed(
             path = tmp_path / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file_text(file, symbols))
-    again = compiled(tmp_path, tmp_path / "again.pb", comments=comments)
+    again = compile_protos(tmp_path, tmp_path / "again.pb", NAMES, comments=comments)
     for name in NAMES:
         before, after = files[name], again[name]
         assert comments_of(after) == comments_of(before)
