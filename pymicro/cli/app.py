@@ -35,6 +35,7 @@ _COMMANDS = [
     "nodes",
     "list",
     "describe",
+    "health",
     "doctor",
     "manifest",
     "config",

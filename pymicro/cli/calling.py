@@ -12,14 +12,13 @@ from typing import Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from pymicro.cli.clients import at_address, make_client, read_address
+from pymicro.cli.clients import at_address, make_client, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
 from pymicro.cli.types import ProtoFiles, Reflected, Types
 from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
-from pymicro.durations import parse_duration
 from pymicro.schema import MethodNotFound, SchemaError
 from pymicro.status import RpcError
 
@@ -65,17 +64,11 @@ class CallOptions:
         Raises:
             InputError: One cannot be used; says which.
         """
-        seconds = None
-        if timeout is not None:
-            try:
-                seconds = parse_duration(timeout)
-            except ValueError as exc:
-                raise InputError(f"--timeout: {exc}") from None
         return cls(
             service=service,
             method=method,
             requests=open_requests(request_json),
-            timeout=seconds,
+            timeout=None if timeout is None else read_seconds("--timeout", timeout),
             headers=tuple(_read_header(text) for text in headers),
             address=None if address is None else read_address(address),
             **rest,

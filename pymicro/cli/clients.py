@@ -10,13 +10,14 @@ import click
 
 from pymicro.address import join_address, split_address
 from pymicro.cli.report import InputError
+from pymicro.durations import parse_duration
 from pymicro.errors import RegistryError
 from pymicro.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.standalone import Client
 
-__all__ = ["address_option", "at_address", "make_client", "nobody", "read_address", "run"]
+__all__ = ["address_option", "at_address", "make_client", "nobody", "read_address", "read_seconds", "run"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +39,18 @@ def read_address(text: str) -> str:
     except ValueError as exc:
         raise InputError(f"--address: {exc}") from None
     return join_address(host or "127.0.0.1", port)
+
+
+def read_seconds(flag: str, text: str) -> float:
+    """Seconds from a flag's text, such as `500ms`.
+
+    Raises:
+        InputError: It is no duration; names the flag.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise InputError(f"{flag}: {exc}") from None
 
 
 def at_address(argv: Sequence[str], service: str, address: str | None) -> list[str]:

@@ -1,18 +1,16 @@
-"""Tables for people, arrays for programs, and changes as they happen."""
+"""Tables for people and arrays for programs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from pymicro.cli.report import dump, on_terminal, printable, say
 
-__all__ = ["Changes", "columns", "output_option", "print_array", "print_table", "watch_option"]
+__all__ = ["columns", "output_option", "print_array", "print_table", "watch_option"]
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -33,7 +31,8 @@ def watch_option(command: F) -> F:
         "-w",
         "--watch",
         is_flag=True,
-        help="Go on and print each change: + came, - left, ~ changed; with -o json the whole array.",
+        help="Go on: redrawn in place on a terminal, in a pipe a line for each change "
+        "(+ came, - left, ~ changed), with -o json the whole array.",
     )(command)
 
 
@@ -56,29 +55,3 @@ def columns(rows: Sequence[Sequence[str]], *, empty: str = "-") -> list[str]:
 def print_array(items: Sequence[Any]) -> None:
     """A JSON array: indented on a terminal, one line in a pipe."""
     say(dump(list(items), pretty=on_terminal()))
-
-
-class Changes(Generic[T]):
-    """Prints what became of a set of things since it was last shown.
-
-    Args:
-        row: What is shown of one thing. Two with equal rows are equal.
-    """
-
-    def __init__(self, row: Callable[[T], Sequence[str]]) -> None:
-        self._row = row
-        self._shown: dict[str, Sequence[str]] = {}
-
-    def show(self, things: Mapping[str, T]) -> None:
-        """Print a line for each thing that came, left or changed."""
-        rows = {key: self._row(thing) for key, thing in things.items()}
-        lines = [("-", row) for key, row in self._shown.items() if key not in rows]
-        for key, row in rows.items():
-            before = self._shown.get(key)
-            if before != row:
-                lines.append(("+" if before is None else "~", row))
-        self._shown = rows
-        if lines:
-            now = time.strftime("%H:%M:%S")
-            for line in columns([[now, mark, *row] for mark, row in lines]):
-                say(line)

@@ -11,8 +11,9 @@ import click
 
 from pymicro.cli.clients import make_client, nobody, run
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
-from pymicro.cli.report import EXIT_FAILED, dump, note, say
+from pymicro.cli.listing import output_option, print_array, print_table, watch_option
+from pymicro.cli.report import EXIT_FAILED, note
+from pymicro.cli.views import Form, open_view
 from pymicro.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -53,25 +54,28 @@ async def _list(service: str, output: str, argv: Sequence[str]) -> int:
 
 
 async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
-    changes: Changes[Node] = Changes(lambda node: _row(node, output == "wide"))
+    wide = output == "wide"
+    form: Form[Node] = Form(
+        title=f"nodes of {service}",
+        header=_header(wide),
+        row=lambda node: _row(node, wide),
+        to_json=lambda node: node.to_json(),
+    )
     last: NodeSet | None = None
     async with make_client(argv) as client:
-        while True:
-            try:
-                async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
-                    async for found in sets:
-                        if found == last:
-                            continue
-                        if output == "json":
-                            say(dump([node.to_json() for node in found]))
-                        else:
-                            changes.show({node.key: node for node in found})
-                        if not found:
-                            note(await nobody(client, service))
-                        last = found
-            except RegistryError as exc:
-                note(f"{exc}; asking again")
-            await asyncio.sleep(_RETRY)
+        with open_view(output, form) as view:
+            while True:
+                try:
+                    async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
+                        async for found in sets:
+                            if found == last:
+                                continue
+                            remark = "" if found else await nobody(client, service)
+                            view.show({node.key: node for node in found}, remark)
+                            last = found
+                except RegistryError as exc:
+                    view.remark(f"{exc}; asking again")
+                await asyncio.sleep(_RETRY)
 
 
 def _header(wide: bool) -> list[str]:

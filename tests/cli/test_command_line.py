@@ -9,7 +9,7 @@ import pymicro as package
 from tests.cli_support import Commands, Result
 
 COMMANDS = [
-    "run", "call", "services", "nodes", "list", "describe", "doctor", "manifest", "config",
+    "run", "call", "services", "nodes", "list", "describe", "health", "doctor", "manifest", "config",
 ]  # fmt: skip
 
 
