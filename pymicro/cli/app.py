@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from pymicro._version import __version__
+from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import (
     EXIT_FAILED,
@@ -39,6 +40,7 @@ _COMMANDS = [
     "doctor",
     "manifest",
     "config",
+    "completion",
 ]
 
 
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(argv: list[str]) -> int:
+    if instruction := os.environ.get(VARIABLE):
+        answer(_pymicro, instruction)
     session = Session()
     # Started with `>&-` or by a daemon there are none, and nobody to print for.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

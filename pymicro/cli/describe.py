@@ -5,14 +5,15 @@ from __future__ import annotations
 import click
 
 from pymicro.cli.clients import address_option, read_address, run
+from pymicro.cli.completing import complete_services, complete_symbols
 from pymicro.cli.flags import SettingsCommand, settings_argv
 
 __all__ = ["describe"]
 
 
 @click.command("describe", cls=SettingsCommand)
-@click.argument("service")
-@click.argument("symbol", default="", metavar="[SYMBOL]")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("symbol", default="", metavar="[SYMBOL]", shell_complete=complete_symbols)
 @click.option(
     "-o",
     "--output",

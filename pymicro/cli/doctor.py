@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pymicro.cli.clients import make_client, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import EXIT_FAILED, coloured, dump, on_terminal, printable, say
 
@@ -24,7 +25,7 @@ _CHECK = 24
 
 
 @click.command("doctor", cls=SettingsCommand)
-@click.argument("service", default="")
+@click.argument("service", default="", shell_complete=complete_services)
 @click.option(
     "-o",
     "--output",

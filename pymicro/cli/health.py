@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pymicro.cli.clients import address_option, read_address, read_seconds, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, watch_option
 from pymicro.cli.report import InputError
@@ -13,7 +14,7 @@ __all__ = ["health"]
 
 
 @click.command("health", cls=SettingsCommand)
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @output_option
 @watch_option
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pymicro.cli.clients import address_option, read_address, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option
 
@@ -13,7 +14,7 @@ __all__ = ["list"]
 
 # The command's name is one of Python's own, which nothing in this module needs.
 @click.command("list", cls=SettingsCommand)
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @output_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Health, reflection and the like too.")
 @address_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pymicro.cli.clients import make_client, nobody, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
 from pymicro.cli.report import EXIT_FAILED, note
@@ -26,7 +27,7 @@ _RETRY = 1.0
 
 
 @click.command("nodes", cls=SettingsCommand)
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @output_option
 @watch_option
 @click.pass_context

@@ -10,6 +10,7 @@ from tests.cli_support import Commands, Result
 
 COMMANDS = [
     "run", "call", "services", "nodes", "list", "describe", "health", "doctor", "manifest", "config",
+    "completion",
 ]  # fmt: skip
 
 
