@@ -1,4 +1,4 @@
-"""The client that commands work with."""
+"""The client that commands work with, and the words on the command line that choose its nodes."""
 
 from __future__ import annotations
 

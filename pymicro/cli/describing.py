@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymicro.cli.clients import at_address, make_client, nobody
-from pymicro.cli.reflecting import reflect
+from pymicro.cli.reflecting import Described, reflect
 from pymicro.cli.report import EXIT_FAILED, InputError, dump, note, on_terminal, printable, say
 from pymicro.client.reflection import NoReflection
 from pymicro.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_json
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from pymicro.standalone import Client
 
 __all__ = ["describe_service"]
 
@@ -26,34 +28,63 @@ async def describe_service(
             note(await nobody(client, service))
             return EXIT_FAILED
         try:
-            # Whatever is asked for by name is found, be it hidden or not.
-            every = everything or bool(symbol)
-            reflected = await reflect(client, service, everything=every, symbol=symbol)
+            if symbol:
+                shown = await _find(client, service, symbol, everything=everything)
+            else:
+                shown = await _services(client, service, everything=everything)
         except NoReflection as exc:
             shows = f"'pymicro list {service}' shows what its registry record lists"
             raise NoReflection(str(exc) if address else f"{exc}; {shows}") from exc
-    files = reflected.schema.files()
-    symbols = Symbols(files)
-    for name in reflected.names:
-        if symbols.get(name) is None and not symbol:
-            note(f"the server names {name} and does not describe it")
-    as_json = output == "json"
-    if not symbol:
-        services = [found for name in reflected.names if (found := symbols.get(name)) is not None]
-        _print([_to_json(found) for found in services] if as_json else _source(services, symbols))
-        if not services and reflected.hidden:
-            note(f"nothing but {', '.join(reflected.hidden)}: --all shows these")
-        return 0
-    file = next((file for file in files if file.name == symbol), None)
-    if file is not None:
-        _print(_file_to_json(file) if as_json else file_text(file, symbols))
-        return 0
-    try:
-        found = symbols.find(symbol)
-    except SymbolNotFound as exc:
-        raise InputError(str(exc)) from exc
-    _print(_to_json(found) if as_json else _source(_with_messages(found, symbols), symbols))
+    if output == "json":
+        say(dump(shown.document, pretty=on_terminal()))
+    elif shown.source:
+        say(printable(shown.source.removesuffix("\n")))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is printed, in both forms."""
+
+    source: str
+    document: Any
+
+
+async def _services(client: Client, service: str, *, everything: bool) -> _Shown:
+    described = await reflect(client, service, everything=everything)
+    symbols = Symbols(described.schema.files())
+    found = []
+    for name in described.names:
+        if symbol := symbols.get(name):
+            found.append(symbol)
+        else:
+            note(f"the server names {name} and does not describe it")
+    if not described.names:
+        hidden = ", ".join(described.hidden)
+        note(f"nothing but {hidden}: --all shows these" if hidden else "no proto service at all")
+    return _Shown(_source(found, symbols), [_to_json(symbol) for symbol in found])
+
+
+async def _find(client: Client, service: str, text: str, *, everything: bool) -> _Shown:
+    """What is asked for by name is found also among what is not shown otherwise."""
+    described = await reflect(client, service, everything=everything, symbol=text)
+    try:
+        return _search(described, text)
+    except SymbolNotFound as exc:
+        with suppress(SymbolNotFound):
+            return _search(await reflect(client, service, everything=True), text)
+        raise InputError(str(exc)) from exc
+
+
+def _search(described: Described, text: str) -> _Shown:
+    files = described.schema.files()
+    symbols = Symbols(files)
+    for file in files:
+        if file.name == text:
+            document = {"name": file.name, "kind": "file", "file": file.name, "descriptor": to_json(file)}
+            return _Shown(file_text(file, symbols), document)
+    found = symbols.find(text)
+    return _Shown(_source(_with_messages(found, symbols), symbols), _to_json(found))
 
 
 def _with_messages(symbol: Symbol, symbols: Symbols) -> list[Symbol]:
@@ -66,7 +97,7 @@ def _with_messages(symbol: Symbol, symbols: Symbols) -> list[Symbol]:
 
 
 def _source(found: Sequence[Symbol], symbols: Symbols) -> str:
-    # The first line is a comment of nothing, also where all of it is pasted into a proto file.
+    # As a comment with an empty line behind it, so that all of it can be pasted into a proto file.
     parts = [f"// {symbol.name}, in {symbol.file.name}\n\n{symbol_text(symbol, symbols)}" for symbol in found]
     return "\n".join(parts)
 
@@ -78,15 +109,3 @@ def _to_json(symbol: Symbol) -> dict[str, Any]:
         "file": symbol.file.name,
         "descriptor": to_json(symbol.descriptor),
     }
-
-
-def _file_to_json(file: FileDescriptorProto) -> dict[str, Any]:
-    return {"name": file.name, "kind": "file", "file": file.name, "descriptor": to_json(file)}
-
-
-def _print(shown: Any) -> None:
-    if isinstance(shown, str):
-        if shown:
-            say(printable(shown.removesuffix("\n")))
-    else:
-        say(dump(shown, pretty=on_terminal()))

@@ -262,6 +262,8 @@ class _Watched:
         question = self._question
 
         def tell(found: Health | RpcError) -> None:
+            if node.key not in self._followed:
+                return  # it has left, and its tasks have not ended yet
             if isinstance(found, Health):
                 self._states[node.key] = _State(node, found)
             else:

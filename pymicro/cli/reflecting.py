@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from pymicro.standalone import Client
 
-__all__ = ["Reflected", "reflect"]
+__all__ = ["Described", "reflect"]
 
 # What a server has besides what it is there for.
 _INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
 
 
 @dataclass(frozen=True, slots=True)
-class Reflected:
+class Described:
     """The proto services of a server.
 
     Attributes:
@@ -41,7 +41,7 @@ class Reflected:
         return {name: known.get(name) for name in self.names}
 
 
-async def reflect(client: Client, service: str, *, everything: bool, symbol: str = "") -> Reflected:
+async def reflect(client: Client, service: str, *, everything: bool, symbol: str = "") -> Described:
     """Ask the nodes of a service about their proto services.
 
     Each question may be answered by another node, as any call.
@@ -61,12 +61,12 @@ async def reflect(client: Client, service: str, *, everything: bool, symbol: str
     reflection = ReflectionClient(client.channel(service), timeout=timeout)
     found = await reflection.list_services()
     hidden = [] if everything else [name for name in found if name.startswith(_INFRASTRUCTURE)]
-    reflected = Reflected([name for name in found if name not in hidden], hidden)
-    for name in reflected.names:
+    described = Described([name for name in found if name not in hidden], hidden)
+    for name in described.names:
         # Some servers name a service whose files they do not have.
         with suppress(NotReflected, SchemaError):
-            reflected.schema.add(await reflection.files_containing(name))
+            described.schema.add(await reflection.files_containing(name))
     if symbol:
         with suppress(NotReflected, SchemaError):
-            reflected.schema.add(await reflection.files_containing(symbol))
-    return reflected
+            described.schema.add(await reflection.files_containing(symbol))
+    return described

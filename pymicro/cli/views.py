@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -56,7 +56,7 @@ class View(Protocol[T_contra]):
 
         Args:
             things: In the order in which they are shown.
-            remark: About this state, such as why there is nothing.
+            remark: About this state, such as why there is nothing; said once while it stays the same.
         """
 
     def remark(self, text: str) -> None:
@@ -80,10 +80,23 @@ def open_view(output: str, form: Form[T]) -> Iterator[View[T]]:
         yield _Lines(form)
 
 
-class _Lines(Generic[T]):
+class _Remarked:
+    """Says what there is to say besides on stderr, each thing once."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def remark(self, text: str) -> None:
+        if text and text != self._said:
+            note(text)
+        self._said = text
+
+
+class _Lines(_Remarked, Generic[T]):
     """A line for each thing that came (+), left (-) or changed (~)."""
 
     def __init__(self, form: Form[T]) -> None:
+        super().__init__()
         self._form = form
         self._shown: dict[str, Sequence[str]] = {}
 
@@ -99,17 +112,14 @@ class _Lines(Generic[T]):
             now = time.strftime("%H:%M:%S")
             for line in columns([[now, mark, *row] for mark, row in lines]):
                 say(line)
-        if remark:
-            note(remark)
-
-    def remark(self, text: str) -> None:
-        note(text)
+        self.remark(remark)
 
 
-class _Documents(Generic[T]):
+class _Documents(_Remarked, Generic[T]):
     """All of it as one JSON document whenever something changed."""
 
     def __init__(self, form: Form[T]) -> None:
+        super().__init__()
         self._form = form
         self._shown: dict[str, Sequence[str]] | None = None
 
@@ -118,11 +128,7 @@ class _Documents(Generic[T]):
         if rows != self._shown:
             self._shown = rows
             say(dump([self._form.to_json(thing) for thing in things.values()]))
-        if remark:
-            note(remark)
-
-    def remark(self, text: str) -> None:
-        note(text)
+        self.remark(remark)
 
 
 # The other screen (which the terminal's own lines survive, and no resize rewraps), long
@@ -192,7 +198,8 @@ class _Screen(Generic[T]):
         self._draw()
 
     def _end(self, number: signal.Signals) -> None:
-        self.leave()  # this makes the signal's effect the usual one again
+        with suppress(OSError):  # a terminal that is gone, which SIGHUP says
+            self.leave()  # makes the signal's effect the usual one again, first of all
         os.kill(os.getpid(), number)
 
     def _draw(self) -> None:

@@ -1,7 +1,8 @@
 """Proto source from descriptors: what protoc reads back as the same descriptors.
 
-Comments come back where the descriptors carry them (`source_code_info`), and with
-them the order in which things stood; else services come first and types after.
+Comments come back where the descriptors carry them (`source_code_info`), all but
+those at options, and with them the order in which things stood; else services
+come first and types after.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2
 
 from tests.cli_support import Commands, Result
 from tests.described import DescribedServer, compile_protos
@@ -84,6 +85,16 @@ async def test_comments_and_options_of_ones_own_are_shown_where_the_server_has_t
         described = json.loads(as_json.out)
         assert (described["kind"], described["file"]) == ("message", "text/v1/new.proto")
         assert described["descriptor"]["options"]["[text.options.message_rule]"] == {"path": "p"}
+
+
+async def test_what_is_hidden_is_found_by_its_name(pymicro: Commands) -> None:
+    file = FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(file)
+    async with DescribedServer([file], ["grpc.health.v1.Health"]) as server:
+        result = await pymicro("describe", "x", "--address", server.address)
+        assert result == Result(0, "", "nothing but grpc.health.v1.Health: --all shows these\n")
+        result = await pymicro("describe", "x", "Health", "--address", server.address)
+        assert "\nservice Health {\n" in result.out
 
 
 async def test_a_servers_words_cannot_steer_the_terminal(pymicro: Commands) -> None:
