@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from pymicro.config import load
@@ -110,11 +111,22 @@ async def test_what_the_record_does_not_say_is_asked_of_a_server(
 
 
 async def test_a_server_that_does_not_answer_holds_nobody_up(pymicro: Commands) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        # Longer than a command of these tests may take.
-        slow = "--client-request-timeout = 10m"
+    async def hang(requests: Any, context: Any) -> None:
+        await asyncio.Event().wait()
+
+    server = grpc.aio.server()
+    handler = grpc.stream_stream_rpc_method_handler(hang)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(V1, {"ServerReflectionInfo": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    # Longer than a command of these tests may take.
+    slow = "--client-request-timeout = 10m"
+    try:
         await offers(pymicro, (f"pymicro call x {slow} --address 127.0.0.1 : {port} ", []))
+    finally:
+        await server.stop(0)
 
 
 async def test_nonsense_is_silence(pymicro: Commands) -> None:

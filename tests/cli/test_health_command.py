@@ -13,10 +13,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from pymicro.client.health import Health, follow_health
 from pymicro.config import load
 from pymicro.node import Node
 from pymicro.registry.local import LocalRegistry
-from tests.cli_support import Commands, Result, next_line
+from pymicro.status import RpcError
+from tests.cli_support import PATIENCE, Commands, Result, next_line
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,8 +66,13 @@ async def test_every_node_is_asked_and_exit_0_means_all_serve(pymicro: Commands)
         assert head.split() == ["ADDRESS", "TIME", "HEALTH"]
         for row, address in zip(rows, sorted(addresses), strict=True):
             assert re.fullmatch(rf"{address}  \d+\.\d ms +SERVING", row)
-        of_one = await pymicro("health", "shop", "-n", "shop.v1.Shop", "--address", addresses[0])
-        assert (of_one.code, of_one.out.splitlines()[1].split()[-1]) == (1, "NOT_SERVING")
+        # Of one service the first node says no, and one is enough.
+        mixed = await pymicro("health", "shop", "-n", "shop.v1.Shop", **static(*addresses))
+        assert mixed.code == 1
+        assert {row.split()[0]: row.split()[-1] for row in mixed.out.splitlines()[1:]} == {
+            addresses[0]: "NOT_SERVING",
+            addresses[1]: "SERVING",
+        }
         unknown = await pymicro("health", "shop", "--name", "nobody", "--address", addresses[0])
         assert (unknown.code, unknown.out.splitlines()[1].split()) == (
             1,
@@ -133,6 +140,37 @@ async def test_bad_input_is_one_message(pymicro: Commands, argv: tuple[str, ...]
     result = await pymicro("health", "shop", *argv)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"pymicro health: {words}")
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_change_is_told_by_watch_or_else_found_by_asking_again(watched: bool) -> None:
+    servicer: Any = health.aio.HealthServicer() if watched else CheckOnly()
+    told: asyncio.Queue[Health | RpcError] = asyncio.Queue()
+
+    async def until(status: str) -> None:
+        while True:
+            found = await asyncio.wait_for(told.get(), PATIENCE)
+            assert isinstance(found, Health)
+            assert found.seconds >= 0
+            if found.status == status:
+                return
+
+    async with serving(servicer) as (address,):
+        # What is watched is not asked a second time in this test.
+        following = asyncio.create_task(
+            follow_health(
+                Node("a", address), load({}, environ={}), told.put_nowait, interval=3600 if watched else 0.01
+            )
+        )
+        await until("SERVING")
+        if watched:
+            await servicer.set("", NOT_SERVING)
+        else:
+            servicer.status = NOT_SERVING
+        await until("NOT_SERVING")
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
 
 
 async def test_watched_health_is_a_line_for_each_change(pymicro: Commands, registry_folder: str) -> None:
