@@ -5,14 +5,15 @@ from __future__ import annotations
 import click
 
 from pymicro.cli.clients import run
+from pymicro.cli.completing import complete_methods, complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 
 __all__ = ["call"]
 
 
 @click.command("call", cls=SettingsCommand)
-@click.argument("service")
-@click.argument("method")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("method", shell_complete=complete_methods)
 @click.argument("request_json", metavar="[JSON]", default="{}")
 @click.option(
     "--timeout",

@@ -12,15 +12,13 @@ from typing import Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from pymicro.address import join_address, split_address
-from pymicro.cli.clients import make_client
+from pymicro.cli.clients import at_address, make_client, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
 from pymicro.cli.types import ProtoFiles, Reflected, Types
 from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
-from pymicro.durations import parse_duration
 from pymicro.schema import MethodNotFound, SchemaError
 from pymicro.status import RpcError
 
@@ -66,39 +64,15 @@ class CallOptions:
         Raises:
             InputError: One cannot be used; says which.
         """
-        seconds = None
-        if timeout is not None:
-            try:
-                seconds = parse_duration(timeout)
-            except ValueError as exc:
-                raise InputError(f"--timeout: {exc}") from None
-        if address is not None:
-            try:
-                host, port = split_address(address)
-            except ValueError as exc:
-                raise InputError(f"--address: {exc}") from None
-            address = join_address(host or "127.0.0.1", port)
         return cls(
             service=service,
             method=method,
             requests=open_requests(request_json),
-            timeout=seconds,
+            timeout=None if timeout is None else read_seconds("--timeout", timeout),
             headers=tuple(_read_header(text) for text in headers),
-            address=address,
+            address=None if address is None else read_address(address),
             **rest,
         )
-
-    def settings(self, argv: Sequence[str]) -> list[str]:
-        """The settings' flags, such that `address` is the only node if it is given."""
-        if self.address is None:
-            return list(argv)
-        kept = [flag for flag in argv if not flag.startswith(("--registry", "--selector"))]
-        return [
-            *kept,
-            "--registry=static",
-            f"--registry-address={self.service}={self.address}",
-            "--selector=registry",
-        ]
 
 
 # What gRPC allows, and grpc-core asserts.
@@ -132,7 +106,7 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     proto_files = ProtoFiles(options.protos, options.proto_paths) if options.protos else None
-    async with make_client(options.settings(argv)) as client:
+    async with make_client(at_address(argv, options.service, options.address)) as client:
         # --timeout 0 is for the channel to hear: a call's own None means its default.
         channel = client.channel(options.service, timeout=None if options.timeout == 0 else UNSET)
         types: Types | None = proto_files

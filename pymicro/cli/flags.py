@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from pymicro import plugins
 from pymicro.cli.report import Session
@@ -88,6 +89,13 @@ class _SettingOption(click.Option):
             callback=_keep,
         )
         self.setting = setting
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The values, where there is a choice of them."""
+        kind = self.setting.kind.metavar
+        group = _PLUGINS.get(self.setting.name)
+        values = plugins.known(group) if group else kind.split("|") if "|" in kind else []
+        return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
 def is_setting(param: click.Parameter) -> bool:

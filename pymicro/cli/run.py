@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pymicro.cli.completing import complete_files
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import EXIT_FAILED, Session, complain
 
@@ -17,7 +18,7 @@ __all__ = ["run"]
     # What follows TARGET is the program's.
     context_settings={"allow_interspersed_args": False},
 )
-@click.argument("target")
+@click.argument("target", shell_complete=complete_files)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS]...")
 @click.option("--print-config", is_flag=True, help="Show each setting with its value and source, and exit.")
 @click.pass_context

@@ -8,7 +8,10 @@ import pytest
 import pymicro as package
 from tests.cli_support import Commands, Result
 
-COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+COMMANDS = [
+    "run", "call", "services", "nodes", "list", "describe", "health", "doctor", "manifest", "config",
+    "completion",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
