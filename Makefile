@@ -35,8 +35,7 @@ $(INSTALLED): pyproject.toml
 gen: $(GENERATED) ## Python code of the examples' protos (git-ignored)
 
 $(GENERATED): $(PROTOS) $(INSTALLED)
-	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=examples/greeter \
-		--pyi_out=examples/greeter --grpc_python_out=examples/greeter $(PROTOS)
+	$(BIN)/python -m pymicro gen --include protos --out examples/greeter $(PROTOS)
 	@touch $@
 
 demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a clean stop
@@ -74,8 +73,9 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(GENERATED) ## mypy, strict
+types: $(GENERATED) ## mypy, strict; of the examples too, with the types that `pymicro gen` makes
 	$(BIN)/mypy
+	cd examples/greeter && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 
 bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
