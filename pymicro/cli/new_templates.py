@@ -312,7 +312,7 @@ RUN python -m pip install --no-cache-dir "pip>=25.1"
 # generated code refuses an older runtime.
 RUN python -m pip install --no-cache-dir --group gen --editable . ${PYMICRO} \\
     && python -m pymicro gen -I protos protos \\
-    && python -m pip freeze --exclude-editable > /constraints.txt
+    && python -m pip freeze --exclude-editable --exclude pymicro-grpc > /constraints.txt
 RUN python -m venv --without-pip /venv \\
     && python -m pip --python /venv/bin/python install --no-cache-dir \\
         --constraint /constraints.txt . ${PYMICRO}
