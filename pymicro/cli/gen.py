@@ -95,21 +95,19 @@ def _local(compiled: Compiled, sources: Sources, out: Path) -> frozenset[str]:
         InputError: There would be no code of a proto that is imported.
     """
     local = set(map(module_of, sources.files))
-    for file in compiled.described.file:
-        if file.name not in sources.files:
+    for file in compiled.described.file:  # all that is imported, however far away
+        own = sources.find(file.name)
+        if own is None or file.name in sources.files or file.name in sources.left_out:
             continue
-        for name in file.dependency:
-            own = sources.find(name)
-            module = module_of(name)
-            if module in local or own is None or name in sources.left_out:
-                continue
-            if (out / f"{module.replace('.', '/')}.py").is_file():
-                local.add(module)
-            elif not sources.has_installed(name):
-                raise InputError(
-                    f"{shown(sources.files[file.name])} imports {name}, of which there is no Python code in "
-                    f"{shown(out)}: name {shown(own)} too"
-                )
+        module = module_of(file.name)
+        if (out / f"{module.replace('.', '/')}.py").is_file():
+            local.add(module)
+        elif not sources.has_installed(file.name):
+            importer = next(other for other in compiled.described.file if file.name in other.dependency)
+            raise InputError(
+                f"{importer.name} imports {file.name}, of which there is no Python code in {shown(out)}: "
+                f"name {shown(own)} too"
+            )
     return frozenset(local)
 
 

@@ -147,25 +147,23 @@ def _differs(path: Path, text: str) -> bool:
 def _stale(files: Mapping[Path, str], sources: Sources, out: Path) -> Iterator[Path]:
     """Generated files that `files` does not have, in the packages that it has something in."""
     tops = {path.relative_to(out).parts[0] for path in files}
-    for top in tops:
-        found = (out / top).rglob("*_pb2.py") if (out / top).is_dir() else [out / top]
-        for path in found:
-            name = _source_of(path)
-            # Only if it was made of names that begin where ours do.
-            if name is None or out / f"{module_of(name).replace('.', '/')}.py" != path:
-                continue
-            if path in files or sources.find(name) is None:
-                siblings = (path.with_name(path.name.removesuffix(".py") + kind) for kind in _KINDS)
-                yield from (sibling for sibling in siblings if sibling not in files and sibling.exists())
+    folders = [out / top for top in tops if (out / top).is_dir()]
+    found = {path for folder in folders for path in folder.rglob("*_pb2.py")}
+    if any(path.parent == out for path in files):
+        found.update(out.glob("*_pb2.py"))
+    for path in found:
+        name = _source_of(path)
+        # Only if it was made of names that begin where ours do.
+        if name is None or out / f"{module_of(name).replace('.', '/')}.py" != path:
+            continue
+        if path in files or sources.find(name) is None:
+            siblings = (path.with_name(path.name.removesuffix(".py") + kind) for kind in _KINDS)
+            yield from (sibling for sibling in siblings if sibling not in files and sibling.exists())
 
 
 def _source_of(path: Path) -> str | None:
-    if not path.name.endswith("_pb2.py"):
-        return None
-    try:
-        with path.open("rb") as file:
-            head = file.read(1000)
-    except OSError:
-        return None
-    found = _SOURCE.search(head)
-    return found[1].decode(errors="replace") if found else None
+    """The proto that protoc made a file of."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        found = _SOURCE.search(file.read(1000))
+        return found[1].decode(errors="replace") if found else None
+    return None

@@ -319,11 +319,13 @@ async def test_trees_of_one_package_and_ones_own_modules_live_together(folder: F
 
 async def test_check_tells_what_would_change_and_changes_nothing(folder: Folder) -> None:
     folder.write({"shop/v1/money.proto": MONEY, "shop/v1/old.proto": MONEY.replace("Money", "Old")})
+    folder.write({"now.proto": 'syntax = "proto3";', "was.proto": 'syntax = "proto3";'})
     await folder.gen()
     result = await folder.pymicro("gen", "--check")
-    assert (result.code, result.out) == (0, "up to date: 4 files\n")
+    assert (result.code, result.out) == (0, "up to date: 8 files\n")
 
     (folder.path / "protos/shop/v1/old.proto").unlink()
+    (folder.path / "protos/was.proto").unlink()
     (folder.path / "protos/shop/v1/money.proto").write_text(MONEY.replace("cents", "pence"))
     (folder.path / "shop/__init__.py").unlink()
     before = folder.content()
@@ -335,8 +337,10 @@ async def test_check_tells_what_would_change_and_changes_nothing(folder: Folder)
         "differs  shop/v1/money_pb2.pyi",
         "stale    shop/v1/old_pb2.py",
         "stale    shop/v1/old_pb2.pyi",
+        "stale    was_pb2.py",
+        "stale    was_pb2.pyi",
     ]
-    assert result.err.splitlines()[-1] == "5 files to mend: run this without --check"
+    assert result.err.splitlines()[-1] == "7 files to mend: run this without --check"
     assert folder.content() == before
 
     result = await folder.pymicro("gen")
@@ -418,12 +422,26 @@ async def test_an_import_needs_code_which_may_have_been_made_before(folder: Fold
     argv = ("-I", "protos", "protos/stock/stock-level.proto")
     message = await folder.refused(*argv)
     assert message == (
-        "pymicro gen: protos/stock/stock-level.proto imports shop/v1/money.proto, of which there is no "
-        "Python code in .: name protos/shop/v1/money.proto too\n"
+        "pymicro gen: stock/stock-level.proto imports shop/v1/money.proto, of which there is no Python code "
+        "in .: name protos/shop/v1/money.proto too\n"
     )
     await folder.gen("-I", "protos", "protos/shop/v1/money.proto")
     await folder.gen(*argv)
     folder.python("from stock.stock_level_pb2 import Level, Money")
+
+
+async def test_what_is_imported_by_way_of_others_is_relative_too(folder: Folder) -> None:
+    through = (
+        'syntax = "proto3"; package a; import "stock/stock-level.proto"; service A {rpc Go(%s) returns (%s);}'
+    )
+    folder.write({**ALL, "a/a.proto": through % ("shop.v1.Money", "stock.Level")})
+    folder.write({"__init__.py": ""}, "app")
+    await folder.gen("-o", "app")
+    for name in ("a_pb2.py", "a_pb2.pyi", "a_pb2_grpc.py", "a_pb2_grpc.pyi"):
+        (folder.path / "app/a" / name).unlink()
+    await folder.gen("-o", "app", "-I", "protos", "protos/a/a.proto")
+    assert "\nfrom ..shop.v1 import money_pb2" in (folder.path / "app/a/a_pb2_grpc.pyi").read_text()
+    folder.python("import app.a.a_pb2_grpc")
 
 
 async def test_a_copy_of_googles_protos_is_not_made_again(folder: Folder) -> None:
