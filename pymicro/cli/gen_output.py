@@ -59,10 +59,6 @@ def with_packages(texts: Mapping[str, str], out: Path) -> dict[Path, str]:
     folders = {folder for path in files for folder in path.parents if out in folder.parents}
     if in_package(out):
         folders.add(out)
-    else:
-        # The name google belongs to many, and none of them has an __init__.py.
-        google = out / "google"
-        folders -= {folder for folder in folders if folder == google or google in folder.parents}
     for folder in folders:
         init = folder / "__init__.py"
         if not init.exists():

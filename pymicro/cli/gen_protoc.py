@@ -59,8 +59,6 @@ def compile_protos(sources: Sources) -> Compiled:
                 *(f"--{kind}_out={code}" for kind in ("python", "pyi", "grpc_python")),
                 *sources.files,
             ],
-            # Not the user's: protoc prefers a file there to one of the include path.
-            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -382,6 +383,13 @@ async def test_the_same_bytes_come_from_any_folder_and_for_a_part_of_the_files(
     result = await folder.pymicro(*argv, cwd=elsewhere)
     assert result.code == 0, result.err
     assert folder.content() == before
+    # Nor what lies there and on the include path, which protoc would take for it.
+    folder.write({"old/shop/v1/money.proto": "nonsense"})
+    argv = ("gen", "-I", "..", "../shop/v1/money.proto", "-o", "../..")
+    result = await folder.pymicro(*argv, cwd=folder.path / "protos/old")
+    assert result.code == 0, result.err
+    shutil.rmtree(folder.path / "protos/old")
+    assert folder.content() == before
     # A file's names begin above the folders of its package.
     for path in ("protos/shop/v1/shop.proto", "protos/shop"):
         assert (await folder.gen(path)).startswith("unchanged: ")
@@ -411,7 +419,7 @@ async def test_a_warning_is_shown_and_the_code_written(folder: Folder) -> None:
 
 @pytest.mark.parametrize("obstacle", ["shop/v1", "shop/v1/money_pb2.pyi/x"])
 async def test_what_cannot_be_written_whole_is_not_written(folder: Folder, obstacle: str) -> None:
-    folder.write({"shop/v1/money.proto": MONEY, "a.proto": PLAIN})
+    folder.write({"shop/v1/money.proto": MONEY, "a/a.proto": 'syntax = "proto3"; package a;'})
     folder.write({obstacle: "in the way"}, "out")
     message = await folder.refused("-o", "out")
     assert "pymicro gen: cannot write out/shop/v1" in message
