@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pymicro.cli.flags import debug_option
-from pymicro.cli.gen_mend import Layout, mend, mend_types
+from pymicro.cli.gen_mend import Layout, check_code, mend, mend_types
 from pymicro.cli.gen_output import Output, check_names, in_package, with_packages
 from pymicro.cli.gen_protoc import Compiled, compile_protos
 from pymicro.cli.gen_sources import Sources, gather, module_of, shown
@@ -83,7 +83,8 @@ def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
         texts[f"{stem}.py"] = mend(compiled.texts[f"{stem}.py"], module, layout)
         texts[f"{stem}.pyi"] = mend_types(compiled.texts[f"{stem}.pyi"], module, layout)
         if file.service:
-            texts[f"{stem}_grpc.pyi"] = types_of_services(file, types, layout)
+            texts[f"{stem}_grpc.pyi"] = services = types_of_services(file, types, layout)
+            check_code(services, f"{module}_grpc", layout)
             texts[f"{stem}_grpc.py"] = mend(compiled.texts[f"{stem}_grpc.py"], f"{module}_grpc", layout)
     return texts
 

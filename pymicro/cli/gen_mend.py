@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pymicro.cli.report import InputError
 
-__all__ = ["Layout", "head_of_types", "mend", "mend_types"]
+__all__ = ["Layout", "check_code", "head_of_types", "mend", "mend_types"]
 
 # The three ways in which protoc imports a module that it has made, and the way of grpc's plug-in.
 _MODULE = re.compile(
@@ -85,7 +85,7 @@ def mend(text: str, module: str, layout: Layout) -> str:
     text = text.replace("\nimport importlib\n", "\n")
     text = _BY_CALL.sub(lambda found: layout.statement(module, found["module"], found["alias"]), text)
     text = _OWN_NAME.sub("__name__", _NAMES.sub(by_names, _MODULE.sub(by_module, text)))
-    check(text, module, layout)
+    check_code(text, module, layout)
     return text
 
 
@@ -115,7 +115,7 @@ def head_of_types(text: str) -> str:
     return f"# Made by `pymicro gen`. DO NOT EDIT!\n{untyped}"
 
 
-def check(text: str, module: str, layout: Layout) -> None:
+def check_code(text: str, module: str, layout: Layout) -> None:
     """Compile the code of `module`, and see that no import was missed."""
     try:
         with warnings.catch_warnings():
