@@ -38,6 +38,8 @@ _COMMANDS = [
     "describe",
     "health",
     "doctor",
+    "new",
+    "gen",
     "manifest",
     "config",
     "completion",

@@ -9,9 +9,20 @@ import pymicro as package
 from tests.cli_support import Commands, Result
 
 COMMANDS = [
-    "run", "call", "services", "nodes", "list", "describe", "health", "doctor", "manifest", "config",
+    "run",
+    "call",
+    "services",
+    "nodes",
+    "list",
+    "describe",
+    "health",
+    "doctor",
+    "new",
+    "gen",
+    "manifest",
+    "config",
     "completion",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
