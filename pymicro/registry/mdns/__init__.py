@@ -8,7 +8,7 @@ interface in `interfaces`; this is the registry over them.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
 from types import TracebackType
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from pymicro.config import Config
 
 __all__ = ["MdnsRegistry", "Timing"]
-
-log = logging.getLogger("pymicro.registry.mdns")
 
 
 class MdnsRegistry:
@@ -74,25 +72,31 @@ class MdnsRegistry:
         self._tasks: Tasks | None = None
         self._browser: Browser | None = None
         self._users = 0
+        # Who comes while the last one leaves finds the link closed, and opens it anew.
+        self._coming_and_going = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        if self._users == 0:
-            self._link.open()
-            try:
-                self._tasks = await Tasks(self.describe()).__aenter__()
-            except BaseException:
-                self._link.close()
-                raise
-            self._browser = Browser(self._link, self._tasks, self._timing)
-        self._users += 1
+        async with self._coming_and_going:
+            if not self._users:
+                self._link.open()
+                try:
+                    self._tasks = await Tasks(self.describe()).__aenter__()
+                except BaseException:
+                    self._link.close()
+                    raise
+                self._browser = Browser(self._link, self._tasks, self._timing)
+            self._users += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users:
-            return
+        async with self._coming_and_going:
+            self._users -= 1
+            if not self._users:
+                await self._close()
+
+    async def _close(self) -> None:
         tasks, browser = self._tasks, self._browser
         self._tasks = self._browser = None
         assert tasks is not None
@@ -100,7 +104,7 @@ class MdnsRegistry:
         try:
             await self._responder.close()
             browser.fail_all(RegistryError(f"{self.describe()} is closed"))
-            await tasks.__aexit__(kind, exc, traceback)
+            await tasks.__aexit__(None, None, None)
         finally:
             self._link.close()
 
@@ -199,7 +203,10 @@ class MdnsRegistry:
         yield Finding("multicast", "ok", f"our own question comes back on {where}")
         if interface.loopback:
             yield Finding(
-                "interface", "note", "only this machine is asked: registry_address names another interface"
+                "interface",
+                "note",
+                "this is asked on this machine only",
+                "for nodes on others, set registry_address to the interface that leads to them",
             )
         yield Finding("services", "ok", f"{', '.join(listed) or 'nobody'} answered")
         if not service:
@@ -247,7 +254,6 @@ class MdnsRegistry:
     def _check_address(self, node: Node) -> None:
         """Nobody else on the link could dial a loopback address."""
         interface = self._link.interface
-        host, _, _ = node.address.rpartition(":")
         try:
             host, _ = split_address(node.address)
             loopback = ip_address(host).is_loopback

@@ -22,7 +22,7 @@ class Timing:
         answer: When a question counts as unanswered.
         first: The pause after the first question; doubled after each one.
         longest: The pause does not grow past this.
-        unanswered: Questions in a row that a node may leave unanswered, and one more.
+        unanswered: Questions in a row that a node leaves unanswered before it leaves the set.
         gather: Changes are gathered for so long.
     """
 

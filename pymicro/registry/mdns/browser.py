@@ -20,7 +20,7 @@ log = logging.getLogger("pymicro.registry.mdns")
 
 # In the list: whoever claims more is no peer.
 MOST_SERVICES = 4096
-# Senders of nonsense that are remembered, so that each is told of once.
+# Whoever floods the link with nonsense must not flood the log.
 _MOST_COMPLAINTS = 128
 
 
@@ -119,11 +119,11 @@ class Browser:
     def complain(self, source: Address, why: str) -> None:
         """Say once what is wrong with what `source` sends."""
         complaint = source[0], why
-        if complaint not in self._complaints:
-            if len(self._complaints) >= _MOST_COMPLAINTS:
-                self._complaints.clear()
-            self._complaints.add(complaint)
-            log.warning("passing over what %s says: %s", source[0], why)
+        if complaint in self._complaints or len(self._complaints) >= _MOST_COMPLAINTS:
+            log.debug("passing over what %s says: %s", *complaint)
+            return
+        self._complaints.add(complaint)
+        log.warning("passing over what %s says: %s", *complaint)
 
     def _watched_at(self, name: str) -> Watched | None:
         return self._watched.get(service_of(name))

@@ -105,6 +105,7 @@ class Link:
             ) from exc
         self._interface = interface
         self._doubted = False
+        self._heard = asyncio.Event()
         for opened in (self._group, self._asker):
             # In an empty context: whoever enters the registry may have a deadline.
             contextvars.Context().run(loop.add_reader, opened, self._read, opened)
@@ -155,11 +156,17 @@ class Link:
     def doubt(self, why: str | None = None) -> RegistryError:
         """What to raise when our own questions are not heard; the next one is asked anew."""
         self._doubted = True
-        name = self._interface.name if self._interface else self._place.host
-        return RegistryError(
-            f"{self._where}: multicast does not work on {name}: "
-            + (why or "our own questions do not come back")
+        interface = self._interface
+        name = interface.name if interface else self._place.host
+        text = (
+            f"{self._where}: multicast does not work on {name}: {why or 'our own questions do not come back'}"
         )
+        if interface and interface.loopback and ":" in interface.address:
+            text += (
+                " (127.0.0.1 works as it is; for ::1 Linux needs "
+                "`ip -6 route add local ff02::fb dev lo table local`)"
+            )
+        return RegistryError(text)
 
     def tell(self, message: bytes, to: Address | None = None) -> None:
         """Send an answer to one asker, or to everybody; it may get lost, like all packets."""

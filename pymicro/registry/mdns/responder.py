@@ -97,6 +97,8 @@ class Responder:
         if before is not None and before.node == node:
             return
         published = _Published(_instance(node), service, node)
+        if not node.version:
+            log.info("%s has no version: watchers of go-micro's pass over it", node.service)
         if before is not None:
             self._retire(before)
         self._nodes.setdefault(service, {})[name] = published
