@@ -37,14 +37,13 @@ __all__ = ["MdnsRegistry", "Timing"]
 class MdnsRegistry:
     """Nodes on one link, this machine's loopback interface unless another is asked for.
 
-    go-micro 1.x finds these nodes, and they find its. mdns trusts whoever is on
-    the link: anybody there may claim to be a node of any service, at any
-    address, and end others'. Whoever can send packets to the interface can also
-    take calls; use it where that is right, and TLS where it is not.
+    go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
+    link: anybody there can claim to be a node of any service, at any address,
+    and say goodbye for others. Use it on links that you trust.
 
     A node that stops says goodbye and is gone at once. One that is killed is
-    missed when it answers no more, some 10 to 25 seconds later; calls leave it
-    before, as its connections break.
+    missed when it answers no more, 8 to 26 seconds later; calls leave it before,
+    as its connections break.
 
     Args:
         config: Its `registry_address` is an interface or an address of one,

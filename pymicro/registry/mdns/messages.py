@@ -226,7 +226,7 @@ def write_answer(
     at = writer.record(instance.name, TXT, ttl)
     writer.strings(instance.text)
     if len(writer.data) > LARGEST:
-        raise ValueError(f"a message of {len(writer.data)} bytes, and {LARGEST} are the most")
+        raise ValueError(f"its message has {len(writer.data)} bytes, and {LARGEST} are the most")
     writer.end(at)
     return bytes(writer.data)
 

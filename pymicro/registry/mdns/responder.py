@@ -229,27 +229,25 @@ def _instance(node: Node) -> Instance:
             f"{node.address} is no IP address with a port, and mdns carries nothing else",
             "set server_advertise to the address that others reach it by",
         )
-    name = instance_name(node.id, node.service)
-    size = 0
+    asked = service_name(node.service)
+    problem = ""
     for endpoints in (True, False):
         try:
             packed = text.dump(node, endpoints=endpoints)
         except ValueError as exc:
             raise _refused(node, str(exc)) from None
-        instance = Instance(name, host_name(), port, host, packed)
+        instance = Instance(instance_name(node.id, node.service), host_name(), port, host, packed)
         try:
-            # The longest form there is: with the question that it answers.
-            asked = service_name(node.service)
+            text.load(packed)  # what others would not read is not written
+            # The longest message there is: with the question that it answers.
             write_answer(instance, pointer=asked, question=Question(asked))
-        except ValueError:
-            size = len(packed)
+        except ValueError as exc:
+            problem = str(exc)
             continue
         if not endpoints:
             log.info("%s has too many endpoints for mdns: it is registered without them", node.service)
         return instance
-    raise _refused(
-        node, f"its record has {size} bytes without its endpoints, packed", "give it less metadata"
-    )
+    raise _refused(node, f"without its endpoints too, {problem}", "give it less metadata")
 
 
 def _refused(node: Node, why: str, fix: str = "") -> ConfigError:
