@@ -165,7 +165,7 @@ async def test_what_mdns_cannot_carry_is_refused(changes: dict[str, Any], why: s
     async with make(free_port()) as registry:
         with pytest.raises(ConfigError, match=why):
             await registry.register(node(**changes))
-        assert await registry.services() == []
+        assert "registered=0" in repr(registry)
 
 
 async def test_the_longest_names_are_carried() -> None:
@@ -210,14 +210,14 @@ async def test_a_node_stays_that_answers_one_question_in_four() -> None:
     async with make(port, timing=SLOW) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
         watching = asyncio.create_task(counted(sets, sizes))
-        for number in range(10):
+        for number in range(6):
             asked = await speaker.group.next_question()
             if not number % 4:
                 speaker.tell(said(), to=asked.source)
         watching.cancel()
         await asyncio.wait([watching])
         await closed(sets)
-    assert sizes[1] >= 6
+    assert sizes[1] >= 4
     assert set(sizes) == {1}
 
 
@@ -269,7 +269,7 @@ async def test_a_process_that_was_busy_itself_gives_nobody_up() -> None:
         await expect(sets, [node()], within=PATIENCE)
         sizes: Counter[int] = Counter()
         watching = asyncio.create_task(counted(sets, sizes))
-        for _ in range(3):
+        for _ in range(2):
             await listener.group.next_question()
             stand_still()
         while not sizes:
@@ -282,7 +282,7 @@ async def test_a_process_that_was_busy_itself_gives_nobody_up() -> None:
 
 def stand_still() -> None:
     """Hold up the event loop: nothing is heard meanwhile, and every timer is late."""
-    time.sleep(0.5)
+    time.sleep(0.4)
 
 
 async def test_questions_become_rarer_while_nothing_changes() -> None:
@@ -293,7 +293,7 @@ async def test_questions_become_rarer_while_nothing_changes() -> None:
         await listener.group.next_question()
         sets = registry.watch("greeter")
         await expect(sets, [node()], within=PATIENCE)
-        at = [(await listener.group.next_question()).at for _ in range(6)]
+        at = [(await listener.group.next_question()).at for _ in range(4)]
         await closed(sets)
     pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert pauses[0] < 0.3 < pauses[-1] < 0.8, pauses
