@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import struct
 import tracemalloc
@@ -230,6 +231,12 @@ async def test_nodes_past_the_most_are_left_out(
         assert await watching == NodeSet.of(node(number) for number in range(3))
         await closed(sets)
     assert caplog.text.count("more than 3 nodes") == 1
+
+
+async def test_nodes_that_say_too_much_together_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(json.dumps(document()))
+    monkeypatch.setattr(watched, "MOST_TEXT", 2 * size)
+    await watch_answered_with([said(1), said(2, document=document(Version="a longer version"))], [node(1)])
 
 
 async def test_a_message_that_holds_several_nodes_is_understood() -> None:

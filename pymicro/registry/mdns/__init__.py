@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MdnsRegistry", "Timing"]
 
+_TIMING = Timing()
+
 
 class MdnsRegistry:
     """Nodes on one link, this machine's loopback interface unless another is asked for.
@@ -62,7 +64,7 @@ class MdnsRegistry:
     # Its watchers hear the goodbye at once, and gather for a moment what changes.
     notice = 0.2
 
-    def __init__(self, config: Config, *, timing: Timing = Timing()) -> None:  # noqa: B008, RUF100
+    def __init__(self, config: Config, *, timing: Timing = _TIMING) -> None:
         require_zeroconf()
         self._place = place(config.registry_address)
         self._timing = timing
@@ -204,7 +206,7 @@ class MdnsRegistry:
             yield Finding(
                 "interface",
                 "note",
-                "this is asked on this machine only",
+                "only this machine is asked",
                 "for nodes on others, set registry_address to the interface that leads to them",
             )
         yield Finding("services", "ok", f"{', '.join(listed) or 'nobody'} answered")

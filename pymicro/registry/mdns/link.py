@@ -50,8 +50,8 @@ class Link:
 
     Args:
         place: Which interface, and the port.
-        hear: Called with each packet and where it came from; not for our own
-            questions, nor for what came through a router.
+        hear: Called with each packet, where it came from and whether it was sent
+            to the group; not with what came through a router.
         where: The registry, for messages.
     """
 
@@ -64,6 +64,7 @@ class Link:
         self._asker: socket.socket | None = None
         self._doubted = False
         self._heard = asyncio.Event()
+        # When a question of our own came back.
         self.echoed = 0.0
 
     @property
@@ -73,13 +74,14 @@ class Link:
 
     @property
     def interface(self) -> Interface:
-        """The interface as it was when the link was opened.
+        """The interface as it was when the link was opened last.
 
         Raises:
-            ConfigError: It is not open, and there is no such interface.
+            ConfigError: It never was, and there is no such interface.
         """
-        if self._interface is not None:
-            return self._interface
+        return self._interface or self._find()
+
+    def _find(self) -> Interface:
         try:
             return Interface.find(self._place.host)
         except LookupError as exc:
@@ -92,7 +94,7 @@ class Link:
             ConfigError: There is no such interface.
             RegistryError: Multicast does not work on it.
         """
-        interface = self.interface
+        interface = self._find()
         loop = asyncio.get_running_loop()
         try:
             self._group = group_socket(interface, self._place.port)
@@ -114,10 +116,9 @@ class Link:
         """Leave the group."""
         for opened in (self._group, self._asker):
             if opened is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    asyncio.get_running_loop().remove_reader(opened)
+                asyncio.get_running_loop().remove_reader(opened)
                 opened.close()
-        self._group = self._asker = self._interface = None
+        self._group = self._asker = None
 
     def ask(self, question: Question) -> float:
         """Ask everybody; returns the moment, to be compared with `echoed`.
@@ -196,7 +197,7 @@ class Link:
             if opened is self._group and self._own(source):
                 self.echoed = asyncio.get_running_loop().time()
                 self._heard.set()
-            if self._interface is None or not self._interface.reaches(source[0]):
+            if not self.interface.reaches(source[0]):
                 log.debug("%s: passing over a packet from %s, beyond a router", self._where, source[0])
                 continue
             self._hear(data, source, opened is self._group)
@@ -221,14 +222,14 @@ def group_socket(interface: Interface, port: int) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _prepare(opened, interface)
         if version6:
-            opened.bind((GROUP6, port, 0, interface.index))
+            opened.bind((_bound_to(GROUP6), port, 0, interface.index))
             membership = socket.inet_pton(socket.AF_INET6, GROUP6) + struct.pack("@I", interface.index)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
             if sys.platform == "linux":
                 with contextlib.suppress(OSError):  # older than Linux 4.20
                     opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
         else:
-            opened.bind((GROUP4, port))
+            opened.bind((_bound_to(GROUP4), port))
             membership = socket.inet_aton(GROUP4) + socket.inet_aton(interface.address)
             opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
             if sys.platform == "linux":
@@ -237,6 +238,12 @@ def group_socket(interface: Interface, port: int) -> socket.socket:
         opened.close()
         raise
     return opened
+
+
+def _bound_to(group: str) -> str:
+    # Elsewhere nothing can be sent from a group's address; there a socket hears what it
+    # joined itself and nothing else, so that it needs no such bounds.
+    return group if sys.platform == "linux" else ""
 
 
 def _asker_socket(interface: Interface) -> socket.socket:

@@ -26,7 +26,7 @@ from pymicro.registry.mdns.names import (
     service_problem,
 )
 
-__all__ = ["Responder", "host_name"]
+__all__ = ["Responder"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
@@ -52,7 +52,6 @@ class _Published:
     """A name we answer for; the newest object of a name is the one in force."""
 
     instance: Instance
-    pointer: str
     node: Node | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     gone: bool = False
@@ -96,7 +95,7 @@ class Responder:
         before = self._nodes.get(service, {}).get(name)
         if before is not None and before.node == node:
             return
-        published = _Published(_instance(node), service, node)
+        published = _Published(_instance(node), node)
         if not node.version:
             log.info("%s has no version: watchers of go-micro's pass over it", node.service)
         if before is not None:
@@ -104,7 +103,7 @@ class Responder:
         self._nodes.setdefault(service, {})[name] = published
         if node.service not in self._listed:
             listed = Instance(listed_name(node.service), host_name(), _LISTED_PORT, _LISTED_ADDRESS)
-            self._listed[node.service] = _Published(listed, SERVICES)
+            self._listed[node.service] = _Published(listed)
         self._announce(published)
         published.timers = [_later(seconds, self._announce, published) for seconds in ANNOUNCED]
 
@@ -138,7 +137,7 @@ class Responder:
         everybody can be answered.
         """
         shared = source[1] == self._link.port
-        for question in query.questions[:_MOST_QUESTIONS]:
+        for question in dict.fromkeys(query.questions[:_MOST_QUESTIONS]):
             everybody = shared and not question.unicast
             for published, pointer in self._asked(question):
                 if pointer and published.instance.name in query.known:

@@ -32,12 +32,13 @@ __all__ = ["Text", "dump", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The content of a TXT record."""
+    """The content of a TXT record; `size` is its bytes when unpacked."""
 
     service: str
     version: str
     endpoints: tuple[Endpoint, ...]
     metadata: Mapping[str, str]
+    size: int
 
 
 def dump(node: Node, *, endpoints: bool = True) -> bytes:
@@ -62,8 +63,8 @@ def dump(node: Node, *, endpoints: bool = True) -> bytes:
     return zlib.compress(data).hex().encode()
 
 
-# Nodes are asked again and again, and mostly say what they said before.
-@lru_cache(maxsize=512)
+# The nodes of one version mostly say the same: there is no id and no address in it.
+@lru_cache(maxsize=64)
 def load(text: bytes) -> Text:
     """What the hex in `text` says.
 
@@ -92,6 +93,7 @@ def load(text: bytes) -> Text:
             version=read_text(document, "Version", empty=True, longest=LONGEST_TEXT),
             endpoints=load_endpoints(json.dumps(endpoints)) if endpoints else (),
             metadata=read_pairs(document, "Metadata", shared=True),
+            size=len(data),
         )
     except RecursionError:
         raise ValueError("its text is nested too deep") from None

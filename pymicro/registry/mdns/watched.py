@@ -33,8 +33,9 @@ __all__ = ["Subscription", "Watched"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
-# Of one service: whoever claims more is no peer.
+# Of one service, and the bytes that they say of themselves: whoever claims more is no peer.
 MOST_NODES = 1024
+MOST_TEXT = 32 << 20
 
 
 class Subscription:
@@ -51,12 +52,14 @@ class _Entry:
 
     Attributes:
         seen: All that its message said: the same again is the same node.
+        size: Bytes of its text, unpacked.
         at: When that was.
         missed: Questions since then that it left unanswered.
     """
 
     node: Node
     seen: Seen
+    size: int
     at: float
     missed: int = 0
 
@@ -111,7 +114,8 @@ class Watched(Conversation):
                     one.told = True
                 self._publish()
                 pause = self.timing.first
-            if await self._somebody_joins(self._asked + self.timing.answer):
+            due = self._asked + self.timing.answer
+            if await self._somebody_joins(due) and asyncio.get_running_loop().time() < due:
                 continue
             missed = self._judge()
             if missed:
@@ -142,15 +146,23 @@ class Watched(Conversation):
         elif entry is not None and entry.seen == seen:
             entry.at, entry.missed = now, 0
         elif seen.port and seen.addresses and seen.text is not None:
-            node = self._node(seen, source)
-            if node is None:
-                return
-            if entry is None and len(self._entries) >= MOST_NODES:
-                self._complain(
-                    source, f"{self.service} has more than {MOST_NODES} nodes; the others are left out"
+            try:
+                said = text.load(seen.text)
+                if said.service != self.service:
+                    return
+                self._make_room(seen.name, said.size)
+                node = Node(
+                    node_id(seen.name, self.service),
+                    join_address(self._address(seen, source), seen.port),
+                    self.service,
+                    said.version,
+                    said.metadata,
+                    said.endpoints,
                 )
+            except ValueError as exc:
+                self._complain(source, str(exc))
                 return
-            self._entries[seen.name] = _Entry(node, seen, now)
+            self._entries[seen.name] = _Entry(node, seen, said.size, now)
             self._change()
 
     def forget(self, name: str) -> None:
@@ -158,26 +170,15 @@ class Watched(Conversation):
         if self._entries.pop(name, None) is not None:
             self._change()
 
-    def _node(self, seen: Seen, source: Address) -> Node | None:
-        """The node, if it is one of this service and can be dialled."""
-        assert seen.text is not None
-        try:
-            said = text.load(seen.text)
-            if said.service != self.service:
-                return None
-            own_id = node_id(seen.name, self.service)
-            address = self._address(seen, source)
-        except ValueError as exc:
-            self._complain(source, str(exc))
-            return None
-        return Node(
-            own_id,
-            join_address(address, seen.port),
-            self.service,
-            said.version,
-            said.metadata,
-            said.endpoints,
-        )
+    def _make_room(self, name: str, size: int) -> None:
+        """See that one more can be kept.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        others = [entry.size for known, entry in self._entries.items() if known != name]
+        if len(others) >= MOST_NODES or sum(others) + size > MOST_TEXT:
+            raise ValueError(f"{self.service} has more than {len(others)} nodes, which are the most")
 
     def _address(self, seen: Seen, source: Address) -> str:
         interface = self.link.interface
