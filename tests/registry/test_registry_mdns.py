@@ -192,6 +192,37 @@ async def test_a_service_that_no_node_can_have_cannot_be_watched() -> None:
             await anext(registry.watch("a..b"))
 
 
+# The first set
+
+
+async def test_the_first_set_waits_while_answers_come() -> None:
+    port = free_port()
+    timing = Timing(quiet=0.1, answer=10.0)
+    async with make(port, timing=timing) as registry, peer(port) as speaker:
+        sets = registry.watch("greeter")
+        watching = asyncio.ensure_future(first(sets, within=PATIENCE))
+        asked = await speaker.group.next_question()
+        for number in range(8):
+            asyncio.get_running_loop().call_later(
+                number * 0.05, lambda packet: speaker.tell(packet, to=asked.source), said(number)
+            )
+        assert await watching == NodeSet.of(node(number) for number in range(8))
+        await closed(sets)
+
+
+async def test_a_first_question_that_got_lost_is_asked_again_before_a_set_is_empty() -> None:
+    port = free_port()
+    timing = Timing(empty=5.0, answer=10.0)
+    async with make(port, timing=timing) as registry, peer(port) as speaker:
+        sets = registry.watch("greeter")
+        watching = asyncio.ensure_future(first(sets, within=PATIENCE))
+        await speaker.group.next_question()
+        asked = await speaker.group.next_question()
+        speaker.tell(said(), to=asked.source)
+        assert await watching == NodeSet.of([node()])
+        await closed(sets)
+
+
 # Who answers no more
 
 
@@ -242,6 +273,44 @@ async def test_a_node_leaves_after_four_questions_without_an_answer() -> None:
         await asyncio.wait([asked])
         await closed(sets)
     assert unanswered == 4
+
+
+async def test_watches_that_come_all_the_time_do_not_keep_a_node_that_is_gone() -> None:
+    port = free_port()
+    async with make(port) as registry, peer(port) as speaker:
+        sets = registry.watch("greeter")
+        watching = asyncio.ensure_future(expect(sets, [node()], within=PATIENCE))
+        while not watching.done():
+            asked = await speaker.group.next_question()
+            speaker.tell(said(), to=asked.source)
+            await asyncio.wait([watching], timeout=0.1)
+        gone = asyncio.ensure_future(expect(sets, [], within=PATIENCE))
+
+        async def come_and_go() -> None:
+            while not gone.done():
+                another = registry.watch("greeter")
+                await first(another, within=PATIENCE)
+                await closed(another)
+
+        one = asyncio.create_task(come_and_go())
+        while not speaker.group.packets.empty():
+            speaker.group.packets.get_nowait()
+        await speaker.group.next_question()
+        # While one waits for its first set, another comes; and so on.
+        await asyncio.gather(gone, one, come_and_go())
+        await closed(sets)
+
+
+async def test_what_is_announced_is_seen_long_before_the_next_question() -> None:
+    port = free_port()
+    async with make(port, timing=Timing(answer=60.0)) as registry, make(port) as other:
+        sets = registry.watch("greeter")
+        assert await first(sets, within=PATIENCE) == NodeSet()
+        await other.register(node())
+        await expect(sets, [node()], within=PATIENCE)
+        await other.deregister(node())
+        await expect(sets, [], within=PATIENCE)
+        await closed(sets)
 
 
 async def test_a_node_whose_time_is_over_leaves_with_the_first_question_that_it_does_not_answer() -> None:

@@ -194,6 +194,25 @@ async def test_a_node_that_leaves_says_goodbye_and_answers_no_more() -> None:
     assert unpacked(goodbyes[0].of("TXT"))["Service"] == "greeter"
 
 
+async def test_a_goodbye_is_the_last_word() -> None:
+    port = free_port()
+    async with make(port) as registry, peer(port) as asker:
+        for number in range(100):
+            await registry.register(node(number))
+        asker.ask("greeter.micro.", id=1)
+        await asker.answers(1)
+        # While the answers of the others are still on their way.
+        await registry.deregister(node(99))
+        asker.ask("greeter-0.greeter.micro.", "SRV", id=2)
+        ports = set()
+        while True:
+            heard = await asker.own.next()
+            if heard.message.id == 2:
+                break
+            ports.add(heard.of("SRV").port)
+        assert ports == {20000 + number for number in range(1, 99)}
+
+
 async def test_a_node_that_changed_is_announced_as_it_is_now() -> None:
     port = free_port()
     async with make(port) as registry, peer(port) as listener:
