@@ -6,6 +6,7 @@ Packets are made and read by dnspython here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import socket
 import zlib
@@ -65,10 +66,14 @@ def node(number: int = 1, service: str = "greeter", **changes: object) -> Node:
 class Heard:
     """One packet."""
 
-    message: dns.message.Message
+    data: bytes = field(repr=False)
     source: tuple[str, int]
     at: float
-    data: bytes = field(repr=False)
+
+    @functools.cached_property
+    def message(self) -> dns.message.Message:
+        # In the order of the packet, and without joining records that belong together.
+        return dns.message.from_wire(self.data, one_rr_per_rrset=True)
 
     @property
     def records(self) -> list[tuple[str, str, int, Any]]:
@@ -99,9 +104,7 @@ class Ear(asyncio.DatagramProtocol):
         self.transport: asyncio.DatagramTransport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        # In the order of the packet, and without joining records that belong together.
-        message = dns.message.from_wire(data, one_rr_per_rrset=True)
-        self.packets.put_nowait(Heard(message, addr, asyncio.get_running_loop().time(), data))
+        self.packets.put_nowait(Heard(data, addr, asyncio.get_running_loop().time()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
