@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from typing import Any
 
+import dns.rrset
 import pytest
 
 from pymicro.node import Endpoint, Node, NodeSet, Value
@@ -279,7 +280,15 @@ async def test_the_list_of_services_is_bounded_by_what_can_be_printed() -> None:
         assert await listing == ["go.micro.srv.x", "greeter"]
 
 
-async def test_a_goodbye_of_the_pointer_alone_is_one_too() -> None:
+GOODBYES = {
+    "pointer": record("greeter.micro.", "PTR", NAME, 0),
+    "port": record(NAME, "SRV", "10 1 20001 host.", 0),
+    "text": text_record(NAME, packed(document()), 0),
+}
+
+
+@pytest.mark.parametrize("goodbye", GOODBYES.values(), ids=GOODBYES.keys())
+async def test_a_goodbye_of_one_record_is_enough(goodbye: dns.rrset.RRset) -> None:
     port = free_port()
     async with make(port) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
@@ -287,7 +296,7 @@ async def test_a_goodbye_of_the_pointer_alone_is_one_too() -> None:
         asked = await speaker.group.next_question()
         speaker.tell(said(1), said(2), to=asked.source)
         await watching
-        speaker.tell(response(record("greeter.micro.", "PTR", NAME, 0)))
+        speaker.tell(response(goodbye))
         await expect(sets, [node(2)], within=PATIENCE)
         await closed(sets)
 
