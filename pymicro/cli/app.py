@@ -28,7 +28,7 @@ from pymicro.plugins import did_you_mean
 __all__ = ["main"]
 
 # In the order of the help page. Each is the function of that name in the module of that name.
-_COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+_COMMANDS = ["run", "call", "services", "nodes", "bench", "doctor", "manifest", "config"]
 
 
 class _Commands(click.Group):

@@ -11,7 +11,7 @@ from pymicro import plugins
 from pymicro.cli.report import Session
 from pymicro.config import Setting, settings
 
-__all__ = ["SettingsCommand", "debug_option", "settings_argv"]
+__all__ = ["SettingsCommand", "debug_option", "request_options", "settings_argv"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -146,3 +146,45 @@ def debug_option(command: F) -> F:
         callback=_set_debug,
         help="Show the traceback of an error.",
     )(command)
+
+
+def request_options(command: F) -> F:
+    """What `call` and `bench` are given to say which method is called, and with what."""
+    decorators = [
+        click.argument("service"),
+        click.argument("method"),
+        click.argument("request_json", metavar="[JSON]", default="{}"),
+        click.option(
+            "--timeout",
+            metavar="DURATION",
+            help="Give up after this time, such as 500ms or 2 (seconds); 0 for never.",
+        ),
+        click.option(
+            "-H",
+            "--header",
+            "headers",
+            metavar="KEY:VALUE",
+            multiple=True,
+            help="Request metadata; base64 if the key ends in -bin. May be repeated.",
+        ),
+        click.option("--address", metavar="HOST:PORT", help="Call this node; asks no registry."),
+        click.option(
+            "--proto",
+            "protos",
+            metavar="FILE",
+            multiple=True,
+            help="Learn methods and types from this proto file instead of the server's reflection. "
+            "May be repeated.",
+        ),
+        click.option(
+            "-I",
+            "--proto-path",
+            "proto_paths",
+            metavar="FOLDER",
+            multiple=True,
+            help="Where --proto files and their imports are looked up.",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
