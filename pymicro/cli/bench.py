@@ -52,6 +52,11 @@ def bench(
     slow service is called less). With --rate calls begin when they are due, and
     latency counts from then: what had to wait behind slow calls shows it.
 
+    With -o json an object: calls, ok, seconds, calls_per_second, latency_ms (min,
+    mean, p50 to p99.9, max), errors (status, calls, the first message), nodes
+    (id, address, version, calls, share), most_by_mean (the busiest node's calls
+    by the mean of all; 1 is even), retries, replies, unfinished, not_begun.
+
     Latency is that of calls that were OK. Calls that go on 5s after the end are
     cancelled and counted as unfinished.
 

@@ -54,7 +54,7 @@ class Report:
         if ran.unfinished:
             say(f"unfinished {ran.unfinished}: cancelled at the end")
         if ran.missed:
-            say(f"not begun  {ran.missed}: due, but {self.load.at_a_time} calls were in progress")
+            say(f"not begun  {ran.missed}: due by the rate, but those before took too long")
         if tally.ok:
             say("")
             _print_figures("latency in ms", self._latency())

@@ -110,8 +110,8 @@ class Ran:
 
     Attributes:
         seconds: From the first call's begin to the last one's end.
-        missed: Calls that were due by the rate, and not begun, because as many as
-            may be were in progress.
+        missed: Calls that were due by the rate and not begun, because as many as may
+            be were in progress, or this process had no time for more.
         unfinished: Calls that were cancelled at the end.
     """
 

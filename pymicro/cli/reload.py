@@ -23,7 +23,13 @@ _SUFFIXES: Final = frozenset({".py", ".env", ".toml", ".yaml", ".yml", ".ini", "
 
 
 def run_reloading(
-    target: str, settings: Sequence[str], flags: Sequence[str], folders: Sequence[str], *, stop_first: bool
+    target: str,
+    settings: Sequence[str],
+    flags: Sequence[str],
+    *,
+    folders: Sequence[str],
+    stop_first: bool,
+    debug: bool,
 ) -> int:
     """Run `target` in a process of its own, anew after each change; gives the exit code.
 
@@ -31,6 +37,8 @@ def run_reloading(
         settings: Flags that stood before the target.
         flags: What stood behind it.
         folders: To watch besides the target's own.
+        stop_first: Whether a process is started only when the one before has ended.
+        debug: Whether it shows the traceback of an error.
 
     Raises:
         InputError: No such file, module or folder; or watchfiles is missing.
@@ -41,10 +49,10 @@ def run_reloading(
     changes = _changes(watched)
     if configuration.in_pod():
         note("--reload is for development: this is a pod of Kubernetes")
-    start = _this_program()
+    start = [*_this_program(), "run", *(["--debug"] if debug else [])]
 
     def command(descriptor: int) -> list[str]:
-        return [*start, "run", f"--supervised={descriptor}", *settings, target, *flags]
+        return [*start, f"--supervised={descriptor}", *settings, target, *flags]
 
     async def supervise() -> int:
         return await Supervisor(command, changes, stop_first=stop_first).run()
@@ -65,6 +73,8 @@ def _folders(target: str, more: Sequence[str]) -> list[Path]:
 
 def _this_program() -> list[str]:
     """The Python, its own flags and the script or `-m pymicro` that this process was started with."""
+    if "--reload" not in sys.argv:  # another program, which calls our `main`, and would do so again
+        return [sys.executable, "-m", "pymicro"]
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 
 

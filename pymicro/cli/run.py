@@ -63,13 +63,16 @@ def run(
     leaves, so that no call fails. Code that cannot start leaves the old process
     serving until the next change.
     """
+    session = ctx.find_object(Session) or Session()
     if (folders or stop_first) and not reload:
         raise InputError("--reload-dir and --reload-stop-first go with --reload")
     # Those two print something and end, whatever changes.
     if reload and not (print_config or {"--help", "-h", "--print-config", "--print_config"} & {*flags}):
         from pymicro.cli.reload import run_reloading
 
-        return run_reloading(target, settings_argv(ctx), flags, folders, stop_first=stop_first)
+        return run_reloading(
+            target, settings_argv(ctx), flags, folders=folders, stop_first=stop_first, debug=session.debug
+        )
 
     if descriptor is not None:
         from pymicro.supervised import Supervised, supervisor
@@ -82,7 +85,6 @@ def run(
     try:
         service = load_service(target, [*before, *flags])
     except UserCodeFailed as exc:
-        session = ctx.find_object(Session) or Session()
         complain(session, str(exc), exc.__cause__ or exc)
         return EXIT_FAILED
     if not service.ran:

@@ -8,7 +8,7 @@ import pytest
 import pymicro as package
 from tests.cli_support import Commands, Result
 
-COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+COMMANDS = ["run", "call", "services", "nodes", "bench", "doctor", "manifest", "config"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
