@@ -56,6 +56,7 @@ class Supervisor:
         self._serving: Child | None = None
         self._coming: Child | None = None
         self._leaving: set[Child] = set()
+        self._last: set[Child] = set()  # those that were there at the signal: how they end is our exit code
         self._due = True  # whether a process has to be started
         self._received: list[signal.Signals] = []
         self._failed = False
@@ -134,8 +135,8 @@ class Supervisor:
     def _ended(self, child: Child) -> None:
         if child in self._leaving:
             self._leaving.discard(child)
-            # One that was imported when the signal came knew no signals yet.
-            if self._stopping and child.code not in (0, -signal.SIGTERM) and len(self._received) == 1:
+            # One that was imported still knew no signals yet. After a second one, that is the code.
+            if child in self._last and child.code not in (0, -signal.SIGTERM):
                 self._failed = True
             return
         how = _ending(child)
@@ -171,8 +172,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._due = False
-        self._dismiss(self._coming)
-        self._dismiss(self._serving)
+        self._last = {child for child in (self._coming, self._serving) if child is not None}
+        for child in self._last:
+            self._dismiss(child)
 
     def _dismiss(self, child: Child | None) -> None:
         if child is None:

@@ -36,6 +36,14 @@ class Greeter:
         print("called", flush=True)
         await asyncio.sleep(60)
 """
+SLOW = """
+def dismissed(*_):
+    print("dismissed", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, dismissed)
+print("importing", flush=True)
+time.sleep(60)
+"""
 SERVING = r"greeter latest on (127\.0\.0\.1:\d+)"
 
 
@@ -99,6 +107,13 @@ async def ended(process: Process) -> int:
 
 def reloads(process: Process) -> list[str]:
     return [line for line in process.stderr if line.startswith("reloading: ")]
+
+
+async def nobody_left(process: Process) -> None:
+    """Return when the last process that holds the pipe of stderr is gone."""
+    for reader in process._readers:
+        await asyncio.to_thread(reader.join, 20)
+        assert not reader.is_alive(), "somebody goes on"
 
 
 async def no_nodes(registry_folder: str) -> None:
@@ -198,8 +213,7 @@ async def test_a_signal_stops_both_cleanly(app: App, registry_folder: str, numbe
     assert [line for line in process.stderr if "stopp" in line and "info" not in line] == ["stopping"]
     assert sum("SIGTERM received" in line for line in process.stderr) == 1
     assert "Traceback" not in "".join(process.stderr)
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    await nobody_left(process)
 
 
 async def test_an_interrupt_while_the_code_is_imported_stops_both_quietly(app: App) -> None:
@@ -230,6 +244,16 @@ async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     app.write(('"one"', '"two"'))
     await seen(process, rf"^process {hanging} did not stop within 3\.2s: killed$")
     assert (await greet(registry_folder)).message == "two"
+    process.signal(signal.SIGTERM)
+    assert await ended(process) == 0
+    await nobody_left(process)
+
+
+async def test_one_that_hangs_at_the_signal_is_no_clean_stop(app: App) -> None:
+    app.write(("stop_grace=0.2", "stop_grace=0"), more="@service.on_stop\ndef hang():\n    time.sleep(60)\n")
+    process = await app.run()
+    process.signal(signal.SIGTERM)
+    assert await ended(process) == 1
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -241,14 +265,10 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(
             more="@service.on_stop\ndef hang():\n    print('hanging', flush=True)\n    time.sleep(60)\n"
         )
     process = await app.run()
-    child = (await greet(registry_folder)).pid
     process.kill()
     await no_nodes(registry_folder)
     await seen(process, "hanging" if blocked else "greeter has stopped")
-    # Whoever holds the pipe of stderr is alive: its reader ends with the last one.
-    for reader in process._readers:
-        await asyncio.to_thread(reader.join, 20)
-        assert not reader.is_alive(), f"process {child} goes on"
+    await nobody_left(process)
 
 
 async def test_no_call_from_another_process_fails_across_reloads(app: App, registry_folder: str) -> None:
@@ -316,9 +336,10 @@ async def test_with_stop_first_two_never_run_at_a_time(app: App, registry_folder
 
 async def test_a_change_during_a_restart_is_not_lost(app: App, registry_folder: str) -> None:
     process = await app.run()
-    app.write(('"one"', '"two"'), more="print('importing', flush=True)\ntime.sleep(60)\n")
+    app.write(('"one"', '"two"'), more=SLOW)
     await seen(process, "^importing$")
     app.write(('"one"', '"three"'))
+    await seen(process, "^dismissed$")
     await seen(process, "greeter has stopped")
     assert (await greet(registry_folder)).message == "three"
     assert len(reloads(process)) == 2
