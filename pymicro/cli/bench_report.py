@@ -66,7 +66,7 @@ class Report:
             ]
             print_table(["NODE", "VERSION", "CALLS", "SHARE"], rows)
             if len(rows) > 1:
-                say(f"most / mean: {tally.unevenness:.3f}")
+                say(f"most / mean: {tally.unevenness:.3f} (1 is even)")
         if tally.failures:
             say("")
             rows = [

@@ -90,7 +90,8 @@ class Load:
         """`10 at a time for 10s`."""
         many = "" if self.requests is None else f"{self.requests} calls, "
         pace = f"{self.at_a_time} at a time" if self.rate is None else f"{self.rate:g} a second"
-        long = "" if self.seconds == _LONGEST else f" for {format_duration(self.seconds)}"
+        endless = self.requests is not None and self.seconds == _LONGEST
+        long = "" if endless else f" for {format_duration(self.seconds)}"
         return f"{many}{pace}{long}"
 
 
