@@ -16,7 +16,7 @@ GENERATED := examples/greeter/greeter/.generated
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup gen demo test test-peers test-plots test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench bench-cluster simulate readme clean
+	test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,10 @@ demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a cle
 test: $(GENERATED) ## the test suite, and the table of bars that it measured (needs Python only)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
-	grpcurl=$$(scripts/grpcurl) && GRPCURL="$$grpcurl" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl, buf curl, grpc-js (needs Go and Node.js)
+	$(BIN)/python -m pip install --quiet --group peers
+	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && \
+		GRPCURL="$$grpcurl" GRPC_JS="$$js" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench
@@ -88,8 +90,8 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks.simulate --write $(SIMULATE_ARGS)
 
-readme: $(INSTALLED) ## write the settings table of README.md anew
-	$(BIN)/python scripts/settings_table.py --write
+papers: $(INSTALLED) ## write anew what README.md and docs/ have from the code
+	$(BIN)/python scripts/papers.py --write
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -91,6 +91,7 @@ class Life:
         self._config = calling.config
         self._supervisor = supervisor
         self._stack = AsyncExitStack()
+        self._server: Server | None = None
         self._hurried = asyncio.Event()
         self.started = False
         self.broken = asyncio.Event()
@@ -116,6 +117,7 @@ class Life:
         for add in plan.added:
             add(server)
         server.check()
+        self._server = server
         if self._supervisor is not None:
             await self._supervisor.turn(
                 address=_fixed_address(config),
@@ -168,6 +170,12 @@ class Life:
     async def stop(self) -> None:
         """Undo everything, in the opposite order."""
         await self._stack.aclose()
+
+    async def crash(self) -> None:
+        """End the server at once, without a word to the registry; `stop` undoes the rest."""
+        self.hurry()
+        if self._server is not None:
+            await self._server.stop(0)
 
     @asynccontextmanager
     async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
@@ -232,7 +240,15 @@ class Life:
 
 def node_metadata(config: Config, server: Server) -> dict[str, str]:
     """What a service's node says of itself; `server_metadata` has the last word."""
-    own = {"protocol": "grpc", ZONE: config.zone, KEEPALIVE: server.ping_interval}
+    # The first three as a go-micro service has them: its monitor passes over nodes without
+    # `server` and `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    own = {
+        "protocol": "grpc",
+        "server": "grpc",
+        "transport": "grpc",
+        ZONE: config.zone,
+        KEEPALIVE: server.ping_interval,
+    }
     return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
 
 

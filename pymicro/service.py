@@ -7,14 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pymicro import config as configuration
 from pymicro import logs
 from pymicro.address import join_address
-from pymicro.assemble import Calling, Settings, split_instances
+from pymicro.assemble import Calling, Instances, Settings, split_instances
 from pymicro.client.channel import UNSET, Channel, Unset
 from pymicro.config import Config
 from pymicro.errors import ConfigError, PymicroError
@@ -26,6 +28,7 @@ from pymicro.supervised import supervisor
 if TYPE_CHECKING:
     import grpc
 
+    from pymicro.registry.base import Registry
 
 __all__ = ["Service"]
 
@@ -193,10 +196,7 @@ class Service:
         Raises:
             ConfigError: What cannot be used, and why.
         """
-        config = configuration.load(self._code, argv, environ)
-        if not config.server_version:
-            config = config.replace("default", server_version="latest")
-        return config
+        return _with_version(configuration.load(self._code, argv, environ))
 
     def node_metadata(self, config: Config) -> Mapping[str, str]:
         """The pairs that its node would carry with these settings, `metadata` and our own."""
@@ -219,6 +219,7 @@ class Service:
         *,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
         timeout: float | Unset | None = UNSET,
         interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
@@ -229,6 +230,7 @@ class Service:
             service,
             version=version,
             metadata=metadata,
+            endpoint=endpoint,
             timeout=timeout,
             interceptors=interceptors,
             options=options,
@@ -282,6 +284,41 @@ class Service:
             await running.stop()
         finally:
             self._running = None
+
+    @asynccontextmanager
+    async def apart(
+        self, registry: Registry, settings: Mapping[str, Any]
+    ) -> AsyncIterator[Callable[[Sequence[Any]], Life]]:
+        """Open its client for lives of it that read neither flags nor environment; for `pymicro.testing`.
+
+        Args:
+            registry: Used instead of any other.
+            settings: They win over those given in code.
+
+        Yields what makes a life, not started, with interceptors outside its own. Several of
+        them may live at a time; `address` and `node` are those of the first.
+        """
+        if self._running is not None or self._config is not None:
+            raise PymicroError(f"{self.name} is running already, or its settings were read by init()")
+        config = configuration.load({**self._code, **settings}, (), {})
+        only = Instances(registry=registry)
+        self._config = config = _with_version(config)
+        try:
+            self.client.equip(config, only)
+            async with self.client:
+
+                def make(interceptors: Sequence[Any]) -> Life:
+                    # What a life itself needs of a client is the registry.
+                    calling = Calling(only)
+                    calling.equip(config, only)
+                    plan = replace(self._plan, interceptors=(*interceptors, *self._plan.interceptors))
+                    life = Life(self, plan, calling)
+                    self._running = self._running or life
+                    return life
+
+                yield make
+        finally:
+            self._config = self._running = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; returns after a clean stop.
@@ -350,6 +387,11 @@ class Service:
             return 128 + received[1]
         log.info("%s has stopped", self.name)
         return 1 if running.broken.is_set() else 0
+
+
+def _with_version(config: Config) -> Config:
+    """go-micro's clients take no node without a version."""
+    return config if config.server_version else config.replace("default", server_version="latest")
 
 
 async def _live(life: Life, stopping: asyncio.Event) -> None:

@@ -25,7 +25,7 @@ from pymicro.cli.report import (
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.plugins import did_you_mean
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 # In the order of the help page. Each is the function of that name in the module of that name.
 _COMMANDS = ["run", "call", "services", "nodes", "bench", "doctor", "manifest", "config"]
@@ -62,7 +62,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 @click.pass_context
-def _pymicro(ctx: click.Context) -> None:
+def command_line(ctx: click.Context) -> None:
     """Run, find and call gRPC services."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -86,8 +86,8 @@ def _run(argv: list[str]) -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         # Not click's own main(): it prints on an interrupt and has exit codes of its own.
-        with _pymicro.make_context("pymicro", argv, obj=session) as ctx:
-            code = _pymicro.invoke(ctx)
+        with command_line.make_context("pymicro", argv, obj=session) as ctx:
+            code = command_line.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as exc:  # --help, --version

@@ -167,6 +167,8 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
 
 async def _tell_status(exc: RpcError, types: Types) -> None:
     note(f"{exc.code().name}: {exc.details()}")
+    if exc.micro_code is not None:
+        note(f"  go-micro error {exc.micro_code}" + (f" of {exc.micro_id}" if exc.micro_id else ""))
     for detail in exc.error_details:
         if isinstance(detail, AnyMessage):
             detail = await types.unpack(detail)
