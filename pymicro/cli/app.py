@@ -32,6 +32,7 @@ __all__ = ["command_line", "main"]
 _COMMANDS = [
     "run",
     "call",
+    "bench",
     "services",
     "nodes",
     "list",

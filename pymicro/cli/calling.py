@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -21,6 +21,10 @@ from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
 from pymicro.schema import MethodNotFound, SchemaError
 from pymicro.status import RpcError
+
+if TYPE_CHECKING:
+    from pymicro.client.channel import Channel
+    from pymicro.standalone import Client
 
 __all__ = ["CallOptions", "call_method"]
 
@@ -74,6 +78,23 @@ class CallOptions:
             **rest,
         )
 
+    def settings(self, argv: Sequence[str]) -> list[str]:
+        """The settings' flags, such that `address` is the only node if it is given."""
+        return at_address(argv, self.service, self.address)
+
+    def proto_files(self) -> ProtoFiles | None:
+        """The schema by files; None if the server is to be asked.
+
+        Raises:
+            InputError: They cannot be used.
+        """
+        return ProtoFiles(self.protos, self.proto_paths) if self.protos else None
+
+    def channel(self, client: Client) -> Channel:
+        """The channel to the service."""
+        # --timeout 0 is for the channel to hear: a call's own None means its default.
+        return client.channel(self.service, timeout=None if self.timeout == 0 else UNSET)
+
 
 # What gRPC allows, and grpc-core asserts.
 _KEY = re.compile(r"[0-9a-z_.-]+")
@@ -105,14 +126,11 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
     def left() -> float | None:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    proto_files = ProtoFiles(options.protos, options.proto_paths) if options.protos else None
-    async with make_client(at_address(argv, options.service, options.address)) as client:
-        # --timeout 0 is for the channel to hear: a call's own None means its default.
-        channel = client.channel(options.service, timeout=None if options.timeout == 0 else UNSET)
-        types: Types | None = proto_files
-        if types is None:
-            limit = left() if options.timeout is not None else client.config.client_request_timeout or None
-            types = Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
+    proto_files = options.proto_files()
+    async with make_client(options.settings(argv)) as client:
+        channel = options.channel(client)
+        limit = left() if options.timeout is not None else client.config.client_request_timeout or None
+        types = proto_files or Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
         try:
             method = await types.find_method(options.method)
             exchange = Exchange(method, types, options.requests, verbose=options.verbose)

@@ -12,7 +12,13 @@ from pymicro import plugins
 from pymicro.cli.report import Session
 from pymicro.config import Setting, settings
 
-__all__ = ["SettingsCommand", "debug_option", "is_setting", "settings_argv", "settings_by_group"]
+__all__ = [
+    "SettingsCommand",
+    "debug_option",
+    "is_setting",
+    "settings_argv",
+    "settings_by_group",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,6 +11,7 @@ from tests.cli_support import Commands, Result
 COMMANDS = [
     "run",
     "call",
+    "bench",
     "services",
     "nodes",
     "list",
