@@ -15,8 +15,8 @@ GENERATED := examples/greeter/greeter/.generated
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-plots test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench bench-cluster simulate papers clean
+.PHONY: help setup gen demo test test-peers test-plots test-cluster test-gomicro test-all-pythons test-3.11 test-3.12 \
+	test-3.13 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,12 +56,16 @@ test-plots: $(GENERATED) ## the simulator and its pictures, which need the group
 test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux, root, needs Go)
 	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
 
+test-gomicro: $(GENERATED) ## pymicro and real go-micro 1.18 peers, both ways (Linux, root, needs Go)
+	peer=$$(scripts/gomicro) && assets=$$(scripts/controlplane) && GOMICRO_PEER="$$peer" KUBEBUILDER_ASSETS="$$assets" \
+		$(BIN)/python -m pytest -m gomicro tests/gomicro $(PYTEST_ARGS)
+
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
 # Without what takes minutes and does not depend on the Python, which `make test` has run.
 test-3.11 test-3.12 test-3.13: test-%:
 	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
-		PYTEST_ARGS="-m 'not peers and not cluster and not chaos and not once' $(PYTEST_ARGS)"
+		PYTEST_ARGS="-m 'not peers and not cluster and not gomicro and not chaos and not once' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
 	scripts/test-lowest
