@@ -1,11 +1,16 @@
-"""Addresses as text: `host:port`, with brackets around IPv6."""
+"""Addresses as text: `host:port`, with brackets around IPv6; and those of this machine."""
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 import socket
+import struct
+import sys
+from collections.abc import Iterator
 
-__all__ = ["is_dns_name", "is_ip", "join_address", "split_address"]
+__all__ = ["is_dns_name", "is_ip", "join_address", "private_host", "source_host", "split_address"]
 
 # RFC 1035 2.3.1 with RFC 1123 2.1 (a digit may come first); the underscore because
 # Docker Compose and SRV names have it.
@@ -56,3 +61,67 @@ def is_dns_name(name: str) -> bool:
     """Whether `name` can be asked of the DNS: labels with dots between them, one more may end it."""
     labels = name.removesuffix(".").split(".")
     return len(name) <= 253 and all(map(_LABEL.fullmatch, labels))
+
+
+# go-micro's (util/addr): RFC 1918 and 6598. IPv4 only, as its registries are.
+_PRIVATE = tuple(
+    map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+)
+# TEST-NET-1 (RFC 5737): nobody has it, so the default route leads there.
+_ANYWHERE = "192.0.2.1"
+_SIOCGIFADDR = 0x8915  # of Linux (netdevice(7))
+
+
+def private_host() -> str | None:
+    """The first private IPv4 address of this machine; None if it has none.
+
+    First is the one of the default route: a machine has others that lead nowhere, such
+    as a bridge of containers. Nothing is sent.
+    """
+    candidates = [source_host(_ANYWHERE), *_interface_hosts()]
+    return next((host for host in candidates if host is not None and _is_private(host)), None)
+
+
+def source_host(target: str) -> str | None:
+    """The address from which this machine reaches `target`; None if it does not, or only over loopback.
+
+    The kernel chooses a route, and nothing is sent. A name is looked up.
+    """
+    try:
+        found = socket.getaddrinfo(target, 9, type=socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.connect(address)
+                host = str(sock.getsockname()[0])
+        except OSError:
+            continue
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return host
+    return None
+
+
+def _interface_hosts() -> Iterator[str]:
+    """The IPv4 addresses of the interfaces, in the kernel's order."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _, name in socket.if_nameindex():
+                request = struct.pack("256s", name.encode()[:15])
+                with contextlib.suppress(OSError):  # it has no such address
+                    yield socket.inet_ntoa(fcntl.ioctl(sock, _SIOCGIFADDR, request)[20:24])
+    else:
+        with contextlib.suppress(OSError):
+            for *_, address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET):
+                yield str(address[0])
+
+
+def _is_private(host: str) -> bool:
+    try:
+        address = ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in _PRIVATE)

@@ -23,6 +23,7 @@ from pymicro.errors import ConfigError, PymicroError
 from pymicro.life import Hook, Life, Lifespan, Plan, node_metadata
 from pymicro.node import Node
 from pymicro.server.server import Server
+from pymicro.supervised import supervisor
 
 if TYPE_CHECKING:
     import grpc
@@ -346,7 +347,8 @@ class Service:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
-        running = self._running = Life(self, self._plan, self.client)
+        above = supervisor.get()
+        running = self._running = Life(self, self._plan, self.client, above)
         # Start and stop in one task, as whatever `lifespan` enters has to be left.
         life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 
@@ -360,7 +362,9 @@ class Service:
             if not running.started:
                 life.cancel()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Under a supervisor an interrupt is answered there.
+        signals = [signal.SIGTERM, signal.SIGINT] if above is None else [signal.SIGTERM]
+        for number in signals:
             loop.add_signal_handler(number, on_signal, number)
         try:
             await life
@@ -377,7 +381,7 @@ class Service:
             return 1
         finally:
             self._running = None
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in signals:
                 loop.remove_signal_handler(number)
         if len(received) > 1:
             return 128 + received[1]

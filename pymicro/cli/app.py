@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from pymicro._version import __version__
+from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import (
     EXIT_FAILED,
@@ -28,7 +29,22 @@ from pymicro.plugins import did_you_mean
 __all__ = ["command_line", "main"]
 
 # In the order of the help page. Each is the function of that name in the module of that name.
-_COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+_COMMANDS = [
+    "run",
+    "call",
+    "bench",
+    "services",
+    "nodes",
+    "list",
+    "describe",
+    "health",
+    "doctor",
+    "new",
+    "gen",
+    "manifest",
+    "config",
+    "completion",
+]
 
 
 class _Commands(click.Group):
@@ -80,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(argv: list[str]) -> int:
+    if instruction := os.environ.get(VARIABLE):
+        answer(command_line, instruction)
     session = Session()
     # Started with `>&-` or by a daemon there are none, and nobody to print for.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

@@ -6,12 +6,19 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from pymicro import plugins
 from pymicro.cli.report import Session
 from pymicro.config import Setting, settings
 
-__all__ = ["SettingsCommand", "debug_option", "is_setting", "settings_argv", "settings_by_group"]
+__all__ = [
+    "SettingsCommand",
+    "debug_option",
+    "is_setting",
+    "settings_argv",
+    "settings_by_group",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,6 +95,13 @@ class _SettingOption(click.Option):
             callback=_keep,
         )
         self.setting = setting
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The values, where there is a choice of them."""
+        kind = self.setting.kind.metavar
+        group = _PLUGINS.get(self.setting.name)
+        values = plugins.known(group) if group else kind.split("|") if "|" in kind else []
+        return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
 def is_setting(param: click.Parameter) -> bool:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pymicro.cli.clients import make_client, run
+from pymicro.cli.clients import make_client, nobody, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
-from pymicro.cli.report import EXIT_FAILED, dump, note, say
+from pymicro.cli.listing import output_option, print_array, print_table, watch_option
+from pymicro.cli.report import EXIT_FAILED, note
+from pymicro.cli.views import Form, open_view
 from pymicro.errors import RegistryError
-from pymicro.plugins import did_you_mean
 from pymicro.wellknown import other_protocol, others_text
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _RETRY = 1.0
 
 
 @click.command("nodes", cls=SettingsCommand)
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @output_option
 @watch_option
 @click.pass_context
@@ -56,34 +57,44 @@ async def _list(service: str, output: str, argv: Sequence[str]) -> int:
         elif shown:
             wide = output == "wide"
             print_table(_header(wide), [_row(node, wide) for node in shown])
-        called = any(not _not_called(node) for node in found)
-        if not called:
-            note(await _nobody(client, service, found))
-        elif len(shown) < len(found):
-            note(f"{_others(found)}: -o wide shows which")
-    return 0 if called else EXIT_FAILED
+        if remark := await _remark(client, service, found, len(shown)):
+            note(remark)
+    return EXIT_FAILED if all(map(_not_called, found)) else 0
 
 
 async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
-    changes: Changes[Node] = Changes(lambda node: _row(node, output == "wide"))
+    wide = output == "wide"
+    form: Form[Node] = Form(
+        title=f"nodes of {service}",
+        header=_header(wide),
+        row=lambda node: _row(node, wide),
+        to_json=_to_json,
+    )
     last: NodeSet | None = None
     async with make_client(argv) as client:
-        while True:
-            try:
-                async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
-                    async for found in sets:
-                        if found == last:
-                            continue
-                        if output == "json":
-                            say(dump([_to_json(node) for node in found]))
-                        else:
-                            changes.show({node.key: node for node in _shown(found, output)})
-                        if all(map(_not_called, found)):
-                            note(await _nobody(client, service, found.nodes))
-                        last = found
-            except RegistryError as exc:
-                note(f"{exc}; asking again")
-            await asyncio.sleep(_RETRY)
+        with open_view(output, form) as view:
+            while True:
+                try:
+                    async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
+                        async for found in sets:
+                            if found == last:
+                                continue
+                            shown = _shown(found, output)
+                            remark = await _remark(client, service, found.nodes, len(shown))
+                            view.show({node.key: node for node in shown}, remark)
+                            last = found
+                except RegistryError as exc:
+                    view.remark(f"{exc}; asking again")
+                await asyncio.sleep(_RETRY)
+
+
+async def _remark(client: Client, service: str, found: Sequence[Node], shown: int) -> str:
+    """What has to be said of nodes that are not called, or of there being none."""
+    if not found:
+        return await nobody(client, service)
+    if all(map(_not_called, found)):
+        return f"no node of {service} to call: {_others(found)}"
+    return f"{_others(found)}: -o wide shows which" if shown < len(found) else ""
 
 
 def _header(wide: bool) -> list[str]:
@@ -116,15 +127,3 @@ def _shown(nodes: Iterable[Node], output: str) -> list[Node]:
 
 def _others(nodes: Iterable[Node]) -> str:
     return others_text(filter(None, (other_protocol(node.metadata) for node in nodes)))
-
-
-async def _nobody(client: Client, service: str, nodes: Sequence[Node]) -> str:
-    if nodes:
-        return f"no node of {service} to call: {_others(nodes)}"
-    if not client.selector.uses_registry:
-        return f"no node of {service}: {client.selector.describe(service)} gives none"
-    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
-    try:
-        return message + did_you_mean(service, await client.services())
-    except RegistryError:  # one that cannot list services
-        return message

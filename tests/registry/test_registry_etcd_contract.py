@@ -1,0 +1,84 @@
+"""Registry `etcd` passes the contract suite, on a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from pymicro.config import load
+from pymicro.node import Node
+from pymicro.record import dump_record
+from pymicro.registry.etcd import EtcdRegistry
+from pymicro.testing.registry import RegistryContract
+from tests.etcd_server import Etcd
+
+# The least lease that etcd gives.
+TTL = 2
+
+OWNER = """
+import asyncio, sys
+from pymicro.config import load
+from pymicro.record import load_record
+from pymicro.registry.etcd import EtcdRegistry
+
+async def main(address, ttl, document):
+    settings = {"registry_address": [address], "register_ttl": int(ttl), "register_interval": 0}
+    async with EtcdRegistry(load(settings, environ={})) as registry:
+        await registry.register(load_record(document).nodes[0])
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class TestEtcd(RegistryContract):
+    patience = 10.0
+    etcd: Etcd
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _etcd(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with Etcd(tmp_path_factory.mktemp("etcd")) as cls.etcd:
+            yield
+
+    @pytest.fixture(autouse=True)
+    def _emptied(self) -> None:
+        self.etcd.delete_all("/micro/registry/")
+
+    def make(self) -> EtcdRegistry:
+        return EtcdRegistry(load({"registry_address": [self.etcd.address]}, environ={}))
+
+    @contextlib.asynccontextmanager
+    async def owner(self, node: Node) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            OWNER,
+            self.etcd.address,
+            str(TTL),
+            dump_record([node]),
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+        async def kill() -> None:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+        try:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"ready\n"
+            yield kill
+        finally:
+            await kill()
+
+    async def break_source(self) -> None:
+        await asyncio.to_thread(self.etcd.kill)
+
+    async def mend_source(self) -> None:
+        await asyncio.to_thread(self.etcd.start)
