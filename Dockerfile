@@ -18,7 +18,7 @@ RUN python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-cache-dir --constraint /dist/constraints.txt /dist/*.whl
 COPY protos protos
 COPY examples/greeter /app
-RUN python -m grpc_tools.protoc -I protos --python_out=/app --grpc_python_out=/app protos/*/v1/*.proto \
+RUN python -m pymicro gen --out /app protos \
     && python -m compileall -q /app
 
 FROM python:${PYTHON}-slim

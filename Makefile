@@ -15,8 +15,8 @@ GENERATED := examples/greeter/greeter/.generated
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-plots test-cluster test-all-pythons test-3.11 test-3.12 test-3.13 \
-	test-lowest lint format types bench bench-cluster simulate readme clean
+.PHONY: help setup gen demo test test-peers test-plots test-cluster test-gomicro test-all-pythons test-3.11 test-3.12 \
+	test-3.13 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,7 @@ $(INSTALLED): pyproject.toml
 gen: $(GENERATED) ## Python code of the examples' protos (git-ignored)
 
 $(GENERATED): $(PROTOS) $(INSTALLED)
-	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=examples/greeter \
-		--pyi_out=examples/greeter --grpc_python_out=examples/greeter $(PROTOS)
+	$(BIN)/python -m pymicro gen --include protos --out examples/greeter $(PROTOS)
 	@touch $@
 
 demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a clean stop
@@ -45,8 +44,10 @@ demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a cle
 test: $(GENERATED) ## the test suite, and the table of bars that it measured (needs Python only)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl (needs Go)
-	grpcurl=$$(scripts/grpcurl) && GRPCURL="$$grpcurl" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl, buf curl, grpc-js (needs Go and Node.js)
+	$(BIN)/python -m pip install --quiet --group peers
+	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && \
+		GRPCURL="$$grpcurl" GRPC_JS="$$js" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench
@@ -55,12 +56,16 @@ test-plots: $(GENERATED) ## the simulator and its pictures, which need the group
 test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux, root, needs Go)
 	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
 
+test-gomicro: $(GENERATED) ## pymicro and real go-micro 1.18 peers, both ways (Linux, root, needs Go)
+	peer=$$(scripts/gomicro) && assets=$$(scripts/controlplane) && GOMICRO_PEER="$$peer" KUBEBUILDER_ASSETS="$$assets" \
+		$(BIN)/python -m pytest -m gomicro tests/gomicro $(PYTEST_ARGS)
+
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
-# Without the two minutes of faults under load, which `make test` has run.
+# Without what takes minutes and does not depend on the Python, which `make test` has run.
 test-3.11 test-3.12 test-3.13: test-%:
 	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
-		PYTEST_ARGS="-m 'not peers and not cluster and not chaos' $(PYTEST_ARGS)"
+		PYTEST_ARGS="-m 'not peers and not cluster and not gomicro and not chaos and not once' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
 	scripts/test-lowest
@@ -74,8 +79,9 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(GENERATED) ## mypy, strict
+types: $(GENERATED) ## mypy, strict; of the examples too, with the types that `pymicro gen` makes
 	$(BIN)/mypy
+	cd examples/greeter && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 
 bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -88,8 +94,8 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks.simulate --write $(SIMULATE_ARGS)
 
-readme: $(INSTALLED) ## write the settings table of README.md anew
-	$(BIN)/python scripts/settings_table.py --write
+papers: $(INSTALLED) ## write anew what README.md and docs/ have from the code
+	$(BIN)/python scripts/papers.py --write
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from pymicro.handlers import handler, idempotent
     from pymicro.node import Endpoint, Node, NodeSet, Value
+    from pymicro.presets import kubernetes_service
     from pymicro.registry.memory import MemoryRegistry
     from pymicro.server.context import CallContext, current
     from pymicro.service import Service
@@ -64,6 +65,7 @@ _HOMES = {
     ],
     "pymicro.handlers": ["handler", "idempotent"],
     "pymicro.node": ["Endpoint", "Node", "NodeSet", "Value"],
+    "pymicro.presets": ["kubernetes_service"],
     "pymicro.registry.memory": ["MemoryRegistry"],
     "pymicro.server.context": ["CallContext", "current"],
     "pymicro.service": ["Service"],
@@ -130,6 +132,7 @@ __all__ = [  # noqa: PLE0604, RUF100
     "detached",
     "handler",
     "idempotent",
+    "kubernetes_service",
 ]
 
 

@@ -16,7 +16,7 @@ from pymicro.client.idempotent import Marks
 from pymicro.client.intercepted import Interception
 from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
-from pymicro.config import Config, in_pod, settings, unknown_environment
+from pymicro.config import Config, in_pod, unknown_environment, without_effect
 from pymicro.discovery import Directory
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.node import Node, NodeSet
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pymicro.registry.base import Registry
     from pymicro.selector.base import Selector
 
-__all__ = ["Calling", "Settings", "split_instances"]
+__all__ = ["Calling", "Instances", "Settings", "split_instances"]
 
 log = logging.getLogger("pymicro")
 
@@ -135,18 +135,21 @@ class Calling:
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
         self._open = False
 
-    def equip(self, config: Config) -> None:
+    def equip(self, config: Config, instances: Instances | None = None) -> None:
         """Choose the plug-ins; does no I/O.
+
+        Args:
+            config: All settings.
+            instances: Plug-ins to use instead of those that code gave as objects.
 
         Raises:
             PluginError: One is unknown or does not load.
             ConfigError: One cannot use its settings.
         """
-        registry = self._instances.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
+        given = self._instances if instances is None else instances
+        registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
         directory = Directory(registry)
-        selector = self._instances.selector or plugins.load(plugins.SELECTORS, config.selector)(
-            config, directory
-        )
+        selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
         make_balancer = plugins.load(plugins.BALANCERS, config.balancer)
         make_balancer(config)  # one that cannot be made is found now, not at the first call
         self._equipped = config, registry, directory, selector
@@ -209,6 +212,7 @@ class Calling:
         *,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
         timeout: float | Unset | None = UNSET,
         idempotent: Iterable[str] = (),
         interceptors: Sequence[Any] = (),
@@ -221,6 +225,8 @@ class Calling:
             service: The name it registers under.
             version: Only nodes of exactly this version.
             metadata: Only nodes that carry all of these pairs in the registry.
+            endpoint: Only nodes with this method ("Greeter.SayHello"), for one that not all
+                versions have; nodes that do not tell their methods count.
             timeout: Seconds unary calls may take unless the call says otherwise;
                 None for no limit. `client_request_timeout` if not given.
             idempotent: Methods that may run twice, besides those that say so in their
@@ -245,7 +251,7 @@ class Calling:
         return Channel(
             self._core,
             service,
-            Filter.of(version, metadata),
+            Filter.of(version, metadata, endpoint),
             merged,
             timeout,
             Interception.of(chain),
@@ -292,13 +298,8 @@ def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
     """A line for each thing about the settings that somebody may stumble over."""
     for line in unknown_environment():
         log.info("%s", line)
-    ignored = [
-        config.source(name)
-        for name, setting in settings().items()
-        if setting.ignored and config.source(name) != "default"
-    ]
-    if ignored:
-        log.info("go-micro settings that change nothing here: %s", ", ".join(ignored))
+    if inert := without_effect(config):
+        log.info("go-micro settings that change nothing here: %s", ", ".join(inert))
     if in_pod() and asked and not given_registry and config.source("registry") == "default":
         # Never guessed: a pod that meant Kubernetes must not quietly be alone.
         log.warning(

@@ -30,6 +30,7 @@ __all__ = [
     "render",
     "settings",
     "unknown_environment",
+    "without_effect",
 ]
 
 PREFIX = "MICRO_"
@@ -129,15 +130,26 @@ def _show_size(value: int) -> str:
     return str(value)
 
 
-def _one_of(*choices: str) -> Kind:
+def _one_of(*choices: str, **aliases: str) -> Kind:
     def accept(value: Any) -> str:
         text = _text(value).strip().lower()
+        text = aliases.get(text, text)
         if text not in choices:
             hint = plugins.did_you_mean(text, list(choices))
             raise ValueError(f"{value!r} is none of {', '.join(choices)}{hint}")
         return text
 
     return Kind("|".join(choices), accept, accept)
+
+
+def _renamed(**aliases: str) -> Kind:
+    """A plug-in's name; go-micro has other words for some."""
+
+    def accept(value: Any) -> str:
+        text = _text(value).strip()
+        return aliases.get(text, text)
+
+    return Kind("TEXT", accept, accept)
 
 
 TEXT = Kind("TEXT", str.strip, _text)
@@ -229,7 +241,9 @@ class Config:
         COUNT, 60, "seconds a registration lives unless renewed, where the registry forgets"
     )
     register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
-    selector: str = _setting(TEXT, "registry", "where a service's node sets come from")
+    selector: str = _setting(
+        _renamed(default="registry", cache="registry"), "registry", "where a service's node sets come from"
+    )
     balancer: str = _setting(TEXT, "p2c", "which node a call takes")
     client_request_timeout: float = _setting(
         DURATION, 5.0, "default timeout of unary calls, all attempts together; 0 for none"
@@ -267,7 +281,11 @@ class Config:
         _optional(DURATION), None, "wait between deregistering and stopping; the registry's if unset"
     )
     stop_grace: float = _setting(DURATION, 20.0, "time calls get to finish at a stop")
-    log_level: str = _setting(_one_of("debug", "info", "warning", "error"), "info", "least level logged")
+    log_level: str = _setting(
+        _one_of("debug", "info", "warning", "error", trace="debug", warn="warning", fatal="error"),
+        "info",
+        "least level logged",
+    )
     log_format: str = _setting(
         _one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
     )
@@ -404,8 +422,34 @@ _KUBERNETES_LINK = re.compile(
 )
 
 
+# Variables that go-micro 1.x reads and that are no flags of it (`profile` is, under another name).
+_GO_MICRO_ONLY = frozenset(
+    {
+        "MICRO_DEBUG_PROFILE",
+        "MICRO_PLUGIN",
+        "MICRO_PROXY",
+        "MICRO_PROXY_ADDRESS",
+        "MICRO_ROUTER",
+        "MICRO_ROUTER_ADDRESS",
+    }
+)
+
+
+def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What of go-micro's was given and changes nothing here: `environment MICRO_BROKER`, for the log.
+
+    Manifests of go-micro services set these; a service that is moved over starts with them unchanged.
+    """
+    given = [
+        config.source(name)
+        for name, setting in _SETTINGS.items()
+        if setting.ignored and config.source(name) != "default"
+    ]
+    return given + [f"environment {name}" for name in sorted(_GO_MICRO_ONLY) if environ.get(name)]
+
+
 def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """`MICRO_*` variables that are no setting and were not made by Kubernetes, with a hint each.
+    """`MICRO_*` variables that nobody knows and that Kubernetes did not make, with a hint each.
 
     Unknown ones are for the log, never an error: whoever names a Kubernetes
     Service `micro` gets a dozen of them.
@@ -414,7 +458,10 @@ def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
     return [
         f"{name} is no setting{plugins.did_you_mean(name, known)}"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in known and not _KUBERNETES_LINK.fullmatch(name)
+        if name.startswith(PREFIX)
+        and name not in known
+        and name not in _GO_MICRO_ONLY
+        and not _KUBERNETES_LINK.fullmatch(name)
     ]
 
 

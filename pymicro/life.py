@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pymicro import config as configuration
-from pymicro.address import join_address
+from pymicro.address import join_address, split_address
 from pymicro.advertise import Advertisement, advertised_address
 from pymicro.assemble import Calling
 from pymicro.config import Config
 from pymicro.errors import PymicroError
 from pymicro.node import Node
 from pymicro.server.server import Server
+from pymicro.supervised import Supervised
 from pymicro.wellknown import KEEPALIVE, ZONE
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Life:
     Args:
         service: What hooks are called with.
         calling: The client in it, equipped.
+        supervisor: Is asked before anything is opened, and told when the start is over.
 
     Attributes:
         bound: Host and port it listens on, once they are bound.
@@ -80,12 +82,16 @@ class Life:
         broken: Set when the server has ended by itself.
     """
 
-    def __init__(self, service: object, plan: Plan, calling: Calling) -> None:
+    def __init__(
+        self, service: object, plan: Plan, calling: Calling, supervisor: Supervised | None = None
+    ) -> None:
         self._service = service
         self._plan = plan
         self._calling = calling
         self._config = calling.config
+        self._supervisor = supervisor
         self._stack = AsyncExitStack()
+        self._server: Server | None = None
         self._hurried = asyncio.Event()
         self.started = False
         self.broken = asyncio.Event()
@@ -111,6 +117,13 @@ class Life:
         for add in plan.added:
             add(server)
         server.check()
+        self._server = server
+        if self._supervisor is not None:
+            await self._supervisor.turn(
+                address=_fixed_address(config),
+                alone=bool(config.server_id),  # one node id cannot be registered twice
+                longest=self._drain_delay + config.stop_grace,
+            )
         async with AsyncExitStack() as stack:
             self.bound = await server.bind(_listen_address(config))
             # From here on the port is ours, and grpc-core frees it in stop().
@@ -151,10 +164,18 @@ class Life:
             config.selector,
             config.balancer,
         )
+        if self._supervisor is not None:
+            self._supervisor.started()
 
     async def stop(self) -> None:
         """Undo everything, in the opposite order."""
         await self._stack.aclose()
+
+    async def crash(self) -> None:
+        """End the server at once, without a word to the registry; `stop` undoes the rest."""
+        self.hurry()
+        if self._server is not None:
+            await self._server.stop(0)
 
     @asynccontextmanager
     async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
@@ -184,11 +205,8 @@ class Life:
         try:
             yield
         finally:
-            delay = self._config.drain_delay
-            if delay is None:
-                delay = self._calling.registry.drain_delay
             # Watchers elsewhere have to see that the node left; until then it serves on.
-            await self._wait(delay)
+            await self._wait(self._drain_delay)
             server.begin_drain()
             stop = asyncio.create_task(self._leave(server), name="stop the server")
             hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
@@ -197,6 +215,11 @@ class Life:
             if not stop.done():
                 await server.stop(0)
             await stop
+
+    @property
+    def _drain_delay(self) -> float:
+        delay = self._config.drain_delay
+        return self._calling.registry.drain_delay if delay is None else delay
 
     async def _leave(self, server: Server) -> None:
         await server.quieten(getattr(self._calling.registry, "notice", NOTICE))
@@ -217,7 +240,15 @@ class Life:
 
 def node_metadata(config: Config, server: Server) -> dict[str, str]:
     """What a service's node says of itself; `server_metadata` has the last word."""
-    own = {"protocol": "grpc", ZONE: config.zone, KEEPALIVE: server.ping_interval}
+    # The first three as a go-micro service has them: its monitor passes over nodes without
+    # `server` and `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    own = {
+        "protocol": "grpc",
+        "server": "grpc",
+        "transport": "grpc",
+        ZONE: config.zone,
+        KEEPALIVE: server.ping_interval,
+    }
     return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
 
 
@@ -242,3 +273,12 @@ def _listen_address(config: Config) -> str:
         return config.server_address
     # In a pod: the port that static callers expect (go-micro's convention).
     return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
+
+
+def _fixed_address(config: Config) -> str:
+    """The address that another process may hold; empty if the port is any free one."""
+    address = _listen_address(config)
+    with contextlib.suppress(ValueError):  # binding it will say what is wrong with it
+        if split_address(address)[1] != 0:
+            return address
+    return ""

@@ -118,9 +118,17 @@ class NodeSet:
         by_key = {node.key: node for node in nodes}
         return cls(tuple(by_key[key] for key in sorted(by_key)))
 
-    def select(self, version: str | None = None, metadata: Mapping[str, str] = NO_METADATA) -> NodeSet:
-        """The nodes with this version (any if None) and all of these metadata pairs."""
-        if version is None and not metadata:
+    def select(
+        self,
+        version: str | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+        endpoint: str | None = None,
+    ) -> NodeSet:
+        """The nodes with this version (any if None), all of these metadata pairs, and this endpoint.
+
+        Who lists no endpoints may have any.
+        """
+        if version is None and not metadata and endpoint is None:
             return self
         wanted = metadata.items()
         return NodeSet(
@@ -129,6 +137,11 @@ class NodeSet:
                 for node in self.nodes
                 if (version is None or node.version == version)
                 and all(node.metadata.get(key) == value for key, value in wanted)
+                and (
+                    endpoint is None
+                    or not node.endpoints
+                    or any(endpoint == one.name for one in node.endpoints)
+                )
             )
         )
 

@@ -7,24 +7,28 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pymicro import config as configuration
 from pymicro import logs
 from pymicro.address import join_address
-from pymicro.assemble import Calling, Settings, split_instances
+from pymicro.assemble import Calling, Instances, Settings, split_instances
 from pymicro.client.channel import UNSET, Channel, Unset
 from pymicro.config import Config
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.life import Hook, Life, Lifespan, Plan, node_metadata
 from pymicro.node import Node
 from pymicro.server.server import Server
+from pymicro.supervised import supervisor
 
 if TYPE_CHECKING:
     import grpc
 
+    from pymicro.registry.base import Registry
 
 __all__ = ["Service"]
 
@@ -192,10 +196,7 @@ class Service:
         Raises:
             ConfigError: What cannot be used, and why.
         """
-        config = configuration.load(self._code, argv, environ)
-        if not config.server_version:
-            config = config.replace("default", server_version="latest")
-        return config
+        return _with_version(configuration.load(self._code, argv, environ))
 
     def node_metadata(self, config: Config) -> Mapping[str, str]:
         """The pairs that its node would carry with these settings, `metadata` and our own."""
@@ -218,6 +219,7 @@ class Service:
         *,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
         timeout: float | Unset | None = UNSET,
         interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
@@ -228,6 +230,7 @@ class Service:
             service,
             version=version,
             metadata=metadata,
+            endpoint=endpoint,
             timeout=timeout,
             interceptors=interceptors,
             options=options,
@@ -282,6 +285,41 @@ class Service:
         finally:
             self._running = None
 
+    @asynccontextmanager
+    async def apart(
+        self, registry: Registry, settings: Mapping[str, Any]
+    ) -> AsyncIterator[Callable[[Sequence[Any]], Life]]:
+        """Open its client for lives of it that read neither flags nor environment; for `pymicro.testing`.
+
+        Args:
+            registry: Used instead of any other.
+            settings: They win over those given in code.
+
+        Yields what makes a life, not started, with interceptors outside its own. Several of
+        them may live at a time; `address` and `node` are those of the first.
+        """
+        if self._running is not None or self._config is not None:
+            raise PymicroError(f"{self.name} is running already, or its settings were read by init()")
+        config = configuration.load({**self._code, **settings}, (), {})
+        only = Instances(registry=registry)
+        self._config = config = _with_version(config)
+        try:
+            self.client.equip(config, only)
+            async with self.client:
+
+                def make(interceptors: Sequence[Any]) -> Life:
+                    # What a life itself needs of a client is the registry.
+                    calling = Calling(only)
+                    calling.equip(config, only)
+                    plan = replace(self._plan, interceptors=(*interceptors, *self._plan.interceptors))
+                    life = Life(self, plan, calling)
+                    self._running = self._running or life
+                    return life
+
+                yield make
+        finally:
+            self._config = self._running = None
+
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; returns after a clean stop.
 
@@ -309,7 +347,8 @@ class Service:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
-        running = self._running = Life(self, self._plan, self.client)
+        above = supervisor.get()
+        running = self._running = Life(self, self._plan, self.client, above)
         # Start and stop in one task, as whatever `lifespan` enters has to be left.
         life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 
@@ -323,7 +362,9 @@ class Service:
             if not running.started:
                 life.cancel()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Under a supervisor an interrupt is answered there.
+        signals = [signal.SIGTERM, signal.SIGINT] if above is None else [signal.SIGTERM]
+        for number in signals:
             loop.add_signal_handler(number, on_signal, number)
         try:
             await life
@@ -340,12 +381,17 @@ class Service:
             return 1
         finally:
             self._running = None
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in signals:
                 loop.remove_signal_handler(number)
         if len(received) > 1:
             return 128 + received[1]
         log.info("%s has stopped", self.name)
         return 1 if running.broken.is_set() else 0
+
+
+def _with_version(config: Config) -> Config:
+    """go-micro's clients take no node without a version."""
+    return config if config.server_version else config.replace("default", server_version="latest")
 
 
 async def _live(life: Life, stopping: asyncio.Event) -> None:

@@ -68,6 +68,10 @@ class RpcError(PymicroError, AioRpcError):
         attempts: How many nodes the call was tried on; `node` is the last of them.
         from_peer: False for an error pymicro made on this side, True for one
             that only the peer can have made, None where the two look alike.
+        micro_id: Who failed, as a go-micro server says with its error: by convention
+            `service` or `service.Method`. None in errors of all others.
+        micro_code: The HTTP status of such an error, or whatever number its handler
+            chose: 404 in a `NotFound`, 10001 in an `Unknown`.
     """
 
     status_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -84,6 +88,8 @@ class RpcError(PymicroError, AioRpcError):
         callee: str | None = None,
         attempts: int = 1,
         from_peer: bool | None = None,
+        micro_id: str | None = None,
+        micro_code: int | None = None,
     ) -> None:
         if type(self) is RpcError:
             raise TypeError("raise one of RpcError's subclasses, such as pymicro.NotFound")
@@ -100,6 +106,8 @@ class RpcError(PymicroError, AioRpcError):
         self.callee = callee
         self.attempts = attempts
         self.from_peer = from_peer
+        self.micro_id = micro_id
+        self.micro_code = micro_code
 
     def __str__(self) -> str:
         text = f"{self.status_code.name}: {self.details()}"
@@ -116,6 +124,8 @@ class RpcError(PymicroError, AioRpcError):
                 ("node", self.node and self.node.address),
                 ("callee", self.callee),
                 ("from_peer", self.from_peer),
+                ("micro_id", self.micro_id),
+                ("micro_code", self.micro_code),
             )
             if value is not None
         ]
@@ -131,6 +141,8 @@ class RpcError(PymicroError, AioRpcError):
             "callee": self.callee,
             "attempts": self.attempts,
             "from_peer": self.from_peer,
+            "micro_id": self.micro_id,
+            "micro_code": self.micro_code,
         }
         return _rebuild, (type(self), self.details(), state)
 

@@ -134,6 +134,12 @@ class ShopServer:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such item\x1b[31m")
         if order.item_name == "rich":
             await self._abort_richly(context)
+        if order.item_name == "teapot":  # as a go-micro server says it
+            text = '{"id":"shop","code":418,"detail":"no coffee\\u001b[31m","status":"I\'m a teapot"}'
+            await context.abort(grpc.StatusCode.UNKNOWN, text)
+        if order.item_name == "sold":
+            text = '{"id":"","code":429,"detail":"come back","status":"Too Many Requests"}'
+            await context.abort(grpc.StatusCode.UNKNOWN, text)
         if order.item_name == "gift":
             gift = self.schema.message_class("shop.v1.Gift")(**{"from": "Bob"})
             known = any_pb2.Any(type_url="x/shop.v1.Gift", value=gift.SerializeToString())

@@ -34,7 +34,9 @@ async def greet_for_ever(stub: greeter_pb2_grpc.GreeterStub, names: list[str], e
 
 async def main(names: list[str], every: float | None, flags: list[str]) -> int:
     # The first process of a container gets no SIGTERM unless it asks for it.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with pymicro.Client(argv=flags) as client:
         stub = greeter_pb2_grpc.GreeterStub(client.channel("greeter"))
         if every is not None:

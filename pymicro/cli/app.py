@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from pymicro._version import __version__
+from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import (
     EXIT_FAILED,
@@ -25,10 +26,25 @@ from pymicro.cli.report import (
 from pymicro.errors import ConfigError, PymicroError
 from pymicro.plugins import did_you_mean
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 # In the order of the help page. Each is the function of that name in the module of that name.
-_COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+_COMMANDS = [
+    "run",
+    "call",
+    "bench",
+    "services",
+    "nodes",
+    "list",
+    "describe",
+    "health",
+    "doctor",
+    "new",
+    "gen",
+    "manifest",
+    "config",
+    "completion",
+]
 
 
 class _Commands(click.Group):
@@ -62,7 +78,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 @click.pass_context
-def _pymicro(ctx: click.Context) -> None:
+def command_line(ctx: click.Context) -> None:
     """Run, find and call gRPC services."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -80,14 +96,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(argv: list[str]) -> int:
+    if instruction := os.environ.get(VARIABLE):
+        answer(command_line, instruction)
     session = Session()
     # Started with `>&-` or by a daemon there are none, and nobody to print for.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         # Not click's own main(): it prints on an interrupt and has exit codes of its own.
-        with _pymicro.make_context("pymicro", argv, obj=session) as ctx:
-            code = _pymicro.invoke(ctx)
+        with command_line.make_context("pymicro", argv, obj=session) as ctx:
+            code = command_line.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as exc:  # --help, --version

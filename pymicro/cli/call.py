@@ -6,43 +6,13 @@ import click
 
 from pymicro.cli.clients import run
 from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.request_options import request_options
 
 __all__ = ["call"]
 
 
 @click.command("call", cls=SettingsCommand)
-@click.argument("service")
-@click.argument("method")
-@click.argument("request_json", metavar="[JSON]", default="{}")
-@click.option(
-    "--timeout",
-    metavar="DURATION",
-    help="Give up after this time, such as 500ms or 2 (seconds); 0 for never.",
-)
-@click.option(
-    "-H",
-    "--header",
-    "headers",
-    metavar="KEY:VALUE",
-    multiple=True,
-    help="Request metadata; base64 if the key ends in -bin. May be repeated.",
-)
-@click.option("--address", metavar="HOST:PORT", help="Call this node; asks no registry.")
-@click.option(
-    "--proto",
-    "protos",
-    metavar="FILE",
-    multiple=True,
-    help="Learn methods and types from this proto file instead of the server's reflection. May be repeated.",
-)
-@click.option(
-    "-I",
-    "--proto-path",
-    "proto_paths",
-    metavar="FOLDER",
-    multiple=True,
-    help="Where --proto files and their imports are looked up.",
-)
+@request_options
 @click.option("-v", "--verbose", is_flag=True, help="Show node, metadata and time on stderr.")
 @click.pass_context
 def call(

@@ -8,21 +8,23 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from pymicro.address import join_address, split_address
-from pymicro.cli.clients import make_client
+from pymicro.cli.clients import at_address, make_client, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
 from pymicro.cli.types import ProtoFiles, Reflected, Types
 from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
-from pymicro.durations import parse_duration
 from pymicro.schema import MethodNotFound, SchemaError
 from pymicro.status import RpcError
+
+if TYPE_CHECKING:
+    from pymicro.client.channel import Channel
+    from pymicro.standalone import Client
 
 __all__ = ["CallOptions", "call_method"]
 
@@ -66,39 +68,32 @@ class CallOptions:
         Raises:
             InputError: One cannot be used; says which.
         """
-        seconds = None
-        if timeout is not None:
-            try:
-                seconds = parse_duration(timeout)
-            except ValueError as exc:
-                raise InputError(f"--timeout: {exc}") from None
-        if address is not None:
-            try:
-                host, port = split_address(address)
-            except ValueError as exc:
-                raise InputError(f"--address: {exc}") from None
-            address = join_address(host or "127.0.0.1", port)
         return cls(
             service=service,
             method=method,
             requests=open_requests(request_json),
-            timeout=seconds,
+            timeout=None if timeout is None else read_seconds("--timeout", timeout),
             headers=tuple(_read_header(text) for text in headers),
-            address=address,
+            address=None if address is None else read_address(address),
             **rest,
         )
 
     def settings(self, argv: Sequence[str]) -> list[str]:
         """The settings' flags, such that `address` is the only node if it is given."""
-        if self.address is None:
-            return list(argv)
-        kept = [flag for flag in argv if not flag.startswith(("--registry", "--selector"))]
-        return [
-            *kept,
-            "--registry=static",
-            f"--registry-address={self.service}={self.address}",
-            "--selector=registry",
-        ]
+        return at_address(argv, self.service, self.address)
+
+    def proto_files(self) -> ProtoFiles | None:
+        """The schema by files; None if the server is to be asked.
+
+        Raises:
+            InputError: They cannot be used.
+        """
+        return ProtoFiles(self.protos, self.proto_paths) if self.protos else None
+
+    def channel(self, client: Client) -> Channel:
+        """The channel to the service."""
+        # --timeout 0 is for the channel to hear: a call's own None means its default.
+        return client.channel(self.service, timeout=None if self.timeout == 0 else UNSET)
 
 
 # What gRPC allows, and grpc-core asserts.
@@ -131,14 +126,11 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
     def left() -> float | None:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    proto_files = ProtoFiles(options.protos, options.proto_paths) if options.protos else None
+    proto_files = options.proto_files()
     async with make_client(options.settings(argv)) as client:
-        # --timeout 0 is for the channel to hear: a call's own None means its default.
-        channel = client.channel(options.service, timeout=None if options.timeout == 0 else UNSET)
-        types: Types | None = proto_files
-        if types is None:
-            limit = left() if options.timeout is not None else client.config.client_request_timeout or None
-            types = Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
+        channel = options.channel(client)
+        limit = left() if options.timeout is not None else client.config.client_request_timeout or None
+        types = proto_files or Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
         try:
             method = await types.find_method(options.method)
             exchange = Exchange(method, types, options.requests, verbose=options.verbose)
@@ -153,6 +145,8 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
 
 async def _tell_status(exc: RpcError, types: Types) -> None:
     note(f"{exc.code().name}: {exc.details()}")
+    if exc.micro_code is not None:
+        note(f"  go-micro error {exc.micro_code}" + (f" of {exc.micro_id}" if exc.micro_id else ""))
     for detail in exc.error_details:
         if isinstance(detail, AnyMessage):
             detail = await types.unpack(detail)

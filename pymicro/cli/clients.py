@@ -1,17 +1,64 @@
-"""The client that commands work with."""
+"""The client that commands work with, and the words on the command line that choose its nodes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pymicro.address import join_address, split_address
+from pymicro.cli.report import InputError
+from pymicro.durations import parse_duration
+from pymicro.errors import RegistryError
+from pymicro.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.standalone import Client
 
-__all__ = ["make_client", "run"]
+__all__ = ["address_option", "at_address", "make_client", "nobody", "read_address", "read_seconds", "run"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def address_option(command: F) -> F:
+    """`--address`."""
+    return click.option("--address", metavar="HOST:PORT", help="Ask this node; asks no registry.")(command)
+
+
+def read_address(text: str) -> str:
+    """What was given with `--address`, as it is dialled.
+
+    Raises:
+        InputError: It is no address.
+    """
+    try:
+        host, port = split_address(text)
+    except ValueError as exc:
+        raise InputError(f"--address: {exc}") from None
+    return join_address(host or "127.0.0.1", port)
+
+
+def read_seconds(flag: str, text: str) -> float:
+    """Seconds from a flag's text, such as `500ms`.
+
+    Raises:
+        InputError: It is no duration; names the flag.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise InputError(f"{flag}: {exc}") from None
+
+
+def at_address(argv: Sequence[str], service: str, address: str | None) -> list[str]:
+    """The settings' flags, such that `address` is the only node of `service`, if it is given."""
+    if address is None:
+        return list(argv)
+    kept = [flag for flag in argv if not flag.startswith(("--registry", "--selector"))]
+    return [*kept, "--registry=static", f"--registry-address={service}={address}", "--selector=registry"]
 
 
 def make_client(argv: Sequence[str]) -> Client:
@@ -26,6 +73,17 @@ def make_client(argv: Sequence[str]) -> Client:
         config = config.replace("default", log_level="warning")
     logs.set_up(config)
     return client
+
+
+async def nobody(client: Client, service: str) -> str:
+    """That a service has no node, where was looked, and which name is near."""
+    if not client.selector.uses_registry:
+        return f"no node of {service}: {client.selector.describe(service)} gives none"
+    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
+    try:
+        return message + did_you_mean(service, await client.services())
+    except RegistryError:  # one that cannot list services
+        return message
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pymicro.cli.clients import make_client, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.report import EXIT_FAILED, dump, on_terminal, printable, say
+from pymicro.cli.report import EXIT_FAILED, coloured, dump, on_terminal, printable, say
 
 if TYPE_CHECKING:
     from pymicro.findings import Finding
@@ -25,7 +25,7 @@ _CHECK = 24
 
 
 @click.command("doctor", cls=SettingsCommand)
-@click.argument("service", default="")
+@click.argument("service", default="", shell_complete=complete_services)
 @click.option(
     "-o",
     "--output",
@@ -89,18 +89,12 @@ def _show(finding: Finding) -> None:
         printable(part).replace("\n", "\n" + " " * (_MARK + 2))
         for part in (finding.check, finding.text, finding.fix)
     )
-    say(f"{_coloured(f'{finding.level:<{_MARK}}', finding.level)}  {check:<{_CHECK}}  {text}")
+    say(f"{coloured(f'{finding.level:<{_MARK}}', _COLOURS[finding.level])}  {check:<{_CHECK}}  {text}")
     if fix:
         say(f"{'':<{_MARK}}  {fix}")
 
 
 def _verdict(problems: int) -> str:
     if problems:
-        return _coloured(f"{problems} problem{'s' * (problems != 1)}", "problem")
-    return _coloured("all is well", "ok")
-
-
-def _coloured(text: str, level: str) -> str:
-    # https://no-color.org: set and not empty means none.
-    plain = not on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain else click.style(text, fg=_COLOURS[level])
+        return coloured(f"{problems} problem{'s' * (problems != 1)}", _COLOURS["problem"])
+    return coloured("all is well", _COLOURS["ok"])

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, cast
 
 from pymicro import plugins
 from pymicro.cli.doctor_nodes import check_nodes, resolve
-from pymicro.config import in_pod, settings, unknown_environment
+from pymicro.config import in_pod, unknown_environment, without_effect
 from pymicro.errors import ConfigError, PymicroError, RegistryError
 from pymicro.findings import Finding
 from pymicro.registry.base import Diagnosable
+from pymicro.wellknown import other_protocol, others_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from pymicro.config import Config
+    from pymicro.findings import Level
     from pymicro.node import Node
     from pymicro.standalone import Client
 
@@ -31,6 +33,7 @@ _NODES_TIMEOUT = 5.0
 # Where a missing right, say, has been named, most likely nothing comes.
 _EXPLAINED_TIMEOUT = 1.5
 
+_OTHERS = "nodes -o wide shows which; a go-micro service speaks gRPC with MICRO_SERVER=grpc"
 _STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER")
 
 
@@ -50,14 +53,9 @@ def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> l
             )
         )
     found += [Finding("settings", "note", line) for line in unknown_environment(environ)]
-    ignored = [
-        config.source(name)
-        for name, setting in settings().items()
-        if setting.ignored and config.source(name) != "default"
-    ]
-    if ignored:
+    if inert := without_effect(config, environ):
         found.append(
-            Finding("settings", "note", f"go-micro's, which change nothing here: {', '.join(ignored)}")
+            Finding("settings", "note", f"go-micro's, which change nothing here: {', '.join(inert)}")
         )
     for name in _STATIC_VARIABLES:
         if environ.get(name) and config.selector != "static":
@@ -154,7 +152,13 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
         count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
         yield Finding("selector", "ok", f"{client.selector.describe(service)}: {count}")
     dialled: list[Node] = []
+    others = [protocol for node in nodes if (protocol := other_protocol(node.metadata))]
+    if others and not explained:
+        level: Level = "note" if len(others) < len(nodes) else "problem"
+        yield Finding("nodes", level, f"not called: {others_text(others)}", _OTHERS)
     for node in nodes:
+        if other_protocol(node.metadata):
+            continue
         if node.kind == "address":
             dialled.append(node)
             continue

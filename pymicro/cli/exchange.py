@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -21,7 +21,7 @@ from pymicro.status import RpcError
 if TYPE_CHECKING:
     from pymicro.client.channel import Channel
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "multicallable", "only_request", "read_requests"]
 
 
 class Exchange:
@@ -50,17 +50,9 @@ class Exchange:
             InputError: A request is no JSON or does not fit; the call is cancelled.
             RpcError: The call ended with another status than OK.
         """
-        method = self._method
-        shape = (
-            f"{'stream' if method.client_streaming else 'unary'}_"
-            f"{'stream' if method.server_streaming else 'unary'}"
-        )
-        make_call = getattr(channel, shape)(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
-        )
-        given = () if method.client_streaming else (await self._only_request(),)
+        method, source, types = self._method, self._requests, self._types
+        make_call = multicallable(channel, method, method.request.SerializeToString)
+        given = () if method.client_streaming else (await only_request(source, method, types),)
         start = time.monotonic()
         call = make_call(*given, timeout=timeout, metadata=tuple(metadata))
         try:
@@ -96,31 +88,9 @@ class Exchange:
     async def _send(self, call: Any) -> None:
         # A call that has ended refuses to be written to: its replies' reader says how it ended.
         with contextlib.suppress(asyncio.InvalidStateError, RpcError):
-            async for request in self._read_requests():
+            async for request in read_requests(self._requests, self._method, self._types):
                 await call.write(request)
             await call.done_writing()
-
-    async def _only_request(self) -> Message:
-        requests = [request async for request in self._read_requests()]
-        if len(requests) != 1:
-            count = len(requests) or "none"
-            raise InputError(f"{self._method.path[1:]} takes one request, {self._requests.name} has {count}")
-        return requests[0]
-
-    async def _read_requests(self) -> AsyncIterator[Message]:
-        source = self._requests
-        async for document in source.documents():
-            try:
-                yield await self._types.read(document, self._method.request)
-            except JsonError as exc:
-                place = source.name
-                if document.line > 1 or source.text is None or "\n" in source.text:
-                    place += f", line {exc.line}"
-                if exc.column is not None:
-                    place += f", column {exc.column}"
-                raise InputError(f"{place}: {exc}") from exc
-            except UnknownTypes as exc:
-                raise InputError(f"{source.name}: {exc}") from exc
 
     async def _tell_begin(self, call: Any) -> None:
         if not self._verbose or self._told:
@@ -143,6 +113,54 @@ class Exchange:
         if call.node is not None:
             _tell_metadata("trailing metadata", await call.trailing_metadata())
         note(f"time: {format_duration(round(took, 4))}")
+
+
+def multicallable(channel: Channel, method: Method, serializer: Callable[[Any], bytes] | None) -> Any:
+    """What a stub would hold for the method.
+
+    Args:
+        serializer: None if requests are given as bytes.
+    """
+    shape = (
+        f"{'stream' if method.client_streaming else 'unary'}_"
+        f"{'stream' if method.server_streaming else 'unary'}"
+    )
+    return getattr(channel, shape)(
+        method.path, request_serializer=serializer, response_deserializer=method.response.FromString
+    )
+
+
+async def only_request(source: Requests, method: Method, types: Types) -> Message:
+    """The request of a method that takes one.
+
+    Raises:
+        InputError: There are none or several, or it is no JSON or does not fit.
+    """
+    requests = [request async for request in read_requests(source, method, types)]
+    if len(requests) != 1:
+        count = len(requests) or "none"
+        raise InputError(f"{method.path[1:]} takes one request, {source.name} has {count}")
+    return requests[0]
+
+
+async def read_requests(source: Requests, method: Method, types: Types) -> AsyncIterator[Message]:
+    """The requests for a method, each as soon as its document is complete.
+
+    Raises:
+        InputError: One is no JSON or does not fit; says where.
+    """
+    async for document in source.documents():
+        try:
+            yield await types.read(document, method.request)
+        except JsonError as exc:
+            place = source.name
+            if document.line > 1 or source.text is None or "\n" in source.text:
+                place += f", line {exc.line}"
+            if exc.column is not None:
+                place += f", column {exc.column}"
+            raise InputError(f"{place}: {exc}") from exc
+        except UnknownTypes as exc:
+            raise InputError(f"{source.name}: {exc}") from exc
 
 
 def _tell_metadata(title: str, metadata: Any) -> None:

@@ -6,12 +6,19 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from pymicro import plugins
 from pymicro.cli.report import Session
 from pymicro.config import Setting, settings
 
-__all__ = ["SettingsCommand", "debug_option", "settings_argv"]
+__all__ = [
+    "SettingsCommand",
+    "debug_option",
+    "is_setting",
+    "settings_argv",
+    "settings_by_group",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,12 +31,22 @@ _GROUPS = {
         "registry",
         "registry_address",
         "registry_namespace",
+        "registry_user",
+        "registry_password",
+        "registry_tls_ca",
+        "registry_tls_cert",
+        "registry_tls_key",
         "selector",
         "balancer",
+        "subset_size",
+        "zone",
     ),
     "Settings for calls": (
         "client_request_timeout",
         "client_retries",
+        "outlier_ejection",
+        "slow_start",
+        "keepalive",
         "max_message_size",
     ),
     _SERVING: (
@@ -46,6 +63,7 @@ _GROUPS = {
         "drain_delay",
         "stop_grace",
         "max_connection_age",
+        "max_concurrent_calls",
         "handler_threads",
         "forward_metadata",
         "loop",
@@ -77,6 +95,27 @@ class _SettingOption(click.Option):
             callback=_keep,
         )
         self.setting = setting
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The values, where there is a choice of them."""
+        kind = self.setting.kind.metavar
+        group = _PLUGINS.get(self.setting.name)
+        values = plugins.known(group) if group else kind.split("|") if "|" in kind else []
+        return [CompletionItem(value) for value in values if value.startswith(incomplete)]
+
+
+def is_setting(param: click.Parameter) -> bool:
+    """Whether an option of a command is a setting's flag."""
+    return isinstance(param, _SettingOption)
+
+
+def settings_by_group() -> dict[str, list[Setting]]:
+    """The settings that do something, as the help pages group them."""
+    grouped: dict[str, list[Setting]] = {group: [] for group in (*_GROUPS, _OTHER)}
+    for setting in settings().values():
+        if not setting.ignored and setting.name not in _HIDDEN:
+            grouped[_GROUP_OF.get(setting.name, _OTHER)].append(setting)
+    return {group: found for group, found in grouped.items() if found}
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

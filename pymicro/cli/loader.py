@@ -9,11 +9,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from pymicro.cli.report import InputError, note
+from pymicro.cli.target import Target
 from pymicro.errors import ConfigError
 from pymicro.plugins import did_you_mean
 
@@ -38,19 +38,13 @@ def load_service(target: str, argv: Sequence[str]) -> Service:
         InputError: No such file, module or name, or not exactly one Service.
         UserCodeFailed: The import failed within the user's code.
     """
-    place, _, name = target.partition(":")
-    looks_like_file = place.endswith(".py") or "/" in place or os.sep in place
-    module = _import_file(place, argv) if looks_like_file else _import_module(place, argv)
-    return _named(module, name, place) if name else _only(module, place)
+    found = Target.read(target)
+    module = _import_file(found, argv) if found.is_file else _import_module(found, argv)
+    return _named(module, found.name, found.place) if found.name else _only(module, found.place)
 
 
-def _import_file(place: str, argv: Sequence[str]) -> ModuleType:
-    path = Path(place)
-    if path.is_dir():
-        raise InputError(f"{place} is a folder: name the file in it, such as {path / 'server.py'}")
-    if not path.is_file():
-        near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
-        raise InputError(f"there is no file {place}{near}")
+def _import_file(target: Target, argv: Sequence[str]) -> ModuleType:
+    path, place = target.path(), target.place
     folder = str(path.resolve().parent)
     if not sys.flags.safe_path:  # as `python path.py` and `python -P path.py`
         sys.path[0] = folder
@@ -80,9 +74,9 @@ def _module_name(stem: str, folder: str) -> str:
     return stem
 
 
-def _import_module(place: str, argv: Sequence[str]) -> ModuleType:
-    if not place or not all(part.isidentifier() for part in place.split(".")):
-        raise InputError(f"{place!r} is neither a file (path.py) nor a module (package.module)")
+def _import_module(target: Target, argv: Sequence[str]) -> ModuleType:
+    target.parts()
+    place = target.place
     if not sys.flags.safe_path:  # as `python -m package.module`; the console script has its own folder there
         sys.path[0] = os.getcwd()
     sys.argv = [place, *argv]
@@ -92,8 +86,7 @@ def _import_module(place: str, argv: Sequence[str]) -> ModuleType:
         # Raised for a module that this one imports, it is the user's code that failed.
         if exc.name is None or not (place == exc.name or place.startswith(f"{exc.name}.")):
             raise _failed(exc, place, None) from exc
-        hint = f"; did you mean {place}.py?" if Path(f"{place}.py").is_file() else ""
-        raise InputError(f"there is no module {exc.name}, looking from {os.getcwd()}{hint}") from exc
+        raise target.no_module(exc.name) from exc
     except Exception as exc:
         raise _failed(exc, place, None) from exc
     # sys.argv[0] is the path of the file, as `python -m` has it.

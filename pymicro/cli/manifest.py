@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from pymicro.address import split_address
+from pymicro.cli.completing import complete_files
 from pymicro.cli.flags import debug_option
 from pymicro.cli.manifests import DEFAULT_PORT, Deployed, render
 from pymicro.cli.report import EXIT_FAILED, Session, complain
@@ -25,7 +26,7 @@ _DRAIN_DELAY = 5.0
 
 
 @click.command("manifest")
-@click.argument("target")
+@click.argument("target", shell_complete=complete_files)
 @click.option(
     "--mode",
     type=click.Choice(["labels", "patch"]),

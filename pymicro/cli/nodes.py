@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pymicro.cli.clients import make_client, run
+from pymicro.cli.clients import make_client, nobody, run
+from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
-from pymicro.cli.report import EXIT_FAILED, dump, note, say
+from pymicro.cli.listing import output_option, print_array, print_table, watch_option
+from pymicro.cli.report import EXIT_FAILED, note
+from pymicro.cli.views import Form, open_view
 from pymicro.errors import RegistryError
-from pymicro.plugins import did_you_mean
+from pymicro.wellknown import other_protocol, others_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
     from pymicro.node import Node, NodeSet
     from pymicro.standalone import Client
 
@@ -27,15 +32,17 @@ _RETRY = 1.0
 
 
 @click.command("nodes", cls=SettingsCommand)
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @output_option
 @watch_option
 @click.pass_context
 def nodes(ctx: click.Context, service: str, output: str, watch: bool) -> int:
     """List the nodes of SERVICE: where calls to it would go.
 
-    With -o json an array of objects with id, address, service, version and
-    metadata. Exit code 1 if there is no node.
+    Nodes that speak another protocol than gRPC are not called: -o wide shows them
+    too, and says why. With -o json an array of objects with id, address, service,
+    version, metadata and not_called (why calls do not go there; null if they do).
+    Exit code 1 if there is no node to call.
     """
     argv = settings_argv(ctx)
     return run(_watch(service, output, argv) if watch else _list(service, output, argv))
@@ -44,54 +51,79 @@ def nodes(ctx: click.Context, service: str, output: str, watch: bool) -> int:
 async def _list(service: str, output: str, argv: Sequence[str]) -> int:
     async with make_client(argv) as client:
         found = await client.nodes(service)
+        shown = _shown(found, output)
         if output == "json":
-            print_array([node.to_json() for node in found])
-        elif found:
+            print_array([_to_json(node) for node in shown])
+        elif shown:
             wide = output == "wide"
-            print_table(_header(wide), [_row(node, wide) for node in found])
-        if not found:
-            note(await _nobody(client, service))
-    return 0 if found else EXIT_FAILED
+            print_table(_header(wide), [_row(node, wide) for node in shown])
+        if remark := await _remark(client, service, found, len(shown)):
+            note(remark)
+    return EXIT_FAILED if all(map(_not_called, found)) else 0
 
 
 async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
-    changes: Changes[Node] = Changes(lambda node: _row(node, output == "wide"))
+    wide = output == "wide"
+    form: Form[Node] = Form(
+        title=f"nodes of {service}",
+        header=_header(wide),
+        row=lambda node: _row(node, wide),
+        to_json=_to_json,
+    )
     last: NodeSet | None = None
     async with make_client(argv) as client:
-        while True:
-            try:
-                async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
-                    async for found in sets:
-                        if found == last:
-                            continue
-                        if output == "json":
-                            say(dump([node.to_json() for node in found]))
-                        else:
-                            changes.show({node.key: node for node in found})
-                        if not found:
-                            note(await _nobody(client, service))
-                        last = found
-            except RegistryError as exc:
-                note(f"{exc}; asking again")
-            await asyncio.sleep(_RETRY)
+        with open_view(output, form) as view:
+            while True:
+                try:
+                    async with aclosing(client.watch_nodes(service)) as sets:  # type: ignore[type-var]
+                        async for found in sets:
+                            if found == last:
+                                continue
+                            shown = _shown(found, output)
+                            remark = await _remark(client, service, found.nodes, len(shown))
+                            view.show({node.key: node for node in shown}, remark)
+                            last = found
+                except RegistryError as exc:
+                    view.remark(f"{exc}; asking again")
+                await asyncio.sleep(_RETRY)
+
+
+async def _remark(client: Client, service: str, found: Sequence[Node], shown: int) -> str:
+    """What has to be said of nodes that are not called, or of there being none."""
+    if not found:
+        return await nobody(client, service)
+    if all(map(_not_called, found)):
+        return f"no node of {service} to call: {_others(found)}"
+    return f"{_others(found)}: -o wide shows which" if shown < len(found) else ""
 
 
 def _header(wide: bool) -> list[str]:
-    return ["ID", "ADDRESS", "VERSION", *(["METADATA"] if wide else [])]
+    return ["ID", "ADDRESS", "VERSION", *(["CALLED", "METADATA"] if wide else [])]
 
 
 def _row(node: Node, wide: bool) -> list[str]:
     row = [node.id, node.address, node.version]
     if wide:
+        why = _not_called(node)
+        row.append(f"no: {why}" if why else "yes")
         row.append(",".join(f"{key}={value}" for key, value in sorted(node.metadata.items())))
     return row
 
 
-async def _nobody(client: Client, service: str) -> str:
-    if not client.selector.uses_registry:
-        return f"no node of {service}: {client.selector.describe(service)} gives none"
-    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
-    try:
-        return message + did_you_mean(service, await client.services())
-    except RegistryError:  # one that cannot list services
-        return message
+def _to_json(node: Node) -> dict[str, Any]:
+    return {**node.to_json(), "not_called": _not_called(node) or None}
+
+
+def _not_called(node: Node) -> str:
+    """Why calls do not go to it; empty if they do."""
+    protocol = other_protocol(node.metadata)
+    return f"speaks {protocol}" if protocol else ""
+
+
+def _shown(nodes: Iterable[Node], output: str) -> list[Node]:
+    """The plain table is of those that are called."""
+    return [node for node in nodes if output != "table" or not _not_called(node)]
+
+
+def _others(nodes: Iterable[Node]) -> str:
+    return others_text(filter(None, (other_protocol(node.metadata) for node in nodes)))

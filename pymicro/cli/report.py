@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import traceback
 from dataclasses import dataclass
 from typing import Any, Final
+
+import click
 
 from pymicro.errors import PymicroError
 
@@ -19,6 +22,7 @@ __all__ = [
     "EXIT_STATUS",
     "InputError",
     "Session",
+    "coloured",
     "complain",
     "dump",
     "note",
@@ -79,6 +83,13 @@ def complain(session: Session, message: str, error: BaseException) -> None:
 def on_terminal() -> bool:
     """Whether stdout is read by a person."""
     return sys.stdout.isatty()
+
+
+def coloured(text: str, colour: str) -> str:
+    """`text` in a colour of click's where stdout is a terminal that has any; as it is if that is empty."""
+    # https://no-color.org: set and not empty means none.
+    plain = not on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain or not colour else click.style(text, fg=colour)
 
 
 def dump(value: Any, *, pretty: bool = False) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from pymicro.cli.completing import complete_files
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.report import EXIT_FAILED, Session, complain
+from pymicro.cli.report import EXIT_FAILED, InputError, Session, complain
 
 __all__ = ["run"]
 
@@ -17,11 +18,37 @@ __all__ = ["run"]
     # What follows TARGET is the program's.
     context_settings={"allow_interspersed_args": False},
 )
-@click.argument("target")
+@click.argument("target", shell_complete=complete_files)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS]...")
 @click.option("--print-config", is_flag=True, help="Show each setting with its value and source, and exit.")
+@click.option(
+    "--reload", is_flag=True, help="Run it in a process of its own, anew after each change of its files."
+)
+@click.option(
+    "--reload-dir",
+    "folders",
+    metavar="FOLDER",
+    multiple=True,
+    help="With --reload: watch this folder besides TARGET's own. May be repeated.",
+)
+@click.option(
+    "--reload-stop-first",
+    "stop_first",
+    is_flag=True,
+    help="With --reload: for a program of which two cannot run side by side for a moment.",
+)
+@click.option("--supervised", "descriptor", type=int, hidden=True)
 @click.pass_context
-def run(ctx: click.Context, target: str, flags: tuple[str, ...], print_config: bool) -> int:
+def run(
+    ctx: click.Context,
+    target: str,
+    flags: tuple[str, ...],
+    print_config: bool,
+    reload: bool,
+    folders: tuple[str, ...],
+    stop_first: bool,
+    descriptor: int | None,
+) -> int:
     """Run the Service in TARGET until SIGTERM or SIGINT.
 
     TARGET is path.py, path.py:name, package.module or package.module:name; the
@@ -31,14 +58,34 @@ def run(ctx: click.Context, target: str, flags: tuple[str, ...], print_config: b
 
     Exit code 0 after a clean stop, 1 if it could not start, 2 for bad input or
     handlers that do not fit their proto, 128 plus the signal after a second one.
+
+    With --reload a change of a Python or configuration file (.py, .env, .toml,
+    .yaml, .ini, .cfg) starts it anew: the new process first, then the old one
+    leaves, so that no call fails. Code that cannot start leaves the old process
+    serving until the next change.
     """
+    session = ctx.find_object(Session) or Session()
+    if (folders or stop_first) and not reload:
+        raise InputError("--reload-dir and --reload-stop-first go with --reload")
+    # Those two print something and end, whatever changes.
+    if reload and not (print_config or {"--help", "-h", "--print-config", "--print_config"} & {*flags}):
+        from pymicro.cli.reload import run_reloading
+
+        return run_reloading(
+            target, settings_argv(ctx), flags, folders=folders, stop_first=stop_first, debug=session.debug
+        )
+
+    if descriptor is not None:
+        from pymicro.supervised import Supervised, supervisor
+
+        supervisor.set(Supervised(descriptor))
+
     from pymicro.cli.loader import UserCodeFailed, load_service
 
     before = settings_argv(ctx) + (["--print-config"] if print_config else [])
     try:
         service = load_service(target, [*before, *flags])
     except UserCodeFailed as exc:
-        session = ctx.find_object(Session) or Session()
         complain(session, str(exc), exc.__cause__ or exc)
         return EXIT_FAILED
     if not service.ran:

@@ -11,8 +11,9 @@ import click
 
 from pymicro.cli.clients import make_client, run
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.listing import Changes, output_option, print_array, print_table, watch_option
-from pymicro.cli.report import dump, note, say
+from pymicro.cli.listing import output_option, print_array, print_table, watch_option
+from pymicro.cli.report import note
+from pymicro.cli.views import Form, open_view
 from pymicro.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -80,29 +81,39 @@ async def _list(output: str, argv: Sequence[str]) -> int:
             print_array([service.to_json() for service in found])
         elif found:
             wide = output == "wide"
-            header = ["NAME", "NODES", "VERSIONS", *(["ADDRESSES"] if wide else [])]
-            print_table(header, [service.row(wide) for service in found])
+            print_table(_header(wide), [service.row(wide) for service in found])
         if not found:
-            note(f"no services: {client.registry.describe()} lists none")
+            note(_nobody(client))
     return 0
 
 
 async def _watch(output: str, argv: Sequence[str]) -> int:
-    changes: Changes[_Service] = Changes(lambda service: service.row(output == "wide"))
+    wide = output == "wide"
+    form: Form[_Service] = Form(
+        title="services",
+        header=_header(wide),
+        row=lambda service: service.row(wide),
+        to_json=lambda service: service.to_json(),
+    )
     last: list[_Service] | None = None
     async with make_client(argv) as client:
-        while True:
-            try:
-                found = await _find(client)
-            except RegistryError as exc:
-                note(f"{exc}; asking again")
-                found = last or []
-            if found != last:
-                if output == "json":
-                    say(dump([service.to_json() for service in found]))
+        with open_view(output, form) as view:
+            while True:
+                try:
+                    found = await _find(client)
+                except RegistryError as exc:
+                    view.remark(f"{exc}; asking again")
                 else:
-                    changes.show({service.name: service for service in found})
-                if not found:
-                    note(f"no services: {client.registry.describe()} lists none")
-            last = found
-            await asyncio.sleep(_INTERVAL)
+                    if found != last:
+                        remark = "" if found else _nobody(client)
+                        view.show({service.name: service for service in found}, remark)
+                    last = found
+                await asyncio.sleep(_INTERVAL)
+
+
+def _header(wide: bool) -> list[str]:
+    return ["NAME", "NODES", "VERSIONS", *(["ADDRESSES"] if wide else [])]
+
+
+def _nobody(client: Client) -> str:
+    return f"no services: {client.registry.describe()} lists none"

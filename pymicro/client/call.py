@@ -23,6 +23,7 @@ from pymicro.client.ended import Ended
 from pymicro.client.writes import Writes
 from pymicro.node import Node
 from pymicro.status import RpcError
+from pymicro.wire.gomicro import read_status
 from pymicro.wire.status import from_aio
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
 DoneCallback = Callable[[Any], None]
+
+_OK = grpc.StatusCode.OK
 
 
 class _Call:
@@ -137,7 +140,8 @@ class _Call:
         for callback in callbacks:
             callback(self)
 
-    # grpc.aio.Call
+    # grpc.aio.Call. Code and details are those of the exception: of a go-micro server's error
+    # they are read out of its text, by the call that holds the real one and knows its plan.
 
     async def initial_metadata(self) -> Any:
         return await self._ask("initial_metadata")
@@ -146,10 +150,16 @@ class _Call:
         return await self._ask("trailing_metadata")
 
     async def code(self) -> Any:
-        return await self._ask("code")
+        code = await self._ask("code")
+        if code is _OK or self.plan is None:
+            return code
+        return read_status(code, await self._ask("details") or "")[0]
 
     async def details(self) -> Any:
-        return await self._ask("details")
+        text = await self._ask("details")
+        if not text or self.plan is None:
+            return text
+        return read_status(await self._ask("code"), text)[1]
 
     async def debug_error_string(self) -> Any:
         return await self._ask("debug_error_string")

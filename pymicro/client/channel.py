@@ -59,6 +59,7 @@ class Channel(grpc.aio.Channel):
         timeout: Seconds a unary call may take unless told otherwise; None for no limit.
         live: Calls in flight, to end when the channel is closed.
         forwarded: Keys of request metadata that onward calls carry along.
+        caller: What each call says of who makes it; None for nothing.
         logged: Whether each call is a line in the log.
         intercepted: The interceptors; None without any.
     """
@@ -78,6 +79,7 @@ class Channel(grpc.aio.Channel):
         self.live: set[Cancellable] = set()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
+        self.caller: grpc.aio.Metadata | None = None
         self.logged = False
         self.intercepted = intercepted
         self._core = core
@@ -112,6 +114,7 @@ class Channel(grpc.aio.Channel):
             given = self._given_timeout
             self.timeout = core.timeout if isinstance(given, Unset) else given
             self.forwarded = core.forwarded
+            self.caller = core.caller
             self.logged = logs_calls()
         return self.target
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from grpc.aio import Metadata
+
 from pymicro.balancer.base import Balancer
 from pymicro.choosing import Chooser
 from pymicro.client.channel import Channel
@@ -21,6 +23,8 @@ from pymicro.policy.retry import RetryPolicy
 from pymicro.policy.subset import Subset
 from pymicro.selector.base import Selector
 from pymicro.tasks import Tasks
+from pymicro.wire.gomicro import FROM_SERVICE
+from pymicro.wire.metadata import checked
 
 __all__ = ["ClientCore"]
 
@@ -34,11 +38,13 @@ class ClientCore:
         tasks: Where background work runs.
         timeout: Seconds a unary call may take unless told otherwise; None for no limit.
         forwarded: Keys of request metadata that onward calls carry along.
+        caller: What calls say of who makes them; None where that has no name.
     """
 
     def __init__(self) -> None:
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
+        self.caller: Metadata | None = None
         self.tasks = Tasks("pymicro client")
         self._selector: Selector | None = None
         # Each client takes its own part of the nodes of a large service.
@@ -64,6 +70,9 @@ class ClientCore:
         """
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
+        self.caller = _caller(config.server_name)
+        if self.caller is not None:
+            self.forwarded -= {FROM_SERVICE}  # it is we who call, and not who called us
         self._config = config
         self._selector = selector
         self._make_balancer = make_balancer
@@ -132,3 +141,13 @@ class ClientCore:
             )
             self.tasks.start(target.follow(), f"nodes of {service}")
         return target
+
+
+def _caller(name: str) -> Metadata | None:
+    """go-micro's header with the name of who calls; None where it has none, or none that can be sent."""
+    if not name:
+        return None
+    try:
+        return Metadata(*checked([(FROM_SERVICE, name)]))
+    except ValueError:
+        return None

@@ -22,6 +22,7 @@ from pymicro.client.deferred import Deferred
 from pymicro.client.idempotent import proto_says_idempotent
 from pymicro.client.plan import Plan
 from pymicro.context import CallScope, scope
+from pymicro.wire.gomicro import FROM_SERVICE
 from pymicro.wire.shape import Shape
 
 if TYPE_CHECKING:
@@ -208,6 +209,10 @@ class MultiCallable:
         """Start a call inside all interceptors; every argument is final."""
         channel = self._channel
         target = channel.target or channel.open()
+        if channel.caller is not None:
+            # Of most calls it is all the metadata, made once: grpc.aio would make its own kind
+            # of object of a tuple for each call, which is half of what a header costs.
+            metadata = _signed(metadata, channel.caller) if metadata else channel.caller
         plan = Plan(self, target, channel.live, request, timeout, metadata, credentials, compression)
         found = target.pick(self.spec.info)
         if found is None:
@@ -246,6 +251,13 @@ class MultiCallable:
             given = {key for key, _ in own}
             metadata = (*own, *(pair for pair in forwarded if pair[0] not in given))
         return timeout, metadata
+
+
+def _signed(metadata: Metadata, caller: grpc.aio.Metadata) -> Metadata:
+    """The call's metadata and who makes it, unless it says that itself."""
+    if any(key == FROM_SERVICE for key, _ in metadata):
+        return metadata
+    return (*metadata, *caller)
 
 
 class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from pymicro._version import __version__
 from pymicro.address import is_ip, split_address
 from pymicro.config import Config
 from pymicro.node import Node
@@ -61,6 +62,9 @@ def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> l
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 4100),
+        # Before grpc's own, which stays. By it our servers tell this caller from a go-micro one,
+        # which says who it is by the same header and takes errors in another form.
+        ("grpc.primary_user_agent", f"pymicro/{__version__}"),
         ("grpc.max_send_message_length", config.max_message_size),
         ("grpc.max_receive_message_length", config.max_message_size),
         *_keepalive(config.keepalive, node),

@@ -11,6 +11,7 @@ import grpc.aio
 
 from pymicro.balancer.base import CANCELLED, OUTCOMES, Outcome
 from pymicro.node import Node
+from pymicro.wire.gomicro import ErrorJson, read_status
 
 __all__ = ["log_end", "logs_calls", "outcome_of", "trailers_of"]
 
@@ -18,7 +19,12 @@ log = logging.getLogger("pymicro.client")
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
+_UNKNOWN = grpc.StatusCode.UNKNOWN
 _OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
+# Errors of go-micro services often have a number of their own (422, 10001), for which there
+# is no status but UNKNOWN. They are answers about a request, as this status is, and five
+# of them in a row must not eject a node.
+_REFUSED = _OUTCOMES[grpc.StatusCode.FAILED_PRECONDITION]
 
 
 def _now(value: Any) -> Any:
@@ -48,7 +54,15 @@ def outcome_of(call: Any) -> Outcome:
     # itself because our side cancelled; grpc-core always writes one.
     if code is _CANCELLED and _now(call.debug_error_string()) is None:
         return CANCELLED
-    return _OUTCOMES[code]
+    meant, error = _meant(call, code)
+    if meant is _UNKNOWN and error is not None and error.code // 100 != 5:
+        return _REFUSED
+    return _OUTCOMES[meant]
+
+
+def _meant(call: Any, code: grpc.StatusCode) -> tuple[grpc.StatusCode, ErrorJson | None]:
+    meant, _, error = read_status(code, _now(call.details()) or "")
+    return meant, error
 
 
 def trailers_of(call: Any) -> dict[str, str | bytes]:
@@ -65,8 +79,8 @@ def log_end(callee: str, node: Node) -> Callable[[Any], None]:
     """A done callback that writes a line about the call."""
 
     def write(call: Any) -> None:
-        outcome = outcome_of(call)
-        ended = "cancelled here" if outcome.local else f"status {outcome.code}"
+        code, _ = _meant(call, _now(call.code()))
+        ended = "cancelled here" if outcome_of(call).local else f"status {code.value[0]}"
         log.debug("%s on %s: %s", callee, node.address, ended)
 
     return write

@@ -15,6 +15,7 @@ from pymicro.client.outcomes import log_end, outcome_of, trailers_of
 from pymicro.client.replay import Replay
 from pymicro.context import scope
 from pymicro.policy.retry import Failure
+from pymicro.wire.gomicro import read_status
 from pymicro.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ class Plan:
         if not self._doubtful:
             return False
         self._doubtful = False
-        goes_on = not self.committed and self._again(OUTCOMES[error.code().value[0]])
+        code, _, _ = read_status(error.code(), error.details() or "")
+        goes_on = not self.committed and self._again(OUTCOMES[code.value[0]])
         if not goes_on:
             self.owner = None
         return goes_on

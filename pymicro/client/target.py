@@ -15,6 +15,7 @@ import grpc
 from pymicro.backoff import Backoff
 from pymicro.balancer.base import CANCELLED, CallInfo
 from pymicro.choosing import Chooser
+from pymicro.client.dialled import Dialled
 from pymicro.client.node_channel import NodeChannel, NodeChannels
 from pymicro.client.options import ChannelOptions
 from pymicro.client.plan import Found
@@ -25,6 +26,7 @@ from pymicro.policy.retry import RetryPolicy
 from pymicro.policy.subset import Subset
 from pymicro.selector.base import Selector
 from pymicro.status import DeadlineExceeded, Unavailable
+from pymicro.wellknown import others_text
 
 __all__ = ["Filter", "Target"]
 
@@ -53,23 +55,26 @@ class Filter:
     Attributes:
         version: Exactly this version; any if None.
         metadata: All of these pairs, in no particular order.
+        endpoint: This one, unless they do not say which they have.
     """
 
     version: str | None = None
     metadata: frozenset[tuple[str, str]] = frozenset()
+    endpoint: str | None = None
 
     @classmethod
-    def of(cls, version: str | None, metadata: Mapping[str, str] | None) -> Filter:
+    def of(cls, version: str | None, metadata: Mapping[str, str] | None, endpoint: str | None) -> Filter:
         """A filter from what `channel()` is given."""
-        return cls(version, frozenset((metadata or {}).items()))
+        return cls(version, frozenset((metadata or {}).items()), endpoint)
 
     def apply(self, nodes: NodeSet) -> NodeSet:
         """The nodes it lets through."""
-        return nodes.select(self.version, dict(self.metadata))
+        return nodes.select(self.version, dict(self.metadata), self.endpoint)
 
     def __str__(self) -> str:
         parts = [f"version {self.version!r}"] if self.version is not None else []
         parts += [f"metadata {key}={value}" for key, value in sorted(self.metadata)]
+        parts += [f"endpoint {self.endpoint}"] if self.endpoint is not None else []
         return " and ".join(parts)
 
 
@@ -102,6 +107,7 @@ class Target:
     budget: Budget = field(default_factory=Budget)
     nodes: NodeSet | None = None
     channels: dict[str, NodeChannel] = field(default_factory=dict)
+    _dialled: Dialled = field(default_factory=Dialled)
     _readies: dict[str, int] = field(default_factory=dict)
     _held_back: float = float("-inf")
     _any_pickable: bool = False
@@ -150,6 +156,7 @@ class Target:
             self._close()
 
     def _take(self, nodes: NodeSet) -> None:
+        nodes = self._dialled.of(nodes)
         self._unfiltered = len(nodes)
         nodes = self.subset.choose(self.filter.apply(nodes))
         if nodes == self.nodes:
@@ -340,8 +347,11 @@ class Target:
             return self._error or self.describe()
         if not self.nodes:
             text = self.describe()
+            others = self._dialled.others
+            if others:
+                text += f"; {others_text(others.values())}"
             if self._unfiltered:
-                text += f"; none of the {self._unfiltered} has {self.filter}"
+                text += f"; none of the {'other ' if others else ''}{self._unfiltered} has {self.filter}"
             return text
         failed = sum(channel.failed for channel in self.channels.values())
         text = f"of {len(self.nodes)} nodes {failed} cannot be reached and none is connected"

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from pymicro.errors import PymicroError
 
-__all__ = ["Method", "MethodNotFound", "Schema", "SchemaError", "split_method"]
+__all__ = ["Method", "MethodNotFound", "Schema", "SchemaError", "nearest", "split_method"]
 
 
 class SchemaError(PymicroError):
@@ -71,6 +71,7 @@ class Schema:
     def __init__(self) -> None:
         self._pool = descriptor_pool.DescriptorPool()
         self._files: dict[str, FileDescriptor] = {}
+        self._protos: dict[str, FileDescriptorProto] = {}
 
     def add(self, files: Iterable[FileDescriptorProto]) -> None:
         """Take in proto files in any order; one whose name is known is skipped.
@@ -97,6 +98,7 @@ class Schema:
         try:
             self._pool.Add(file)
             self._files[name] = self._pool.FindFileByName(name)
+            self._protos[name] = file
         except (TypeError, KeyError) as exc:
             raise SchemaError(f"{name} cannot be used: {exc}") from exc
 
@@ -104,6 +106,16 @@ class Schema:
         """Every service of the files, in the order of their full names."""
         found = [service for file in self._files.values() for service in file.services_by_name.values()]
         return sorted(found, key=lambda service: service.full_name)
+
+    def files(self) -> list[FileDescriptorProto]:
+        """The proto files, comments included where they came along.
+
+        They are of a class that knows the options which the files define: such
+        an option is a field, and not just bytes.
+        """
+        self._add(_DESCRIPTOR, {}, importer="")
+        known: Any = self.message_class("google.protobuf.FileDescriptorProto")
+        return [known.FromString(file.SerializeToString()) for file in self._protos.values()]
 
     def has_message(self, name: str) -> bool:
         """Whether the message of this full name is known."""
@@ -185,7 +197,7 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
         message = f"there is no method {method_text!r}"
     methods = [_short(method) for service in (candidates or there) for method in service.methods]
     # The service being right, only its methods' names are compared.
-    near = _nearest(text if service_text and not candidates else method_text, methods)
+    near = nearest(text if service_text and not candidates else method_text, methods)
     if near:
         return f"{message}; did you mean {near}?"
     listing = "".join(f"\n  {name}" for name in methods[:_LISTED])
@@ -198,7 +210,7 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
 _LISTED = 20
 
 
-def _nearest(text: str, names: Sequence[str]) -> str | None:
+def nearest(text: str, names: Sequence[str]) -> str | None:
     """The one of `names` that looks most like `text`, whatever its case, underscores and package."""
 
     def bare(name: str) -> str:
@@ -212,6 +224,7 @@ def _nearest(text: str, names: Sequence[str]) -> str | None:
     return by_bare[near[0]] if near else None
 
 
+_DESCRIPTOR = "google/protobuf/descriptor.proto"
 _GOOGLE = re.compile(r"google/(api|protobuf|rpc|type)/[a-z_]+\.proto")
 
 

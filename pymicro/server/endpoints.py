@@ -1,7 +1,13 @@
-"""Endpoints of the registry record, from descriptors, in go-micro's form."""
+"""Endpoints of the registry record, from descriptors, in go-micro's form.
+
+Names and types are those of the Go structs that protoc-gen-go makes of the same proto, as
+go-micro v1.18.0 writes them (`server/grpc/extractor.go`). More than that is told where Go's
+reflection loses it: what maps, oneofs and repeated messages hold, and what streams carry.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,31 +16,31 @@ from google.protobuf.descriptor import FieldDescriptor
 from pymicro.node import Endpoint, Value
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.descriptor import Descriptor, EnumDescriptor
 
     from pymicro.handlers.types import HandlerTable
 
 __all__ = ["endpoints_of"]
 
-# go-micro's own limit; messages may contain themselves.
-_DEPTH = 3
+# Fields of fields, and no further: go-micro's own limit, as messages may contain themselves.
+_DEPTH = 2
 
 _SCALARS = {
-    FieldDescriptor.TYPE_DOUBLE: "double",
-    FieldDescriptor.TYPE_FLOAT: "float",
+    FieldDescriptor.TYPE_DOUBLE: "float64",
+    FieldDescriptor.TYPE_FLOAT: "float32",
     FieldDescriptor.TYPE_INT64: "int64",
     FieldDescriptor.TYPE_UINT64: "uint64",
     FieldDescriptor.TYPE_INT32: "int32",
-    FieldDescriptor.TYPE_FIXED64: "fixed64",
-    FieldDescriptor.TYPE_FIXED32: "fixed32",
+    FieldDescriptor.TYPE_FIXED64: "uint64",
+    FieldDescriptor.TYPE_FIXED32: "uint32",
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_STRING: "string",
-    FieldDescriptor.TYPE_BYTES: "bytes",
+    FieldDescriptor.TYPE_BYTES: "[]uint8",
     FieldDescriptor.TYPE_UINT32: "uint32",
-    FieldDescriptor.TYPE_SFIXED32: "sfixed32",
-    FieldDescriptor.TYPE_SFIXED64: "sfixed64",
-    FieldDescriptor.TYPE_SINT32: "sint32",
-    FieldDescriptor.TYPE_SINT64: "sint64",
+    FieldDescriptor.TYPE_SFIXED32: "int32",
+    FieldDescriptor.TYPE_SFIXED64: "int64",
+    FieldDescriptor.TYPE_SINT32: "int32",
+    FieldDescriptor.TYPE_SINT64: "int64",
 }
 
 
@@ -64,7 +70,8 @@ def endpoints_of(tables: Iterable[HandlerTable]) -> tuple[Endpoint, ...]:
 
 def _message(descriptor: Descriptor, name: str = "", depth: int = 0) -> Value:
     fields = () if depth == _DEPTH else tuple(_field(field, depth + 1) for field in descriptor.fields)
-    return Value(name or descriptor.name, descriptor.name, fields)
+    type_name = _go_name(descriptor)
+    return Value(name or type_name, type_name, fields)
 
 
 def _field(field: FieldDescriptor, depth: int) -> Value:
@@ -79,11 +86,15 @@ def _field(field: FieldDescriptor, depth: int) -> Value:
 
 
 def _type(field: FieldDescriptor) -> str:
-    if field.message_type is not None:
-        return str(field.message_type.name)
-    if field.enum_type is not None:
-        return str(field.enum_type.name)
-    return _SCALARS[field.type]
+    named = field.message_type or field.enum_type
+    return _go_name(named) if named is not None else _SCALARS[field.type]
+
+
+def _go_name(descriptor: Descriptor | EnumDescriptor) -> str:
+    """`Order_LineItem` of the message `line_item` in `Order`."""
+    name = re.sub(r"(?:^|_)([a-z])", lambda match: match[1].upper(), descriptor.name)
+    outer = descriptor.containing_type
+    return f"{_go_name(outer)}_{name}" if outer is not None else name
 
 
 def _is_repeated(field: FieldDescriptor) -> bool:

@@ -14,7 +14,7 @@ from pymicro.errors import ConfigError, StartError
 if TYPE_CHECKING:
     import grpc.aio
 
-__all__ = ["listen"]
+__all__ = ["listen", "probe"]
 
 
 async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
@@ -34,15 +34,21 @@ async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
     # grpc-core takes [::] as both families, and as IPv4 alone where there is no IPv6.
     host = host or "::"
     where = join_address(host, port)
-    await _probe(host, port, where)
+    await probe(host, port)
     try:
         return host, server.add_insecure_port(where)
     except RuntimeError as exc:
         raise StartError(f"cannot listen on {where}: {exc}") from exc
 
 
-async def _probe(host: str, port: int, where: str) -> None:
-    """Try the address with sockets of our own: grpc-core says only that it failed."""
+async def probe(host: str, port: int) -> None:
+    """Try an address with sockets of our own: grpc-core says only that it failed.
+
+    Raises:
+        ConfigError: The host does not resolve.
+        StartError: It cannot be bound; says why.
+    """
+    where = join_address(host, port)
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -14,7 +14,7 @@ from pymicro.server.route import BadResponse
 from pymicro.server.trailers import without_received
 from pymicro.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
 from pymicro.wire.metadata import IDEMPOTENT, NOT_STARTED
-from pymicro.wire.status import to_wire
+from pymicro.wire.status import code_of, to_wire
 
 if TYPE_CHECKING:
     from pymicro.server.context import CallContext
@@ -147,9 +147,5 @@ def _deadline_passed(call: CallContext) -> bool:
 
 def _code_set(context: Any) -> grpc.StatusCode | None:
     """The error code a handler set, whether as an enum or as a number."""
-    code = context.code()
-    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
-    for known in grpc.StatusCode:
-        if known.value[0] == number:
-            return None if known is grpc.StatusCode.OK else known
-    return None
+    code = code_of(context.code())
+    return None if code is grpc.StatusCode.OK else code

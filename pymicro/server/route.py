@@ -8,7 +8,8 @@ from typing import Any
 
 from pymicro.errors import PymicroError
 from pymicro.handlers.types import Method
-from pymicro.status import Internal, ResourceExhausted
+from pymicro.server.codecs import Misfit, NotJson
+from pymicro.status import Internal, InvalidArgument, ResourceExhausted, RpcError
 
 __all__ = ["BadResponse", "Route", "Unparsable"]
 
@@ -24,7 +25,7 @@ class Unparsable:
 
     __slots__ = ("error",)
 
-    def __init__(self, error: Internal) -> None:
+    def __init__(self, error: RpcError) -> None:
         self.error = error
 
 
@@ -79,7 +80,11 @@ class Route:
         if expected is not None and type(message) is not expected:
             raise BadResponse(_wrong_type(self.method, message))
 
-    def _unparsable(self, exc: Exception) -> Internal:
+    def _unparsable(self, exc: Exception) -> RpcError:
+        if isinstance(exc, Misfit):
+            return InvalidArgument(str(exc))
+        if isinstance(exc, NotJson):
+            return Internal(str(exc))
         # INTERNAL as statuscodes.md has it for "error parsing request proto".
         kind = self.method.rpc.request_type
         name = kind.DESCRIPTOR.full_name if kind else "what the method takes"

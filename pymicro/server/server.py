@@ -18,12 +18,16 @@ from pymicro.interceptors.server import ServerInterceptor, split
 from pymicro.server import health as health_service
 from pymicro.server.call_log import log_calls
 from pymicro.server.context import Draining, Serving
+from pymicro.server.debug import Debug
 from pymicro.server.dispatch import Dispatcher
 from pymicro.server.endpoints import endpoints_of
+from pymicro.server.gomicro import GoMicro
 from pymicro.server.listen import listen
+from pymicro.server.paths import Paths
 from pymicro.server.reflection import reflection_methods
 from pymicro.server.requests import settle
 from pymicro.server.router import Router
+from pymicro.server.served import Served
 from pymicro.server.threads import HandlerThreads
 from pymicro.wellknown import server_ping_interval
 
@@ -79,6 +83,7 @@ class Server:
         self._threads = HandlerThreads(config.handler_threads)
         self._serving: Serving | None = None
         self._health: health_service.Health | None = None
+        self._debug: Debug | None = None
         self._server: grpc.aio.Server | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -158,11 +163,13 @@ class Server:
         limit = self._config.max_concurrent_calls or math.inf
         self._serving = Serving(asyncio.get_running_loop(), limit=limit)
         self._health = health_service.health_of(self._tables)
+        self._debug = Debug(self._health)
+        gomicro = GoMicro(self._config.server_name)
         server = grpc.aio.server(
-            interceptors=self._foreign,
+            interceptors=(gomicro, *self._foreign) if self._foreign else (),
             options=self._grpc_options(),
             compression=self._compression,
-            handlers=[self._router(self._serving, self._health)],
+            handlers=[self._router(self._serving, self._health, self._debug, gomicro)],
         )
         host, port = await listen(server, address)
         self._server = server
@@ -228,6 +235,8 @@ class Server:
         if self._server is not None:
             await self._server.stop(grace)
             await self._cleaned_up()
+        if self._debug is not None:
+            self._debug.close()
         self._threads.close()
         self._stopped.set()
 
@@ -253,7 +262,9 @@ class Server:
         """What handlers see as `context.draining`."""
         return self._bound_serving().draining
 
-    def _router(self, serving: Serving, health: health_service.Health) -> Router:
+    def _router(
+        self, serving: Serving, health: health_service.Health, debug: Debug, gomicro: GoMicro
+    ) -> Router:
         limit = self._config.max_message_size
         foreign = bool(self._foreign)
         interceptors = self._interceptors
@@ -267,17 +278,25 @@ class Server:
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
         methods += reflection_methods([*described, health_service.source])
-        kept = {method.rpc.path: own.build(method) for method in methods}
+        kept = {method.rpc.path: method for method in methods}
         # A user may bring their own.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        handlers = {
-            method.rpc.path: (theirs if method.rpc.path in kept else users).build(method)
+        around = None if foreign else gomicro.around
+        served = {
+            method.rpc.path: Served(method, theirs if method.rpc.path in kept else users, around)
             for table in self._tables.values()
             for method in table.methods
         }
-        for path, kept_handler in kept.items():
-            handlers.setdefault(path, kept_handler)
-        return Router(handlers, self._dynamic, users)
+        paths = Paths(served)
+        for path, method in kept.items():
+            if path not in served:
+                served[path] = Served(method, own, around)
+                paths.add(path)
+        for method in debug.methods(self._config.server_name):
+            if not paths.like(method.rpc.path):  # a user's own Debug comes first
+                served[method.rpc.path] = Served(method, own, around)
+                paths.add(method.rpc.path, by_end=True)
+        return Router(served, paths, self._dynamic, users, around)
 
     def _grpc_options(self) -> list[tuple[str, Any]]:
         ours = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-__all__ = ["CODEC", "FROM_SERVICE", "TIMEOUT", "ErrorJson", "dump_error", "load_error"]
+__all__ = ["CODEC", "FROM_SERVICE", "TIMEOUT", "ErrorJson", "dump_error", "load_error", "read_status"]
 
 # Request headers. Who calls, by its service's name; empty where it has none.
 FROM_SERVICE = "micro-from-service"
@@ -51,6 +51,9 @@ _FROM_HTTP: dict[int, _Code] = {
     405: _Code.UNIMPLEMENTED,  # errors.MethodNotAllowed
     504: _Code.DEADLINE_EXCEEDED,
 }
+
+# All there is in go-micro's object. One with other keys is somebody else's.
+_KEYS = frozenset({"id", "code", "detail", "status"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def load_error(text: str) -> ErrorJson | None:
         found: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not found.keys() <= _KEYS:
         return None
     ident, code, detail = found.get("id", ""), found.get("code"), found.get("detail", "")
     # Go's decoder takes whatever fits an int32; a code above 0 is what makes it an error.
@@ -109,3 +112,9 @@ def load_error(text: str) -> ErrorJson | None:
     if not isinstance(ident, str) or not isinstance(detail, str):
         return None
     return ErrorJson(ident, code, detail)
+
+
+def read_status(code: grpc.StatusCode, text: str) -> tuple[grpc.StatusCode, str, ErrorJson | None]:
+    """What a status that arrived means: its code and text, and the error in it if a Go server sent it."""
+    error = load_error(text)
+    return (code, text, None) if error is None else (error.status(code), error.detail, error)

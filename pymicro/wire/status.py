@@ -6,7 +6,7 @@ grpc's other implementations send them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from pymicro.status import RpcError, Unknown, by_code
+from pymicro.wire.gomicro import read_status
 from pymicro.wire.metadata import LIMIT, Pair, checked, size_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,18 @@ if TYPE_CHECKING:
 
     from pymicro.node import Node
 
-__all__ = ["DETAILS_KEY", "FROM_PEER", "RESERVED", "WireStatus", "clip", "from_aio", "to_wire"]
+__all__ = [
+    "DETAILS_KEY",
+    "FROM_PEER",
+    "RESERVED",
+    "TEXT_LIMIT",
+    "WireStatus",
+    "clip",
+    "code_of",
+    "encoded_size",
+    "from_aio",
+    "to_wire",
+]
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -47,7 +59,7 @@ _NEVER_FROM_CORE = frozenset(
 )
 
 # Of the 7 KiB for all trailing metadata, so that there is room for more than text.
-_TEXT_LIMIT = 4 << 10
+TEXT_LIMIT = 4 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,7 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
     """
     code = error.status_code
     details = clip(error.details() or "")
-    room = LIMIT - _encoded_size(details)
+    room = LIMIT - encoded_size(details)
     pairs: list[Pair] = [] if code in _NEVER_FROM_CORE else [FROM_PEER]
     dropped = []
     for key, value in (*trailing, *(error.trailing_metadata() or ())):
@@ -98,20 +110,35 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
     return WireStatus(code, details, tuple(pairs), tuple(dropped))
 
 
-def clip(text: str, limit: int = _TEXT_LIMIT) -> str:
-    """The text as it can be sent: valid Unicode, at most `limit` bytes in grpc-message's encoding."""
+def clip(text: str, limit: int = TEXT_LIMIT, size: Callable[[str], int] | None = None) -> str:
+    """The text as it can be sent: valid Unicode, at most `limit` bytes in grpc-message's encoding.
+
+    Args:
+        size: Bytes of a text, where it travels inside another; at most 12 for one character.
+    """
+    size = size or encoded_size
     try:
         text.encode()
     except UnicodeEncodeError:  # lone surrogates, of file names mostly
         text = text.encode("utf-8", "replace").decode()
-    if len(text) * 12 <= limit or _encoded_size(text) <= limit:  # 4 bytes, 3 characters each
+    if len(text) * 12 <= limit or size(text) <= limit:  # 4 bytes, 3 characters each
         return text
     room = limit - 3
     for index, char in enumerate(text):
-        room -= _encoded_size(char)
+        room -= size(char)
         if room < 0:
             return text[:index] + "..."
     return text
+
+
+def code_of(code: Any) -> grpc.StatusCode:
+    """The enum for what grpc takes as a code: itself or its number, None for OK."""
+    if isinstance(code, grpc.StatusCode):
+        return code
+    if code is None:
+        return grpc.StatusCode.OK
+    # As grpc.aio does with a number that is none.
+    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
 
 
 def from_aio(
@@ -121,6 +148,7 @@ def from_aio(
 
     Whatever a peer sent in its status is taken as data: rich details that do
     not parse are left out, those of an unknown type stay `google.protobuf.Any`.
+    The error of a go-micro server, JSON in the text, decides over the status it came with.
 
     Args:
         node: The node that was called.
@@ -128,13 +156,15 @@ def from_aio(
         attempts: How many nodes it was tried on.
     """
     code = error.code()
+    meant, details, micro = read_status(code, error.details() or "")
     try:
-        kind = by_code(code)
+        kind = by_code(meant)
     except KeyError:
         kind = Unknown
     trailing = error.trailing_metadata()
     rich: tuple[Message, ...] = ()
-    from_peer = True if code in _NEVER_FROM_CORE else None
+    # grpc-core writes no JSON.
+    from_peer = True if code in _NEVER_FROM_CORE or micro is not None else None
     if trailing:
         if not isinstance(trailing, Metadata):
             trailing = Metadata(*trailing)
@@ -144,7 +174,7 @@ def from_aio(
         if from_peer is None and any(key.startswith("pymicro-") for key, _ in trailing):
             from_peer = True
     return kind(
-        error.details() or "",
+        details,
         error_details=rich,
         trailing_metadata=trailing,
         initial_metadata=error.initial_metadata(),
@@ -153,10 +183,12 @@ def from_aio(
         callee=callee,
         attempts=attempts,
         from_peer=from_peer,
+        micro_id=micro.id if micro is not None else None,
+        micro_code=micro.code if micro is not None else None,
     )
 
 
-def _encoded_size(text: str) -> int:
+def encoded_size(text: str) -> int:
     """Bytes of the text as grpc-message has it: what is not printable ASCII takes three each."""
     raw = text.encode()
     return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in raw)

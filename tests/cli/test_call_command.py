@@ -167,6 +167,16 @@ async def test_a_status_is_an_exit_code_and_a_line_the_terminal_survives(pymicro
     assert result == Result(64 + 5, "", "NOT_FOUND: no such item\\x1b[31m\n")
 
 
+async def test_an_error_of_a_go_micro_server_is_its_status_and_its_own_number_below(
+    pymicro: Commands,
+) -> None:
+    async with ShopServer() as server:
+        own = await buy(pymicro, server, '{"itemName": "teapot"}')
+        known = await buy(pymicro, server, '{"itemName": "sold"}')
+    assert own == Result(64 + 2, "", "UNKNOWN: no coffee\\x1b[31m\n  go-micro error 418 of shop\n")
+    assert known == Result(64 + 8, "", "RESOURCE_EXHAUSTED: come back\n  go-micro error 429\n")
+
+
 async def test_rich_details_stand_below_the_status(pymicro: Commands) -> None:
     async with ShopServer() as server:
         result = await buy(pymicro, server, '{"itemName": "rich"}')

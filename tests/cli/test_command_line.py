@@ -8,7 +8,22 @@ import pytest
 import pymicro as package
 from tests.cli_support import Commands, Result
 
-COMMANDS = ["run", "call", "services", "nodes", "doctor", "manifest", "config"]
+COMMANDS = [
+    "run",
+    "call",
+    "bench",
+    "services",
+    "nodes",
+    "list",
+    "describe",
+    "health",
+    "doctor",
+    "new",
+    "gen",
+    "manifest",
+    "config",
+    "completion",
+]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -37,10 +37,66 @@ async def test_nodes_are_a_table(pymicro: Commands, registry_folder: str) -> Non
         ]
         result = await pymicro("nodes", "greeter", "-o", "wide")
         assert result.out.splitlines() == [
-            "ID         ADDRESS         VERSION  METADATA",
-            "greeter-1  127.0.0.1:8001  1.0      protocol=grpc,zone=a",
-            "greeter-2  127.0.0.1:8002  -        -",
+            "ID         ADDRESS         VERSION  CALLED  METADATA",
+            "greeter-1  127.0.0.1:8001  1.0      yes     protocol=grpc,zone=a",
+            "greeter-2  127.0.0.1:8002  -        yes     -",
         ]
+
+
+async def test_nodes_that_speak_something_else_are_left_out_and_wide_says_why(
+    pymicro: Commands, registry_folder: str
+) -> None:
+    old = Node("old-1", "127.0.0.1:8004", "greeter", "0.9", {"protocol": "mucp"})
+    news = Node("news-1", "127.0.0.1:8005", "greeter", "", {"topic": "news", "broker": "http"})
+    async with registry_with(registry_folder, ADA, old, news) as registry:
+        result = await pymicro("nodes", "greeter")
+        assert result.code == 0
+        assert result.out.splitlines() == [
+            "ID         ADDRESS         VERSION",
+            "greeter-1  127.0.0.1:8001  1.0",
+        ]
+        assert result.err == "2 nodes speak another protocol (mucp, pub/sub): -o wide shows which\n"
+        result = await pymicro("nodes", "greeter", "-o", "wide")
+        assert (result.code, result.err) == (0, "")
+        assert result.out.splitlines() == [
+            "ID         ADDRESS         VERSION  CALLED              METADATA",
+            "greeter-1  127.0.0.1:8001  1.0      yes                 protocol=grpc,zone=a",
+            "news-1     127.0.0.1:8005  -        no: speaks pub/sub  broker=http,topic=news",
+            "old-1      127.0.0.1:8004  0.9      no: speaks mucp     protocol=mucp",
+        ]
+        result = await pymicro("nodes", "greeter", "-o", "json")
+        assert {node["id"]: node["not_called"] for node in json.loads(result.out)} == {
+            "greeter-1": None,
+            "news-1": "speaks pub/sub",
+            "old-1": "speaks mucp",
+        }
+        await registry.deregister(ADA)
+        await registry.deregister(news)
+        nobody = "no node of greeter to call: 1 node speaks another protocol (mucp)\n"
+        assert await pymicro("nodes", "greeter") == Result(1, "", nobody)
+        assert (await pymicro("nodes", "greeter", "-o", "wide")).err == nobody
+        result = await pymicro("doctor", "greeter")
+        assert result.code == 1
+        assert "not called: 1 node speaks another protocol (mucp)" in result.out
+        assert "8004" not in result.out.partition("not called")[2], "it was dialled"
+
+
+async def test_watched_nodes_that_speak_something_else_are_shown_wide_only(
+    pymicro: Commands, registry_folder: str
+) -> None:
+    old = Node("old-1", "127.0.0.1:8004", "greeter", "0.9", {"protocol": "mucp"})
+    async with (
+        registry_with(registry_folder, old) as registry,
+        pymicro.started("nodes", "greeter", "-w") as plain,
+        pymicro.started("nodes", "greeter", "-w", "-o", "wide") as wide,
+    ):
+        nobody = "no node of greeter to call: 1 node speaks another protocol (mucp)"
+        assert await next_line(plain.stderr) == nobody
+        line = await next_line(wide.stdout)
+        assert line.endswith("+  old-1  127.0.0.1:8004  0.9  no: speaks mucp  protocol=mucp")
+        assert await next_line(wide.stderr) == nobody
+        await registry.register(BOB)
+        assert (await next_line(plain.stdout)).endswith("+  greeter-2  127.0.0.1:8002  -")
 
 
 async def test_nodes_are_an_array_for_programs(pymicro: Commands, registry_folder: str) -> None:
@@ -55,8 +111,16 @@ async def test_nodes_are_an_array_for_programs(pymicro: Commands, registry_folde
             "service": "greeter",
             "version": "1.0",
             "metadata": {"zone": "a", "protocol": "grpc"},
+            "not_called": None,
         },
-        {"id": "greeter-2", "address": "127.0.0.1:8002", "service": "greeter", "version": "", "metadata": {}},
+        {
+            "id": "greeter-2",
+            "address": "127.0.0.1:8002",
+            "service": "greeter",
+            "version": "",
+            "metadata": {},
+            "not_called": None,
+        },
     ]
 
 

@@ -158,7 +158,8 @@ async def test_a_service_registers_what_its_server_permits(options: Any, said: s
 async def test_a_service_registers_its_zone_and_code_has_the_last_word() -> None:
     registry = MemoryRegistry()
     zone, own = "topology.kubernetes.io/zone", {"keepalive": "never"}
+    speaks = {"protocol": "grpc", "server": "grpc", "transport": "grpc"}
     async with registry, Service("greeter", registry=registry, zone="eu-1a", metadata=own) as service:
-        assert service.node.metadata == {"protocol": "grpc", zone: "eu-1a", "keepalive": "never"}
+        assert service.node.metadata == {**speaks, zone: "eu-1a", "keepalive": "never"}
     async with Service("greeter", registry=registry) as service:
         assert zone not in service.node.metadata

@@ -252,16 +252,24 @@ class Cluster:
         files = sorted(file for file in folder.glob("*.log") if re.match(pattern, file.name))
         return "".join(file.read_text(errors="replace") for file in files)
 
-    def execute(self, pod: PodView, *command: str) -> subprocess.CompletedProcess[str]:
-        """`kubectl exec`: a command in the pod's container, with its environment and its rights."""
+    def entering(self, pod: PodView) -> tuple[list[str], dict[str, str]]:
+        """What a command is started through to run in the pod's container, and the environment to give it."""
         environment = Path(f"/proc/{pod.pid}/environ").read_text().split("\0")
         of_its = ("--net", "--uts", "--pid", "--mount", "--root", "--wd")
         status = Path(f"/proc/{pod.pid}/status").read_text()
         ids = {kind: re.search(rf"^{kind}:\t(\d+)", status, re.MULTILINE) for kind in ("Uid", "Gid")}
         user, group = (found.group(1) if found else "0" for found in ids.values())
+        return (
+            ["nsenter", f"--target={pod.pid}", *of_its, f"--setuid={user}", f"--setgid={group}"],
+            dict(entry.split("=", 1) for entry in environment if entry),
+        )
+
+    def execute(self, pod: PodView, *command: str) -> subprocess.CompletedProcess[str]:
+        """`kubectl exec`: a command in the pod's container, with its environment and its rights."""
+        prefix, environment = self.entering(pod)
         return subprocess.run(
-            ["nsenter", f"--target={pod.pid}", *of_its, f"--setuid={user}", f"--setgid={group}", *command],
-            env=dict(entry.split("=", 1) for entry in environment if entry),
+            [*prefix, *command],
+            env=environment,
             capture_output=True,
             text=True,
             check=False,

@@ -13,7 +13,7 @@ from pymicro.discovery import Directory
 from pymicro.registry.memory import MemoryRegistry
 
 
-@pytest.mark.parametrize("name", ["local", "memory", "static", "etcd"])
+@pytest.mark.parametrize("name", ["etcd", "local", "mdns", "memory", "static"])
 def test_a_registry_is_chosen_by_its_name(name: str) -> None:
     assert plugins.load(plugins.REGISTRIES, name)(load(environ={})).name == name
 

@@ -10,7 +10,7 @@ import pytest
 
 from pymicro import ConfigError
 from pymicro.assemble import Settings
-from pymicro.config import Config, load, parse_flags, render, settings, unknown_environment
+from pymicro.config import Config, load, parse_flags, render, settings, unknown_environment, without_effect
 from pymicro.durations import format_duration, parse_duration
 
 
@@ -134,6 +134,79 @@ def test_unknown_variables_are_listed_and_those_kubernetes_made_are_not() -> Non
     assert unknown_environment({"MICRO_REGISTY": "x"}) == [
         "MICRO_REGISTY is no setting; did you mean 'MICRO_REGISTRY'?"
     ]
+
+
+def test_what_go_micro_manifests_set_is_accepted_and_what_changes_nothing_is_told() -> None:
+    # Every flag of go-micro 1.18 (config/cmd/cmd.go), as environment and as flag.
+    flags = {
+        "client": "grpc",
+        "client_request_timeout": "500ms",
+        "client_retries": "1",
+        "client_pool_size": "100",
+        "client_pool_ttl": "1m",
+        "register_ttl": "60",
+        "register_interval": "30",
+        "server": "grpc",
+        "server_name": "go.micro.srv.greeter",
+        "server_version": "latest",
+        "server_id": "1",
+        "server_address": ":8080",
+        "server_advertise": "10.0.0.1:8080",
+        "server_metadata": "a=b,c=d",
+        "broker": "nats",
+        "broker_address": "nats:4222",
+        "profile": "pprof",
+        "registry": "kubernetes",
+        "registry_address": "10.0.0.1",
+        "runtime": "kubernetes",
+        "selector": "cache",
+        "transport": "grpc",
+        "transport_address": ":9090",
+    }
+    variables = {f"MICRO_{name.upper()}": text for name, text in flags.items() if name != "profile"}
+    others = {
+        "MICRO_DEBUG_PROFILE": "pprof",
+        "MICRO_PROXY": "go.micro.proxy",
+        "MICRO_PLUGIN": "/plugins/kubernetes.so",
+        "MICRO_LOG_LEVEL": "trace",
+    }
+    environ = {**variables, **others}
+    config = load({}, [], environ)
+    assert unknown_environment(environ) == []
+    assert without_effect(config, environ) == [
+        f"environment MICRO_{name}"
+        for name in (
+            "CLIENT_POOL_SIZE",
+            "CLIENT_POOL_TTL",
+            "BROKER",
+            "BROKER_ADDRESS",
+            "TRANSPORT",
+            "TRANSPORT_ADDRESS",
+            "RUNTIME",
+            "DEBUG_PROFILE",
+            "PLUGIN",
+            "PROXY",
+        )
+    ]
+    assert (config.selector, config.log_level) == ("registry", "debug")
+    assert config.server_metadata == {"a": "b", "c": "d"}
+    given = load({}, [word for name, text in flags.items() for word in (f"--{name}", text)], {})
+    assert given == dataclasses.replace(config, profile="pprof", log_level="info")
+
+
+@pytest.mark.parametrize(
+    ("setting", "theirs", "ours"),
+    [
+        ("selector", "default", "registry"),
+        ("selector", "cache", "registry"),
+        ("log_level", "warn", "warning"),
+        ("log_level", "trace", "debug"),
+        ("log_level", "fatal", "error"),
+    ],
+)
+def test_go_micros_words_for_ours_are_understood(setting: str, theirs: str, ours: str) -> None:
+    config = load({}, [], {f"MICRO_{setting.upper()}": theirs})
+    assert getattr(config, setting) == ours
 
 
 def test_every_setting_is_a_keyword_and_every_keyword_a_setting() -> None:

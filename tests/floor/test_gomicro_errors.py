@@ -68,6 +68,8 @@ def test_the_code_in_the_json_decides(http: int, received: str, meant: str) -> N
         '{"id":1,"code":404,"detail":"b"}',
         '{"id":"a","code":404,"detail":["b"]}',
         '{"message":"not found"}',
+        '{"code":5,"message":"not found"}',
+        '{"code":17,"reason":"STOCK","detail":"none left"}',
         "{" * 100_000,
         '{"a":' * 100_000,
     ],

@@ -171,6 +171,82 @@ def test_a_null_among_the_nodes_is_none() -> None:
     assert addresses(text) == ["10.0.0.1:80"]
 
 
+# Records as releases of go-micro 1.x have written them
+
+VARIANTS = {
+    # A service without handlers, whose maps and lists Go never made.
+    "all nil": (
+        '{"name":"greeter","version":"latest","metadata":null,"endpoints":null,'
+        '"nodes":[{"id":"greeter-1","address":"10.1.2.3:8080","metadata":null}]}',
+        [Node("greeter-1", "10.1.2.3:8080", "greeter", "latest")],
+    ),
+    "1.0 to 1.7, with a port of its own": (
+        '{"name":"greeter","version":"1.0.0","metadata":null,"endpoints":[],'
+        '"nodes":[{"id":"greeter-a61b","address":"10.1.2.3","port":34567,"metadata":{"broker":"http",'
+        '"registry":"kubernetes","server":"rpc","transport":"http"}},'
+        '{"id":"greeter-a61c","address":"fd00::1","port":34568,"metadata":{}}]}',
+        [
+            Node(
+                "greeter-a61b",
+                "10.1.2.3:34567",
+                "greeter",
+                "1.0.0",
+                {"broker": "http", "registry": "kubernetes", "server": "rpc", "transport": "http"},
+            ),
+            Node("greeter-a61c", "[fd00::1]:34568", "greeter", "1.0.0"),
+        ],
+    ),
+    "the HTTP broker's subscribers": (
+        '{"name":"go.micro.http.broker","version":"ff.http.broadcast","metadata":null,"endpoints":null,"nodes":'
+        '[{"id":"go.micro.http.broker-5f","address":"10.1.2.3:10001","metadata":{"broker":"http",'
+        '"secure":"false","topic":"news"}}]}',
+        [
+            Node(
+                "go.micro.http.broker-5f",
+                "10.1.2.3:10001",
+                "go.micro.http.broker",
+                "ff.http.broadcast",
+                {"broker": "http", "secure": "false", "topic": "news"},
+            )
+        ],
+    ),
+    # A method of its own for streams: schemas of what Go saw, and none where that was nothing.
+    "a stream, a slice and an endpoint without schemas": (
+        '{"nodes":[{"metadata":{"protocol":"grpc"},"address":"10.1.2.3:8080","id":"g"}],"endpoints":['
+        '{"name":"Greeter.Stream","request":{"name":"Context","type":"Context","values":null},"response":'
+        '{"name":"Greeter_StreamStream","type":"Greeter_StreamStream","values":null},"metadata":{"stream":"true"}},'
+        '{"name":"Func","request":{"name":"","type":"[]string","values":null},"response":null,"metadata":'
+        '{"subscriber":"true","topic":"a\\u003cb"}}],"version":"1","name":"greeter"}',
+        [
+            Node(
+                "g",
+                "10.1.2.3:8080",
+                "greeter",
+                "1",
+                {"protocol": "grpc"},
+                (
+                    Endpoint(
+                        "Greeter.Stream",
+                        Value("Context", "Context"),
+                        Value("Greeter_StreamStream", "Greeter_StreamStream"),
+                        {"stream": "true"},
+                    ),
+                    Endpoint("Func", Value("", "[]string"), None, {"subscriber": "true", "topic": "a<b"}),
+                ),
+            )
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_every_release_of_go_micro_1_is_read(what: str) -> None:
+    text, nodes = VARIANTS[what]
+    found = load_record(text)
+    assert found.problems == ()
+    assert list(found.nodes) == nodes
+
+
 def test_a_bad_node_does_not_hide_the_good_ones() -> None:
     found = load_record(
         record(nodes=[{"id": "a", "address": "nowhere"}, {"id": "b", "address": "10.0.0.1:80"}])

@@ -74,6 +74,8 @@ def test_an_error_can_be_copied_and_pickled_with_all_it_carries() -> None:
         node=Node("n", "h:1", metadata={"a": "b"}, endpoints=(Endpoint("G.S", Value("R", "R")),)),
         callee="greeter/G/S",
         from_peer=True,
+        micro_id="greeter.Hello",
+        micro_code=400,
     )
     for again in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
         assert type(again) is pymicro.InvalidArgument
@@ -81,6 +83,8 @@ def test_an_error_can_be_copied_and_pickled_with_all_it_carries() -> None:
         assert again.error_details == (detail,)
         assert tuple(again.trailing_metadata()) == (("k", "v"), ("b-bin", b"\0"))
         assert (again.node, again.callee, again.from_peer) == (error.node, error.callee, True)
+        assert (again.micro_id, again.micro_code) == ("greeter.Hello", 400)
+        assert repr(again).endswith("from_peer=True, micro_id='greeter.Hello', micro_code=400)")
     assert "INVALID_ARGUMENT: bad" in str(error)
     assert "h:1" in str(error)
 

@@ -31,7 +31,9 @@ def test_import_pymicro_does_not_load(absent: str) -> None:
     assert absent not in loaded_by("import pymicro")
 
 
-@pytest.mark.parametrize("absent", ["kubernetes_asyncio", "aiohttp", "click", "google.rpc", "dns", "pytest"])
+@pytest.mark.parametrize(
+    "absent", ["kubernetes_asyncio", "aiohttp", "click", "google.rpc", "dns", "zeroconf", "pytest"]
+)
 def test_service_and_client_do_not_load(absent: str) -> None:
     assert absent not in loaded_by("from pymicro import Service, Client")
 

@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tests import readme
-from tests.processes import Process, Processes
-
-
-class Terminal:
-    """Where a reader pastes the README's lines: a directory, and `python` is the installed one."""
-
-    def __init__(self, folder: Path, python: Path, processes: Processes) -> None:
-        self.folder = folder
-        self.processes = processes
-        processes.environment = {
-            **processes.environment,
-            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-        }
-
-    def start(self, line: str) -> Process:
-        """Start one line, as with `&`."""
-        return self.processes.start("bash", "-c", f"exec {line}", cwd=self.folder)
-
-    def run(self, line: str) -> list[str]:
-        """Run one line to its end; what it printed. It must succeed."""
-        process = self.start(line)
-        code = process.wait(60)
-        assert code == 0, process.report()
-        return process.stdout
-
-    def paste(self, containing: str) -> list[list[str]]:
-        """Run a whole console block; what each line in the foreground printed."""
-        outputs = []
-        for command in readme.console(containing):
-            if command.background:
-                self.start(command.line).wait_for(r"127\.0\.0\.1:\d+")
-                continue
-            printed = self.run(command.line)
-            if command.output:
-                assert printed == command.output, command.line
-            outputs.append(printed)
-        return outputs
+from tests.pages import README
+from tests.processes import Processes
+from tests.terminal import Terminal
 
 
 @pytest.fixture
@@ -54,12 +18,12 @@ def terminal(tmp_path: Path, wheel_python: Path, processes: Processes) -> Termin
     """An empty directory with the README's files in it."""
     folder = tmp_path / "hello"
     folder.mkdir()
-    readme.write_files(folder)
+    README.write_files(folder)
     return Terminal(folder, wheel_python, processes)
 
 
 def test_the_readme_has_the_files_that_it_speaks_of() -> None:
-    assert set(readme.files()) == {
+    assert set(README.files()) == {
         "protos/greeter/v1/greeter.proto",
         "server.py",
         "client.py",
@@ -70,19 +34,19 @@ def test_the_readme_has_the_files_that_it_speaks_of() -> None:
 
 
 def test_the_server_and_the_client_run_as_pasted(terminal: Terminal) -> None:
-    *_, printed = terminal.paste("python client.py")
+    *_, printed = terminal.paste(README, "python client.py")
     assert printed == ["Hello Ada"]
 
 
 def test_the_commands_run_as_pasted(terminal: Terminal) -> None:
-    terminal.run(readme.console("python client.py")[0].line)  # generates the code
-    nodes, reply = terminal.paste("nodes greeter")
+    terminal.run(README.console("python client.py")[0].line)  # generates the code
+    nodes, reply = terminal.paste(README, "nodes greeter")
     assert any("127.0.0.1:" in line for line in nodes)
     assert json.loads("".join(reply)) == {"message": "Hello Ada"}
 
 
 def test_the_service_with_four_shapes_runs_as_pasted(terminal: Terminal) -> None:
-    _, now, forecast = terminal.paste("station.py")
+    _, now, forecast = terminal.paste(README, "station.py")
     assert json.loads("".join(now)) == {"celsius": 4.0}
     assert [json.loads(line)["celsius"] for line in forecast] == [18.0, 19.0, 21.0]
 
@@ -94,14 +58,14 @@ def test_the_service_with_four_shapes_runs_as_pasted(terminal: Terminal) -> None
 
 
 def test_an_error_is_shown_with_its_status(terminal: Terminal) -> None:
-    terminal.paste("station.py")
+    terminal.paste(README, "station.py")
     process = terminal.start("""pymicro call weather Weather.Now '{"name": "Atlantis"}'""")
     assert process.wait() == 64 + 5
     assert any(line.startswith("NOT_FOUND: no weather for 'Atlantis'") for line in process.stderr)
 
 
 def test_the_interceptor_works_on_both_ends(terminal: Terminal) -> None:
-    generate = readme.console("python client.py")[0].line
+    generate = README.console("python client.py")[0].line
     terminal.run(generate)
     server = (terminal.folder / "server.py").read_text()
     served = server.replace('version="1.0.0"', 'version="1.0.0", interceptors=[timing]')

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 import pymicro
-from scripts.settings_table import with_table
+from scripts.papers import MADE, made
 from tests.processes import ROOT
 
 
-def test_the_settings_in_the_readme_are_those_of_the_code() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme == with_table(readme), "README.md has another table of settings: run `make readme`"
+@pytest.mark.parametrize("page", MADE)
+def test_what_a_page_has_from_the_code_is_the_codes(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert text == made(page, text), f"{page} says something else than the code: run `make papers`"
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -49,7 +49,7 @@ def test_the_wheel_carries_licence_readme_and_entry_points(wheel: Path) -> None:
         points = configparser.ConfigParser()
         points.read_string(archive.read(f"{info}/entry_points.txt").decode())
     assert points["console_scripts"]["pymicro"] == "pymicro.cli:main"
-    assert {"local", "memory", "static", "etcd"} <= set(points["pymicro.registries"])
+    assert {"etcd", "local", "mdns", "memory", "static"} <= set(points["pymicro.registries"])
     assert {"registry", "static", "dns"} <= set(points["pymicro.selectors"])
     assert {"p2c", "round_robin", "random"} <= set(points["pymicro.balancers"])
 

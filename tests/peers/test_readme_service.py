@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme
+from tests.pages import README
 from tests.peers.test_grpcurl import grpcurl
 from tests.processes import Processes
 
@@ -20,8 +20,8 @@ def weather(processes: Processes, tmp_path: Path) -> str:
     """The address of the README's service, running in a directory of its own."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    readme.write_files(folder)
-    for command in readme.console("station.py"):
+    README.write_files(folder)
+    for command in README.console("station.py"):
         if "protoc" in command.line:
             line = command.line.replace("python", sys.executable, 1)
             assert processes.start("bash", "-c", line, cwd=folder).wait() == 0

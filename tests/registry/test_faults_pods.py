@@ -283,8 +283,8 @@ HOSTILE = {
         "10.0.0.1:8080",
         nodes=[{"id": "x", "address": "10.0.0.1:8080", "metadata": {str(n): "" for n in range(9999)}}],
     ),
-    "an HTTP subscriber": record(
-        "10.0.0.1:8080", nodes=[{"id": "x", "address": "10.0.0.1:8080", "metadata": {"topic": "t"}}]
+    "an HTTP subscriber elsewhere": record(
+        "10.0.0.1:8080", nodes=[{"id": "x", "address": "10.6.6.6:8080", "metadata": {"topic": "t"}}]
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fakes.pods import pod
 
 from pymicro.config import load
 from pymicro.findings import Finding
+from pymicro.node import NodeSet
 from pymicro.registry.kubernetes import KubernetesRegistry
 from tests.registry.kube_contract import kubernetes
 
@@ -27,6 +29,11 @@ def record(address: str, **changes: Any) -> str:
 
 async def told(registry: KubernetesRegistry, service: str = "greeter") -> list[Finding]:
     return [finding async for finding in registry.diagnose(service)]
+
+
+async def first(registry: KubernetesRegistry) -> NodeSet:
+    async with aclosing(registry.watch("greeter")) as sets:  # type: ignore[type-var]
+        return await anext(sets)
 
 
 def one(findings: list[Finding], check: str) -> Finding:
@@ -50,6 +57,21 @@ async def test_a_service_that_is_well_has_no_problems() -> None:
         assert one(found, "pod one").text == "counts: 10.0.0.1:8080 (by its labels)"
         assert one(found, "pod two").text == "counts: 10.0.0.2:80 (by its record)"
         assert found[-1] == Finding("nodes", "ok", "2 nodes of greeter in namespace default")
+
+
+async def test_a_pod_that_speaks_something_else_is_told_and_not_counted() -> None:
+    mucp = [{"id": "a", "address": "10.0.0.2:80", "metadata": {"protocol": "mucp"}}]
+    async with FakeKubeApi() as api, kubernetes(api.url, "one") as registry:
+        api.create(pod("two", "10.0.0.2", labels=LABELS, annotations={RECORD: record("", nodes=mucp)}))
+        found = await told(registry)
+        assert one(found, "pod two").level == "problem"
+        assert one(found, "pod two").text == (f"does not count: annotation {RECORD} names the protocol mucp")
+        assert found[-1].text == "no pod of greeter counts in namespace default"
+        assert [node.id for node in await first(registry)] == ["a"], "it is shown all the same"
+        api.create(pod("one", "10.0.0.1", labels=LABELS))
+        found = await told(registry)
+        assert one(found, "pod two").level == "note"
+        assert found[-1].text == "1 node of greeter in namespace default"
 
 
 async def test_without_a_service_no_pods_are_looked_at() -> None:

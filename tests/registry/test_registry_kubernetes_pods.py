@@ -253,14 +253,21 @@ def test_a_foreign_address_beside_an_own_one_is_left_out() -> None:
         ({"topic": "news", "protocol": "grpc"}, True),
     ],
 )
-def test_nodes_of_another_protocol_and_subscribers_are_not_called(
+def test_nodes_of_another_protocol_and_subscribers_are_listed_and_do_not_count(
     metadata: dict[str, str], counts: bool
 ) -> None:
     one = registered(record(node(**metadata)))
-    assert bool(read(one).nodes) is counts
+    found = read(one)
+    assert [listed.metadata for listed in found.nodes] == [metadata]
+    assert PodReader("greeter")(one) == found.nodes
+    assert (found.why == "") is counts
     if not counts:
-        assert read(one).why == "other protocol"
-        assert PodReader("greeter")(one) is None
+        assert found.why == "other protocol"
+        elsewhere = registered(record(node("10.0.0.9:80", **metadata)))
+        assert PodReader("greeter")(elsewhere) is None
+        beside = registered(record(node(**metadata), {**node(), "id": "mine"}))
+        assert read(beside).why == ""
+        assert len(read(beside).nodes) == 2
 
 
 def test_several_services_on_one_pod_are_read_apart() -> None:

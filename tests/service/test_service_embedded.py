@@ -93,7 +93,8 @@ async def test_a_service_in_a_program_is_found_by_name() -> None:
         assert node == service.node
         assert node.address == service.address
         assert node.version == "2"
-        assert node.metadata == {"protocol": "grpc", "keepalive": "10s", "zone": "a"}
+        speaks = {"protocol": "grpc", "server": "grpc", "transport": "grpc"}  # as go-micro writes it
+        assert node.metadata == {**speaks, "keepalive": "10s", "zone": "a"}
         assert [endpoint.name for endpoint in node.endpoints] == [
             f"Greeter.{name}" for name in ("SayHello", "CountDown", "GreetAll", "Chat")
         ]

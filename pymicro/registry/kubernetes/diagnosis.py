@@ -9,8 +9,10 @@ from typing import Any
 
 from pymicro.findings import Finding, Level
 from pymicro.kubenodes.checks import place
+from pymicro.node import Node
 from pymicro.record import SERVICE, TYPE_LABEL, record_key, selector_key
 from pymicro.registry.kubernetes.pods import PORT, PodReader, Reading, Why, annotations_of, labels_of
+from pymicro.wellknown import other_protocol
 
 __all__ = ["LookedAt", "findings", "is_kin", "kin_selectors", "look"]
 
@@ -86,7 +88,7 @@ def findings(
         labelled: Pods with the label of `service`.
         kin: Pods without it that look as if they were meant.
     """
-    found = sum(len(pod.reading.nodes) for pod in labelled)
+    found = sum(len(_called(pod.reading)) for pod in labelled)
     several = len(namespaces) > 1 or None in namespaces
     # What does not count comes first: it is what was asked about.
     for pod in sorted(labelled, key=lambda one: (not one.reading.why, one.namespace, one.name))[:_LISTED]:
@@ -122,10 +124,11 @@ def _check(pod: LookedAt, several: bool) -> str:
 
 def _of_pod(pod: LookedAt, check: str, service: str, found: int) -> Finding:
     reading = pod.reading
-    if reading.nodes:
+    if not reading.why:
+        called = _called(reading)
         how = "by its record" if reading.registered else "by its labels"
-        listed = ", ".join(node.address for node in reading.nodes[:4])
-        more = f" and {len(reading.nodes) - 4} more" if len(reading.nodes) > 4 else ""
+        listed = ", ".join(node.address for node in called[:4])
+        more = f" and {len(called) - 4} more" if len(called) > 4 else ""
         if pod.untyped:
             text = f"counts: {listed}{more} ({how}), and is not listed: it lacks {TYPE_LABEL}: {SERVICE}"
             return Finding(check, "note", text, _labels_to_add(service))
@@ -134,6 +137,10 @@ def _of_pod(pod: LookedAt, check: str, service: str, found: int) -> Finding:
     if reading.why in ("terminating", "finished"):
         level = "note"
     return Finding(check, level, f"does not count: {reading.text}", _mending(reading.why, pod, service))
+
+
+def _called(reading: Reading) -> list[Node]:
+    return [node for node in reading.nodes if not other_protocol(node.metadata)]
 
 
 def _mending(why: Why, pod: LookedAt, service: str) -> str:

@@ -30,7 +30,7 @@ from pymicro.record import (
     selector_key,
     share_pairs,
 )
-from pymicro.wellknown import ZONE, zone_text
+from pymicro.wellknown import GRPC, PROTOCOL, ZONE, other_protocol, zone_text
 
 __all__ = [
     "PORT",
@@ -47,7 +47,6 @@ __all__ = [
 
 PORT = "grpc"
 _VERSION = "app.kubernetes.io/version"
-_PROTOCOL = "grpc"
 
 Why = Literal[
     "",
@@ -72,8 +71,9 @@ class Reading:
     """What a pod means for a service.
 
     Attributes:
-        nodes: What can be called; empty if the pod does not count.
-        why: Why it does not, in a word to switch on; empty if it does.
+        nodes: What is listed. If the pod does not count, at most nodes that speak another
+            protocol, which are shown and not called.
+        why: Why it does not count, in a word to switch on; empty if it does.
         text: The same for people, as a clause.
         registered: Whether a record says so, and not the label alone.
     """
@@ -91,7 +91,7 @@ class PodReader:
     service: str
 
     def __call__(self, pod: Mapping[str, Any]) -> tuple[Node, ...] | None:
-        """The pod's nodes; None if it does not count at present.
+        """The pod's nodes; None if it has none at present.
 
         Raises:
             ValueError: What the pod says of itself is wrong.
@@ -102,7 +102,7 @@ class PodReader:
         return reading.nodes or None
 
     def read(self, pod: Mapping[str, Any]) -> Reading:
-        """The pod's nodes, or why it has none."""
+        """The pod's nodes, or why it has none to call."""
         metadata = _mapping(pod, "metadata")
         status = _mapping(pod, "status")
         if metadata.get("deletionTimestamp"):
@@ -131,11 +131,11 @@ class PodReader:
                 "other service", f"annotation {key} is the record of a service {quoted(record.service)}"
             )
         addresses = addresses_of(pod)
-        dialled = [node for node in record.nodes if _is_dialled(node)]
-        nodes = tuple(node for node in dialled if is_of(node.address, addresses))
-        if nodes:
-            zone = _zone(pod)
-            return Reading(tuple(_in_zone(node, zone) for node in nodes) if zone else nodes, registered=True)
+        zone = _zone(pod)
+        nodes = tuple(_in_zone(node, zone) for node in record.nodes if is_of(node.address, addresses))
+        if not all(other_protocol(node.metadata) for node in nodes):
+            return Reading(nodes, registered=True)
+        dialled = [node for node in record.nodes if not other_protocol(node.metadata)]
         if dialled:
             where = ", ".join(addresses) or "none yet"
             return _wrong(
@@ -146,8 +146,8 @@ class PodReader:
         if record.problems:
             return _wrong("bad annotation", f"annotation {key}: {record.problems[0]}")
         if record.nodes:
-            protocol = record.nodes[0].metadata.get("protocol", "none, but a topic")
-            return _wrong("other protocol", f"annotation {key} names the protocol {quoted(protocol)}")
+            text = f"annotation {key} names the protocol {other_protocol(record.nodes[0].metadata)}"
+            return Reading(nodes, "other protocol", text, registered=True)
         return _wrong("bad annotation", f"annotation {key}: it lists no nodes")
 
     def _labelled(self, pod: Mapping[str, Any]) -> Reading:
@@ -171,7 +171,7 @@ class PodReader:
         }
         try:
             # The port's name says what it speaks, whatever the annotations say.
-            metadata = share_pairs({**given, **_zone(pod), "protocol": _PROTOCOL})
+            metadata = share_pairs({**given, **_zone(pod), PROTOCOL: GRPC})
         except ValueError as exc:
             return _wrong("bad annotation", f"annotations {METADATA_PREFIX}…: {exc}")
         return Reading(
@@ -274,22 +274,12 @@ def _zone(pod: Mapping[str, Any]) -> dict[str, str]:
 
 def _in_zone(node: Node, zone: Mapping[str, str]) -> Node:
     """The node with the pod's zone, unless its record names one."""
-    if ZONE in node.metadata:
+    if not zone or ZONE in node.metadata:
         return node
     try:
         return replace(node, metadata=share_pairs({**node.metadata, **zone}))
     except ValueError:
         return node  # one pair more was one too many
-
-
-def _is_dialled(node: Node) -> bool:
-    """Whether a record's node speaks gRPC, or does not say.
-
-    A go-micro pod with subscribers also lists those: they have a topic, no
-    protocol, and an HTTP port.
-    """
-    protocol = node.metadata.get("protocol")
-    return protocol == _PROTOCOL if protocol else "topic" not in node.metadata
 
 
 def is_of(address: str, addresses: Sequence[str]) -> bool:

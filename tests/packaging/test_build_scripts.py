@@ -1,4 +1,7 @@
-"""`scripts/controlplane` builds once, whole or not at all, whoever else builds (with a stand-in for Go)."""
+"""`scripts/controlplane` and `scripts/gomicro` build once, whole or not at all, whoever else builds.
+
+With a stand-in for Go.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT
-
-SCRIPT = str(ROOT / "scripts/controlplane")
 
 # Says when it starts, and ends when it may.
 GO = """#!/bin/sh
@@ -52,10 +53,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a cluster is te
 
 
 class Script:
-    """Runs the script with a cache and a `go` of this test's own."""
+    """Runs a script with a cache and a `go` of this test's own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
+        self._program = str(ROOT / "scripts" / name)
         self.cache = folder / "cache" / "pymicro"
         self.started: list[subprocess.Popen[str]] = []
         programs = folder / "bin"
@@ -77,7 +79,7 @@ class Script:
 
     def start(self, **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [SCRIPT],
+            [self._program],
             env={**self.environ, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -117,7 +119,14 @@ class Script:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Script]:
-    made = Script(tmp_path)
+    made = Script(tmp_path, "controlplane")
+    yield made
+    made.end()
+
+
+@pytest.fixture(params=["controlplane", "gomicro"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
+    made = Script(tmp_path, request.param)
     yield made
     made.end()
 
@@ -137,44 +146,58 @@ def test_the_first_run_builds_and_the_next_ones_find_it(script: Script) -> None:
     assert (script.folder / "builds").read_text() == "-mod=readonly 0\n"
 
 
-def test_two_at_a_time_build_once(script: Script) -> None:
-    both = [script.start(), script.start()]
-    script.wait_for_build(1)
+def test_the_peers_of_go_micro_are_one_program(tmp_path: Path) -> None:
+    script = Script(tmp_path, "gomicro")
     script.go_on()
+    status, program, errors = script.run()
+    assert status == 0, errors
+    assert "building" in errors
+    assert Path(program.strip()).parent.parent == script.cache
+    ran = subprocess.run([program.strip()], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "peer"
+    assert script.run() == (0, program, "")
+    assert (script.folder / "builds").read_text() == "-mod=readonly 0\n"
+
+
+def test_two_at_a_time_build_once(either: Script) -> None:
+    both = [either.start(), either.start()]
+    either.wait_for_build(1)
+    either.go_on()
     done = [process.communicate(timeout=30) for process in both]
     assert [process.returncode for process in both] == [0, 0], done
     assert done[0][0] == done[1][0] != ""
-    assert script.builds() == 1
+    assert either.builds() == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_build_that_is_interrupted_is_none(script: Script, how: signal.Signals) -> None:
-    process = script.start()
-    script.wait_for_build(1)
+def test_a_build_that_is_interrupted_is_none(either: Script, how: signal.Signals) -> None:
+    process = either.start()
+    either.wait_for_build(1)
     # As Ctrl-C does: to the script and all that it has started.
     os.killpg(process.pid, how)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    left = script.folders()
+    left = either.folders()
     assert all(name.endswith(".partial") for name in left)
     assert how == signal.SIGKILL or not left
 
-    script.go_on()
-    status, folder, errors = script.run()
+    either.go_on()
+    status, folder, errors = either.run()
     assert status == 0, errors
-    assert script.builds() == 2
-    assert script.folders() == [Path(folder.strip()).name]
+    assert either.builds() == 2
+    (kept,) = either.folders()
+    assert f"/{kept}" in folder
 
 
-def test_a_build_that_fails_leaves_nothing_and_is_tried_again(script: Script) -> None:
-    script.go_on()
-    (script.folder / "broken").touch()
-    status, output, _ = script.run()
+def test_a_build_that_fails_leaves_nothing_and_is_tried_again(either: Script) -> None:
+    either.go_on()
+    (either.folder / "broken").touch()
+    status, output, _ = either.run()
     assert status != 0
     assert output == ""
-    assert script.folders() == []
-    (script.folder / "broken").unlink()
-    assert script.run()[0] == 0
+    assert either.folders() == []
+    (either.folder / "broken").unlink()
+    assert either.run()[0] == 0
 
 
 def test_binaries_of_ones_own_are_used_as_they_are(script: Script, tmp_path: Path) -> None:
@@ -191,11 +214,16 @@ def test_binaries_of_ones_own_are_used_as_they_are(script: Script, tmp_path: Pat
     assert script.builds() == 0
 
 
-def test_without_go_it_says_what_to_do(script: Script) -> None:
-    (script.folder / "bin" / "go").unlink()
-    status, output, errors = script.run()
+def test_without_go_it_says_what_to_do(either: Script) -> None:
+    (either.folder / "bin" / "go").unlink()
+    status, output, errors = either.run()
     assert (status, output) == (1, "")
-    assert "Go 1.25" in errors
+    assert "needs Go 1." in errors
+
+
+def test_without_go_one_may_bring_a_control_plane(script: Script) -> None:
+    (script.folder / "bin" / "go").unlink()
+    _, _, errors = script.run()
     assert "KUBEBUILDER_ASSETS" in errors
 
 

@@ -1,0 +1,120 @@
+"""What `pymicro bench` does once its words are understood."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from pymicro.cli.bench_report import Report
+from pymicro.cli.calling import CallOptions
+from pymicro.cli.clients import make_client
+from pymicro.cli.exchange import multicallable, only_request, read_requests
+from pymicro.cli.load import Load, apply_load
+from pymicro.cli.progress import Progress
+from pymicro.cli.report import EXIT_FAILED, EXIT_INTERRUPTED, InputError, note
+from pymicro.cli.tally import Tally
+from pymicro.cli.types import Reflected
+from pymicro.client.reflection import ReflectionClient
+from pymicro.errors import PymicroError
+from pymicro.schema import Method, MethodNotFound
+from pymicro.status import RpcError
+
+if TYPE_CHECKING:
+    from pymicro.client.channel import Channel
+
+__all__ = ["bench_method"]
+
+
+class _Caller:
+    """Makes one call after the other, with the same requests.
+
+    Args:
+        requests: Serialized: making them is not what is measured.
+        tally: Counts the calls.
+    """
+
+    def __init__(
+        self, channel: Channel, method: Method, requests: Sequence[bytes], options: CallOptions, tally: Tally
+    ) -> None:
+        self._make = multicallable(channel, method, None)
+        self._method = method
+        self._requests = requests
+        self._arguments = {"timeout": options.timeout or None, "metadata": options.headers or None}
+        self._tally = tally
+
+    async def __call__(self, begin: float) -> None:
+        tally = self._tally
+        request: Any = iter(self._requests) if self._method.client_streaming else self._requests[0]
+        call = self._make(request, **self._arguments)
+        try:
+            if self._method.server_streaming:
+                async for _ in call:
+                    tally.replies += 1
+            else:
+                await call
+                tally.replies += 1
+        except RpcError as exc:
+            tally.fail(exc.code().name, exc.details() or "")
+            # Where nothing can be called, a failure need not have waited for anything.
+            await asyncio.sleep(0)
+        else:
+            tally.latencies.add(time.perf_counter() - begin)
+        tally.went_to(call.node, call.plan.attempts)
+
+
+async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *, as_json: bool) -> int:
+    """Apply the load and print what was measured; gives the exit code."""
+    proto_files = options.proto_files()
+    async with make_client(options.settings(argv)) as client:
+        channel = options.channel(client)
+        limit = client.config.client_request_timeout if options.timeout is None else options.timeout
+        reflection = ReflectionClient(channel, timeout=limit or None, metadata=options.headers)
+        types = proto_files or Reflected(reflection)
+        try:
+            method = await types.find_method(options.method)
+            if method.client_streaming:
+                messages = [one async for one in read_requests(options.requests, method, types)]
+            else:
+                messages = [await only_request(options.requests, method, types)]
+        except MethodNotFound as exc:
+            raise InputError(str(exc)) from exc
+        except RpcError as exc:
+            note(f"{exc.code().name}: {exc.details()}")
+            return EXIT_FAILED
+        requests = [message.SerializeToString() for message in messages]
+        stop = asyncio.Event()
+        tally = Tally()
+        with _interrupts(stop):
+            if load.warmup:
+                caller = _Caller(channel, method, requests, options, Tally())
+                await apply_load(load, caller, seconds=load.warmup, requests=None, stop=stop)
+            caller = _Caller(channel, method, requests, options, tally)
+            async with Progress(load, tally, shown=not as_json):
+                ran = await apply_load(load, caller, seconds=load.seconds, requests=load.requests, stop=stop)
+        with suppress(PymicroError):  # a registry that is away: those with calls are known
+            tally.know(await client.nodes(options.service))
+    report = Report(options.service, method, load, tally, ran, interrupted=stop.is_set())
+    report.print_json() if as_json else report.print_text()
+    if stop.is_set():
+        return EXIT_INTERRUPTED
+    return 0 if report.all_ok else EXIT_FAILED
+
+
+@contextmanager
+def _interrupts(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C sets `stop`; a second one interrupts as ever."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

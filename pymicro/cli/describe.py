@@ -1,0 +1,53 @@
+"""`pymicro describe`: the proto source of a service, or of something in it."""
+
+from __future__ import annotations
+
+import click
+
+from pymicro.cli.clients import address_option, read_address, run
+from pymicro.cli.completing import complete_services, complete_symbols
+from pymicro.cli.flags import SettingsCommand, settings_argv
+
+__all__ = ["describe"]
+
+
+@click.command("describe", cls=SettingsCommand)
+@click.argument("service", shell_complete=complete_services)
+@click.argument("symbol", default="", metavar="[SYMBOL]", shell_complete=complete_symbols)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["proto", "json"]),
+    default="proto",
+    help="Proto source (default), or the descriptors as JSON.",
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="Health, reflection and the like too.")
+@address_option
+@click.pass_context
+def describe(
+    ctx: click.Context, service: str, symbol: str, output: str, everything: bool, address: str | None
+) -> int:
+    """Show the proto source of SERVICE, or of SYMBOL in it.
+
+    It is made of what its nodes say of themselves by reflection. SYMBOL is
+    Greeter, Greeter.SayHello (shown with the messages it takes and gives),
+    HelloRequest, HelloRequest.name, any of them with the package in front, or
+    the name of a proto file for all of it; without one all proto services.
+
+    Comments are there where the server keeps them; servers in Python do not.
+    With -o json an object with name, kind, file and descriptor; without SYMBOL
+    an array of them.
+    """
+    # Behind it is grpc, which --help does without.
+    from pymicro.cli.describing import describe_service
+
+    return run(
+        describe_service(
+            service,
+            symbol,
+            settings_argv(ctx),
+            output,
+            everything=everything,
+            address=None if address is None else read_address(address),
+        )
+    )

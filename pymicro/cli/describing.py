@@ -1,0 +1,111 @@
+"""What `pymicro describe` does: finds what is meant among what a server reflects, and prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pymicro.cli.clients import at_address, make_client, nobody
+from pymicro.cli.reflecting import Described, reflect
+from pymicro.cli.report import EXIT_FAILED, InputError, dump, note, on_terminal, printable, say
+from pymicro.client.reflection import NoReflection
+from pymicro.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_json
+
+if TYPE_CHECKING:
+    from pymicro.standalone import Client
+
+__all__ = ["describe_service"]
+
+
+async def describe_service(
+    service: str, symbol: str, argv: Sequence[str], output: str, *, everything: bool, address: str | None
+) -> int:
+    """Print the proto source; gives the exit code."""
+    async with make_client(at_address(argv, service, address)) as client:
+        if not await client.nodes(service):
+            note(await nobody(client, service))
+            return EXIT_FAILED
+        try:
+            if symbol:
+                shown = await _find(client, service, symbol, everything=everything)
+            else:
+                shown = await _services(client, service, everything=everything)
+        except NoReflection as exc:
+            shows = f"'pymicro list {service}' shows what its registry record lists"
+            raise NoReflection(str(exc) if address else f"{exc}; {shows}") from exc
+    if output == "json":
+        say(dump(shown.document, pretty=on_terminal()))
+    elif shown.source:
+        say(printable(shown.source.removesuffix("\n")))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is printed, in both forms."""
+
+    source: str
+    document: Any
+
+
+async def _services(client: Client, service: str, *, everything: bool) -> _Shown:
+    described = await reflect(client, service, everything=everything)
+    symbols = Symbols(described.schema.files())
+    found = []
+    for name in described.names:
+        if symbol := symbols.get(name):
+            found.append(symbol)
+        else:
+            note(f"the server names {name} and does not describe it")
+    if not described.names:
+        hidden = ", ".join(described.hidden)
+        note(f"nothing but {hidden}: --all shows these" if hidden else "no proto service at all")
+    return _Shown(_source(found, symbols), [_to_json(symbol) for symbol in found])
+
+
+async def _find(client: Client, service: str, text: str, *, everything: bool) -> _Shown:
+    """What is asked for by name is found also among what is not shown otherwise."""
+    described = await reflect(client, service, everything=everything, symbol=text)
+    try:
+        return _search(described, text)
+    except SymbolNotFound as exc:
+        with suppress(SymbolNotFound):
+            return _search(await reflect(client, service, everything=True), text)
+        raise InputError(str(exc)) from exc
+
+
+def _search(described: Described, text: str) -> _Shown:
+    files = described.schema.files()
+    symbols = Symbols(files)
+    for file in files:
+        if file.name == text:
+            document = {"name": file.name, "kind": "file", "file": file.name, "descriptor": to_json(file)}
+            return _Shown(file_text(file, symbols), document)
+    found = symbols.find(text)
+    return _Shown(_source(_with_messages(found, symbols), symbols), _to_json(found))
+
+
+def _with_messages(symbol: Symbol, symbols: Symbols) -> list[Symbol]:
+    """A method together with what it takes and gives: so much is needed to call it."""
+    if symbol.kind != "method":
+        return [symbol]
+    names = dict.fromkeys([symbol.descriptor.input_type, symbol.descriptor.output_type])
+    messages = [symbols.get(name.removeprefix(".")) for name in names]
+    return [symbol, *(message for message in messages if message is not None)]
+
+
+def _source(found: Sequence[Symbol], symbols: Symbols) -> str:
+    # As a comment with an empty line behind it, so that all of it can be pasted into a proto file.
+    parts = [f"// {symbol.name}, in {symbol.file.name}\n\n{symbol_text(symbol, symbols)}" for symbol in found]
+    return "\n".join(parts)
+
+
+def _to_json(symbol: Symbol) -> dict[str, Any]:
+    return {
+        "name": symbol.name,
+        "kind": symbol.kind,
+        "file": symbol.file.name,
+        "descriptor": to_json(symbol.descriptor),
+    }

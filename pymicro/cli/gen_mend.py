@@ -1,0 +1,141 @@
+"""What protoc's Python code needs to lie in any package and to pass `mypy --strict`."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+import warnings
+from dataclasses import dataclass
+
+from pymicro.cli.report import InputError
+
+__all__ = ["Layout", "check_code", "head_of_types", "mend", "mend_types"]
+
+# The three ways in which protoc imports a module that it has made, and the way of grpc's plug-in.
+_MODULE = re.compile(
+    r"^(?:from (?P<package>[\w.]+) )?import (?P<name>\w+_pb2) as (?P<alias>\w+)$", re.MULTILINE
+)
+_NAMES = re.compile(r"^from (?P<module>[\w.]+_pb2) import (?P<names>.+)$", re.MULTILINE)
+_BY_CALL = re.compile(r"^(?P<alias>\w+) = importlib\.import_module\('(?P<module>[\w.]+)'\)$", re.MULTILINE)
+
+# Where messages are told the name of their module, by which pickle finds them.
+_OWN_NAME = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[^']*'")
+
+_KEYWORDS = "|".join(keyword.kwlist)
+_KEYWORD_FIELD = re.compile(rf"^ *(?:{_KEYWORDS}): .*\n", re.MULTILINE)
+_KEYWORD_CLASS = re.compile(rf"^( *)class (?:{_KEYWORDS})\(.*\n(?:\1 .*\n)*", re.MULTILINE)
+_KEYWORD_TYPE = re.compile(r"getattr\([^()]+, '\w+'\)")
+_UNTYPED = re.compile(r"^from google\.(?!protobuf\b)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which modules are imported how.
+
+    Attributes:
+        local: Modules that lie in the output folder.
+        in_package: Whether the output folder is a package itself. If it is not, it
+            stands on sys.path, and nothing relative leads out of a package in it.
+    """
+
+    local: frozenset[str]
+    in_package: bool
+
+    def package_from(self, importer: str, package: str, module: str) -> str:
+        """`package` of an imported `module` as `importer` has to write it; "" for none."""
+        if module not in self.local:
+            return package
+        own, other = importer.split(".")[:-1], package.split(".") if package else []
+        common = 0
+        while common < min(len(own), len(other)) and own[common] == other[common]:
+            common += 1
+        if not common and not self.in_package:
+            return package
+        return "." * (len(own) - common + 1) + ".".join(other[common:])
+
+    def statement(self, importer: str, module: str, alias: str) -> str:
+        """The import of `module` as `alias`."""
+        package, _, name = module.rpartition(".")
+        place = self.package_from(importer, package, module)
+        if any(keyword.iskeyword(part) for part in module.split(".")):
+            path = f"{place}{'' if place.endswith('.') or not place else '.'}{name}"
+            anchor = ", __package__" if path.startswith(".") else ""
+            return f"import importlib\n{alias} = importlib.import_module({path!r}{anchor})"
+        return f"from {place} import {name} as {alias}" if place else f"import {name} as {alias}"
+
+
+def mend(text: str, module: str, layout: Layout) -> str:
+    """The code of `module` with imports as `layout` wants them.
+
+    Raises:
+        InputError: It is no Python, or imports something in another way.
+    """
+
+    def by_module(found: re.Match[str]) -> str:
+        return layout.statement(
+            module, ".".join(filter(None, (found["package"], found["name"]))), found["alias"]
+        )
+
+    def by_names(found: re.Match[str]) -> str:
+        package, _, name = found["module"].rpartition(".")
+        place = layout.package_from(module, package, found["module"])
+        return f"from {place}{'' if place.endswith('.') or not place else '.'}{name} import {found['names']}"
+
+    text = text.replace("\nimport importlib\n", "\n")
+    text = _BY_CALL.sub(lambda found: layout.statement(module, found["module"], found["alias"]), text)
+    text = _OWN_NAME.sub("__name__", _NAMES.sub(by_names, _MODULE.sub(by_module, text)))
+    check_code(text, module, layout)
+    return text
+
+
+def mend_types(text: str, module: str, layout: Layout) -> str:
+    """The same for its `.pyi`, which protoc writes with less care."""
+    # What has a keyword for a name can be had by getattr only, of which types know nothing.
+    text = _KEYWORD_FIELD.sub("", _KEYWORD_CLASS.sub("", text))
+    text = _KEYWORD_TYPE.sub("_Any", text)
+    for found in _BY_CALL.finditer(text):
+        text = re.sub(rf"\b{found['alias']}\.[\w.]+", "_Any", text)
+    text = _BY_CALL.sub("", text)
+    # Strict mypy wants all of these complete, and has ClassVar in classes only.
+    text = text.replace("**kwargs)", "**kwargs: object)")
+    text = re.sub(r"_Mapping(?=[],])", "_Mapping[str, object]", text)
+    text = re.sub(r"^(\w+): _ClassVar\[int\]$", r"\1: int", text, flags=re.MULTILINE)
+    # Which types-protobuf does not know.
+    text = text.replace("_python_message._ExtensionDict", "_Any")
+    if "_Any" in text:
+        text = f"from typing import Any as _Any\n{text}"
+    return head_of_types(text) + mend(text, module, layout)
+
+
+def head_of_types(text: str) -> str:
+    """The first lines of a `.pyi`."""
+    # googleapis-common-protos has types, and lacks the py.typed that says so.
+    untyped = '# mypy: disable-error-code="import-untyped"\n' if _UNTYPED.search(text) else ""
+    return f"# Made by `pymicro gen`. DO NOT EDIT!\n{untyped}"
+
+
+def check_code(text: str, module: str, layout: Layout) -> None:
+    """Compile the code of `module`, and see that no import was missed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            compile(text, module, "exec", dont_inherit=True)
+    except SyntaxError as exc:
+        line = (exc.text or "").strip()
+        raise InputError(
+            f"{module} as grpcio-tools makes it is no Python: line {exc.lineno}: {line}"
+        ) from exc
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in layout.local.intersection(named):
+            if layout.package_from(module, name.rpartition(".")[0], name).startswith("."):
+                raise InputError(
+                    f"this grpcio-tools imports {name} into {module} in a way that gen does not know: "
+                    f"{ast.unparse(node)}"
+                )

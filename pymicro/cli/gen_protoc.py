@@ -1,0 +1,82 @@
+"""Running protoc, which grpcio-tools brings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymicro.cli.gen_sources import Sources, shown
+from pymicro.cli.report import InputError
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+__all__ = ["Compiled", "compile_protos"]
+
+_PLACE = re.compile(r"^(?P<name>[^:\n]+\.proto)(?=:)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What protoc made.
+
+    Attributes:
+        texts: Python code by its path, such as `shop/v1/shop_pb2.py`.
+        described: The protos and all that they import.
+        warnings: What protoc said though it succeeded.
+    """
+
+    texts: dict[str, str]
+    described: FileDescriptorSet
+    warnings: str
+
+
+def compile_protos(sources: Sources) -> Compiled:
+    """Make the code of all protos at once, in a folder that is gone afterwards.
+
+    Raises:
+        InputError: protoc refused them; with its own words.
+    """
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    with tempfile.TemporaryDirectory(prefix="pymicro-gen-") as temporary:
+        folder = Path(temporary)
+        code = folder / "code"
+        code.mkdir()
+        done = subprocess.run(
+            [
+                # A process of its own, because it writes to file descriptor 2; -P, because
+                # a user's folder may have a types.py.
+                *(sys.executable, "-P", "-m", "grpc_tools.protoc"),
+                *(f"-I{root}" for root in (*sources.roots, *sources.installed)),
+                f"--descriptor_set_out={folder / 'described'}",
+                "--include_imports",
+                *(f"--{kind}_out={code}" for kind in ("python", "pyi", "grpc_python")),
+                *sources.files,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        said = _PLACE.sub(lambda match: _path_of(match["name"], sources), done.stdout).strip()
+        if done.returncode:
+            raise InputError(f"the protos do not compile\n{said or f'exit code {done.returncode}'}")
+        texts = {
+            path.relative_to(code).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted(code.rglob("*.py*"))
+        }
+        described = FileDescriptorSet.FromString((folder / "described").read_bytes())
+    return Compiled(texts, described, said)
+
+
+def _path_of(name: str, sources: Sources) -> str:
+    path = sources.find(name)
+    return shown(path) if path else name

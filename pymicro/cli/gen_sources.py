@@ -1,0 +1,178 @@
+"""From what `pymicro gen` is given to protos with the names that protoc knows them by."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pymicro.cli.report import InputError
+from pymicro.plugins import did_you_mean
+
+__all__ = ["Sources", "gather", "module_of", "shown"]
+
+_PACKAGE = re.compile(r"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The protos to make code of.
+
+    Attributes:
+        roots: Folders that imports are looked up in, the first that has a file wins.
+        installed: The same of installed packages, after `roots`.
+        files: Each proto by its name, which is its path below one of `roots`.
+        left_out: Names of files whose code is installed.
+    """
+
+    roots: tuple[Path, ...]
+    installed: tuple[Path, ...]
+    files: dict[str, Path]
+    left_out: tuple[str, ...]
+
+    def find(self, name: str) -> Path | None:
+        """The user's own proto of that name."""
+        return next((root / name for root in self.roots if (root / name).is_file()), None)
+
+    def has_installed(self, name: str) -> bool:
+        """Whether the Python code of that proto is installed."""
+        module = module_of(name).replace(".", "/")
+        return any((folder / f"{module}.py").is_file() for folder in self.installed)
+
+
+def gather(paths: Sequence[Path], include: Sequence[Path]) -> Sources:
+    """Find the protos of `paths`, files and folders, and where their names begin.
+
+    Args:
+        include: Folders that names begin at. If there are none: for a folder it
+            is this folder, for a file the one above its package's folders.
+
+    Raises:
+        InputError: No such file, no proto in a folder, or a name that protoc or
+            Python would stumble over; or grpcio-tools is not installed.
+    """
+    installed = _installed()
+    found = {_absolute(path): _protos_of(path) for path in paths}
+    roots = [_absolute(path) for path in include]
+    if not roots:
+        roots = [_root_of(path, protos) for path, protos in found.items()]
+    sources = Sources(tuple(dict.fromkeys(roots)), installed, {}, ())
+    left_out = []
+    for path in sorted({path for protos in found.values() for path in protos}):
+        name = _name_of(path, sources)
+        # A copy of what is installed: a second google/ would hide the first.
+        if name.startswith("google/") and sources.has_installed(name):
+            left_out.append(name)
+        else:
+            sources.files[name] = path
+    if not sources.files:
+        raise InputError(f"the code of {', '.join(left_out)} is installed: there is nothing to make")
+    _check_modules(sources.files)
+    return Sources(sources.roots, installed, dict(sorted(sources.files.items())), tuple(left_out))
+
+
+def module_of(name: str) -> str:
+    """The Python module that protoc makes of a proto: `shop.v1.money_pb2` of `shop/v1/money.proto`."""
+    return name.removesuffix(".proto").replace("-", "_").replace("/", ".") + "_pb2"
+
+
+def shown(path: Path) -> str:
+    """A path as people read it: from where they are, if that is shorter."""
+    return min(os.path.relpath(path), str(path), key=len)
+
+
+def _installed() -> tuple[Path, ...]:
+    """Where grpcio-tools and googleapis-common-protos keep their protos."""
+    folders = []
+    for package, parent, distribution in (
+        # The well-known protos lie here, but not their Python code.
+        ("grpc_tools", "_proto", "grpcio-tools"),
+        ("google.rpc", "../..", "googleapis-common-protos"),
+    ):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(f"this needs {distribution}: pip install 'pymicro-grpc[tools]'")
+        folders.append(_absolute(Path(next(iter(spec.submodule_search_locations)), parent)))
+    return tuple(folders)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _protos_of(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix != ".proto":
+            raise InputError(f"{path} is no proto: its name does not end in .proto")
+        return [_absolute(path)]
+    if not path.is_dir():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(f"there is no file or folder {path}{did_you_mean(path.name, beside)}")
+    protos = list(_walk(_absolute(path)))
+    if not protos:
+        raise InputError(f"there is no .proto file in the folder {path}")
+    return protos
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All protos below; not those of a virtual environment, nor of hidden folders."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not Path(place, name, "pyvenv.cfg").is_file()
+        ]
+        yield from (Path(place, name) for name in files if name.endswith(".proto"))
+
+
+def _root_of(path: Path, protos: Iterable[Path]) -> Path:
+    """Where the names of protos begin that were given as `path`.
+
+    A proto of package shop.v1 lies in shop/v1. So protos/shop/v1/shop.proto and
+    the folder protos/shop both begin at protos.
+    """
+    above = {_above_package(proto) for proto in protos}
+    if len(above) == 1:
+        (root,) = above
+        if root is not None and (path == root or root in path.parents):
+            return root
+    return path.parent if path.is_file() else path
+
+
+def _above_package(proto: Path) -> Path | None:
+    """The folder above those of the proto's package, if it lies in such."""
+    declared = _PACKAGE.search(proto.read_text(encoding="utf-8", errors="replace"))
+    if declared is None:
+        return None
+    folders = declared[1].split(".")
+    if list(proto.parent.parts[-len(folders) :]) != folders:
+        return None
+    return proto.parents[len(folders)]
+
+
+def _name_of(path: Path, sources: Sources) -> str:
+    for root in sources.roots:
+        if root in path.parents:
+            name = path.relative_to(root).as_posix()
+            break
+    else:
+        folders = ", ".join(map(shown, sources.roots))
+        raise InputError(f"{shown(path)} lies in no folder of the include path (-I): {folders}")
+    first = sources.find(name)
+    if first is not None and first != path:
+        raise InputError(f"{shown(path)} is hidden by {shown(first)}: both are {name} on the include path")
+    for part in PurePosixPath(name.removesuffix(".proto")).parts:
+        if not all(word.isidentifier() for word in part.replace("-", "_").split(".")):
+            raise InputError(f"{shown(path)}: {part!r} cannot be a name in Python; rename it")
+    return name
+
+
+def _check_modules(files: dict[str, Path]) -> None:
+    taken: dict[str, Path] = {}
+    for name, path in files.items():
+        other = taken.setdefault(module_of(name), path)
+        if other != path:
+            raise InputError(f"{shown(other)} and {shown(path)} would both become {module_of(name)}")

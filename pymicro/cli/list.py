@@ -1,0 +1,35 @@
+"""`pymicro list`: the methods of a service."""
+
+from __future__ import annotations
+
+import click
+
+from pymicro.cli.clients import address_option, read_address, run
+from pymicro.cli.completing import complete_services
+from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.listing import output_option
+
+__all__ = ["list"]
+
+
+# The command's name is one of Python's own, which nothing in this module needs.
+@click.command("list", cls=SettingsCommand)
+@click.argument("service", shell_complete=complete_services)
+@output_option
+@click.option("-a", "--all", "everything", is_flag=True, help="Health, reflection and the like too.")
+@address_option
+@click.pass_context
+def list(ctx: click.Context, service: str, output: str, everything: bool, address: str | None) -> int:
+    """List the methods of SERVICE, what each takes and gives.
+
+    They are what its nodes say of themselves by reflection; of a server without
+    reflection the endpoints in its registry record are listed.
+
+    Messages of the method's own package are shown without it, with -o wide by
+    their full names. With -o json an array of proto services and their methods.
+    """
+    # Behind it is grpc, which --help does without.
+    from pymicro.cli.methods import list_methods
+
+    address = None if address is None else read_address(address)
+    return run(list_methods(service, settings_argv(ctx), output, everything=everything, address=address))

@@ -1,0 +1,140 @@
+"""`pymicro new`: a project with a service in it that runs, tests itself and can be deployed."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import json
+import keyword
+import os
+import re
+import shlex
+import shutil
+import sys
+import sysconfig
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import click
+
+from pymicro._version import __version__
+from pymicro.cli.flags import debug_option
+from pymicro.cli.new_templates import CODE, TOOLS
+from pymicro.cli.report import InputError, say
+
+__all__ = ["new", "project"]
+
+_NAME = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
+_LONGEST = 30  # the code has lines in which it stands three times
+
+# Folders of the project, and what its virtual environment is known to have.
+_TAKEN = ("deploy", "google", "grpc", "mypy", "protos", "pymicro_grpc", "pytest", "ruff", "tests")
+# The service would be called like a message of its proto.
+_MESSAGES = ("hello_request", "hello_reply", "count_request", "count_reply")
+
+_ABOUT = dict(zip(CODE, ("what it serves", "the service", "a client", "its tests"), strict=True))
+
+
+@click.command("new")
+@click.argument("name")
+@debug_option
+def new(name: str) -> int:
+    """Make a project for the service NAME, in a new folder NAME.
+
+    It has a proto, a service, a client and tests, a Makefile for everything that
+    is done with it, a Dockerfile, and a workflow for CI on GitHub.
+
+    NAME is lower-case letters, digits, - and _; it is also the name under which the
+    service is found. The Python package is NAME with underscores.
+    """
+    package = _package(name)
+    folder = Path(name)
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        what = "is a file" if folder.is_file() else "is a folder that has files in it"
+        raise InputError(f"{name} {what}: choose another name")
+    _write(folder, project(name, package))
+    say(f"{name}/ is a project with a service, its client and its tests:\n")
+    shown = {_fill(path, name, package): about for path, about in _ABOUT.items()}
+    shown["Makefile"] = "what can be done with it: make lists it"
+    width = max(map(len, shown))
+    for path, about in shown.items():
+        say(f"  {path:{width}}  {about}")
+    source = _source()
+    given = f" PYMICRO={shlex.quote(source)}" if source else ""
+    say(f"\nNext:\n\n  cd {name} && make test{given}\n  make run")
+    return 0
+
+
+def project(name: str, package: str) -> dict[str, str]:
+    """The files of a project, by path."""
+    files = {**CODE, **TOOLS}
+    return {_fill(path, name, package): _fill(text, name, package) for path, text in files.items()}
+
+
+def _package(name: str) -> str:
+    """The package of a project.
+
+    Raises:
+        InputError: `name` cannot be used, and why.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} is no name for a service: it has lower-case letters, digits, - and _, begins with "
+            "a letter and ends with a letter or a digit"
+        )
+    if len(name) > _LONGEST:
+        raise InputError(f"{name!r} has {len(name)} letters; it may have {_LONGEST}")
+    package = name.replace("-", "_")
+    if keyword.iskeyword(package) or keyword.issoftkeyword(package):
+        raise InputError(f"{name!r} is a word of Python's: a package cannot be called so")
+    installed = importlib.machinery.PathFinder.find_spec(
+        package, [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    )
+    if package == "pymicro" or package in _TAKEN or package in sys.stdlib_module_names or installed:
+        raise InputError(f"the package {package!r} would hide another of that name: choose another name")
+    if package in _MESSAGES:
+        raise InputError(
+            f"{name!r} is a message of the proto that a project begins with: choose another name"
+        )
+    return package
+
+
+def _fill(text: str, name: str, package: str) -> str:
+    values = {
+        "name": name,
+        "package": package,
+        "Class": "".join(word.capitalize() for word in package.split("_")),
+        "version": __version__,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    """Write the project whole: elsewhere first, then it gets its name."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        for path, text in files.items():
+            (beside / path).parent.mkdir(parents=True, exist_ok=True)
+            (beside / path).write_text(text, encoding="utf-8", newline="\n")
+        beside.rename(folder)
+    except OSError as exc:
+        raise InputError(f"cannot write {folder}: {exc.strerror}") from exc
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _source() -> str:
+    """Where pip has this pymicro from, if that was no package index."""
+    try:
+        text = distribution("pymicro-grpc").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return ""
+    if not text:
+        return ""
+    found = json.loads(text)
+    url = urlsplit(found["url"])
+    if url.scheme == "file":
+        path = unquote(url.path)
+        return path if os.path.exists(path) else ""
+    vcs = found.get("vcs_info")
+    return f"{vcs['vcs']}+{found['url']}@{vcs['commit_id']}" if vcs else str(found["url"])

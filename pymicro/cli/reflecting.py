@@ -1,0 +1,72 @@
+"""What a service's nodes say of themselves by reflection, for the commands that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pymicro.client.reflection import NotReflected, ReflectionClient
+from pymicro.schema import Schema, SchemaError
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from pymicro.standalone import Client
+
+__all__ = ["Described", "reflect"]
+
+# What a server has besides what it is there for.
+_INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The proto services of a server.
+
+    Attributes:
+        names: Their full names, sorted.
+        hidden: Names of those that were not asked for.
+        schema: The files of all that could be had.
+    """
+
+    names: Sequence[str]
+    hidden: Sequence[str]
+    schema: Schema = field(default_factory=Schema)
+
+    def services(self) -> dict[str, ServiceDescriptor | None]:
+        """Each service; None for one that the server names and does not describe."""
+        known = {service.full_name: service for service in self.schema.services()}
+        return {name: known.get(name) for name in self.names}
+
+
+async def reflect(client: Client, service: str, *, everything: bool, symbol: str = "") -> Described:
+    """Ask the nodes of a service about their proto services.
+
+    Each question may be answered by another node, as any call.
+
+    Args:
+        client: Open.
+        service: Whom to ask.
+        everything: Whether health, reflection and the like count.
+        symbol: Something else to find out about; if the server does not know it, that is no error.
+
+    Raises:
+        NoReflection: The server offers none.
+        ReflectionError: Its answers cannot be used.
+        RpcError: It cannot be asked.
+    """
+    timeout = client.config.client_request_timeout or None
+    reflection = ReflectionClient(client.channel(service), timeout=timeout)
+    found = await reflection.list_services()
+    hidden = [] if everything else [name for name in found if name.startswith(_INFRASTRUCTURE)]
+    described = Described([name for name in found if name not in hidden], hidden)
+    for name in described.names:
+        # Some servers name a service whose files they do not have.
+        with suppress(NotReflected, SchemaError):
+            described.schema.add(await reflection.files_containing(name))
+    if symbol:
+        with suppress(NotReflected, SchemaError):
+            described.schema.add(await reflection.files_containing(symbol))
+    return described

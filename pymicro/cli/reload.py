@@ -1,0 +1,118 @@
+"""`pymicro run --reload`: which files are watched, and by whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import sys
+from collections.abc import AsyncGenerator, Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pymicro import config as configuration
+from pymicro.cli.report import InputError, note
+from pymicro.cli.supervisor import Supervisor
+from pymicro.cli.target import Target
+
+__all__ = ["run_reloading"]
+
+# Code, and what programs read when they start. Not .json: that is often data, and a
+# program that writes some would start itself again for ever.
+_SUFFIXES: Final = frozenset({".py", ".env", ".toml", ".yaml", ".yml", ".ini", ".cfg"})
+
+
+def run_reloading(
+    target: str,
+    settings: Sequence[str],
+    flags: Sequence[str],
+    *,
+    folders: Sequence[str],
+    stop_first: bool,
+    debug: bool,
+) -> int:
+    """Run `target` in a process of its own, anew after each change; gives the exit code.
+
+    Args:
+        settings: Flags that stood before the target.
+        flags: What stood behind it.
+        folders: To watch besides the target's own.
+        stop_first: Whether a process is started only when the one before has ended.
+        debug: Whether it shows the traceback of an error.
+
+    Raises:
+        InputError: No such file, module or folder; or watchfiles is missing.
+        ConfigError: `settings` cannot be used.
+    """
+    watched = _folders(target, folders)
+    configuration.load(argv=settings)  # a change of files would not mend them
+    changes = _changes(watched)
+    if configuration.in_pod():
+        note("--reload is for development: this is a pod of Kubernetes")
+    start = [*_this_program(), "run", *(["--debug"] if debug else [])]
+
+    def command(descriptor: int) -> list[str]:
+        return [*start, f"--supervised={descriptor}", *settings, target, *flags]
+
+    async def supervise() -> int:
+        return await Supervisor(command, changes, stop_first=stop_first).run()
+
+    note(f"watching {', '.join(map(str, watched))}")
+    return asyncio.run(supervise())
+
+
+def _folders(target: str, more: Sequence[str]) -> list[Path]:
+    folders = [Target.read(target).folder()]
+    for name in more:
+        folder = Path(name)
+        if not folder.is_dir():
+            raise InputError(f"--reload-dir {name}: there is no such folder")
+        folders.append(folder.resolve())
+    return list(dict.fromkeys(folders))
+
+
+def _this_program() -> list[str]:
+    """The Python, its own flags and the script or `-m pymicro` that this process was started with."""
+    if "--reload" not in sys.argv:  # another program, which calls our `main`, and would do so again
+        return [sys.executable, "-m", "pymicro"]
+    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
+
+
+def _changes(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
+    """Yields the files that have changed in `folders` and below, those that matter.
+
+    Raises:
+        InputError: watchfiles is missing.
+    """
+    try:
+        import watchfiles
+    except ImportError as exc:
+        raise InputError("--reload needs watchfiles: pip install 'pymicro-grpc[tools]'") from exc
+    usual = watchfiles.DefaultFilter()
+
+    def matters(change: Any, path: str) -> bool:
+        file = Path(path)
+        if file.suffix not in _SUFFIXES and not file.name.startswith(".env"):
+            return False
+        # What a project may lie in is no reason to ignore it, so only the way from the watched folder counts.
+        inner = [file.relative_to(folder) for folder in folders if file.is_relative_to(folder)]
+        return any(usual(change, str(way)) and "site-packages" not in way.parts for way in inner)
+
+    async def follow() -> AsyncGenerator[Collection[Path], None]:
+        async for changes in watchfiles.awatch(*folders, watch_filter=matters):
+            paths = {Path(path) for _, path in changes}
+            for path in paths:
+                _forget(path)
+            yield paths
+
+    return follow()
+
+
+def _forget(source: Path) -> None:
+    """Remove what Python has cached of a file.
+
+    It goes by size and whole seconds, so of two versions saved in one second it
+    would take the first for the second.
+    """
+    with contextlib.suppress(NotImplementedError, OSError):
+        Path(importlib.util.cache_from_source(str(source))).unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""The words by which `call` and `bench` are told what to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pymicro.cli.completing import complete_methods, complete_services
+
+__all__ = ["request_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def request_options(command: F) -> F:
+    """What `call` and `bench` are given to say which method is called, and with what."""
+    decorators = [
+        click.argument("service", shell_complete=complete_services),
+        click.argument("method", shell_complete=complete_methods),
+        click.argument("request_json", metavar="[JSON]", default="{}"),
+        click.option(
+            "--timeout",
+            metavar="DURATION",
+            help="Give up after this time, such as 500ms or 2 (seconds); 0 for never.",
+        ),
+        click.option(
+            "-H",
+            "--header",
+            "headers",
+            metavar="KEY:VALUE",
+            multiple=True,
+            help="Request metadata; base64 if the key ends in -bin. May be repeated.",
+        ),
+        click.option("--address", metavar="HOST:PORT", help="Call this node; asks no registry."),
+        click.option(
+            "--proto",
+            "protos",
+            metavar="FILE",
+            multiple=True,
+            help="Learn methods and types from this proto file instead of the server's reflection. "
+            "May be repeated.",
+        ),
+        click.option(
+            "-I",
+            "--proto-path",
+            "proto_paths",
+            metavar="FOLDER",
+            multiple=True,
+            help="Where --proto files and their imports are looked up.",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command

@@ -1,0 +1,83 @@
+"""What `pymicro bench` counts of its calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pymicro.cli.histogram import Histogram
+
+if TYPE_CHECKING:
+    from pymicro.node import Node
+
+__all__ = ["Failures", "Tally"]
+
+
+@dataclass(slots=True)
+class Failures:
+    """Calls that ended with one status.
+
+    Attributes:
+        message: Of the first one.
+    """
+
+    message: str
+    calls: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The calls of one run.
+
+    Attributes:
+        latencies: Of the calls that were OK.
+        failures: The others, by the name of their status.
+        nodes: Each node that a call went to last, by its key.
+        calls_by_node: How many calls went there, OK or not.
+        retries: Attempts beyond the first of each call.
+        replies: Messages that were received.
+    """
+
+    latencies: Histogram = field(default_factory=Histogram)
+    failures: dict[str, Failures] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    calls_by_node: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    replies: int = 0
+
+    @property
+    def ok(self) -> int:
+        """Calls that were OK."""
+        return self.latencies.count
+
+    @property
+    def calls(self) -> int:
+        """Calls that ended, however."""
+        return self.ok + sum(failures.calls for failures in self.failures.values())
+
+    def fail(self, status: str, message: str) -> None:
+        """Count a call that was not OK."""
+        self.failures.setdefault(status, Failures(message)).calls += 1
+
+    def went_to(self, node: Node | None, attempts: int) -> None:
+        """Count where a call went; None for one that found no node."""
+        if attempts > 1:
+            self.retries += attempts - 1
+        if node is not None:
+            self.calls_by_node[node.key] += 1
+            self.nodes[node.key] = node
+
+    def know(self, nodes: Iterable[Node]) -> None:
+        """Nodes that are there, so that one without calls is seen."""
+        for node in nodes:
+            self.nodes.setdefault(node.key, node)
+
+    @property
+    def unevenness(self) -> float | None:
+        """Calls of the busiest node, divided by the mean of all; 1 is even. None without calls."""
+        total = self.calls_by_node.total()
+        if not total:
+            return None
+        return max(self.calls_by_node.values()) * len(self.nodes) / total

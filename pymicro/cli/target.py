@@ -1,0 +1,83 @@
+"""The word that `pymicro run` is given: where the Service is, not yet imported."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymicro.cli.report import InputError
+from pymicro.plugins import did_you_mean
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`path.py`, `path.py:name`, `package.module` or `package.module:name`, taken apart.
+
+    Attributes:
+        place: The file or module, as it was written.
+        name: Of the Service in it; empty if there is only one.
+        is_file: Whether `place` is meant as a path.
+    """
+
+    place: str
+    name: str
+    is_file: bool
+
+    @classmethod
+    def read(cls, text: str) -> Target:
+        """Take `text` apart; whether there is such a thing is not known yet."""
+        place, _, name = text.partition(":")
+        return cls(place, name, place.endswith(".py") or "/" in place or os.sep in place)
+
+    def path(self) -> Path:
+        """The file.
+
+        Raises:
+            InputError: There is none.
+        """
+        path = Path(self.place)
+        if path.is_dir():
+            raise InputError(f"{self.place} is a folder: name the file in it, such as {path / 'server.py'}")
+        if not path.is_file():
+            near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
+            raise InputError(f"there is no file {self.place}{near}")
+        return path
+
+    def parts(self) -> list[str]:
+        """The words of the module's name.
+
+        Raises:
+            InputError: It is no such name.
+        """
+        parts = self.place.split(".")
+        if not all(part.isidentifier() for part in parts):
+            raise InputError(f"{self.place!r} is neither a file (path.py) nor a module (package.module)")
+        return parts
+
+    def folder(self) -> Path:
+        """Where its code is: the file's folder, or that of the outermost package.
+
+        Raises:
+            InputError: There is no such file or module.
+        """
+        if self.is_file:
+            return self.path().resolve().parent
+        top = self.parts()[0]
+        # As importing will find it, without importing anything of it.
+        path = sys.path if sys.flags.safe_path else [os.getcwd(), *sys.path[1:]]
+        spec = importlib.machinery.PathFinder.find_spec(top, path)
+        if spec is None:
+            raise self.no_module(top)
+        if spec.submodule_search_locations:
+            return Path(next(iter(spec.submodule_search_locations))).resolve()
+        return Path(spec.origin or ".").resolve().parent
+
+    def no_module(self, missing: str) -> InputError:
+        """The error for a module, or a part of its name, that is not there."""
+        hint = f"; did you mean {self.place}.py?" if Path(f"{self.place}.py").is_file() else ""
+        return InputError(f"there is no module {missing}, looking from {os.getcwd()}{hint}")

@@ -1,0 +1,77 @@
+"""What a node does to its calls instead of serving them, or before it does."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymicro.interceptors.base import InterceptedCall, Proceed
+
+__all__ = ["Faults"]
+
+
+@dataclass(slots=True)
+class _Fault:
+    """Done to calls of one method, or of all, until it has been done `left` times."""
+
+    method: str | None
+    left: float
+    do: Callable[[], Awaitable[None]]
+
+    def concerns(self, path: str) -> bool:
+        return self.method is None or path.rpartition("/")[2] == self.method
+
+
+@dataclass(slots=True)
+class Faults:
+    """An interceptor of a server: faults are switched on and off while calls come.
+
+    Attributes:
+        calls: How many calls have come, with or without a fault.
+    """
+
+    calls: int = 0
+    _faults: list[_Fault] = field(default_factory=list)
+
+    async def __call__(self, call: InterceptedCall, proceed: Proceed) -> Any:
+        """Do what is to be done to this call, then let it on."""
+        self.calls += 1
+        for fault in list(self._faults):
+            if fault.concerns(call.method):
+                fault.left -= 1
+                if fault.left <= 0:
+                    self._faults.remove(fault)
+                await fault.do()
+        return await proceed()
+
+    def fail(self, error: BaseException, method: str | None, times: float) -> None:
+        """Raise a copy of `error`."""
+
+        async def do() -> None:
+            # A copy: each time it is raised an exception grows by a traceback.
+            raise copy.copy(error)
+
+        self._faults.append(_Fault(method, times, do))
+
+    def slow(self, seconds: float, method: str | None, times: float) -> None:
+        """Wait first."""
+
+        async def do() -> None:
+            await asyncio.sleep(seconds)
+
+        self._faults.append(_Fault(method, times, do))
+
+    def hang(self, method: str | None, times: float) -> None:
+        """Never answer: the call ends by its deadline, or when it is cancelled."""
+
+        async def do() -> None:
+            await asyncio.Event().wait()
+
+        self._faults.append(_Fault(method, times, do))
+
+    def mend(self) -> None:
+        """Serve as usual again; calls that wait go on waiting."""
+        self._faults.clear()

@@ -1,0 +1,132 @@
+"""What of the papers is made from the code: tables of settings, and the page of commands.
+
+`python scripts/papers.py --write` puts it there (`make papers`); a test holds the papers to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from pymicro.cli.app import command_line
+from pymicro.cli.flags import is_setting, settings_by_group
+from pymicro.config import Setting, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN = "<!-- {}: written by `make papers` -->\n"
+END = "<!-- end of {} -->\n"
+
+# Defaults that are worked out, where the value on this machine would mislead.
+WORKED_OUT = {"handler_threads": "min(32, cores + 4)"}
+
+# Options of every command, which the page tells of once.
+EVERYWHERE = ("--help", "--debug")
+
+
+def default_of(setting: Setting) -> str:
+    """As it stands in a table."""
+    default = WORKED_OUT.get(setting.name) or setting.kind.show(setting.default)
+    return f"`{default}`" if default else ""
+
+
+def short_table() -> str:
+    """The README's: all settings that do something, in the order of `Config`."""
+    rows = [
+        f"| `{setting.name}` | {default_of(setting)} | {setting.help} |\n"
+        for setting in settings().values()
+        if not setting.ignored
+    ]
+    return "".join(["| setting | default | what it is |\n", "|---|---|---|\n", *rows])
+
+
+def long_table() -> str:
+    """docs/configuration.md's: in the groups of the help pages, with flag, variable and kind of value."""
+    parts = []
+    for group, found in settings_by_group().items():
+        parts.append(
+            f"### {group}\n\n| flag | variable | value | default | what it is |\n|---|---|---|---|---|\n"
+        )
+        for setting in found:
+            value = setting.kind.metavar.replace("|", " or ")
+            parts.append(
+                f"| `{setting.flag}` | `{setting.variable}` | {value} "
+                f"| {default_of(setting)} | {setting.help} |\n"
+            )
+        parts.append("\n")
+    return "".join(parts)
+
+
+def commands() -> str:
+    """docs/command-line.md's: each command with its arguments and its own options."""
+    context = click.Context(command_line, info_name="pymicro")
+    parts = []
+    for name in command_line.list_commands(context):
+        command = command_line.get_command(context, name)
+        assert command is not None
+        parts.append(_command(command, click.Context(command, info_name=name, parent=context)))
+    return "\n".join(parts)
+
+
+def _command(command: click.Command, context: click.Context) -> str:
+    usage = " ".join(part for part in command.collect_usage_pieces(context) if part != "[OPTIONS]")
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+    lines = [
+        f"## {context.command_path}",
+        "",
+        "```text",
+        f"{context.command_path} [options] {usage}".rstrip(),
+    ]
+    lines += ["```", "", text, ""]
+    records = [
+        param.get_help_record(context)
+        for param in command.get_params(context)
+        if isinstance(param, click.Option) and not is_setting(param) and param.opts[-1] not in EVERYWHERE
+    ]
+    rows = [f"| `{_cell(record[0])}` | {_cell(record[1])} |" for record in records if record]
+    if rows:
+        lines += ["| option | |", "|---|---|", *rows, ""]
+    if any(map(is_setting, command.get_params(context))):
+        lines += ["It takes every [setting](configuration.md) as a flag.", ""]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# Which part of which page is made by what.
+MADE = {
+    "README.md": ("settings", short_table),
+    "docs/configuration.md": ("settings", long_table),
+    "docs/command-line.md": ("commands", commands),
+}
+
+
+def made(page: str, text: str) -> str:
+    """The text of a page with its part as it should be."""
+    what, make = MADE[page]
+    begin, end = BEGIN.format(what), END.format(what)
+    head, found, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"{page} lacks the line {begin!r} or {end!r}")
+    return f"{head}{begin}{make()}{end}{tail}"
+
+
+def main(arguments: Iterable[str]) -> None:
+    """Write the pages, or print what would be written."""
+    for page in MADE:
+        path = ROOT / page
+        text = made(page, path.read_text())
+        if "--write" in arguments:
+            path.write_text(text)
+        else:
+            print(text, end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
