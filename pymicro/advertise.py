@@ -97,7 +97,7 @@ class Advertisement:
             async with asyncio.timeout(DEREGISTER_TIMEOUT):
                 await self._registry.deregister(self._node)
         except (RegistryError, TimeoutError) as error:
-            log.warning("%s could not be deregistered: %s", self._node.id, error or "no answer in time")
+            log.warning("%s could not be deregistered: %s", self._node.id, str(error) or "no answer in time")
 
     async def _renew(self, *, starting: bool = False) -> bool:
         try:

@@ -26,12 +26,15 @@ class Command:
     output: list[str] = field(default_factory=list)
 
     def printed(self, lines: Sequence[str]) -> bool:
-        """Whether these lines are what the page shows; `…` is any text, alone on a line any lines."""
+        """Whether these lines are what the page shows; `…` is any text, alone on a line any lines.
+
+        Empty lines count for nothing.
+        """
         pattern = "".join(
             r"(?:.*\n)*" if line.strip() == "…" else ".*".join(map(re.escape, line.split("…"))) + r" *\n"
             for line in self.output
         )
-        return re.fullmatch(pattern, "".join(f"{line}\n" for line in lines)) is not None
+        return re.fullmatch(pattern, "".join(f"{line}\n" for line in lines if line.strip())) is not None
 
 
 @dataclass(frozen=True)

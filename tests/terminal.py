@@ -23,8 +23,8 @@ class Terminal:
         }
 
     def start(self, line: str) -> Process:
-        """Start one line, as with `&`."""
-        return self.processes.start("bash", "-c", f"exec {line}", cwd=self.folder)
+        """Start one line, as with `&`; it may set variables."""
+        return self.processes.start("bash", "-c", f"exec env {line}", cwd=self.folder)
 
     def run(self, line: str) -> list[str]:
         """Run one line to its end; what it printed. It must succeed."""
