@@ -30,6 +30,7 @@ def test_the_readme_has_the_files_that_it_speaks_of() -> None:
         "protos/weather/v1/weather.proto",
         "station.py",
         "timing.py",
+        "test_greeter.py",
     }
 
 
@@ -80,3 +81,10 @@ def test_the_interceptor_works_on_both_ends(terminal: Terminal) -> None:
     assert first.startswith("/greeter.v1.Greeter/SayHello took ")
     assert second == "Hello Ada"
     process.wait_for("/greeter.v1.Greeter/SayHello took ")
+
+
+def test_the_test_runs_as_pasted(terminal: Terminal) -> None:
+    terminal.run(README.console("python client.py")[0].line)  # generates the code
+    terminal.run("python -m pip install --quiet pytest pytest-asyncio")
+    printed = terminal.run("python -m pytest -q -o asyncio_mode=auto test_greeter.py")
+    assert printed[-1].startswith("1 passed")

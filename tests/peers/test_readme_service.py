@@ -22,8 +22,8 @@ def weather(processes: Processes, tmp_path: Path) -> str:
     folder.mkdir()
     README.write_files(folder)
     for command in README.console("station.py"):
-        if "protoc" in command.line:
-            line = command.line.replace("python", sys.executable, 1)
+        if "pymicro gen" in command.line:
+            line = command.line.replace("pymicro", f"{sys.executable} -m pymicro", 1)
             assert processes.start("bash", "-c", line, cwd=folder).wait() == 0
     server = processes.pymicro("run", "station.py", cwd=folder)
     return server.wait_for(r"weather.*?(127\.0\.0\.1:\d+)")[1]
