@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -221,6 +221,7 @@ class Service:
         metadata: Mapping[str, str] | None = None,
         endpoint: str | None = None,
         timeout: float | Unset | None = UNSET,
+        idempotent: Iterable[str] = (),
         interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
@@ -232,6 +233,7 @@ class Service:
             metadata=metadata,
             endpoint=endpoint,
             timeout=timeout,
+            idempotent=idempotent,
             interceptors=interceptors,
             options=options,
             compression=compression,

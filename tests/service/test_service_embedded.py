@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import time
 from typing import Any
@@ -366,3 +367,8 @@ async def test_a_call_is_one_line_at_debug_on_each_side_and_none_at_info(
             await rpc.GreeterStub(client.channel("greeter")).SayHello(pb.HelloRequest(name="x"))
     sides = sorted(record.name for record in caplog.records if "SayHello" in record.getMessage())
     assert sides == (["pymicro.client", "pymicro.server"] if level == "DEBUG" else [])
+
+
+def test_a_service_s_channel_takes_what_a_client_s_does() -> None:
+    ours = inspect.signature(Service.channel).parameters
+    assert list(ours) == list(inspect.signature(Client.channel).parameters)
