@@ -119,7 +119,8 @@ class KubernetesRegistry(ClusterRegistry):
                 for node in self._publisher.nodes:
                     await self.deregister(node)
         except (RegistryError, TimeoutError) as exc:
-            log.warning("what was registered could not all be taken back: %s", str(exc) or "no answer in time")
+            why = str(exc) or "no answer in time"
+            log.warning("what was registered could not all be taken back: %s", why)
 
     async def _find_pod(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         # A list, for it needs no right that watching does not need.
