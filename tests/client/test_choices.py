@@ -37,6 +37,13 @@ class _Clock:
         target.chooser._clock = lambda: self.moment
 
 
+async def _updated(target: Any) -> None:
+    """Wait until the balancer knows what the chooser has decided: up to 10 ms later."""
+    async with asyncio.timeout(10):
+        while target._scheduled:
+            await target.change()
+
+
 async def _quiet(get: Any) -> None:
     await asyncio.gather(get(b"x", timeout=5), return_exceptions=True)
 
@@ -57,6 +64,7 @@ async def test_a_node_that_fails_is_left_out_and_comes_back(balancer: str) -> No
         while not target.chooser.ejected:
             await _quiet(get)
         assert nodes.ran.count(bad) == 5
+        await _updated(target)
 
         async def more(calls: int) -> int:
             """Make so many calls; how many of them ran on the bad node."""
@@ -72,6 +80,7 @@ async def test_a_node_that_fails_is_left_out_and_comes_back(balancer: str) -> No
         clock.moment += 2.4  # and the next one for two
         assert await more(1) == 1
         assert not target.chooser.ejected
+        await _updated(target)
         assert await more(60)
 
 
@@ -94,14 +103,14 @@ async def test_an_ejected_node_that_connects_anew_is_asked_at_once() -> None:
         _Clock(target)  # no ejection is over by itself
         while bad.key not in target.chooser.ejected:
             await _quiet(get)
+        await _updated(target)
         nodes.refuse = lambda _: None
         for _ in range(10):
             await get(b"x")
         assert bad.key in target.chooser.ejected
         target.channels[bad.key]._saw(grpc.ChannelConnectivity.IDLE)
         target.channels[bad.key]._saw(grpc.ChannelConnectivity.READY)
-        while target._scheduled:
-            await target.change()
+        await _updated(target)
         await get(b"x")
         assert bad.key not in target.chooser.ejected
 
