@@ -13,20 +13,10 @@ import pymicro
 from pymicro import Client, MemoryRegistry, Node
 from pymicro.client.node_channel import NodeChannel
 
-from .backends import backend, greeter, hello, stub
+from .backends import backend, connected, greeter, hello, stub
 from .flaky import NOT_STARTED, Refusal, flaky
-from .test_nodes import connected
 
 INTERNAL = grpc.StatusCode.INTERNAL
-
-
-async def _target(client: Client, count: int) -> Any:
-    """The target of `t`'s channels, with this many nodes to choose from."""
-    target = client.channel("t").open()
-    async with asyncio.timeout(10):
-        while target._scheduled or sum(channel.pickable for channel in target.channels.values()) < count:
-            await target.change()
-    return target
 
 
 class _Clock:
@@ -136,9 +126,8 @@ async def test_calls_cancelled_here_eject_nobody() -> None:
 
 async def test_deadlines_that_pass_while_the_loop_is_blocked_eject_nobody() -> None:
     async with greeter(2, balancer="round_robin", client_retries=0) as (client, _, _):
-        await connected(client, 2)
+        target = await connected(client, 2)
         greet = stub(client)
-        target = client.channel("greeter").open()
         calls = [greet.SayHello(hello("wait"), timeout=0.05) for _ in range(30)]
         await asyncio.sleep(0)
         time.sleep(0.4)  # noqa: ASYNC251 # the blocked loop is what is tested
@@ -164,12 +153,12 @@ async def test_of_a_large_service_a_client_uses_its_own_part() -> None:
         parts = []
         for _ in range(3):
             async with Client(registry=registry, subset_size=6) as client:
-                target = await _target(client, 6)
+                target = await connected(client, 6, "t")
                 assert len(target.nodes) == len(target.channels) == 6
                 parts.append(frozenset(target.channels))
         assert len(set(parts)) > 1
         async with Client(registry=registry, subset_size=0) as client:
-            await _target(client, 40)
+            await connected(client, 40, "t")
 
 
 async def test_when_a_node_of_its_part_leaves_one_other_takes_its_place() -> None:
@@ -180,7 +169,7 @@ async def test_when_a_node_of_its_part_leaves_one_other_takes_its_place() -> Non
         for node in nodes:
             await registry.register(node)
         async with Client(registry=registry, subset_size=5) as client:
-            target = await _target(client, 5)
+            target = await connected(client, 5, "t")
             before = set(target.channels)
             gone = target.nodes.nodes[0]
             await registry.deregister(gone)
@@ -201,7 +190,7 @@ async def test_nodes_of_the_own_zone_are_preferred_and_the_others_wait() -> None
             await registry.register(Node(f"n{number}", f"127.0.1.{number + 1}:{port}", "t", metadata=place))
         async with Client(registry=registry, zone="b", balancer="round_robin") as client:
             greet = stub(client, "t")
-            await _target(client, 8)
+            await connected(client, 8, "t")
             used = set()
             for _ in range(32):
                 call = greet.SayHello(hello())

@@ -14,17 +14,7 @@ import pymicro
 from pymicro import Client, MemoryRegistry, Node
 from pymicro.client.node_channel import NodeChannel
 
-from .backends import backend, count_down, greeter, hello, stub
-
-
-async def connected(client: Client, count: int, service: str = "greeter") -> None:
-    """Wait until calls are spread over `count` nodes, which the balancer knows."""
-    channel = client.channel(service)
-    target = channel.open()
-    async with asyncio.timeout(10):
-        # An update that is scheduled is what tells the balancer, up to 10 ms later.
-        while target._scheduled or sum(item.pickable for item in target.channels.values()) != count:
-            await target.change()
+from .backends import backend, connected, count_down, greeter, hello, stub
 
 
 async def _spread(client: Client, calls: int, **keywords: Any) -> Counter[str]:
