@@ -116,14 +116,14 @@ async def nobody_left(process: Process) -> None:
         assert not reader.is_alive(), "somebody goes on"
 
 
-async def no_nodes(registry_folder: str) -> None:
-    """Return when the registry lists none: whoever held its files is gone."""
+async def nodes_left(registry_folder: str, count: int) -> None:
+    """Return when the registry lists so many: whoever else held its files has left, or is gone."""
     async with (
         Client(registry_address=registry_folder) as client,
         aclosing(client.watch_nodes("greeter")) as sets,
     ):
         async for nodes in sets:
-            if not nodes:
+            if len(nodes) == count:
                 return
 
 
@@ -244,6 +244,7 @@ async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     old = (await greet(registry_folder)).pid
     app.write(('"one"', '"two"'), more=hang)
     await seen(process, "SIGTERM received")
+    await nodes_left(registry_folder, 1)
     reply = await greet(registry_folder)
     assert reply.message == "two"
     process.signal(signal.SIGTERM)
@@ -264,7 +265,7 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(
         )
     process = await app.run()
     process.kill()
-    await no_nodes(registry_folder)
+    await nodes_left(registry_folder, 0)
     await seen(process, "hanging" if blocked else "greeter has stopped")
     await nobody_left(process)
 
