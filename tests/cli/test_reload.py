@@ -235,6 +235,7 @@ async def test_a_second_signal_skips_the_waiting_and_is_the_exit_code(app: App) 
     assert "killed" not in "".join(process.stderr)
 
 
+@pytest.mark.once  # three seconds pass before it is killed
 async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     app: App, registry_folder: str
 ) -> None:
@@ -255,7 +256,7 @@ async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     await nobody_left(process)
 
 
-@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.once)])
 async def test_nobody_is_left_when_the_supervisor_is_killed(
     app: App, registry_folder: str, blocked: bool
 ) -> None:
@@ -270,6 +271,7 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(
     await nobody_left(process)
 
 
+@pytest.mark.once
 async def test_no_call_from_another_process_fails_across_reloads(app: App, registry_folder: str) -> None:
     process = await app.run()
     answers: dict[str, int] = {}
