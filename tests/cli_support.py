@@ -23,9 +23,14 @@ class Result:
 
 
 class Commands:
-    """Runs `python -m pymicro`, with a registry folder of the test's own."""
+    """Runs `python -m pymicro`, with a registry folder of the test's own.
+
+    Attributes:
+        program: How Python starts it.
+    """
 
     def __init__(self, registry_folder: str, cwd: Path) -> None:
+        self.program = ("-m", "pymicro")
         self.env = clean_environment(MICRO_REGISTRY_ADDRESS=registry_folder, COLUMNS="80")
         # That output comes at once is the command's own doing.
         del self.env["PYTHONUNBUFFERED"]
@@ -46,8 +51,7 @@ class Commands:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "pymicro",
+            *self.program,
             *argv,
             stdin=pipe,
             stdout=stdout,

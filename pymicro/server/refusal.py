@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc.aio import AbortError, BaseError, InternalError, UsageError
 
+from pymicro.server.requests import settle
 from pymicro.server.route import BadResponse
 from pymicro.server.trailers import without_received
 from pymicro.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
@@ -76,6 +77,11 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
         lines()
         if wire.dropped:
             log.warning("%s: too large or illegal, so not sent: %s", route.path, ", ".join(wire.dropped))
+        raise
+    except InternalError:
+        # The caller has gone, by the same deadline perhaps. grpc is about to hear of that,
+        # and logs an error if this reaches it before.
+        await settle()
         raise
     return None
 

@@ -173,6 +173,7 @@ async def test_a_change_is_told_by_watch_or_else_found_by_asking_again(watched: 
             await following
 
 
+@pytest.mark.once  # two seconds pass before it asks again
 async def test_watched_health_is_a_line_for_each_change(pymicro: Commands, registry_folder: str) -> None:
     servicer, polled = health.aio.HealthServicer(), CheckOnly()
     registry = LocalRegistry(load({"registry_address": registry_folder}, environ={}))

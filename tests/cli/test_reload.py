@@ -116,14 +116,14 @@ async def nobody_left(process: Process) -> None:
         assert not reader.is_alive(), "somebody goes on"
 
 
-async def no_nodes(registry_folder: str) -> None:
-    """Return when the registry lists none: whoever held its files is gone."""
+async def nodes_left(registry_folder: str, count: int) -> None:
+    """Return when the registry lists so many: whoever else held its files has left, or is gone."""
     async with (
         Client(registry_address=registry_folder) as client,
         aclosing(client.watch_nodes("greeter")) as sets,
     ):
         async for nodes in sets:
-            if not nodes:
+            if len(nodes) == count:
                 return
 
 
@@ -235,6 +235,7 @@ async def test_a_second_signal_skips_the_waiting_and_is_the_exit_code(app: App) 
     assert "killed" not in "".join(process.stderr)
 
 
+@pytest.mark.once  # three seconds pass before it is killed
 async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     app: App, registry_folder: str
 ) -> None:
@@ -244,6 +245,7 @@ async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     old = (await greet(registry_folder)).pid
     app.write(('"one"', '"two"'), more=hang)
     await seen(process, "SIGTERM received")
+    await nodes_left(registry_folder, 1)
     reply = await greet(registry_folder)
     assert reply.message == "two"
     process.signal(signal.SIGTERM)
@@ -254,7 +256,7 @@ async def test_a_process_that_hangs_in_its_stop_is_killed_after_the_grace(
     await nobody_left(process)
 
 
-@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.once)])
 async def test_nobody_is_left_when_the_supervisor_is_killed(
     app: App, registry_folder: str, blocked: bool
 ) -> None:
@@ -264,11 +266,12 @@ async def test_nobody_is_left_when_the_supervisor_is_killed(
         )
     process = await app.run()
     process.kill()
-    await no_nodes(registry_folder)
+    await nodes_left(registry_folder, 0)
     await seen(process, "hanging" if blocked else "greeter has stopped")
     await nobody_left(process)
 
 
+@pytest.mark.once
 async def test_no_call_from_another_process_fails_across_reloads(app: App, registry_folder: str) -> None:
     process = await app.run()
     answers: dict[str, int] = {}

@@ -125,6 +125,16 @@ async def greeter(
         yield client, registry, backends
 
 
+async def connected(client: Client, count: int, service: str = "greeter") -> Any:
+    """Wait until calls are spread over `count` nodes, which the balancer knows; gives the target."""
+    target = client.channel(service).open()
+    async with asyncio.timeout(10):
+        # An update that is scheduled is what tells the balancer, up to 10 ms later.
+        while target._scheduled or sum(item.pickable for item in target.channels.values()) != count:
+            await target.change()
+    return target
+
+
 def stub(client: Client, service: str = "greeter", **keywords: Any) -> Any:
     return rpc.GreeterStub(client.channel(service, **keywords))
 

@@ -14,6 +14,8 @@ import grpc.aio
 
 from pymicro import Client, MemoryRegistry, Node
 
+from .backends import connected
+
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 NOT_STARTED = (("pymicro-not-started", "1"),)
@@ -124,8 +126,5 @@ async def flaky(count: int = 3, **settings: Any) -> AsyncIterator[Nodes]:
         # Refusals are what is tested here; they must eject nobody.
         settings = {"balancer": "round_robin", "outlier_ejection": "off", **settings}
         nodes.client = await stack.enter_async_context(Client(registry=registry, **settings))
-        target = nodes.client.channel("t").open()
-        async with asyncio.timeout(10):
-            while target._scheduled or sum(channel.pickable for channel in target.channels.values()) < count:
-                await target.change()
+        await connected(nodes.client, count, "t")
         yield nodes

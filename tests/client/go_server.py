@@ -19,6 +19,8 @@ import grpc.aio
 
 from pymicro import Client, MemoryRegistry, Node
 
+from .backends import connected
+
 _Code = grpc.StatusCode
 
 # server/grpc/error.go, microError: every other number is UNKNOWN.
@@ -120,4 +122,6 @@ async def go_servers(count: int = 1, **settings: Any) -> AsyncIterator[tuple[Cli
             await registry.register(one.node)
             servers.append(one)
         client = await stack.enter_async_context(Client(registry=registry, **settings))
+        # A call is tried again on another node that is connected, and on none that is not yet.
+        await connected(client, count, "orders")
         yield client, servers

@@ -17,8 +17,7 @@ from pymicro.node import NodeSet
 from pymicro.record import load_record
 from pymicro.wellknown import other_protocol, others_text
 
-from .backends import backend, greeter, hello, stub
-from .test_nodes import connected
+from .backends import backend, connected, greeter, hello, stub
 
 MUCP = Node("mucp", "127.0.0.1:1", "greeter", metadata={"protocol": "mucp"})
 

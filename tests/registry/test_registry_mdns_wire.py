@@ -7,6 +7,7 @@ that port, each node in a message of its own, SRV before A, within 100 ms.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import dns.message
 import dns.rdataclass
@@ -155,6 +156,15 @@ async def test_an_asker_at_the_groups_port_is_answered_for_all_to_hear() -> None
 async def test_a_new_node_is_announced_three_times_and_without_ptr(monkeypatch: pytest.MonkeyPatch) -> None:
     assert responder.ANNOUNCED == (1.0, 3.0)  # go-micro's
     monkeypatch.setattr(responder, "ANNOUNCED", (0.1, 0.3))
+    # What is meant: when a packet is read says little on a busy machine.
+    pauses: list[float] = []
+    later = responder._later
+
+    def noting(seconds: float, work: Any, *arguments: Any) -> Any:
+        pauses.append(seconds)
+        return later(seconds, work, *arguments)
+
+    monkeypatch.setattr(responder, "_later", noting)
     port = free_port()
     async with make(port) as registry, peer(port) as listener:
         await registry.register(node())
@@ -168,8 +178,7 @@ async def test_a_new_node_is_announced_three_times_and_without_ptr(monkeypatch: 
         assert (heard.message.id, heard.message.question) == (0, [])
         assert heard.source == ("127.0.0.1", port)
         assert unpacked(heard.of("TXT"))["Version"] == "1.2.3"
-    assert told[1].at - told[0].at > 0.05
-    assert told[2].at - told[0].at > 0.2
+    assert [seconds for seconds in pauses if seconds >= 0.1] == [0.1, 0.3]
     assert {ttl for _, _, ttl, _ in goodbye.records} == {0}
 
 

@@ -135,7 +135,8 @@ async def test_what_is_no_json_is_internal_so_that_go_micros_client_tries_again(
         (b"[]", "expected an object (pymicro.tests.zoo.Animal), found []"),
         (b'{"nmae": "ant"}', "no field 'nmae'"),
         (b'{"young": [{"legs": "six"}]}', 'young[0].legs: expected a whole number, found "six"'),
-        (b'{"young":[' * 2000, "nested too deeply"),
+        # Python 3.13 reads 10,000 levels before it gives up, and finds that there is no end.
+        (b'{"young":[' * 50_000, "nested too deeply"),
         (b'{"young":[' * 400 + b"{}" + b"]}" * 400, "the request does not fit: "),
     ],
     ids=["list", "unknown-field", "wrong-type", "deep", "deep-and-whole"],

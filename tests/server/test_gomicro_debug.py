@@ -79,7 +79,6 @@ async def test_stats_are_true() -> None:
         assert before <= found["timestamp"] <= time.time()
         assert before - 60 <= found["started"] <= found["timestamp"]
         assert found.get("uptime", 0) <= found["timestamp"] - found["started"] + 1
-        assert found["threads"] == len(os.listdir("/proc/self/task"))
         resident = resident_memory()
         assert 0.8 < found["memory"] / resident < 1.25
         held = b"x" * (64 << 20)
@@ -87,11 +86,16 @@ async def test_stats_are_true() -> None:
         assert more["memory"] - found["memory"] > 60 << 20
         del held
         stop = threading.Event()
-        thread = threading.Thread(target=stop.wait)
-        thread.start()
-        assert (await stats(running))["threads"] > found["threads"]
+        threads = [threading.Thread(target=stop.wait) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        grown = (await stats(running))["threads"]
+        # Give or take those that grpc-core starts and ends as it needs them.
+        assert abs(grown - len(os.listdir("/proc/self/task"))) < 20
+        assert 30 < grown - found["threads"] < 70
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 async def test_the_garbage_collector_is_watched_from_the_first_question_to_the_stop() -> None:
@@ -99,14 +103,18 @@ async def test_the_garbage_collector_is_watched_from_the_first_question_to_the_s
     async with serving(Keeper(), config=ZOO) as running:
         assert gc.callbacks == before
         assert "gc" not in await stats(running)
-        gc.collect()
-        first = (await stats(running))["gc"]
-        assert 0 < first < 10e9
-        started = time.perf_counter_ns()
-        gc.collect()
-        took = time.perf_counter_ns() - started
-        second = (await stats(running))["gc"]
-        assert 0 < second - first < took + 50e6
+        gc.disable()  # none but those that are asked for
+        try:
+            gc.collect()
+            first = (await stats(running))["gc"]
+            assert 0 < first < 10e9
+            started = time.perf_counter_ns()
+            gc.collect()
+            took = time.perf_counter_ns() - started
+            second = (await stats(running))["gc"]
+        finally:
+            gc.enable()
+        assert 0 < second - first <= took
         assert len(gc.callbacks) == len(before) + 1
     assert gc.callbacks == before
 
