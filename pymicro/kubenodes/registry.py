@@ -20,6 +20,7 @@ from pymicro.kube.reflector import Query, Timing
 from pymicro.kube.resource import Resource
 from pymicro.kube.shared import Reflectors
 from pymicro.kubenodes.watching import Parse, ServiceWatch
+from pymicro.locks import LoopLock
 from pymicro.node import NodeSet
 from pymicro.tasks import Tasks
 
@@ -68,7 +69,8 @@ class ClusterRegistry:
         self._environ = environ
         self._timing = timing or Timing()
         self._users = 0
-        self._entering = asyncio.Lock()
+        # Who comes while the last one leaves waits, and opens it anew.
+        self._coming_and_going = LoopLock()
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors, Tasks] | None = None
         self._cluster: Cluster | None = None
@@ -102,7 +104,7 @@ class ClusterRegistry:
     # Coming and going
 
     async def __aenter__(self) -> Self:
-        async with self._entering:
+        async with self._coming_and_going:
             if self._open is None:
                 async with AsyncExitStack() as stack:
                     client = await stack.enter_async_context(KubeClient(self._find))
@@ -116,9 +118,12 @@ class ClusterRegistry:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users:
-            return
+        self._users -= 1  # first, as waiting may be cancelled; whoever has the lock looks at it later
+        async with self._coming_and_going:
+            if self._open is not None and not self._users:
+                await self._close()
+
+    async def _close(self) -> None:
         try:
             await self._withdraw()
         finally:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from pymicro.address import private_host, source_host, split_address
 from pymicro.errors import ConfigError, RegistryError
+from pymicro.locks import LoopLock
 from pymicro.node import Node, NodeSet
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.registry.etcd.diagnosis import diagnose
@@ -66,7 +67,8 @@ class EtcdRegistry:
         if config.registry_password and not config.registry_user:
             raise ConfigError("registry_password is set and registry_user is not: whose password is it?")
         self._users = 0
-        self._entering = asyncio.Lock()
+        # Who comes while the last one leaves waits, and opens it anew.
+        self._coming_and_going = LoopLock()
         self._stack = AsyncExitStack()
         self._open: tuple[EtcdClient, Publisher, Tasks] | None = None
         self._watches: set[ServiceWatch] = set()
@@ -74,7 +76,7 @@ class EtcdRegistry:
         self._told = Told()
 
     async def __aenter__(self) -> Self:
-        async with self._entering:
+        async with self._coming_and_going:
             if self._open is None:
                 config = self._config
                 if self._endpoints.tls is not None:
@@ -94,10 +96,12 @@ class EtcdRegistry:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users:
-            return
-        _, publisher, _ = self._opened()
+        self._users -= 1  # first, as waiting may be cancelled; whoever has the lock looks at it later
+        async with self._coming_and_going:
+            if self._open is not None and not self._users:
+                await self._close(self._open[1])
+
+    async def _close(self, publisher: Publisher) -> None:
         try:
             async with asyncio.timeout(self._timing.withdraw):
                 await publisher.withdraw_all()

@@ -8,7 +8,6 @@ interface in `interfaces`; this is the registry over them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from pymicro.address import split_address
 from pymicro.errors import ConfigError, RegistryError
 from pymicro.findings import Finding
+from pymicro.locks import LoopLock
 from pymicro.node import Node, NodeSet
 from pymicro.plugins import did_you_mean
 from pymicro.registry.mdns.asking import Timing
@@ -74,11 +74,11 @@ class MdnsRegistry:
         self._browser: Browser | None = None
         self._users = 0
         # Who comes while the last one leaves finds the link closed, and opens it anew.
-        self._coming_and_going = asyncio.Lock()
+        self._coming_and_going = LoopLock()
 
     async def __aenter__(self) -> Self:
         async with self._coming_and_going:
-            if not self._users:
+            if self._browser is None:
                 self._link.open()
                 try:
                     self._tasks = await Tasks(self.describe()).__aenter__()
@@ -92,9 +92,9 @@ class MdnsRegistry:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._users -= 1  # first, as waiting may be cancelled; whoever has the lock looks at it later
         async with self._coming_and_going:
-            self._users -= 1
-            if not self._users:
+            if self._browser is not None and not self._users:
                 await self._close()
 
     async def _close(self) -> None:
@@ -103,9 +103,11 @@ class MdnsRegistry:
         assert tasks is not None
         assert browser is not None
         try:
-            await self._responder.close()
-            browser.fail_all(RegistryError(f"{self.describe()} is closed"))
-            await tasks.__aexit__(None, None, None)
+            try:
+                await self._responder.close()
+            finally:
+                browser.fail_all(RegistryError(f"{self.describe()} is closed"))
+                await tasks.__aexit__(None, None, None)
         finally:
             self._link.close()
 
