@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pymicro.errors import ConfigError, RegistryError
+from pymicro.node import NodeSet
 from pymicro.registry.etcd import EtcdRegistry
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.testing.waiting import first
@@ -115,6 +116,21 @@ async def test_a_denied_watch_is_told_after_one_try_with_a_fresh_token(
         caught.value
     )
     assert len(asked) == 2
+
+
+async def test_who_may_read_and_not_write_is_told_and_leaves_nothing_to_take_back(
+    users: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = users.etcd.root_token("root")
+    before = users.etcd.ask("lease/leases", {}, root).get("leases")
+    async with users.registry("reader") as registry:
+        for _ in range(2):
+            with pytest.raises(RegistryError, match="user 'reader' lacks the permission write on"):
+                await registry.register(node())
+        assert await first(registry.watch("greeter"), within=PATIENCE, service="greeter") == NodeSet()
+        await registry.deregister(node())
+    assert users.etcd.ask("lease/leases", {}, root).get("leases") == before
+    assert "taken back" not in caplog.text
 
 
 async def test_who_may_write_and_not_read_registers_all_the_same(users: Users) -> None:

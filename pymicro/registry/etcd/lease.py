@@ -96,7 +96,7 @@ class Publisher:
                 return  # taken back while this waited
             published.wanted = text
             await self._write(node, published)
-        self._keep(node, published)
+            self._keep(node, published)
 
     def _check(self, node: Node) -> tuple[str, bytes]:
         try:
@@ -124,10 +124,13 @@ class Publisher:
         if published.text == text and await self._stands(node, published):
             return
         # Until the answer is there, who knows what is written.
+        before = published.written
         published.text, published.written = None, True
         try:
             await client.put(published.key, text, published.lease)
         except EtcdError as exc:
+            if exc.kind != "away":
+                published.written = before  # it was refused
             if exc.kind == "lease":
                 published.lease = 0  # lost since it was renewed: the next try gets another one
             raise
@@ -196,13 +199,12 @@ class Publisher:
         published = self._published.get(identity)
         if published is None:
             return
-        if published.keeper is not None:
-            published.keeper.cancel()
-            await asyncio.wait([published.keeper])
-            published.keeper = None
+        # Before the lock, which it may hold for as long as etcd is silent.
+        await _end_keeper(published)
         async with published.writing:
             if self._published.get(identity) is not published:
                 return
+            await _end_keeper(published)  # one that a registration began while this waited
             try:
                 # First the key: go-micro's watchers look at what was deleted.
                 if published.written:
@@ -233,3 +235,10 @@ class Publisher:
                 first = first or exc
         if first is not None:
             raise first
+
+
+async def _end_keeper(published: _Published) -> None:
+    keeper, published.keeper = published.keeper, None
+    if keeper is not None:
+        keeper.cancel()
+        await asyncio.wait([keeper])
