@@ -251,7 +251,10 @@ class MdnsRegistry:
         if isinstance(message, Query):
             if to_group:
                 self._responder.answer(message, source)
-        elif browser is not None:
+            return
+        if to_group:
+            self._responder.hear(message)
+        if browser is not None:
             browser.hear(message, source)
 
     def _check_address(self, node: Node) -> None:
