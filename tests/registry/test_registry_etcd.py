@@ -238,6 +238,22 @@ async def test_a_name_that_keys_cannot_carry_is_refused(etcd: Etcd, name: str) -
         assert etcd.entries() == {}
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"id": "n\n"}, "is not printable"),
+        ({"service": "s" * 600}, "'name' has 600 characters"),
+        ({"metadata": {str(number): "x" for number in range(200)}}, "the metadata has 200 entries"),
+        ({"address": "1.2.3.4 5:80"}, "cannot be dialled"),
+    ],
+)
+async def test_what_others_would_pass_over_is_refused(etcd: Etcd, changes: dict[str, Any], why: str) -> None:
+    async with make(etcd) as registry:
+        with pytest.raises(ConfigError, match=why):
+            await registry.register(node(**changes))
+        assert etcd.entries() == {}
+
+
 # What anybody may have written
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pymicro.address import split_address
 from pymicro.errors import ConfigError, RegistryError
 from pymicro.node import Node
-from pymicro.record import dump_record
+from pymicro.record import dump_record, load_record
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.registry.etcd.endpoints import is_loopback
 from pymicro.registry.etcd.errors import EtcdError
@@ -100,7 +100,9 @@ class Publisher:
 
     def _check(self, node: Node) -> tuple[str, bytes]:
         try:
-            key, text = key_of(node.service, node.id), dump_record([node]).encode()
+            key, text = key_of(node.service, node.id), dump_record([node])
+            for problem in load_record(text).problems:  # what others would pass over is not written
+                raise ValueError(problem)
             host, _ = split_address(node.address)
         except ValueError as exc:
             raise ConfigError(f"registry etcd: cannot register {node.service!r}: {exc}") from None
@@ -110,7 +112,7 @@ class Publisher:
                 "listen on 0.0.0.0 (--server-address 0.0.0.0:8080), or give --server-advertise "
                 "(a loopback address does only where all of etcd is on this machine)"
             )
-        return key, text
+        return key, text.encode()
 
     async def _write(self, node: Node, published: _Published) -> None:
         """Bring etcd in line."""
