@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 from pymicro.address import split_address
 from pymicro.errors import ConfigError, RegistryError
 from pymicro.findings import Finding
-from pymicro.locks import LoopLock
 from pymicro.node import Node, NodeSet
 from pymicro.plugins import did_you_mean
 from pymicro.registry.mdns.asking import Timing
@@ -27,6 +26,7 @@ from pymicro.registry.mdns.messages import SRV, Query, Question, read, require_z
 from pymicro.registry.mdns.names import instance_name, service_problem
 from pymicro.registry.mdns.responder import Responder
 from pymicro.tasks import Tasks
+from pymicro.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -72,32 +72,27 @@ class MdnsRegistry:
         self._responder = Responder(self._link)
         self._tasks: Tasks | None = None
         self._browser: Browser | None = None
-        self._users = 0
-        # Who comes while the last one leaves finds the link closed, and opens it anew.
-        self._coming_and_going = LoopLock()
+        self._turnstile = Turnstile(self._enter, self._leave)
 
     async def __aenter__(self) -> Self:
-        async with self._coming_and_going:
-            if self._browser is None:
-                self._link.open()
-                try:
-                    self._tasks = await Tasks(self.describe()).__aenter__()
-                except BaseException:
-                    self._link.close()
-                    raise
-                self._browser = Browser(self._link, self._tasks, self._timing)
-            self._users += 1
+        await self._turnstile.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1  # first, as waiting may be cancelled; whoever has the lock looks at it later
-        async with self._coming_and_going:
-            if self._browser is not None and not self._users:
-                await self._close()
+        await self._turnstile.leave()
 
-    async def _close(self) -> None:
+    async def _enter(self) -> None:
+        self._link.open()
+        try:
+            self._tasks = await Tasks(self.describe()).__aenter__()
+        except BaseException:
+            self._link.close()
+            raise
+        self._browser = Browser(self._link, self._tasks, self._timing)
+
+    async def _leave(self) -> None:
         tasks, browser = self._tasks, self._browser
         self._tasks = self._browser = None
         assert tasks is not None
