@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pymicro.registry.etcd import EtcdRegistry
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.testing.waiting import first
 from tests.etcd_server import Etcd
-from tests.registry.etcd_support import PATIENCE, ROOT, etcd_registry, node, record, watching
+from tests.registry.etcd_support import PATIENCE, QUICK, ROOT, etcd_registry, node, record, watching
 
 # Of etcd's simple tokens, in seconds; the least there is.
 TOKEN_TTL = 1
@@ -173,7 +173,9 @@ async def test_a_token_that_ran_out_is_renewed(users: Users, caplog: pytest.LogC
 
 
 async def test_a_token_that_etcd_forgot_is_renewed_for_all_who_ask_at_once(users: Users) -> None:
-    async with users.registry("all") as registry, watching(registry) as watcher:
+    # The watch says nothing of the outage, however long etcd takes to start.
+    timing = replace(QUICK, grace=PATIENCE)
+    async with users.registry("all", timing=timing) as registry, watching(registry) as watcher:
         await watcher.sees()
         token = token_of(registry)
         await asyncio.to_thread(users.etcd.stop)
