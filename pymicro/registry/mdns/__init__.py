@@ -41,7 +41,8 @@ class MdnsRegistry:
 
     go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
     link: anybody there can claim to be a node of any service, at any address,
-    and say goodbye for others. Use it on links that you trust.
+    and say goodbye for others, who contradict if they are pymicro's. Use it on
+    links that you trust.
 
     A node that stops says goodbye and is gone at once. One that is killed is
     missed when it answers no more, 8 to 26 seconds later; calls leave it before,
