@@ -60,12 +60,16 @@ class Advertisement:
         registry: An entered registry.
         node: What to register.
         interval: Seconds between renewals; 0 for none.
+
+    Attributes:
+        registered: Whether the last attempt succeeded.
     """
 
     def __init__(self, registry: Registry, node: Node, interval: float) -> None:
         self._registry = registry
         self._node = node
         self._interval = interval
+        self.registered = False
         self._withdrawn = False
         self._complaint = ""
         self._tasks = Tasks(f"registration of {node.service}")
@@ -73,8 +77,8 @@ class Advertisement:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         try:
-            registered = await self._renew(starting=True)
-            self._tasks.start(self._keep(registered), "renewal")
+            await self._renew(starting=True)
+            self._tasks.start(self._keep(), "renewal")
         except BaseException:
             # Cancelled by a signal: whatever was written by then is taken back.
             await self.__aexit__(None, None, None)
@@ -99,34 +103,37 @@ class Advertisement:
         except (RegistryError, TimeoutError) as error:
             log.warning("%s could not be deregistered: %s", self._node.id, str(error) or "no answer in time")
 
-    async def _renew(self, *, starting: bool = False) -> bool:
+    async def _renew(self, *, starting: bool = False) -> None:
         try:
             await self._registry.register(self._node)
         except RegistryError as exc:
+            self.registered = False
             # Once: a registry that is away for an hour is asked a hundred times.
             level = logging.DEBUG if str(exc) == self._complaint else logging.WARNING
             self._complaint = str(exc)
             log.log(level, "%s could not be registered: %s; trying again", self._node.id, exc)
-            return False
+            return
         except Exception as exc:
             if isinstance(exc, ConfigError) and starting:
                 raise
+            self.registered = False
             # Somebody's plug-in; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
-            return False
+            return
         self._complaint = ""
-        return True
+        self.registered = True
 
-    async def _keep(self, registered: bool) -> None:
+    async def _keep(self) -> None:
         backoff = Backoff(0.5, max(self._interval, 1.0), floor=0.1)
         while True:
-            if registered:
+            if self.registered:
                 if not self._interval:
                     return
                 backoff.reset()
                 await asyncio.sleep(self._interval)
             else:
                 await asyncio.sleep(backoff.next())
-            was, registered = registered, await self._renew()
-            if registered and not was:
+            was = self.registered
+            await self._renew()
+            if self.registered and not was:
                 log.info("%s is registered", self._node.id)

@@ -155,10 +155,11 @@ class Life:
             self._stack = stack.pop_all()
         self.started = True
         log.info(
-            "%s %s on %s, registered as %s (%s, selector %s, balancer %s)",
+            "%s %s on %s, %s as %s (%s, selector %s, balancer %s)",
             config.server_name,
             config.server_version,
             join_address(*self.bound),
+            "registered" if advertisement.registered else "to be registered",
             self.node.address,
             registry.describe(),
             config.selector,

@@ -208,7 +208,7 @@ def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
         if known is not None and text.startswith(known, start):
             document = load_text(f"{text[:start]}null{text[start + len(known) :]}")
             if document.get("endpoints", known) is None:  # what was cut out were the record's own
-                return document, load_endpoints(known)
+                return document, load_endpoints(known, nulls=True)
     document = load_text(text)
     found = read_list(document, "endpoints")
     if not found:
@@ -219,8 +219,8 @@ def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
             if len(_known) >= _MOST_KNOWN:
                 del _known[next(iter(_known))]
             _known[text[:start]] = known = text[start:end]
-            return document, load_endpoints(known)
-    return document, load_endpoints(json.dumps(found))
+            return document, load_endpoints(known, nulls=True)
+    return document, load_endpoints(json.dumps(found), nulls=True)
 
 
 def _node(found: Any, service: str, version: str, endpoints: tuple[Endpoint, ...]) -> Node:
@@ -252,16 +252,20 @@ def _address(item: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=32)
-def load_endpoints(text: str) -> tuple[Endpoint, ...]:
+def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
     """The endpoints in a JSON list, one tuple for all who have the same text.
 
     None where they are too many or too deep: they are for people to read, and
     nobody has that many.
 
+    Args:
+        nulls: Pass over nulls in lists, which go-micro's clients choke on: in what is shared
+            with go-micro no schema is worth a node.
+
     Raises:
         ValueError: Something in it is no endpoint.
     """
-    budget = _Budget(MOST_VALUES)
+    budget = _Budget(MOST_VALUES, nulls)
     try:
         return tuple(
             Endpoint(
@@ -270,7 +274,7 @@ def load_endpoints(text: str) -> tuple[Endpoint, ...]:
                 response=_schema(item, "response", budget),
                 metadata=read_pairs(item, "metadata"),
             )
-            for item in map(_object, json.loads(text))
+            for item in map(_object, budget.listed(json.loads(text)))
         )
     except _TooMuch:
         return ()
@@ -281,10 +285,14 @@ class _TooMuch(Exception):
 
 
 class _Budget:
-    """How many values may still be read."""
+    """How many values may still be read, and whether there may be nulls among them."""
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, nulls: bool) -> None:
         self.left = left
+        self._nulls = nulls
+
+    def listed(self, found: list[Any]) -> list[Any]:
+        return [item for item in found if item is not None] if self._nulls else found
 
     def take(self, depth: int) -> None:
         self.left -= 1
@@ -302,7 +310,7 @@ def _value(found: Any, budget: _Budget, depth: int) -> Value:
     return Value(
         read_text(item, "name", empty=True),
         read_text(item, "type", empty=True),
-        tuple(_value(inner, budget, depth + 1) for inner in read_list(item, "values")),
+        tuple(_value(inner, budget, depth + 1) for inner in budget.listed(read_list(item, "values"))),
     )
 
 

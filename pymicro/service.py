@@ -298,7 +298,7 @@ class Service:
             settings: They win over those given in code.
 
         Yields what makes a life, not started, with interceptors outside its own. Several of
-        them may live at a time; `address` and `node` are those of the first.
+        them may live at a time; `address` and `node` are those of the first that has started.
         """
         if self._running is not None or self._config is not None:
             raise PymicroError(f"{self.name} is running already, or its settings were read by init()")
@@ -315,7 +315,8 @@ class Service:
                     calling.equip(config, only)
                     plan = replace(self._plan, interceptors=(*interceptors, *self._plan.interceptors))
                     life = Life(self, plan, calling)
-                    self._running = self._running or life
+                    if self._running is None or not self._running.started:
+                        self._running = life  # an earlier one could not start
                     return life
 
                 yield make

@@ -22,6 +22,7 @@ from pymicro.kube.shared import Reflectors
 from pymicro.kubenodes.watching import Parse, ServiceWatch
 from pymicro.node import NodeSet
 from pymicro.tasks import Tasks
+from pymicro.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -67,8 +68,7 @@ class ClusterRegistry:
         self._config = config
         self._environ = environ
         self._timing = timing or Timing()
-        self._users = 0
-        self._entering = asyncio.Lock()
+        self._turnstile = Turnstile(self._enter, self._leave)
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors, Tasks] | None = None
         self._cluster: Cluster | None = None
@@ -102,23 +102,23 @@ class ClusterRegistry:
     # Coming and going
 
     async def __aenter__(self) -> Self:
-        async with self._entering:
-            if self._open is None:
-                async with AsyncExitStack() as stack:
-                    client = await stack.enter_async_context(KubeClient(self._find))
-                    reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
-                    tasks = await stack.enter_async_context(Tasks(f"pymicro registry {self.name}"))
-                    self._open = client, reflectors, tasks
-                    self._stack = stack.pop_all()
-            self._users += 1
+        await self._turnstile.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users:
-            return
+        await self._turnstile.leave()
+
+    async def _enter(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(KubeClient(self._find))
+            reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
+            tasks = await stack.enter_async_context(Tasks(f"pymicro registry {self.name}"))
+            self._open = client, reflectors, tasks
+            self._stack = stack.pop_all()
+
+    async def _leave(self) -> None:
         try:
             await self._withdraw()
         finally:

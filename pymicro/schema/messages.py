@@ -84,7 +84,15 @@ def from_json(source: str | Document, kind: type[M]) -> M:
         json_format.ParseDict(value, message, descriptor_pool=_pool(descriptor))
     except ShapeError as exc:
         raise JsonError(str(exc), document.line) from None
-    except (json_format.Error, TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+    except (
+        json_format.Error,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as exc:
         # Besides its own errors json_format lets others through where a value is of an odd type.
         reason: BaseException = exc
         while reason.__cause__ is not None:

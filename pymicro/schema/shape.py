@@ -7,6 +7,7 @@ was expected, and takes some values it should not (a list for a message).
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -20,6 +21,8 @@ _SPECIAL = frozenset(
     f"google.protobuf.{name}"
     for name in ("Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
 )
+# Either alphabet, padded or not, as the mapping has it; json_format passes over what is none of it.
+_BASE64 = re.compile(r"[-+/_A-Za-z0-9]*={0,2}")
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 _RANGES = {
     **dict.fromkeys(
@@ -123,7 +126,7 @@ def _check_item(value: Any, field: FieldDescriptor, path: str, unknown: set[str]
         _check_enum(value, field.enum_type, path)
     elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
         raise _wrong(path, "expected a string", value)
-    elif field.type == FieldDescriptor.TYPE_BYTES and not isinstance(value, str):
+    elif field.type == FieldDescriptor.TYPE_BYTES and not _is_base64(value):
         raise _wrong(path, "expected a string (bytes in base64)", value)
     elif field.type == FieldDescriptor.TYPE_BOOL and not isinstance(value, bool):
         raise _wrong(path, "expected true or false", value)
@@ -142,6 +145,14 @@ def _check_whole(value: Any, low: int, high: int, path: str) -> None:
         raise _wrong(path, "expected a whole number", value)
     if not low <= number <= high:
         raise _wrong(path, f"expected a whole number from {low} to {high}", value)
+
+
+def _is_base64(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and _BASE64.fullmatch(value) is not None
+        and len(value.rstrip("=")) % 4 != 1  # six bits are no byte
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -91,9 +91,11 @@ async def _within(timeout: float | None, behaviour: _Behaviour, request: Any, co
     if not timeout or (by_grpc is not None and by_grpc <= timeout):
         return await behaviour(request, context)
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout) as limit:
             return await behaviour(request, context)
     except TimeoutError:
+        if not limit.expired():
+            raise  # of a grpc interceptor of the user's; dispatch lets none out
         if context.done():
             return None  # the handler's status was on its way
         trailing = (*(context.trailing_metadata() or ()), FROM_PEER)

@@ -13,7 +13,7 @@ from pymicro.interceptors.base import InterceptedCall, Proceed
 __all__ = ["Faults"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Fault:
     """Done to calls of one method, or of all, until it has been done `left` times."""
 
@@ -40,7 +40,8 @@ class Faults:
         """Do what is to be done to this call, then let it on."""
         self.calls += 1
         for fault in list(self._faults):
-            if fault.concerns(call.method):
+            # While this call waited, one may have been mended or used up by another call.
+            if fault in self._faults and fault.concerns(call.method):
                 fault.left -= 1
                 if fault.left <= 0:
                     self._faults.remove(fault)

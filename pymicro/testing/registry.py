@@ -356,6 +356,22 @@ class RegistryContract:
             await self._expect(sets, [_node(1), _node(2)])
             await closed(sets)
 
+    async def test_who_comes_while_the_last_one_leaves_finds_it_open(self) -> None:
+        registry = self.make()
+        await registry.__aenter__()
+        if not self.no_register:
+            await registry.register(_node(1))
+        leaving = asyncio.create_task(registry.__aexit__(None, None, None))
+        await asyncio.sleep(0)  # it has begun
+        async with registry:
+            await leaving
+            wanted = self.listed if self.no_register else [_node(2)]
+            if not self.no_register:
+                await registry.register(_node(2))
+            sets = registry.watch("greeter")
+            await self._expect(sets, wanted)
+            await closed(sets)
+
     async def test_the_node_of_an_owner_that_crashes_leaves(self) -> None:
         if self.no_crash:
             pytest.skip(self.no_crash)

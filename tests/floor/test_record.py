@@ -171,6 +171,15 @@ def test_a_null_among_the_nodes_is_none() -> None:
     assert addresses(text) == ["10.0.0.1:80"]
 
 
+def test_nulls_among_endpoints_and_values_are_none_and_hide_no_node() -> None:
+    endpoint = {"name": "Greeter.Hello", "request": {"name": "R", "type": "R", "values": [None, None]}}
+    for _ in range(2):  # read, and known from before
+        (node,) = load_record(record(endpoints=[None, endpoint, None])).nodes
+        assert node.endpoints == (Endpoint("Greeter.Hello", Value("R", "R")),)
+    (node,) = load_record(record(endpoints=[None])).nodes
+    assert node.endpoints == ()
+
+
 # Records as releases of go-micro 1.x have written them
 
 VARIANTS = {

@@ -220,6 +220,22 @@ class LeftByTheFirst(Sound):
         await super().__aexit__(None, None, None)
 
 
+class ClosesOnNewcomers(Sound):
+    closed = False
+
+    async def __aexit__(self, *exc: object) -> None:
+        last = self._users == 1
+        await asyncio.sleep(0)
+        self.closed = last
+        await super().__aexit__(None, None, None)
+
+    async def watch(self, service: str) -> Sets:
+        if self.closed:
+            raise RuntimeError("used outside its `async with`")
+        async for nodes in super().watch(service):
+            yield nodes
+
+
 class LateToItself(Sound):
     async def watch(self, service: str) -> Sets:
         yield EMPTY
@@ -340,6 +356,7 @@ FAULTS = [
     (ListsServicesWithoutNodes, "test_services_lists_the_names_that_have_nodes_sorted"),
     (StaysRegistered, "test_leaving_deregisters_what_was_registered_from_here"),
     (LeftByTheFirst, "test_it_works_until_the_last_of_its_users_has_left"),
+    (ClosesOnNewcomers, "test_who_comes_while_the_last_one_leaves_finds_it_open"),
     (LateToItself, "test_a_node_of_this_process_is_in_its_own_first_set"),
     (OneWatcher, "test_two_watchers_see_the_same"),
     (LeaseForEver, "test_the_node_of_an_owner_that_crashes_leaves"),

@@ -131,6 +131,38 @@ async def test_leaving_takes_back_keys_and_leases(etcd: Etcd) -> None:
     assert etcd.leases() == before
 
 
+def test_one_instance_serves_one_event_loop_after_the_other(etcd: Etcd) -> None:
+    """As a module's own has to where each test has its loop; several enter it at a time."""
+    registry = make(etcd)
+
+    async def use() -> None:
+        async with registry:
+            await registry.services()
+
+    async def several() -> None:
+        await asyncio.gather(use(), use(), use())
+
+    asyncio.run(several())
+    asyncio.run(several())
+
+
+async def test_who_asks_while_it_is_closed_is_told_and_not_cancelled(etcd: Etcd) -> None:
+    try:
+        async with make(etcd) as registry:
+            await registry.services()
+            etcd.pause()
+            asking = asyncio.create_task(registry.services())
+            given_up = asyncio.create_task(registry.services())
+            await asyncio.sleep(0)  # they have begun
+            given_up.cancel()
+        with pytest.raises(RegistryError, match="closed meanwhile"):
+            await asking
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+    finally:
+        etcd.resume()
+
+
 @pytest.mark.parametrize(
     ("value", "address", "metadata"),
     [
@@ -204,6 +236,22 @@ async def test_a_name_that_keys_cannot_carry_is_refused(etcd: Etcd, name: str) -
             await registry.register(node(id=name))
         with pytest.raises(RegistryError, match="is no service"):
             await first(registry.watch(name), within=PATIENCE)
+        assert etcd.entries() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"id": "n\n"}, "is not printable"),
+        ({"service": "s" * 600}, "'name' has 600 characters"),
+        ({"metadata": {str(number): "x" for number in range(200)}}, "the metadata has 200 entries"),
+        ({"address": "1.2.3.4 5:80"}, "cannot be dialled"),
+    ],
+)
+async def test_what_others_would_pass_over_is_refused(etcd: Etcd, changes: dict[str, Any], why: str) -> None:
+    async with make(etcd) as registry:
+        with pytest.raises(ConfigError, match=why):
+            await registry.register(node(**changes))
         assert etcd.entries() == {}
 
 
@@ -405,6 +453,16 @@ async def test_the_keeper_of_a_short_lease_tries_again_what_failed(
         assert failed
 
 
+async def test_a_node_that_is_taken_back_while_it_is_registered_does_not_come_back(etcd: Etcd) -> None:
+    async with make(etcd, register_ttl=2, register_interval=0) as registry:
+        before = asyncio.all_tasks()
+        registering = asyncio.create_task(registry.register(node()))
+        await asyncio.sleep(0)  # it has begun
+        await asyncio.gather(registering, registry.deregister(node()))
+        assert etcd.entries() == {}
+        assert {task for task in asyncio.all_tasks() - before if "lease" in task.get_name()} == set()
+
+
 async def test_a_lease_of_two_intervals_is_left_to_the_registrations(etcd: Etcd) -> None:
     async with make(etcd, register_ttl=60, register_interval=30) as registry:
         before = asyncio.all_tasks()
@@ -444,6 +502,31 @@ async def test_a_compacted_revision_is_read_again_and_watched_on(
         await watcher.sees()
     assert len(asked) == 2
     assert "begins anew: etcd has compacted" in caplog.text
+
+
+async def test_what_was_read_of_an_etcd_that_lost_its_data_is_read_again(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between reading and watching it is replaced by an empty one, whose revisions are lower."""
+    caplog.set_level(logging.INFO, "pymicro")
+    real, read = EtcdClient.pages, []
+
+    async def pages(client: EtcdClient, prefix: str, verb: str = "read") -> AsyncIterator[Any]:
+        async with contextlib.aclosing(real(client, prefix, verb)) as found:
+            async for page in found:
+                read.append(page)
+                if len(read) == 1:
+                    page.header.revision += 1000
+                    page.kvs.add(key=f"{ROOT}greeter/n".encode(), value=dump_record([node()]).encode())
+                yield page
+
+    monkeypatch.setattr(EtcdClient, "pages", pages)
+    async with make(etcd) as registry, watching(registry) as watcher:
+        await watcher.sees(node())
+        await watcher.sees()
+        await registry.register(node(2))
+        await watcher.sees(node(2))
+    assert "etcd is not the one that was read" in caplog.text
 
 
 async def test_a_response_in_fragments_is_one_change(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_a_service_is_called_through_etcd_and_takes_its_key_back_at_sigterm(
     etcd: Etcd, programs: Processes
 ) -> None:
     service = programs.pymicro("run", SERVER)
-    service.wait_for(rf"registered as 127\.0\.0\.1:\d+ \(registry etcd \({etcd.address}\)")
+    service.wait_for(rf", registered as 127\.0\.0\.1:\d+ \(registry etcd \({etcd.address}\)")
     ((key, (value, lease)),) = etcd.entries().items()
     written = json.loads(value)
     assert key == f"{ROOT}greeter/{written['nodes'][0]['id']}"
@@ -66,7 +66,7 @@ def test_a_service_without_etcd_starts_and_says_what_is_wrong(programs: Processe
     service.wait_for(
         rf"could not be registered: registry etcd: cannot get a lease of 60 s: {NOBODY}: Connection refused"
     )
-    service.wait_for(r"registered as 127\.0\.0\.1")
+    service.wait_for(r", to be registered as 127\.0\.0\.1")
     assert service.stop() == 0
     assert "Traceback" not in service.report()
 

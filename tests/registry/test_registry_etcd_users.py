@@ -6,18 +6,19 @@ import asyncio
 import base64
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pymicro.errors import ConfigError, RegistryError
+from pymicro.node import NodeSet
 from pymicro.registry.etcd import EtcdRegistry
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.testing.waiting import first
 from tests.etcd_server import Etcd
-from tests.registry.etcd_support import PATIENCE, ROOT, etcd_registry, node, record, watching
+from tests.registry.etcd_support import PATIENCE, QUICK, ROOT, etcd_registry, node, record, watching
 
 # Of etcd's simple tokens, in seconds; the least there is.
 TOKEN_TTL = 1
@@ -117,6 +118,21 @@ async def test_a_denied_watch_is_told_after_one_try_with_a_fresh_token(
     assert len(asked) == 2
 
 
+async def test_who_may_read_and_not_write_is_told_and_leaves_nothing_to_take_back(
+    users: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = users.etcd.root_token("root")
+    before = users.etcd.ask("lease/leases", {}, root).get("leases")
+    async with users.registry("reader") as registry:
+        for _ in range(2):
+            with pytest.raises(RegistryError, match="user 'reader' lacks the permission write on"):
+                await registry.register(node())
+        assert await first(registry.watch("greeter"), within=PATIENCE, service="greeter") == NodeSet()
+        await registry.deregister(node())
+    assert users.etcd.ask("lease/leases", {}, root).get("leases") == before
+    assert "taken back" not in caplog.text
+
+
 async def test_who_may_write_and_not_read_registers_all_the_same(users: Users) -> None:
     writer, registry = users.registry("writer"), users.registry("all")
     async with writer, registry, watching(registry) as watcher:
@@ -158,7 +174,9 @@ async def test_a_token_that_ran_out_is_renewed(users: Users, caplog: pytest.LogC
 
 
 async def test_a_token_that_etcd_forgot_is_renewed_for_all_who_ask_at_once(users: Users) -> None:
-    async with users.registry("all") as registry, watching(registry) as watcher:
+    # The watch says nothing of the outage, however long etcd takes to start.
+    timing = replace(QUICK, grace=PATIENCE)
+    async with users.registry("all", timing=timing) as registry, watching(registry) as watcher:
         await watcher.sees()
         token = token_of(registry)
         await asyncio.to_thread(users.etcd.stop)

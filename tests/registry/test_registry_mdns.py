@@ -549,6 +549,20 @@ async def test_a_registry_that_was_left_can_be_entered_again() -> None:
             await registry.services()
 
 
+def test_one_instance_serves_one_event_loop_after_the_other() -> None:
+    registry = make(free_port())
+
+    async def use() -> None:
+        async with registry:
+            await registry.register(node())
+
+    async def several() -> None:
+        await asyncio.gather(use(), use(), use())
+
+    asyncio.run(several())
+    asyncio.run(several())
+
+
 async def test_a_watch_ends_with_an_error_when_the_registry_is_left() -> None:
     async with make(free_port()) as registry:
         sets = registry.watch("greeter")

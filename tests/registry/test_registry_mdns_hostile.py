@@ -80,6 +80,7 @@ FORMS: dict[str, tuple[bytes, Node]] = {
         node(version="", metadata={}),
     ),
     "unknown keys": (said(document=document(Later=[1])), node()),
+    "a null endpoint": (said(document=document(Endpoints=[None])), node()),
     "upper-case hex": (said(strings=[part.upper() for part in packed(document())]), node()),
     "many short strings": (
         said(strings=[part[at : at + 7] for part in packed(document()) for at in range(0, len(part), 7)]),
@@ -149,7 +150,10 @@ JUNK: dict[str, tuple[bytes, str]] = {
     "a service that is a number": (said(document=document(Service=7)), "'Service' is int"),
     "half a character": (said(document=document(Version="\ud800")), "no valid unicode"),
     "metadata in a list": (said(document=document(Metadata=[1])), "list found where an object belongs"),
-    "a null endpoint": (said(document=document(Endpoints=[None])), "null found where an object belongs"),
+    "an endpoint that is a number": (
+        said(document=document(Endpoints=[1])),
+        "int found where an object belongs",
+    ),
     "much metadata": (
         said(document=document(Metadata={str(number): "x" for number in range(200)})),
         "200 entries",

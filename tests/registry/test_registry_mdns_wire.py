@@ -6,6 +6,7 @@ that port, each node in a message of its own, SRV before A, within 100 ms.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -17,7 +18,7 @@ from pymicro.errors import ConfigError
 from pymicro.node import Endpoint, NodeSet, Value
 from pymicro.registry.mdns import messages, responder
 from pymicro.testing.waiting import closed, expect, first
-from tests.registry.mdns_support import PATIENCE, free_port, make, node, packed, peer, record, unpacked
+from tests.registry.mdns_support import PATIENCE, free_port, make, node, packed, peer, record, said, unpacked
 
 
 async def test_a_go_micro_asker_gets_each_node_in_a_message_of_its_own() -> None:
@@ -201,6 +202,33 @@ async def test_a_node_that_leaves_says_goodbye_and_answers_no_more() -> None:
     assert [heard.kinds for heard in goodbyes] == [["SRV", "A", "TXT"]] * 2
     assert [heard.of("SRV").port for heard in goodbyes] == [20001, 20002]
     assert unpacked(goodbyes[0].of("TXT"))["Service"] == "greeter"
+
+
+async def test_who_lives_contradicts_somebody_elses_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that had the same id before, say. Nobody floods the link by repeating it."""
+    assert responder.RESCUE == 1.0  # RFC 6762 6: no record more often than that
+    monkeypatch.setattr(responder, "RESCUE", 0.2)
+    monkeypatch.setattr(responder, "ANNOUNCED", ())
+    port = free_port()
+    async with make(port) as registry, peer(port) as stranger:
+        sets = registry.watch("greeter")
+        await registry.register(node())
+        await expect(sets, [node()], within=PATIENCE)
+        told = [await stranger.group.next_told()]
+        while len(told) < 4:
+            stranger.tell(*[said(ttl=0, port=1)] * 10)
+            async with asyncio.timeout(PATIENCE):
+                heard = await stranger.group.next_told()
+                while {ttl for _, _, ttl, _ in heard.records} == {0}:
+                    heard = await stranger.group.next_told()
+            told.append(heard)
+        assert [heard.kinds for heard in told] == [told[0].kinds] * 4
+        assert told[2].at - told[1].at > 0.15
+        assert told[3].at - told[2].at > 0.15
+        await expect(sets, [node()], within=PATIENCE)
+        await registry.deregister(node())
+        await expect(sets, [], within=PATIENCE)
+        await closed(sets)
 
 
 async def test_a_goodbye_is_the_last_word() -> None:

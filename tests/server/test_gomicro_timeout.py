@@ -138,6 +138,20 @@ async def test_a_timeout_within_the_handler_is_no_deadline() -> None:
         assert failure.code is grpc.StatusCode.INTERNAL
 
 
+class Impatient(grpc.aio.ServerInterceptor):
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        async def give_up(request: Any, context: Any) -> Any:
+            raise TimeoutError("the database")
+
+        return grpc.unary_unary_rpc_method_handler(give_up)
+
+
+async def test_a_timeout_within_an_interceptor_is_no_deadline() -> None:
+    async with serving(source=KEEPER, config=CONFIG, interceptors=[Impatient()]) as running:
+        failure = await GoCaller(running).failure("Import")
+        assert failure.code is grpc.StatusCode.UNKNOWN  # grpc's own, as for everybody
+
+
 @AROUND
 async def test_a_call_whose_time_is_over_is_not_started(around: list[Any]) -> None:
     ran: list[str] = []

@@ -193,6 +193,42 @@ async def test_a_node_is_made_slow() -> None:
             await stub(services).SayHello(ADA, timeout=0.1)
 
 
+async def test_what_is_used_up_or_mended_while_a_call_waits_is_not_done_to_it() -> None:
+    async with running(greeter(), client_retries=0) as services:
+        node, calls = services.node, stub(services)
+        await calls.SayHello(ADA)
+        for used_up in (True, False):
+            node.slow(0.1, times=1)
+            node.fail(NotFound("gone"), times=1)
+            before = node.calls
+            waits = asyncio.ensure_future(calls.SayHello(ADA))
+            while node.calls == before:  # noqa: ASYNC110 # the count has no event
+                await asyncio.sleep(0)
+            if used_up:
+                with pytest.raises(NotFound):
+                    await calls.SayHello(ADA)
+            else:
+                node.mend()
+            assert (await waits).message == "Hello Ada"
+
+
+async def test_a_service_whose_first_node_could_not_start_is_where_the_next_one_is() -> None:
+    failures = [ValueError("not yet")]
+
+    def on_start() -> None:
+        if failures:
+            raise failures.pop()
+
+    service = greeter(on_start=on_start)
+    async with running() as services:
+        with pytest.raises(ValueError, match="not yet"):
+            await services.start(service)
+        node = await services.start(service)
+        assert service.node == node.node
+        await services.start(service)
+        assert service.node == node.node
+
+
 async def test_a_node_that_vanishes_breaks_its_calls_and_another_one_takes_over() -> None:
     service = greeter()
     async with running(service, service, balancer="round_robin") as services:

@@ -30,6 +30,7 @@ from pymicro.registry.etcd.timing import Timing
 from pymicro.registry.etcd.users import Account
 from pymicro.registry.etcd.watch import ServiceWatch, Told
 from pymicro.tasks import Tasks
+from pymicro.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -65,8 +66,7 @@ class EtcdRegistry:
         self._endpoints = find_endpoints(config)
         if config.registry_password and not config.registry_user:
             raise ConfigError("registry_password is set and registry_user is not: whose password is it?")
-        self._users = 0
-        self._entering = asyncio.Lock()
+        self._turnstile = Turnstile(self._enter, self._leave)
         self._stack = AsyncExitStack()
         self._open: tuple[EtcdClient, Publisher, Tasks] | None = None
         self._watches: set[ServiceWatch] = set()
@@ -74,29 +74,29 @@ class EtcdRegistry:
         self._told = Told()
 
     async def __aenter__(self) -> Self:
-        async with self._entering:
-            if self._open is None:
-                config = self._config
-                if self._endpoints.tls is not None:
-                    self._endpoints.tls.read()  # what is wrong with the files shows now
-                async with AsyncExitStack() as stack:
-                    account = Account(config.registry_user, config.registry_password)
-                    members = Members(self._endpoints, account, self._timing)
-                    stack.push_async_callback(members.close)
-                    client = EtcdClient(members)
-                    tasks = await stack.enter_async_context(Tasks("pymicro registry etcd"))
-                    publisher = Publisher(client, tasks.start, config.register_ttl, config.register_interval)
-                    self._open = client, publisher, tasks
-                    self._stack = stack.pop_all()
-            self._users += 1
+        await self._turnstile.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users:
-            return
+        await self._turnstile.leave()
+
+    async def _enter(self) -> None:
+        config = self._config
+        if self._endpoints.tls is not None:
+            self._endpoints.tls.read()  # what is wrong with the files shows now
+        async with AsyncExitStack() as stack:
+            account = Account(config.registry_user, config.registry_password)
+            members = Members(self._endpoints, account, self._timing)
+            stack.push_async_callback(members.close)
+            client = EtcdClient(members)
+            tasks = await stack.enter_async_context(Tasks("pymicro registry etcd"))
+            publisher = Publisher(client, tasks.start, config.register_ttl, config.register_interval)
+            self._open = client, publisher, tasks
+            self._stack = stack.pop_all()
+
+    async def _leave(self) -> None:
         _, publisher, _ = self._opened()
         try:
             async with asyncio.timeout(self._timing.withdraw):

@@ -12,7 +12,7 @@ from typing import Any
 from pymicro.address import split_address
 from pymicro.errors import ConfigError, RegistryError
 from pymicro.node import Node
-from pymicro.record import dump_record
+from pymicro.record import dump_record, load_record
 from pymicro.registry.etcd.client import EtcdClient
 from pymicro.registry.etcd.endpoints import is_loopback
 from pymicro.registry.etcd.errors import EtcdError
@@ -93,11 +93,13 @@ class Publisher:
                 return  # taken back while this waited
             published.wanted = text
             await self._write(node, published)
-        self._keep(node, published)
+            self._keep(node, published)
 
     def _check(self, node: Node) -> tuple[str, bytes]:
         try:
-            key, text = key_of(node.service, node.id), dump_record([node]).encode()
+            key, text = key_of(node.service, node.id), dump_record([node])
+            for problem in load_record(text).problems:  # what others would pass over is not written
+                raise ValueError(problem)
             host, _ = split_address(node.address)
         except ValueError as exc:
             raise ConfigError(f"registry etcd: cannot register {node.service!r}: {exc}") from None
@@ -107,7 +109,7 @@ class Publisher:
                 "listen on 0.0.0.0 (--server-address 0.0.0.0:8080), or give --server-advertise "
                 "(a loopback address does only where all of etcd is on this machine)"
             )
-        return key, text
+        return key, text.encode()
 
     async def _write(self, node: Node, published: _Published) -> None:
         """Bring etcd in line."""
@@ -121,10 +123,13 @@ class Publisher:
         if published.text == text and await self._stands(node, published):
             return
         # Until the answer is there, who knows what is written.
+        before = published.written
         published.text, published.written = None, True
         try:
             await client.put(published.key, text, published.lease)
         except EtcdError as exc:
+            if exc.kind != "away":
+                published.written = before  # it was refused
             if exc.kind == "lease":
                 published.lease = 0  # lost since it was renewed: the next try gets another one
             raise
@@ -193,13 +198,12 @@ class Publisher:
         published = self._published.get(identity)
         if published is None:
             return
-        if published.keeper is not None:
-            published.keeper.cancel()
-            await asyncio.wait([published.keeper])
-            published.keeper = None
+        # Before the lock, which it may hold for as long as etcd is silent.
+        await _end_keeper(published)
         async with published.writing:
             if self._published.get(identity) is not published:
                 return
+            await _end_keeper(published)  # one that a registration began while this waited
             try:
                 # First the key: go-micro's watchers look at what was deleted.
                 if published.written:
@@ -230,3 +234,10 @@ class Publisher:
                 first = first or exc
         if first is not None:
             raise first
+
+
+async def _end_keeper(published: _Published) -> None:
+    keeper, published.keeper = published.keeper, None
+    if keeper is not None:
+        keeper.cancel()
+        await asyncio.wait([keeper])

@@ -109,6 +109,7 @@ class Members:
         # The one in use, and those that somebody still uses.
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()
+        self._closed = False
 
     @property
     def timeout(self) -> float:
@@ -117,6 +118,7 @@ class Members:
 
     async def close(self) -> None:
         """Close every connection; nobody may ask any more."""
+        self._closed = True
         self._connection = None
         for connection in list(self._connections):
             await connection.close()
@@ -132,6 +134,8 @@ class Members:
     @asynccontextmanager
     async def _lend(self) -> AsyncIterator[Connection]:
         """The connection in use, or a new one to the member whose turn it is."""
+        if self._closed:
+            raise EtcdError("it is closed", kind="away")
         connection = self._connection
         if connection is None:
             connection = self._connection = self._connect(self._order[0])
@@ -195,6 +199,12 @@ class Members:
                     if not worked or excused:
                         tries -= 1
                     excused = True
+                except asyncio.CancelledError:
+                    # grpc cancels the calls of a channel that is closed, not who made them.
+                    task = asyncio.current_task()
+                    if not self._closed or (task is not None and task.cancelling()):
+                        raise
+                    raise EtcdError(f"cannot {doing}: it was closed meanwhile", kind="away") from None
                 else:
                     connection.worked = True
                     return answer

@@ -181,7 +181,7 @@ class ServiceWatch:
                 async with asyncio.timeout(timeout) as limit:
                     await stream.write(self._client.watch_request(self._prefix, revision))
                     async with self._asking(stream):
-                        while await self._take(stream, limit):
+                        while await self._take(stream, limit, revision):
                             pass
             except TimeoutError:
                 if self._since is None:
@@ -190,7 +190,7 @@ class ServiceWatch:
                     why = f"it was silent for {self._timing.progress + self._timing.progress_timeout:g} s"
                 raise stream.fail(why) from None
 
-    async def _take(self, stream: Stream, limit: asyncio.Timeout) -> bool:
+    async def _take(self, stream: Stream, limit: asyncio.Timeout, revision: int) -> bool:
         """One response, with all its fragments; whether to go on."""
         readings: dict[str, Reading | None] = {}
         turns = Turns()
@@ -204,6 +204,11 @@ class ServiceWatch:
                 await turns.give()
             if not response.fragment:
                 break
+        if response.created and 0 < response.header.revision < revision:
+            # An etcd that was begun anew without its data, or a backup of it: nothing of what
+            # was read before need be true, and from that revision on nothing would come for long.
+            log.info("the watch of %s begins anew: etcd is not the one that was read", self._service)
+            return False
         if response.created:
             self._since = time.monotonic()
             self._doubted = False

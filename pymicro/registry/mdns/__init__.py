@@ -8,7 +8,6 @@ interface in `interfaces`; this is the registry over them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
 from types import TracebackType
@@ -27,6 +26,7 @@ from pymicro.registry.mdns.messages import SRV, Query, Question, read, require_z
 from pymicro.registry.mdns.names import instance_name, service_problem
 from pymicro.registry.mdns.responder import Responder
 from pymicro.tasks import Tasks
+from pymicro.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from pymicro.config import Config
@@ -41,7 +41,8 @@ class MdnsRegistry:
 
     go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
     link: anybody there can claim to be a node of any service, at any address,
-    and say goodbye for others. Use it on links that you trust.
+    and say goodbye for others, who contradict if they are pymicro's. Use it on
+    links that you trust.
 
     A node that stops says goodbye and is gone at once. One that is killed is
     missed when it answers no more, 8 to 26 seconds later; calls leave it before,
@@ -72,40 +73,37 @@ class MdnsRegistry:
         self._responder = Responder(self._link)
         self._tasks: Tasks | None = None
         self._browser: Browser | None = None
-        self._users = 0
-        # Who comes while the last one leaves finds the link closed, and opens it anew.
-        self._coming_and_going = asyncio.Lock()
+        self._turnstile = Turnstile(self._enter, self._leave)
 
     async def __aenter__(self) -> Self:
-        async with self._coming_and_going:
-            if not self._users:
-                self._link.open()
-                try:
-                    self._tasks = await Tasks(self.describe()).__aenter__()
-                except BaseException:
-                    self._link.close()
-                    raise
-                self._browser = Browser(self._link, self._tasks, self._timing)
-            self._users += 1
+        await self._turnstile.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        async with self._coming_and_going:
-            self._users -= 1
-            if not self._users:
-                await self._close()
+        await self._turnstile.leave()
 
-    async def _close(self) -> None:
+    async def _enter(self) -> None:
+        self._link.open()
+        try:
+            self._tasks = await Tasks(self.describe()).__aenter__()
+        except BaseException:
+            self._link.close()
+            raise
+        self._browser = Browser(self._link, self._tasks, self._timing)
+
+    async def _leave(self) -> None:
         tasks, browser = self._tasks, self._browser
         self._tasks = self._browser = None
         assert tasks is not None
         assert browser is not None
         try:
-            await self._responder.close()
-            browser.fail_all(RegistryError(f"{self.describe()} is closed"))
-            await tasks.__aexit__(None, None, None)
+            try:
+                await self._responder.close()
+            finally:
+                browser.fail_all(RegistryError(f"{self.describe()} is closed"))
+                await tasks.__aexit__(None, None, None)
         finally:
             self._link.close()
 
@@ -249,7 +247,10 @@ class MdnsRegistry:
         if isinstance(message, Query):
             if to_group:
                 self._responder.answer(message, source)
-        elif browser is not None:
+            return
+        if to_group:
+            self._responder.hear(message)
+        if browser is not None:
             browser.hear(message, source)
 
     def _check_address(self, node: Node) -> None:

@@ -16,7 +16,17 @@ from pymicro.errors import ConfigError
 from pymicro.node import Node
 from pymicro.registry.mdns import text
 from pymicro.registry.mdns.link import Address, Link
-from pymicro.registry.mdns.messages import ANY, PTR, SRV, TXT, Instance, Query, Question, write_answer
+from pymicro.registry.mdns.messages import (
+    ANY,
+    PTR,
+    SRV,
+    TXT,
+    Answer,
+    Instance,
+    Query,
+    Question,
+    write_answer,
+)
 from pymicro.registry.mdns.names import (
     SERVICES,
     id_problem,
@@ -32,6 +42,9 @@ log = logging.getLogger("pymicro.registry.mdns")
 
 # When a new node is announced again, in seconds after the first time: as go-micro does.
 ANNOUNCED = (1.0, 3.0)
+
+# Between two announcements that only contradict a goodbye, in seconds (RFC 6762 6).
+RESCUE = 1.0
 
 # Answers sent before others get their turn, and the pause then: three hundred nodes
 # must not fill an asker's buffer at once, and yet answer within go-micro's 100 ms.
@@ -54,6 +67,8 @@ class _Published:
     instance: Instance
     node: Node | None = None
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    rescue: asyncio.TimerHandle | None = None
+    rescued: float = -RESCUE
     gone: bool = False
 
 
@@ -147,6 +162,25 @@ class Responder:
                 else:
                     self._send(_Pending(published, source, pointer, question, query.id))
 
+    def hear(self, answer: Answer) -> None:
+        """Announce what is ours and somebody else has said goodbye for (the rescue of RFC 6762 10.1).
+
+        A process before us may have had the same id, and stop only now.
+        """
+        goodbyes = {pointer.target for pointer in answer.pointers if not pointer.ttl}
+        goodbyes.update(seen.name for seen in answer.instances if not seen.ttl)
+        now = asyncio.get_running_loop().time()
+        for nodes in self._nodes.values():
+            for name in goodbyes & nodes.keys():
+                published = nodes[name]
+                if published.rescue is None:
+                    pause = max(published.rescued + RESCUE - now, 0)
+                    published.rescue = _later(pause, self._rescue, published)
+
+    def _rescue(self, published: _Published) -> None:
+        published.rescue, published.rescued = None, asyncio.get_running_loop().time()
+        self._announce(published)
+
     def _asked(self, question: Question) -> Iterator[tuple[_Published, str]]:
         name, kind = question.name, question.kind
         if kind in (PTR, ANY):
@@ -161,8 +195,9 @@ class Responder:
 
     def _retire(self, published: _Published) -> None:
         published.gone = True
-        for timer in published.timers:
-            timer.cancel()
+        for timer in (*published.timers, published.rescue):
+            if timer is not None:
+                timer.cancel()
 
     def _send(self, pending: _Pending) -> None:
         if len(self._pending) >= _MOST_PENDING:

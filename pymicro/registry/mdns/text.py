@@ -91,7 +91,7 @@ def load(text: bytes) -> Text:
         return Text(
             service=read_text(document, "Service", longest=LONGEST_TEXT),
             version=read_text(document, "Version", empty=True, longest=LONGEST_TEXT),
-            endpoints=load_endpoints(json.dumps(endpoints)) if endpoints else (),
+            endpoints=load_endpoints(json.dumps(endpoints), nulls=True) if endpoints else (),
             metadata=read_pairs(document, "Metadata", shared=True),
             size=len(data),
         )
