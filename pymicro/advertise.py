@@ -60,12 +60,16 @@ class Advertisement:
         registry: An entered registry.
         node: What to register.
         interval: Seconds between renewals; 0 for none.
+
+    Attributes:
+        registered: Whether the last try to register it went well.
     """
 
     def __init__(self, registry: Registry, node: Node, interval: float) -> None:
         self._registry = registry
         self._node = node
         self._interval = interval
+        self.registered = False
         self._withdrawn = False
         self._complaint = ""
         self._tasks = Tasks(f"registration of {node.service}")
@@ -73,8 +77,8 @@ class Advertisement:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         try:
-            registered = await self._renew(starting=True)
-            self._tasks.start(self._keep(registered), "renewal")
+            self.registered = await self._renew(starting=True)
+            self._tasks.start(self._keep(), "renewal")
         except BaseException:
             # Cancelled by a signal: whatever was written by then is taken back.
             await self.__aexit__(None, None, None)
@@ -117,16 +121,16 @@ class Advertisement:
         self._complaint = ""
         return True
 
-    async def _keep(self, registered: bool) -> None:
+    async def _keep(self) -> None:
         backoff = Backoff(0.5, max(self._interval, 1.0), floor=0.1)
         while True:
-            if registered:
+            if self.registered:
                 if not self._interval:
                     return
                 backoff.reset()
                 await asyncio.sleep(self._interval)
             else:
                 await asyncio.sleep(backoff.next())
-            was, registered = registered, await self._renew()
-            if registered and not was:
+            was, self.registered = self.registered, await self._renew()
+            if self.registered and not was:
                 log.info("%s is registered", self._node.id)
