@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -18,7 +19,8 @@ from pymicro.client.options import ChannelOptions
 from pymicro.client.target import Filter
 from pymicro.config import Config, in_pod, unknown_environment, without_effect
 from pymicro.discovery import Directory
-from pymicro.errors import ConfigError, PymicroError
+from pymicro.durations import format_duration
+from pymicro.errors import ConfigError, PymicroError, RegistryError
 from pymicro.node import Node, NodeSet
 
 if TYPE_CHECKING:
@@ -154,12 +156,7 @@ class Calling:
         make_balancer(config)  # one that cannot be made is found now, not at the first call
         self._equipped = config, registry, directory, selector
 
-        def describe(service: str) -> str:
-            if selector.uses_registry:
-                return directory.describe_state(service)
-            return selector.describe(service)
-
-        self._core.equip(config, selector, make_balancer, describe)
+        self._core.equip(config, selector, make_balancer, self._describe)
 
     @property
     def _parts(self) -> tuple[Config, Registry, Directory, Selector]:
@@ -268,15 +265,29 @@ class Calling:
             raise PymicroError("this client is not open: use it inside `async with`")
         return self.selector.watch(service)
 
-    async def nodes(self, service: str) -> tuple[Node, ...]:
+    async def nodes(self, service: str, *, timeout: float | None = None) -> tuple[Node, ...]:
         """The nodes of a service as they are known first; waits for the first answer.
 
+        Args:
+            service: Whose nodes.
+            timeout: Seconds to wait, as a registry that cannot be reached is asked again
+                and again; None for no limit.
+
         Raises:
-            RegistryError: The source could not be asked.
+            RegistryError: The source could not be asked, or gave no answer in time.
         """
-        async with aclosing(self.watch_nodes(service)) as watch:  # type: ignore[type-var]
-            async for nodes in watch:
-                return nodes.nodes
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                async with aclosing(self.watch_nodes(service)) as watch:  # type: ignore[type-var]
+                    async for nodes in watch:
+                        return nodes.nodes
+        except TimeoutError:
+            if not limit.expired() or timeout is None:
+                raise
+            waited = format_duration(timeout)
+            raise RegistryError(
+                f"the nodes of {service} are not known after {waited}: {self._describe(service)}"
+            ) from None
         return ()
 
     async def services(self) -> list[str]:
@@ -292,6 +303,13 @@ class Calling:
                 f"the selector {self.selector.name} asks no registry, so it cannot list services"
             )
         return await self.registry.services()
+
+    def _describe(self, service: str) -> str:
+        """What is known of a service, for messages."""
+        _, _, directory, selector = self._parts
+        if selector.uses_registry:
+            return directory.describe_state(service)
+        return selector.describe(service)
 
 
 def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:

@@ -159,7 +159,7 @@ class Life:
             config.server_name,
             config.server_version,
             join_address(*self.bound),
-            "registered" if advertisement.registered else "to be registered",
+            "registered" if advertisement.registered else "not yet registered",
             self.node.address,
             registry.describe(),
             config.selector,
@@ -203,11 +203,16 @@ class Life:
     @asynccontextmanager
     async def _serving(self, server: Server) -> AsyncIterator[None]:
         """Around the registration: what happens once the node is deregistered."""
+        known = True
         try:
             yield
+        except PymicroError:
+            known = False  # the registration was refused, so that nobody was sent here
+            raise
         finally:
             # Watchers elsewhere have to see that the node left; until then it serves on.
-            await self._wait(self._drain_delay)
+            if known:
+                await self._wait(self._drain_delay)
             server.begin_drain()
             stop = asyncio.create_task(self._leave(server), name="stop the server")
             hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymicro.cli.bench_report import Report
 from pymicro.cli.calling import CallOptions
-from pymicro.cli.clients import make_client
+from pymicro.cli.clients import known_nodes, make_client
 from pymicro.cli.exchange import multicallable, only_request, read_requests
 from pymicro.cli.load import Load, apply_load
 from pymicro.cli.progress import Progress
@@ -96,7 +96,7 @@ async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *,
             async with Progress(load, tally, shown=not as_json):
                 ran = await apply_load(load, caller, seconds=load.seconds, requests=load.requests, stop=stop)
         with suppress(PymicroError):  # a registry that is away: those with calls are known
-            tally.know(await client.nodes(options.service))
+            tally.know(await known_nodes(client, options.service))
     report = Report(options.service, method, load, tally, ran, interrupted=stop.is_set())
     report.print_json() if as_json else report.print_text()
     if stop.is_set():

@@ -15,9 +15,19 @@ from pymicro.errors import RegistryError
 from pymicro.plugins import did_you_mean
 
 if TYPE_CHECKING:
+    from pymicro.node import Node
     from pymicro.standalone import Client
 
-__all__ = ["address_option", "at_address", "make_client", "nobody", "read_address", "read_seconds", "run"]
+__all__ = [
+    "address_option",
+    "at_address",
+    "known_nodes",
+    "make_client",
+    "nobody",
+    "read_address",
+    "read_seconds",
+    "run",
+]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,6 +83,15 @@ def make_client(argv: Sequence[str]) -> Client:
         config = config.replace("default", log_level="warning")
     logs.set_up(config)
     return client
+
+
+async def known_nodes(client: Client, service: str) -> tuple[Node, ...]:
+    """The nodes of a service, for a command that ends: it waits for them as long as a call would.
+
+    Raises:
+        RegistryError: They are not known by then, and why.
+    """
+    return await client.nodes(service, timeout=client.config.client_request_timeout or None)
 
 
 async def nobody(client: Client, service: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pymicro.cli.clients import at_address, make_client, nobody
+from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.reflecting import Described, reflect
 from pymicro.cli.report import EXIT_FAILED, InputError, dump, note, on_terminal, printable, say
 from pymicro.client.reflection import NoReflection
@@ -24,7 +24,7 @@ async def describe_service(
 ) -> int:
     """Print the proto source; gives the exit code."""
     async with make_client(at_address(argv, service, address)) as client:
-        if not await client.nodes(service):
+        if not await known_nodes(client, service):
             note(await nobody(client, service))
             return EXIT_FAILED
         try:

@@ -25,7 +25,7 @@ _OWN_NAME = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[^']*
 _KEYWORDS = "|".join(keyword.kwlist)
 _KEYWORD_FIELD = re.compile(rf"^ *(?:{_KEYWORDS}): .*\n", re.MULTILINE)
 _KEYWORD_CLASS = re.compile(rf"^( *)class (?:{_KEYWORDS})\(.*\n(?:\1 .*\n)*", re.MULTILINE)
-_KEYWORD_TYPE = re.compile(r"getattr\([^()]+, '\w+'\)")
+_KEYWORD_TYPE = re.compile(r"getattr\([^()]+, '\w+'\)|globals\(\)\['\w+'\]")
 _UNTYPED = re.compile(r"^from google\.(?!protobuf\b)", re.MULTILINE)
 
 

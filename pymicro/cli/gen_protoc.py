@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Compiled", "compile_protos"]
 
+# More would scroll the first away.
+_LISTED = 20
+
 _PLACE = re.compile(r"^(?P<name>[^:\n]+\.proto)(?=:)", re.MULTILINE)
 
 
@@ -68,13 +71,20 @@ def compile_protos(sources: Sources) -> Compiled:
         )
         said = _PLACE.sub(lambda match: _path_of(match["name"], sources), done.stdout).strip()
         if done.returncode:
-            raise InputError(f"the protos do not compile\n{said or f'exit code {done.returncode}'}")
+            raise InputError(f"the protos do not compile\n{_first(said) or f'exit code {done.returncode}'}")
         texts = {
             path.relative_to(code).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(code.rglob("*.py*"))
         }
         described = FileDescriptorSet.FromString((folder / "described").read_bytes())
     return Compiled(texts, described, said)
+
+
+def _first(said: str) -> str:
+    """The first of many lines: of a file that is no text protoc complains by the byte."""
+    lines = said.splitlines()
+    more = [f"and {len(lines) - _LISTED} lines more"] if len(lines) > _LISTED else []
+    return "\n".join([*lines[:_LISTED], *more])
 
 
 def _path_of(name: str, sources: Sources) -> str:

@@ -72,7 +72,9 @@ def types_of_services(file: FileDescriptorProto, types: Types, layout: Layout) -
         InputError: It has a name of which grpcio-tools makes no Python.
     """
     for service in file.service:
-        for name in (service.name, *(method.name for method in service.method)):
+        called = (service.name, *(method.name for method in service.method))
+        ends = (end for method in service.method for end in _ends(method))
+        for name in (*called, *(word for end in ends for word in types[end][1].split("."))):
             if keyword.iskeyword(name):
                 raise InputError(
                     f"{file.name}: service {service.name}: {name!r} is a keyword of Python's, "

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from pymicro.cli.clients import at_address, make_client, nobody
+from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.doctor_nodes import resolve
 from pymicro.cli.listing import columns, print_array
 from pymicro.cli.report import EXIT_FAILED, coloured, note, say
@@ -104,7 +104,7 @@ def _header(wide: bool) -> list[str]:
 async def show_health(question: Question, argv: Sequence[str], output: str) -> int:
     """Print the health of every node; gives the exit code."""
     async with make_client(at_address(argv, question.service, question.address)) as client:
-        listed = await client.nodes(question.service)
+        listed = await known_nodes(client, question.service)
         if not listed:
             if output == "json":
                 print_array([])

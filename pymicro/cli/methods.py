@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pymicro.cli.clients import at_address, make_client, nobody
+from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.listing import columns, print_array
 from pymicro.cli.reflecting import reflect
 from pymicro.cli.report import EXIT_FAILED, note, say
@@ -95,7 +95,7 @@ async def list_methods(
 ) -> int:
     """Print the methods; gives the exit code."""
     async with make_client(at_address(argv, service, address)) as client:
-        nodes = await client.nodes(service)
+        nodes = await known_nodes(client, service)
         if not nodes:
             note(await nobody(client, service))
             return EXIT_FAILED

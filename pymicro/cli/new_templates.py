@@ -121,19 +121,17 @@ from collections.abc import AsyncIterator
 
 import pymicro
 import pytest
+from pymicro.testing import running
 
-from {{package}}.server import {{Class}}
+from {{package}}.server import service
 from {{package}}.v1 import {{package}}_pb2 as pb
 from {{package}}.v1 import {{package}}_pb2_grpc as rpc
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[rpc.{{Class}}Stub]:
-    registry = pymicro.MemoryRegistry()
-    service = pymicro.Service("{{name}}", registry=registry)
-    service.add({{Class}}(), pb)
-    async with service, pymicro.Client(registry=registry) as client:
-        yield rpc.{{Class}}Stub(client.channel("{{name}}"))
+    async with running(service) as services:
+        yield rpc.{{Class}}Stub(services.channel(service))
 
 
 async def test_hello(stub: rpc.{{Class}}Stub) -> None:
@@ -230,8 +228,8 @@ $(INSTALLED): pyproject.toml
 gen: $(INSTALLED) ## Python code of the protos
 	@$(BIN)/pymicro gen -I protos protos
 
-run: gen ## the service, until Ctrl-C
-	$(BIN)/pymicro run {{package}}.server
+run: gen ## the service, until Ctrl-C; anew after each change of its code
+	$(BIN)/pymicro run --reload {{package}}.server
 
 client: gen ## a client of the service that runs
 	$(BIN)/python -m {{package}}.client
@@ -269,7 +267,7 @@ A gRPC service with pymicro.
 
 ```console
 $ make test                   # makes .venv, installs everything, generates code, runs the tests
-$ make run                    # the service
+$ make run                    # the service; anew after each change of its code
 $ make client                 # a client; in another terminal
 $ make                        # what else there is
 ```
@@ -282,7 +280,8 @@ $ make                        # what else there is
 | `tests/test_{{package}}.py` | its tests, which call it |
 | `{{package}}/v1/` | code of the proto, made by `make gen`, not committed |
 
-With the service running, `.venv/bin/pymicro nodes {{name}}` shows where, and
+After a change of the proto, `make gen` is enough for a service that runs.
+`.venv/bin/pymicro nodes {{name}}` shows where it does, and
 
 ```console
 $ .venv/bin/pymicro call {{name}} {{Class}}.Hello '{"name": "Ada"}'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pymicro.cli.clients import make_client, nobody, run
+from pymicro.cli.clients import known_nodes, make_client, nobody, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
@@ -50,7 +50,7 @@ def nodes(ctx: click.Context, service: str, output: str, watch: bool) -> int:
 
 async def _list(service: str, output: str, argv: Sequence[str]) -> int:
     async with make_client(argv) as client:
-        found = await client.nodes(service)
+        found = await known_nodes(client, service)
         shown = _shown(found, output)
         if output == "json":
             print_array([_to_json(node) for node in shown])

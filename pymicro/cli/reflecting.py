@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from pymicro.standalone import Client
 
-__all__ = ["Described", "reflect"]
+__all__ = ["INFRASTRUCTURE", "Described", "reflect"]
 
 # What a server has besides what it is there for.
-_INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
+INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ async def reflect(client: Client, service: str, *, everything: bool, symbol: str
     timeout = client.config.client_request_timeout or None
     reflection = ReflectionClient(client.channel(service), timeout=timeout)
     found = await reflection.list_services()
-    hidden = [] if everything else [name for name in found if name.startswith(_INFRASTRUCTURE)]
+    hidden = [] if everything else [name for name in found if name.startswith(INFRASTRUCTURE)]
     described = Described([name for name in found if name not in hidden], hidden)
     for name in described.names:
         # Some servers name a service whose files they do not have.

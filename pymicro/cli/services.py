@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymicro.cli.clients import make_client, run
+from pymicro.cli.clients import known_nodes, make_client, run
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
 from pymicro.cli.report import note
@@ -69,7 +69,7 @@ class _Service:
 
 async def _find(client: Client) -> list[_Service]:
     names = await client.services()
-    found = await asyncio.gather(*(client.nodes(name) for name in names))
+    found = await asyncio.gather(*(known_nodes(client, name) for name in names))
     # One whose last node left in between is no longer a service.
     return [_Service(name, nodes) for name, nodes in zip(names, found, strict=True) if nodes]
 

@@ -17,11 +17,13 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 
+from pymicro.cli.reflecting import INFRASTRUCTURE
 from pymicro.cli.report import InputError
 from pymicro.client.reflection import NoReflection, ReflectionClient, ReflectionError
 from pymicro.schema import (
     Document,
     Method,
+    MethodNotFound,
     Schema,
     SchemaError,
     UnknownTypes,
@@ -107,6 +109,10 @@ class Reflected(Types):
             raise NoReflection(f"{exc}; name its proto files with --proto") from exc
         except (ReflectionError, SchemaError) as exc:
             raise ReflectionError(f"{exc}; --proto does without reflection") from exc
+        with contextlib.suppress(MethodNotFound):
+            # Its own Watch or Check is meant, not that of Health, which each server has.
+            own = [name for name in names if not name.startswith(INFRASTRUCTURE)]
+            return self._schema.find_method(text, own)
         return self._schema.find_method(text, names)
 
     async def learn(self, names: frozenset[str]) -> None:

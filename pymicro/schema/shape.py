@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from pymicro.plugins import did_you_mean
@@ -57,8 +58,12 @@ def check_shape(value: Any, descriptor: Descriptor) -> set[str]:
 
 
 def _check_message(value: Any, descriptor: Descriptor, path: str, unknown: set[str]) -> None:
-    if descriptor.full_name in _SPECIAL or descriptor.file.name == _WRAPPERS:
-        return  # a form of its own each, which json_format explains well enough
+    if descriptor.file.name == _WRAPPERS:
+        _check_field(value, descriptor.fields_by_name["value"], path, unknown)
+        return
+    if descriptor.full_name in _SPECIAL:
+        _check_special(value, descriptor, path)
+        return
     if not isinstance(value, dict):
         raise _wrong(path, f"expected an object ({descriptor.full_name})", value)
     if descriptor.full_name == "google.protobuf.Any":
@@ -71,6 +76,14 @@ def _check_message(value: Any, descriptor: Descriptor, path: str, unknown: set[s
             _check_field(item, field, f"{path}.{name}" if path else name, unknown)
         elif not name.startswith("["):  # `[package.extension]`
             raise ShapeError(f"{_at(path)}{_no_field(name, descriptor)}")
+
+
+def _check_special(value: Any, descriptor: Descriptor, path: str) -> None:
+    """A form of its own each, which json_format explains well enough, but not where it stands."""
+    try:
+        json_format.ParseDict(value, message_factory.GetMessageClass(descriptor)())
+    except (json_format.Error, TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+        raise ShapeError(f"{_at(path)}this is no {descriptor.full_name}: {exc}") from exc
 
 
 def _check_any(value: dict[str, Any], descriptor: Descriptor, path: str, unknown: set[str]) -> None:
@@ -99,8 +112,10 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         if not isinstance(value, dict):
             raise _wrong(path, "expected an object (a map)", value)
-        item_field = field.message_type.fields_by_name["value"]
+        key_field, item_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         for key, item in value.items():
+            if key_field.type in _RANGES:
+                _check_whole(key, *_RANGES[key_field.type], f"a key of {path}")
             _check_item(item, item_field, f"{path}[{json.dumps(key)}]", unknown)
     elif _is_repeated(field):
         if not isinstance(value, list):

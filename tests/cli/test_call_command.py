@@ -8,8 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2
 
 from tests.cli_support import PATIENCE, Commands, Result, next_line
+from tests.described import DescribedServer, compile_protos
 from tests.shop import PROTOS, V1, V1ALPHA, ShopServer
 
 HAT = '{"itemName": "hat", "amount": 2}'
@@ -50,6 +53,25 @@ async def test_a_method_is_found_by_reflection(pymicro: Commands, method: str, v
     async with ShopServer((version,)) as server:
         result = await pymicro("call", "shop", method, "--address", server.address)
     assert result == Result(0, '{"text":"0 × "}\n', "")
+
+
+async def test_a_services_own_method_is_meant_and_not_that_of_health(
+    pymicro: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / "ward.proto").write_text(
+        'syntax = "proto3"; service Ward { rpc Watch(Bed) returns (Bed); } message Bed { int32 number = 1; }'
+    )
+    files = compile_protos(tmp_path, tmp_path / "set.pb", ["ward.proto"], comments=False)
+    health = FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(health)
+    services = ["Ward", "grpc.health.v1.Health"]
+    async with DescribedServer([*files.values(), health], services) as server:
+        # It is called with its own message, and only described.
+        result = await pymicro("call", "ward", "Watch", '{"number": 3}', "--address", server.address)
+        assert result == Result(64 + 12, "", "UNIMPLEMENTED: Method not found!\n")
+        # Those of Health are there where no other has the name.
+        result = await pymicro("call", "ward", "Check", '{"service": "x"}', "--address", server.address)
+        assert result.code == 64 + 12
 
 
 async def test_a_wrong_method_suggests_the_near_one(pymicro: Commands) -> None:

@@ -71,7 +71,8 @@ LAMBDA = """
 syntax = "proto3";
 package lambda.v1;
 import "plain.proto";
-message Function { Plain plain = 1; }
+message Function { Plain plain = 1; def inner = 2; }
+message def { string None = 1; }
 service Lambda { rpc Run(Function) returns (Function); }
 """
 
@@ -489,6 +490,12 @@ async def test_a_copy_of_googles_protos_is_not_made_again(folder: Folder) -> Non
         ({"a-b.proto": PLAIN, "a_b.proto": PLAIN}, [], "would both become a_b_pb2"),
         ({"types/a.proto": MONEY}, [], "the package types would hide the module 'types'"),
         ({"a.proto": PLAIN.replace("rpc Go", "rpc None")}, [], "service Bare: 'None' is a keyword"),
+        (
+            {"a.proto": 'syntax = "proto3"; service Bare { rpc Go(def) returns (def); } message def {}'},
+            [],
+            "service Bare: 'def' is a keyword",
+        ),
+        ({"a.proto": "}\n" * 500}, [], " lines more"),
     ],
 )
 async def test_what_cannot_be_is_one_message(

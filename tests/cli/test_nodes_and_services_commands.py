@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -255,3 +256,18 @@ async def test_a_wrong_setting_is_one_message(pymicro: Commands, command: tuple[
     result = await pymicro(*command, "-o", "yaml")
     assert result.code == 2
     assert "'yaml' is not one of 'table', 'wide', 'json'" in result.err
+
+
+async def test_no_command_waits_for_ever_for_a_registry_that_is_away(pymicro: Commands) -> None:
+    away = ("--registry=etcd", "--registry-address=127.0.0.1:1", "--client-request-timeout=300ms")
+    commands = ("nodes", "health", "list", "describe")
+    for command, result in zip(
+        commands,
+        await asyncio.gather(*(pymicro(command, "greeter", *away) for command in commands)),
+        strict=True,
+    ):
+        assert (result.code, result.out) == (1, "")
+        assert (
+            f"pymicro {command}: the nodes of greeter are not known after 300ms: registry etcd "
+            "(127.0.0.1:1) has not answered yet and failed with: " in result.err
+        )

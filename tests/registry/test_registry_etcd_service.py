@@ -66,7 +66,7 @@ def test_a_service_without_etcd_starts_and_says_what_is_wrong(programs: Processe
     service.wait_for(
         rf"could not be registered: registry etcd: cannot get a lease of 60 s: {NOBODY}: Connection refused"
     )
-    service.wait_for(r", to be registered as 127\.0\.0\.1")
+    service.wait_for(r", not yet registered as 127\.0\.0\.1")
     assert service.stop() == 0
     assert "Traceback" not in service.report()
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from google.protobuf import any_pb2, duration_pb2, timestamp_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from pymicro.schema import Document, JsonError, SchemaError, UnknownTypes, from_json, to_json
+from pymicro.schema import Document, JsonError, Schema, SchemaError, UnknownTypes, from_json, to_json
 from tests.shop import shop_schema
 
 SCHEMA = shop_schema()
@@ -87,7 +88,8 @@ def test_fields_are_read_in_every_form_the_mapping_allows(text: str) -> None:
         ('{"weight": ' + "9" * 400 + "}", "this is no shop.v1.Order: int too large"),
         ("[]", "expected an object (shop.v1.Order), found []"),
         ("null", "expected an object (shop.v1.Order), found null"),
-        ('{"at": "yesterday"}', "this is no shop.v1.Order: "),
+        ('{"at": "yesterday"}', "at: this is no google.protobuf.Timestamp: Failed to parse timestamp: "),
+        ('{"at": {}}', "at: this is no google.protobuf.Timestamp: "),
         ('{"card": "1", "cash": {}}', "this is no shop.v1.Order: "),
         ('{"amount": 1, "amount": 2}', "field 'amount' is there more than once"),
         ('{"weight": NaN}', 'NaN is no JSON; as a number of a message write "NaN" in quotes'),
@@ -118,6 +120,32 @@ def test_text_that_is_no_json_is_told_with_line_and_column() -> None:
 
 def test_a_wrapper_is_its_bare_value() -> None:
     assert to_json(from_json('"hat"', STRING)) == "hat"
+    with pytest.raises(JsonError, match=r'^expected a string, found {"value": "hat"}$'):
+        from_json('{"value": "hat"}', STRING)
+
+
+def test_a_map_with_whole_numbers_for_keys_tells_of_one_that_is_none() -> None:
+    key = {"name": "key", "number": 1, "label": 1, "type": 5}
+    value = {"name": "value", "number": 2, "label": 1, "type": 9}
+    entry = {"name": "WaitsEntry", "field": [key, value], "options": {"map_entry": True}}
+    waits = {"name": "waits", "number": 1, "label": 3, "type": 11, "type_name": ".Keys.WaitsEntry"}
+    made: Any = FileDescriptorProto
+    schema = Schema()
+    schema.add(
+        [
+            made(
+                name="keys.proto",
+                syntax="proto3",
+                message_type=[{"name": "Keys", "field": [waits], "nested_type": [entry]}],
+            )
+        ]
+    )
+    keys: Any = schema.message_class("Keys")
+    assert to_json(from_json('{"waits": {"-3": "x"}}', keys)) == {"waits": {"-3": "x"}}
+    with pytest.raises(JsonError, match=r'^a key of waits: expected a whole number, found "a"$'):
+        from_json('{"waits": {"a": "x"}}', keys)
+    with pytest.raises(JsonError, match=r"^a key of waits: expected a whole number from -2147483648 "):
+        from_json('{"waits": {"2147483648": "x"}}', keys)
 
 
 def test_special_numbers_are_strings() -> None:

@@ -181,6 +181,20 @@ def test_a_start_hook_that_fails_ends_with_1(processes: Processes, write: object
     assert any("no such table" in line for line in server.stderr)
 
 
+def test_a_registration_that_is_refused_ends_at_once_with_2(processes: Processes, write: object) -> None:
+    # Nobody was told of it, so nobody has to be given time to see it leave.
+    server = start(processes, write(), "--registry", "kubernetes", "--drain-delay", "60s")  # type: ignore[operator]
+    assert server.wait(15) == 2, server.report()
+    assert any("runs outside a pod of Kubernetes" in line for line in server.stderr)
+
+
+def test_a_registry_that_is_away_is_not_said_to_have_it(processes: Processes, write: object) -> None:
+    away = ("--registry", "etcd", "--registry-address", "127.0.0.1:1", "--drain-delay", "0")
+    server = start(processes, write(), *away)  # type: ignore[operator]
+    server.wait_for(r"not yet registered as 127\.0\.0\.1:\d+ \(registry etcd")
+    assert server.stop() == 0, server.report()
+
+
 def test_hooks_and_lifespan_run_in_order_around_the_service(processes: Processes, write: object) -> None:
     path = write("""
         from contextlib import asynccontextmanager
