@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from pymicro.cli.clients import at_address, make_client, read_address, read_seconds
+from pymicro.cli.clients import at_address, make_client, near_name, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
@@ -20,7 +20,7 @@ from pymicro.cli.types import ProtoFiles, Reflected, Types
 from pymicro.client.channel import UNSET
 from pymicro.client.reflection import ReflectionClient
 from pymicro.schema import MethodNotFound, SchemaError
-from pymicro.status import RpcError
+from pymicro.status import RpcError, Unavailable
 
 if TYPE_CHECKING:
     from pymicro.client.channel import Channel
@@ -139,6 +139,10 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
             raise InputError(str(exc)) from exc
         except RpcError as exc:
             await _tell_status(exc, types)
+            # Nobody has that name; a registry that is away was waited for long enough.
+            nobody = isinstance(exc, Unavailable) and exc.from_peer is False and exc.node is None
+            if nobody and (near := await near_name(client, options.service)):
+                note(near)
             return EXIT_STATUS + exc.code().value[0]
     return 0
 

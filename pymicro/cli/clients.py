@@ -23,6 +23,7 @@ __all__ = [
     "at_address",
     "known_nodes",
     "make_client",
+    "near_name",
     "nobody",
     "read_address",
     "read_seconds",
@@ -98,11 +99,19 @@ async def nobody(client: Client, service: str) -> str:
     """That a service has no node, where was looked, and which name is near."""
     if not client.selector.uses_registry:
         return f"no node of {service}: {client.selector.describe(service)} gives none"
-    message = f"no node of {service}: {client.registry.describe()} lists 0 nodes"
+    near = await near_name(client, service)
+    return f"no node of {service}: {client.registry.describe()} lists 0 nodes" + (near and f"; {near}")
+
+
+async def near_name(client: Client, service: str) -> str:
+    """`did you mean 'greeter'?`, or nothing where no service has such a name or none can be listed."""
+    if not client.selector.uses_registry:
+        return ""
     try:
-        return message + did_you_mean(service, await client.services())
-    except RegistryError:  # one that cannot list services
-        return message
+        names = [name for name in await client.services() if name != service]
+    except RegistryError:  # one that cannot list services, or is away
+        return ""
+    return did_you_mean(service, names).removeprefix("; ")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,9 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 
+from pymicro.config import load
+from pymicro.node import Node
+from pymicro.registry.local import LocalRegistry
 from tests.cli_support import PATIENCE, Commands, Result, next_line
 from tests.described import DescribedServer, compile_protos
 from tests.shop import PROTOS, V1, V1ALPHA, ShopServer
@@ -72,6 +75,20 @@ async def test_a_services_own_method_is_meant_and_not_that_of_health(
         # Those of Health are there where no other has the name.
         result = await pymicro("call", "ward", "Check", '{"service": "x"}', "--address", server.address)
         assert result.code == 64 + 12
+
+
+async def test_a_wrong_service_suggests_the_near_one(pymicro: Commands, registry_folder: str) -> None:
+    config = load({"registry_address": registry_folder}, environ={})
+    async with LocalRegistry(config) as registry:
+        await registry.register(Node("greeter-1", "127.0.0.1:1", "greeter", "", {}))
+        result = await pymicro("call", "greter", "SayHello")
+        assert (result.code, result.out) == (64 + 14, "")
+        assert result.err.startswith("UNAVAILABLE: no node for greter: ")
+        assert result.err.endswith("\ndid you mean 'greeter'?\n")
+        # One that is there and cannot be reached is not mistaken for another.
+        result = await pymicro("call", "greeter", "SayHello")
+        assert result.code == 64 + 14
+        assert "did you mean" not in result.err
 
 
 async def test_a_wrong_method_suggests_the_near_one(pymicro: Commands) -> None:
