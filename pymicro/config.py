@@ -10,13 +10,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro import plugins
-from pymicro.durations import format_duration, parse_duration
 from pymicro.errors import ConfigError
+from pymicro.kinds import (
+    COUNT,
+    DURATION,
+    LIST,
+    PAIRS,
+    POSITIVE,
+    SECRET,
+    SIZE,
+    TEXT,
+    Kind,
+    one_of,
+    optional,
+    renamed,
+)
 
 __all__ = [
     "Config",
@@ -39,140 +52,6 @@ PREFIX = "MICRO_"
 def in_pod(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs in a Kubernetes pod (what client-go's in-cluster check reads)."""
     return bool(environ.get("KUBERNETES_SERVICE_HOST"))
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How a setting's value is read and shown.
-
-    Attributes:
-        metavar: Its placeholder in help texts.
-        parse: From a flag's or a variable's text; raises ValueError.
-        accept: From a value given in code; raises ValueError or TypeError.
-        show: Back to text, for `--print-config`.
-        repeated: Whether the flag may be given several times (values are joined).
-    """
-
-    metavar: str
-    parse: Callable[[str], Any]
-    accept: Callable[[Any], Any]
-    show: Callable[[Any], str] = str
-    repeated: bool = False
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _number(low: int) -> Callable[[Any], int]:
-    def accept(value: Any) -> int:
-        if isinstance(value, str):
-            try:
-                value = int(value.strip())
-            except ValueError:
-                raise ValueError(f"{value!r} is no whole number") from None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{value!r} is no whole number")
-        if value < low:
-            raise ValueError(f"{value} is less than {low}")
-        return value
-
-    return accept
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, str):
-        return parse_duration(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number of seconds")
-    return parse_duration(repr(value))
-
-
-def _list(value: Any) -> tuple[str, ...]:
-    parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
-    return tuple(part for part in (_text(item).strip() for item in parts) if part)
-
-
-def _pairs(value: Any) -> Mapping[str, str]:
-    if isinstance(value, Mapping):
-        return {_text(key): _text(item) for key, item in value.items()}
-    pairs: dict[str, str] = {}
-    for part in _list(value):
-        key, equals, item = part.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"{part!r} is not of the form key=value")
-        pairs[key.strip()] = item.strip()
-    return pairs
-
-
-_SIZE = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE | re.ASCII)
-_SIZES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"{value!r} is no size (like 4MiB, 65536)")
-        value = int(match[1]) * _SIZES[(match[2] or "")[:1].upper()]
-    number = _number(1)(value)
-    if number >= 1 << 31:  # grpc-core keeps message lengths in a C int
-        raise ValueError(f"{number} is more than grpc can handle (2 GiB - 1)")
-    return number
-
-
-def _show_size(value: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value % scale == 0:
-            return f"{value // scale}{unit}"
-    return str(value)
-
-
-def _one_of(*choices: str, **aliases: str) -> Kind:
-    def accept(value: Any) -> str:
-        text = _text(value).strip().lower()
-        text = aliases.get(text, text)
-        if text not in choices:
-            hint = plugins.did_you_mean(text, list(choices))
-            raise ValueError(f"{value!r} is none of {', '.join(choices)}{hint}")
-        return text
-
-    return Kind("|".join(choices), accept, accept)
-
-
-def _renamed(**aliases: str) -> Kind:
-    """A plug-in's name; go-micro has other words for some."""
-
-    def accept(value: Any) -> str:
-        text = _text(value).strip()
-        return aliases.get(text, text)
-
-    return Kind("TEXT", accept, accept)
-
-
-TEXT = Kind("TEXT", str.strip, _text)
-# Not stripped: a password may begin with a space. Never shown.
-SECRET = Kind("TEXT", str, _text, lambda value: "(set)" if value else "")
-COUNT = Kind("N", _number(0), _number(0))
-POSITIVE = Kind("N", _number(1), _number(1))
-DURATION = Kind("DURATION", _seconds, _seconds, format_duration)
-SIZE = Kind("SIZE", _size, _size, _show_size)
-LIST = Kind("A,B", _list, _list, ",".join, repeated=True)
-PAIRS = Kind(
-    "KEY=VALUE", _pairs, _pairs, lambda value: ",".join(f"{k}={v}" for k, v in value.items()), repeated=True
-)
-
-
-def _optional(kind: Kind) -> Kind:
-    def show(value: Any) -> str:
-        return "" if value is None else kind.show(value)
-
-    def accept(value: Any) -> Any:
-        return None if value is None else kind.accept(value)
-
-    return Kind(kind.metavar, kind.parse, accept, show, kind.repeated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +105,7 @@ class Config:
         LIST, (), "namespaces to look in, where the registry has any; the own one if unset, * for all"
     )
     registry_advertise: str = _setting(
-        _one_of("auto", "patch", "labels", "none"),
+        one_of("auto", "patch", "labels", "none"),
         "auto",
         "how the own node is published, where the registry knows several ways",
     )
@@ -242,7 +121,7 @@ class Config:
     )
     register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
     selector: str = _setting(
-        _renamed(default="registry", cache="registry"), "registry", "where a service's node sets come from"
+        renamed(default="registry", cache="registry"), "registry", "where a service's node sets come from"
     )
     balancer: str = _setting(TEXT, "p2c", "which node a call takes")
     client_request_timeout: float = _setting(
@@ -252,7 +131,7 @@ class Config:
         COUNT, 1, "further attempts on other nodes, of calls that may safely be tried again; 0 for none"
     )
     outlier_ejection: str = _setting(
-        _one_of("on", "off"), "on", "whether nodes whose calls fail are left out for a while"
+        one_of("on", "off"), "on", "whether nodes whose calls fail are left out for a while"
     )
     subset_size: int = _setting(COUNT, 100, "most nodes of one service a client connects to; 0 for all")
     zone: str = _setting(TEXT, "", "where this process runs; nodes of the same zone are preferred")
@@ -278,22 +157,22 @@ class Config:
         POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are no coroutines"
     )
     drain_delay: float | None = _setting(
-        _optional(DURATION), None, "wait between deregistering and stopping; the registry's if unset"
+        optional(DURATION), None, "wait between deregistering and stopping; the registry's if unset"
     )
     stop_grace: float = _setting(DURATION, 20.0, "time calls get to finish at a stop")
     log_level: str = _setting(
-        _one_of("debug", "info", "warning", "error", trace="debug", warn="warning", fatal="error"),
+        one_of("debug", "info", "warning", "error", trace="debug", warn="warning", fatal="error"),
         "info",
         "least level logged",
     )
     log_format: str = _setting(
-        _one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
+        one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
     )
-    loop: str = _setting(_one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
+    loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
     client_pool_size: int = _setting(COUNT, 100, "of go-micro; connections here multiplex", ignored=True)
     client_pool_ttl: float = _setting(DURATION, 60.0, "of go-micro; connections here multiplex", ignored=True)
-    client: str = _setting(_one_of("grpc"), "grpc", "of go-micro; only grpc")
-    server: str = _setting(_one_of("grpc"), "grpc", "of go-micro; only grpc")
+    client: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")
+    server: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")
     broker: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
     broker_address: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
     transport: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
