@@ -21,9 +21,17 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# What `make` and `.ci/run` hand down to their own; a `make` that a test starts is another one.
+MAKES_OWN = frozenset({"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYTEST_ARGS", "PYTHON", "VENV"})
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings of pymicro's, and with `extra`."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MICRO_")}
+    """This process's environment without settings of pymicro's and make's, and with `extra`."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MICRO_") and name not in MAKES_OWN
+    }
     # Lines must arrive when they are printed, and -W error would reach other people's code.
     return {**ours, "PYTHONUNBUFFERED": "1", **extra}
 
