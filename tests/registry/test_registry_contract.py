@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import shutil
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +18,7 @@ from pymicro.registry.local.json import dump_node
 from pymicro.registry.memory import MemoryRegistry
 from pymicro.registry.static import StaticRegistry
 from pymicro.testing.registry import RegistryContract
+from tests.registry.owners import owner
 
 OWNER = """
 import asyncio, sys
@@ -73,23 +72,8 @@ class TestLocal(RegistryContract):
     def make(self) -> LocalRegistry:
         return LocalRegistry(load({"registry_address": [str(self.folder)]}, environ={}))
 
-    @contextlib.asynccontextmanager
-    async def owner(self, node: Node) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", OWNER, str(self.folder), dump_node(node), stdout=asyncio.subprocess.PIPE
-        )
-
-        async def kill() -> None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-        try:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-            yield kill
-        finally:
-            await kill()
+    def owner(self, node: Node) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        return owner("-c", OWNER, str(self.folder), dump_node(node))
 
     async def break_source(self) -> None:
         self.folder.rename(self.folder.with_name("away"))

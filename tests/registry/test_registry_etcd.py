@@ -8,7 +8,7 @@ import gc
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,18 +22,6 @@ from pymicro.registry.etcd.errors import EtcdError
 from pymicro.testing.waiting import first
 from tests.etcd_server import Etcd
 from tests.registry.etcd_support import PATIENCE, QUICK, ROOT, etcd_registry, node, record, until, watching
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(server: Etcd) -> Etcd:
-    server.delete_all("/")
-    return server
 
 
 def make(etcd: Etcd, **settings: Any) -> EtcdRegistry:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -15,6 +14,7 @@ from pymicro.record import dump_record
 from pymicro.registry.etcd import EtcdRegistry
 from pymicro.testing.registry import RegistryContract
 from tests.etcd_server import Etcd
+from tests.registry.owners import owner
 
 # The least lease that etcd gives.
 TTL = 2
@@ -53,29 +53,8 @@ class TestEtcd(RegistryContract):
     def make(self) -> EtcdRegistry:
         return EtcdRegistry(load({"registry_address": [self.etcd.address]}, environ={}))
 
-    @contextlib.asynccontextmanager
-    async def owner(self, node: Node) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            OWNER,
-            self.etcd.address,
-            str(TTL),
-            dump_record([node]),
-            stdout=asyncio.subprocess.PIPE,
-        )
-
-        async def kill() -> None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-        try:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-            yield kill
-        finally:
-            await kill()
+    def owner(self, node: Node) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        return owner("-c", OWNER, self.etcd.address, str(TTL), dump_record([node]))
 
     async def break_source(self) -> None:
         await asyncio.to_thread(self.etcd.kill)

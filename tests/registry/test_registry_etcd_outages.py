@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +24,6 @@ from tests.etcd_server import Cluster, Etcd
 from tests.registry.etcd_support import PATIENCE, QUICK, ROOT, etcd_registry, node, until
 
 NOBODY = "127.0.0.1:1"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(server: Etcd) -> Etcd:
-    server.delete_all("/")
-    return server
 
 
 @pytest.fixture

@@ -20,18 +20,6 @@ SERVER = "examples/greeter/server.py"
 NOBODY = "127.0.0.1:1"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(server: Etcd) -> Etcd:
-    server.delete_all("/")
-    return server
-
-
 @pytest.fixture
 def programs(etcd: Etcd) -> Iterator[Processes]:
     started = Processes(

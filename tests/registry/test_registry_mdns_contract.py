@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import os
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from pymicro.registry.mdns import MdnsRegistry, link
 from pymicro.registry.mdns.interfaces import Interface
 from pymicro.testing.registry import RegistryContract
 from tests.registry.mdns_support import free_port, make
+from tests.registry.owners import owner
 
 OWNER = str(Path(__file__).with_name("mdns_owner.py"))
 
@@ -45,23 +44,8 @@ class TestMdns(RegistryContract):
     def make(self) -> MdnsRegistry:
         return make(self.port)
 
-    @contextlib.asynccontextmanager
-    async def owner(self, node: Node) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, OWNER, f"127.0.0.1:{self.port}", dump_node(node), stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
-
-        async def kill() -> None:
-            process.kill()
-            await process.wait()
-
-        try:
-            assert await process.stdout.readline() == b"ready\n"
-            yield kill
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                await kill()
+    def owner(self, node: Node) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        return owner(OWNER, f"127.0.0.1:{self.port}", dump_node(node))
 
     # What the kernel does when an interface goes and comes back, which a test cannot do to `lo`:
     # memberships are lost, and new ones are refused until it is there again.
