@@ -27,7 +27,8 @@ CALLS_A_NODE = 1_000
 
 
 def _balancer(name: str, count: int) -> Any:
-    from pymicro import Config, Node, NodeSet, plugins
+    from pymicro import Config, Node, NodeSet
+    from pymicro.settings import plugins
 
     balancer = plugins.load(plugins.BALANCERS, name)(Config())
     nodes = NodeSet.of(Node(f"node-{index}", f"10.0.{index >> 8}.{index & 255}:1") for index in range(count))
@@ -36,7 +37,7 @@ def _balancer(name: str, count: int) -> Any:
 
 
 def _nanoseconds(balancer: Any, picks: int) -> float:
-    from pymicro.balancer.base import OUTCOMES, CallInfo
+    from pymicro.balancing.balancer import OUTCOMES, CallInfo
 
     pick, call, fine = balancer.pick, CallInfo("/greeter.v1.Greeter/SayHello"), OUTCOMES[0]
     gc.collect()
@@ -66,7 +67,7 @@ async def picks(settings: Settings) -> AsyncIterator[list[Row]]:
 
 def _unevenness(balancer: Any, nodes: int, in_flight: int, calls: int, rng: random.Random) -> float:
     """Load max ÷ mean; of the calls in flight a random one ends before the next one begins."""
-    from pymicro.balancer.base import OUTCOMES, CallInfo
+    from pymicro.balancing.balancer import OUTCOMES, CallInfo
 
     call, fine = CallInfo("/greeter.v1.Greeter/SayHello"), OUTCOMES[0]
     counts: Counter[str] = Counter()

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pymicro._version import __version__
 
 if TYPE_CHECKING:
-    from pymicro.config import Config
-    from pymicro.context import detached
-    from pymicro.errors import (
+    from pymicro.base.errors import (
         ConfigError,
         HandlerMismatch,
         HandlersError,
@@ -23,14 +21,12 @@ if TYPE_CHECKING:
         RegistryError,
         StartError,
     )
-    from pymicro.handlers import handler, idempotent
-    from pymicro.node import Endpoint, Node, NodeSet, Value
+    from pymicro.client import Client
+    from pymicro.discovery.registries.memory import MemoryRegistry
+    from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
     from pymicro.presets import kubernetes_service
-    from pymicro.registry.memory import MemoryRegistry
-    from pymicro.server.context import CallContext, current
-    from pymicro.service import Service
-    from pymicro.standalone import Client
-    from pymicro.status import (
+    from pymicro.rpc.scope import detached
+    from pymicro.rpc.status import (
         Aborted,
         AlreadyExists,
         Cancelled,
@@ -49,11 +45,15 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
+    from pymicro.service import Service
+    from pymicro.serving.call.context import CallContext, current
+    from pymicro.serving.handlers import handler, idempotent
+    from pymicro.settings.config import Config
 
 _HOMES = {
-    "pymicro.config": ["Config"],
-    "pymicro.context": ["detached"],
-    "pymicro.errors": [
+    "pymicro.settings.config": ["Config"],
+    "pymicro.rpc.scope": ["detached"],
+    "pymicro.base.errors": [
         "ConfigError",
         "HandlerMismatch",
         "HandlersError",
@@ -63,14 +63,14 @@ _HOMES = {
         "RegistryError",
         "StartError",
     ],
-    "pymicro.handlers": ["handler", "idempotent"],
-    "pymicro.node": ["Endpoint", "Node", "NodeSet", "Value"],
+    "pymicro.serving.handlers": ["handler", "idempotent"],
+    "pymicro.nodes.node": ["Endpoint", "Node", "NodeSet", "Value"],
     "pymicro.presets": ["kubernetes_service"],
-    "pymicro.registry.memory": ["MemoryRegistry"],
-    "pymicro.server.context": ["CallContext", "current"],
+    "pymicro.discovery.registries.memory": ["MemoryRegistry"],
+    "pymicro.serving.call.context": ["CallContext", "current"],
     "pymicro.service": ["Service"],
-    "pymicro.standalone": ["Client"],
-    "pymicro.status": [
+    "pymicro.client": ["Client"],
+    "pymicro.rpc.status": [
         "Aborted",
         "AlreadyExists",
         "Cancelled",

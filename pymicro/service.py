@@ -13,22 +13,23 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from pymicro import config as configuration
-from pymicro import logs
-from pymicro.address import join_address
-from pymicro.assemble import Calling, Instances, Settings, split_instances
-from pymicro.client.channel import UNSET, Channel, Unset
-from pymicro.config import Config
-from pymicro.errors import ConfigError, PymicroError
-from pymicro.life import Hook, Life, Lifespan, Plan, node_metadata
-from pymicro.node import Node
-from pymicro.server.server import Server
-from pymicro.supervised import supervisor
+from pymicro.base.errors import ConfigError, PymicroError
+from pymicro.calling.call.channel_state import UNSET, Unset
+from pymicro.calling.channel import Channel
+from pymicro.nodes.address import join_address
+from pymicro.nodes.node import Node
+from pymicro.runtime import logs
+from pymicro.runtime.assemble import Calling, Instances, Settings, split_instances
+from pymicro.runtime.life import Hook, Life, Lifespan, Plan, node_metadata
+from pymicro.runtime.supervised import supervisor
+from pymicro.serving.server import Server
+from pymicro.settings import config as configuration
+from pymicro.settings.config import Config
 
 if TYPE_CHECKING:
     import grpc
 
-    from pymicro.registry.base import Registry
+    from pymicro.discovery.registry import Registry
 
 __all__ = ["Service"]
 
@@ -62,7 +63,7 @@ class Service:
         options: grpc server arguments; they override pymicro's.
         client_options: grpc channel arguments; they override pymicro's.
         compression: Default compression of responses.
-        settings: Every setting, as keywords; see `pymicro.config.Config`.
+        settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
     Attributes:
         client: The client in it: `channel`, `nodes`, `watch_nodes`, `services`.

@@ -14,7 +14,7 @@ import click
 
 from pymicro.cli.app import command_line
 from pymicro.cli.flags import is_setting, settings_by_group
-from pymicro.config import Setting, settings
+from pymicro.settings.config import Setting, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- {}: written by `make papers` -->\n"

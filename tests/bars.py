@@ -119,7 +119,7 @@ RESTARTED = Row(
 CHANNELS = Row(
     "10,000 channels opened and closed: memory growth",
     "< 5 MB",
-    ("tests/client/test_faults.py::test_10_000_channels_opened_and_closed_grow_memory_by_less_than_5_mb",),
+    ("tests/calling/test_faults.py::test_10_000_channels_opened_and_closed_grow_memory_by_less_than_5_mb",),
 )
 
 ROWS = (

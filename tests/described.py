@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from pymicro.schema import Symbols
+from pymicro.rpc.schema import Symbols
 
 
 def compile_protos(

@@ -22,9 +22,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from pymicro.schema import Schema
+from pymicro.rpc.schema import Schema
 
-PROTOS = Path(__file__).parent / "schema" / "protos"
+PROTOS = Path(__file__).parent / "rpc" / "schema" / "protos"
 SERVICES = ("shop.v1.Shop", "shop.v1.Warehouse")
 V1, V1ALPHA = "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"
 

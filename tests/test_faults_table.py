@@ -153,9 +153,9 @@ CLOCK = "laptops that sleep, virtual machines that are moved"
     ("old", "new", "said"),
     [
         ("| 410 twice |", "| 410 thrice |", "no row for: 410 twice"),
-        ("::test_410_twice`", "::test_410_thrice`", "410 twice: there is no tests/kube/"),
-        ("versions.py::test_410_twice`", "nowhere.py::test_410_twice`", "410 twice: there is no tests/kube/"),
-        ("`tests/kube/test_faults_versions.py::test_410_twice`", "not yet", "410 twice: no test"),
+        ("::test_410_twice`", "::test_410_thrice`", "410 twice: there is no tests/"),
+        ("versions.py::test_410_twice`", "nowhere.py::test_410_twice`", "410 twice: there is no tests/"),
+        ("`tests/kubernetes/api/test_faults_versions.py::test_410_twice`", "not yet", "410 twice: no test"),
         (CLOCK, "", "a clock jump: it does not say where"),
         (PUSHBACK, f"{PUSHBACK}, on a cluster not yet", "a server's pushback: no test"),
     ],

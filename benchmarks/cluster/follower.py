@@ -66,10 +66,10 @@ def ready(pod: Any) -> bool:
 async def with_pymicro(kubeconfig: str, namespace: str, service: str) -> AsyncIterator[Change]:
     import kubernetes_asyncio.client  # noqa: F401  the bar counts what is over it
 
-    from pymicro.config import load
-    from pymicro.discovery import Directory
-    from pymicro.node import EMPTY, differing
-    from pymicro.registry.kubernetes import KubernetesRegistry
+    from pymicro.discovery.directory import Directory
+    from pymicro.kubernetes.pods import KubernetesRegistry
+    from pymicro.nodes.node import EMPTY, differing
+    from pymicro.settings.config import load
 
     yield (), ()
     config = load(

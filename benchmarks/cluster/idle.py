@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from benchmarks.cluster.pods import Pods
 from benchmarks.figures import Figure, Row
-from pymicro.kube.client import KubeClient
-from pymicro.kube.credentials import find_cluster
-from pymicro.kube.query import Query
-from pymicro.kube.reflector import Reflector
-from pymicro.kube.resource import PODS
-from pymicro.kube.timing import Timing
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
+from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.reflector import Reflector
+from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.api.timing import Timing
 
 __all__ = ["idle"]
 

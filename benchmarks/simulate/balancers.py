@@ -6,11 +6,11 @@ import math
 import random
 from collections.abc import Callable
 
-from pymicro.balancer.base import Balancer, CallInfo, Outcome, nothing_left
-from pymicro.balancer.p2c import P2C
-from pymicro.balancer.random import Random
-from pymicro.balancer.round_robin import RoundRobin
-from pymicro.node import Node, NodeSet
+from pymicro.balancing.balancer import Balancer, CallInfo, Outcome, nothing_left
+from pymicro.balancing.balancers.p2c import P2C
+from pymicro.balancing.balancers.random import Random
+from pymicro.balancing.balancers.round_robin import RoundRobin
+from pymicro.nodes.node import Node, NodeSet
 
 __all__ = ["BALANCERS", "MODELS", "LeastLoaded", "PeakEwma"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.simulate.servers import OK, UNAVAILABLE, Server
 from benchmarks.simulate.world import World
-from pymicro.balancer.base import CANCELLED, OUTCOMES, Balancer, CallInfo, Pick
-from pymicro.choosing import Chooser
-from pymicro.errors import NoNode
-from pymicro.node import Node, NodeSet
-from pymicro.policy.budget import Budget
-from pymicro.policy.retry import Failure, RetryPolicy
+from pymicro.balancing.balancer import CANCELLED, OUTCOMES, Balancer, CallInfo, Pick
+from pymicro.balancing.chooser import Chooser
+from pymicro.balancing.policy.budget import Budget
+from pymicro.balancing.policy.retry import Failure, RetryPolicy
+from pymicro.base.errors import NoNode
+from pymicro.nodes.node import Node, NodeSet
 
 __all__ = ["Client", "Record", "arrivals", "nodes_of"]
 

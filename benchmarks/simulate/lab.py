@@ -10,7 +10,7 @@ from benchmarks.simulate.balancers import BALANCERS, MODELS
 from benchmarks.simulate.clients import Client, Record, arrivals, nodes_of
 from benchmarks.simulate.servers import Server, Work
 from benchmarks.simulate.world import World
-from pymicro.node import NodeSet
+from pymicro.nodes.node import NodeSet
 
 __all__ = ["ALL", "Change", "experiment", "percentile", "seeded"]
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from benchmarks.simulate.world import World
-from pymicro.node import Node
+from pymicro.nodes.node import Node
 
 __all__ = ["INTERNAL", "OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "Attempt", "Mode", "Server", "Work"]
 __all__ += ["constant", "exponential", "lognormal", "normal", "pauses"]

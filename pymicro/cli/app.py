@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from pymicro._version import __version__
+from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import (
@@ -23,8 +24,7 @@ from pymicro.cli.report import (
     complain,
     note,
 )
-from pymicro.errors import ConfigError, PymicroError
-from pymicro.plugins import did_you_mean
+from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["command_line", "main"]
 

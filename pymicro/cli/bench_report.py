@@ -10,7 +10,7 @@ from pymicro.cli.listing import print_table
 from pymicro.cli.load import Load, Ran
 from pymicro.cli.report import dump, on_terminal, printable, say
 from pymicro.cli.tally import Tally
-from pymicro.schema import Method
+from pymicro.rpc.schema import Method
 
 __all__ = ["Report"]
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from pymicro.base.errors import PymicroError
+from pymicro.calling.peers.reflection import ReflectionClient
 from pymicro.cli.bench_report import Report
 from pymicro.cli.calling import CallOptions
 from pymicro.cli.clients import known_nodes, make_client
@@ -18,13 +20,11 @@ from pymicro.cli.progress import Progress
 from pymicro.cli.report import EXIT_FAILED, EXIT_INTERRUPTED, InputError, note
 from pymicro.cli.tally import Tally
 from pymicro.cli.types import Reflected
-from pymicro.client.reflection import ReflectionClient
-from pymicro.errors import PymicroError
-from pymicro.schema import Method, MethodNotFound
-from pymicro.status import RpcError
+from pymicro.rpc.schema import Method, MethodNotFound
+from pymicro.rpc.status import RpcError
 
 if TYPE_CHECKING:
-    from pymicro.client.channel import Channel
+    from pymicro.calling.channel import Channel
 
 __all__ = ["bench_method"]
 

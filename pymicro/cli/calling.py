@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from pymicro.calling.call.channel_state import UNSET
+from pymicro.calling.peers.reflection import ReflectionClient
 from pymicro.cli.clients import at_address, make_client, near_name, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.requests import Requests, open_requests
 from pymicro.cli.types import ProtoFiles, Reflected, Types
-from pymicro.client.channel import UNSET
-from pymicro.client.reflection import ReflectionClient
-from pymicro.schema import MethodNotFound, SchemaError
-from pymicro.status import RpcError, Unavailable
+from pymicro.rpc.schema import MethodNotFound, SchemaError
+from pymicro.rpc.status import RpcError, Unavailable
 
 if TYPE_CHECKING:
-    from pymicro.client.channel import Channel
-    from pymicro.standalone import Client
+    from pymicro.calling.channel import Channel
+    from pymicro.client import Client
 
 __all__ = ["CallOptions", "call_method"]
 

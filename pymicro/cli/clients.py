@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pymicro.address import join_address, split_address
+from pymicro.base.durations import parse_duration
+from pymicro.base.errors import RegistryError
 from pymicro.cli.report import InputError
-from pymicro.durations import parse_duration
-from pymicro.errors import RegistryError
-from pymicro.plugins import did_you_mean
+from pymicro.nodes.address import join_address, split_address
+from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
-    from pymicro.node import Node
-    from pymicro.standalone import Client
+    from pymicro.client import Client
+    from pymicro.nodes.node import Node
 
 __all__ = [
     "address_option",
@@ -74,8 +74,8 @@ def at_address(argv: Sequence[str], service: str, address: str | None) -> list[s
 
 def make_client(argv: Sequence[str]) -> Client:
     """A client with the settings of the environment and of `argv`, and a quiet log on stderr."""
-    from pymicro import logs  # with Client this is most of what a command takes to start
-    from pymicro.standalone import Client
+    from pymicro.client import Client
+    from pymicro.runtime import logs  # with Client this is most of what a command takes to start
 
     client = Client(argv=argv)
     config = client.config

@@ -24,7 +24,7 @@ from pymicro.cli.flags import settings_argv
 from pymicro.cli.report import EXIT_FAILED, Session
 
 if TYPE_CHECKING:
-    from pymicro.standalone import Client
+    from pymicro.client import Client
 
 __all__ = [
     "VARIABLE",
@@ -141,7 +141,7 @@ def complete_symbols(ctx: click.Context, param: click.Parameter, incomplete: str
 
     async def ask(client: Client) -> Iterable[str]:
         from pymicro.cli.reflecting import reflect
-        from pymicro.schema import Symbols
+        from pymicro.rpc.schema import Symbols
 
         reflected = await reflect(client, service, everything=False)
         return [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pymicro import config as settings
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import note, printable, say
+from pymicro.settings import config as settings
 
 __all__ = ["config"]
 

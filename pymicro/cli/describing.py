@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pymicro.calling.peers.reflection import NoReflection
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.reflecting import Described, reflect
 from pymicro.cli.report import EXIT_FAILED, InputError, dump, note, on_terminal, printable, say
-from pymicro.client.reflection import NoReflection
-from pymicro.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_json
+from pymicro.rpc.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_json
 
 if TYPE_CHECKING:
-    from pymicro.standalone import Client
+    from pymicro.client import Client
 
 __all__ = ["describe_service"]
 

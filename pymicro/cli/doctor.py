@@ -14,7 +14,7 @@ from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import EXIT_FAILED, coloured, dump, on_terminal, printable, say
 
 if TYPE_CHECKING:
-    from pymicro.findings import Finding
+    from pymicro.base.findings import Finding
 
 __all__ = ["doctor"]
 

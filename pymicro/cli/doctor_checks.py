@@ -8,21 +8,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, cast
 
-from pymicro import plugins
+from pymicro.base.errors import ConfigError, PymicroError, RegistryError
+from pymicro.base.findings import Finding
 from pymicro.cli.doctor_nodes import check_nodes, resolve
-from pymicro.config import in_pod, unknown_environment, without_effect
-from pymicro.errors import ConfigError, PymicroError, RegistryError
-from pymicro.findings import Finding
-from pymicro.registry.base import Diagnosable
-from pymicro.wellknown import other_protocol, others_text
+from pymicro.discovery.registry import Diagnosable
+from pymicro.nodes.wellknown import other_protocol, others_text
+from pymicro.settings import plugins
+from pymicro.settings.config import in_pod, unknown_environment, without_effect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from pymicro.config import Config
-    from pymicro.findings import Level
-    from pymicro.node import Node
-    from pymicro.standalone import Client
+    from pymicro.base.findings import Level
+    from pymicro.client import Client
+    from pymicro.nodes.node import Node
+    from pymicro.settings.config import Config
 
 __all__ = ["check", "check_settings"]
 

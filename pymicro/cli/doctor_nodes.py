@@ -7,12 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from pymicro.address import is_ip, join_address, split_address
-from pymicro.findings import Finding
-from pymicro.node import Node
+from pymicro.base.findings import Finding
+from pymicro.nodes.address import is_ip, join_address, split_address
+from pymicro.nodes.node import Node
 
 if TYPE_CHECKING:
-    from pymicro.config import Config
+    from pymicro.settings.config import Config
 
 __all__ = ["DIALLED", "check_nodes", "resolve"]
 
@@ -122,8 +122,8 @@ async def _connect(node: Node, what: str) -> Finding | None:
 
 async def _ask(node: Node, what: str, config: Config) -> Finding:
     # Behind these is grpc, which --help does without.
-    from pymicro.client.health import check_health
-    from pymicro.status import DeadlineExceeded, RpcError, Unavailable, Unimplemented
+    from pymicro.calling.peers.health import check_health
+    from pymicro.rpc.status import DeadlineExceeded, RpcError, Unavailable, Unimplemented
 
     try:
         health = await check_health(node, config, timeout=_HEALTH_TIMEOUT)

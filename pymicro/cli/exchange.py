@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
+from pymicro.base.durations import format_duration
 from pymicro.cli.report import InputError, dump, note, on_terminal, say
 from pymicro.cli.requests import Requests
 from pymicro.cli.types import Types
-from pymicro.durations import format_duration
-from pymicro.schema import JsonError, Method, UnknownTypes
-from pymicro.status import RpcError
+from pymicro.rpc.schema import JsonError, Method, UnknownTypes
+from pymicro.rpc.status import RpcError
 
 if TYPE_CHECKING:
-    from pymicro.client.channel import Channel
+    from pymicro.calling.channel import Channel
 
 __all__ = ["Exchange", "multicallable", "only_request", "read_requests"]
 

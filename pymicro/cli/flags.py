@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from pymicro import plugins
 from pymicro.cli.report import Session
-from pymicro.config import Setting, settings
+from pymicro.settings import plugins
+from pymicro.settings.config import Setting, settings
 
 __all__ = [
     "SettingsCommand",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pymicro.cli.report import InputError
-from pymicro.plugins import did_you_mean
+from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["Sources", "gather", "module_of", "shown"]
 

@@ -9,18 +9,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from pymicro.base.durations import format_duration
+from pymicro.base.errors import RegistryError
+from pymicro.base.tasks import Tasks
+from pymicro.calling.peers.health import Health, check_health, follow_health
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.doctor_nodes import resolve
 from pymicro.cli.listing import columns, print_array
 from pymicro.cli.report import EXIT_FAILED, coloured, note, say
 from pymicro.cli.views import Form, open_view
-from pymicro.client.health import Health, check_health, follow_health
-from pymicro.durations import format_duration
-from pymicro.errors import RegistryError
-from pymicro.node import Node
-from pymicro.standalone import Client
-from pymicro.status import DeadlineExceeded, NotFound, RpcError, Unavailable, Unimplemented
-from pymicro.tasks import Tasks
+from pymicro.client import Client
+from pymicro.nodes.node import Node
+from pymicro.rpc.status import DeadlineExceeded, NotFound, RpcError, Unavailable, Unimplemented
 
 __all__ = ["Question", "show_health", "watch_health"]
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from pymicro.base.durations import format_duration, parse_duration
 from pymicro.cli.report import InputError
-from pymicro.durations import format_duration, parse_duration
 
 __all__ = ["TAIL", "Load", "Ran", "apply_load"]
 

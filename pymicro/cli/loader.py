@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
+from pymicro.base.errors import ConfigError
 from pymicro.cli.report import InputError, note
 from pymicro.cli.target import Target
-from pymicro.errors import ConfigError
-from pymicro.plugins import did_you_mean
+from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.service import Service

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from pymicro.address import split_address
 from pymicro.cli.completing import complete_files
 from pymicro.cli.flags import debug_option
 from pymicro.cli.manifests import DEFAULT_PORT, Deployed, render
 from pymicro.cli.report import EXIT_FAILED, Session, complain
-from pymicro.wellknown import KEEPALIVE
+from pymicro.nodes.address import split_address
+from pymicro.nodes.wellknown import KEEPALIVE
 
 if TYPE_CHECKING:
-    from pymicro.config import Config
+    from pymicro.settings.config import Config
 
 __all__ = ["manifest"]
 

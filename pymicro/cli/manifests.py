@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from pymicro.base.durations import format_duration
+from pymicro.base.errors import ConfigError
 from pymicro.cli import manifest_templates as templates
-from pymicro.durations import format_duration
-from pymicro.errors import ConfigError
-from pymicro.record import METADATA_PREFIX, label_problem, san, selector_key
-from pymicro.wellknown import KEEPALIVE
+from pymicro.nodes.record import METADATA_PREFIX, label_problem, san, selector_key
+from pymicro.nodes.wellknown import KEEPALIVE
 
 __all__ = ["DEFAULT_PORT", "Deployed", "render"]
 
@@ -48,7 +48,7 @@ class Deployed:
         drain_delay: Seconds between leaving the registry and stopping.
         stop_grace: Seconds calls get to finish.
         calls: Whether it calls other services, so that it may look for them.
-        keepalive: What its node says of pings (`pymicro.wellknown`); nothing if empty.
+        keepalive: What its node says of pings (`pymicro.nodes.wellknown`); nothing if empty.
 
     Raises:
         ConfigError: A name, version or namespace that Kubernetes does not take.

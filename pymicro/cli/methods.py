@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pymicro.calling.peers.reflection import NoReflection
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.listing import columns, print_array
 from pymicro.cli.reflecting import reflect
 from pymicro.cli.report import EXIT_FAILED, note, say
-from pymicro.client.reflection import NoReflection
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-    from pymicro.node import Endpoint, Node
+    from pymicro.nodes.node import Endpoint, Node
 
 __all__ = ["list_methods"]
 

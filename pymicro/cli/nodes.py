@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pymicro.base.errors import RegistryError
 from pymicro.cli.clients import known_nodes, make_client, nobody, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
 from pymicro.cli.report import EXIT_FAILED, note
 from pymicro.cli.views import Form, open_view
-from pymicro.errors import RegistryError
-from pymicro.wellknown import other_protocol, others_text
+from pymicro.nodes.wellknown import other_protocol, others_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from pymicro.node import Node, NodeSet
-    from pymicro.standalone import Client
+    from pymicro.client import Client
+    from pymicro.nodes.node import Node, NodeSet
 
 __all__ = ["nodes"]
 

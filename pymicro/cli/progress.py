@@ -10,11 +10,11 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
+from pymicro.base.durations import format_duration
+from pymicro.base.tasks import Tasks
 from pymicro.cli.load import Load
 from pymicro.cli.report import on_terminal
 from pymicro.cli.tally import Tally
-from pymicro.durations import format_duration
-from pymicro.tasks import Tasks
 
 __all__ = ["Progress"]
 

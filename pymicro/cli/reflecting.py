@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pymicro.client.reflection import NotReflected, ReflectionClient
-from pymicro.schema import Schema, SchemaError
+from pymicro.calling.peers.reflection import NotReflected, ReflectionClient
+from pymicro.rpc.schema import Schema, SchemaError
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from pymicro.standalone import Client
+    from pymicro.client import Client
 
 __all__ = ["INFRASTRUCTURE", "Described", "reflect"]
 

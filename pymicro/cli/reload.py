@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pymicro import config as configuration
 from pymicro.cli.report import InputError, note
-from pymicro.cli.supervisor import Supervisor
 from pymicro.cli.target import Target
+from pymicro.runtime.supervisor import Supervisor
+from pymicro.settings import config as configuration
 
 __all__ = ["run_reloading"]
 
@@ -55,7 +55,7 @@ def run_reloading(
         return [*start, f"--supervised={descriptor}", *settings, target, *flags]
 
     async def supervise() -> int:
-        return await Supervisor(command, changes, stop_first=stop_first).run()
+        return await Supervisor(command, changes, stop_first=stop_first, say=note).run()
 
     note(f"watching {', '.join(map(str, watched))}")
     return asyncio.run(supervise())

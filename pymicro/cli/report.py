@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from pymicro.errors import PymicroError
+from pymicro.base.errors import PymicroError
 
 __all__ = [
     "EXIT_FAILED",

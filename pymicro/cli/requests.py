@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymicro.cli.report import InputError
-from pymicro.schema import Document, Documents
+from pymicro.rpc.schema import Document, Documents
 
 __all__ = ["Requests", "open_requests"]
 

@@ -76,7 +76,7 @@ def run(
         )
 
     if descriptor is not None:
-        from pymicro.supervised import Supervised, supervisor
+        from pymicro.runtime.supervised import Supervised, supervisor
 
         supervisor.set(Supervised(descriptor))
 

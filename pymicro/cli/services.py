@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pymicro.base.errors import RegistryError
 from pymicro.cli.clients import known_nodes, make_client, run
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
 from pymicro.cli.report import note
 from pymicro.cli.views import Form, open_view
-from pymicro.errors import RegistryError
 
 if TYPE_CHECKING:
-    from pymicro.node import Node
-    from pymicro.standalone import Client
+    from pymicro.client import Client
+    from pymicro.nodes.node import Node
 
 __all__ = ["services"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymicro.cli.histogram import Histogram
 
 if TYPE_CHECKING:
-    from pymicro.node import Node
+    from pymicro.nodes.node import Node
 
 __all__ = ["Failures", "Tally"]
 

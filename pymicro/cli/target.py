@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymicro.cli.report import InputError
-from pymicro.plugins import did_you_mean
+from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["Target"]
 

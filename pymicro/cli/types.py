@@ -17,10 +17,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 
+from pymicro.calling.peers.reflection import NoReflection, ReflectionClient, ReflectionError
 from pymicro.cli.reflecting import INFRASTRUCTURE
 from pymicro.cli.report import InputError
-from pymicro.client.reflection import NoReflection, ReflectionClient, ReflectionError
-from pymicro.schema import (
+from pymicro.rpc.schema import (
     Document,
     Method,
     MethodNotFound,
@@ -31,7 +31,7 @@ from pymicro.schema import (
     split_method,
     to_json,
 )
-from pymicro.status import RpcError
+from pymicro.rpc.status import RpcError
 
 __all__ = ["ProtoFiles", "Reflected", "Types"]
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import pytest
 
-from pymicro.balancer.base import CANCELLED, OUTCOMES, Balancer, CallInfo, Pick
-from pymicro.errors import NoNode
-from pymicro.node import EMPTY, Node, NodeSet
+from pymicro.balancing.balancer import CANCELLED, OUTCOMES, Balancer, CallInfo, Pick
+from pymicro.base.errors import NoNode
+from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 __all__ = ["BalancerContract"]
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pymicro.interceptors.base import InterceptedCall, Proceed
+from pymicro.rpc.interceptors import InterceptedCall, Proceed
 
 __all__ = ["Faults"]
 

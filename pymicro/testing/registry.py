@@ -24,10 +24,10 @@ from typing import ClassVar
 
 import pytest
 
-from pymicro.backoff import Backoff
-from pymicro.discovery import Directory
-from pymicro.node import Endpoint, Node, NodeSet, Value
-from pymicro.registry.base import Registry
+from pymicro.base.backoff import Backoff
+from pymicro.discovery.directory import Directory
+from pymicro.discovery.registry import Registry
+from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.testing.waiting import brief, closed, expect, first, nothing_left_of
 
 __all__ = ["RegistryContract"]

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import pytest
 
-from pymicro.errors import RegistryError
-from pymicro.selector.base import Selector
+from pymicro.base.errors import RegistryError
+from pymicro.discovery.selector import Selector
 from pymicro.testing.waiting import closed, first, nothing_left_of
 
 __all__ = ["SelectorContract"]

@@ -16,18 +16,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pymicro.errors import PymicroError
-from pymicro.plugins import did_you_mean
-from pymicro.registry.memory import MemoryRegistry
-from pymicro.standalone import Client
-from pymicro.status import RpcError, Unavailable
+from pymicro.base.errors import PymicroError
+from pymicro.client import Client
+from pymicro.discovery.registries.memory import MemoryRegistry
+from pymicro.rpc.status import RpcError, Unavailable
+from pymicro.settings.plugins import did_you_mean
 from pymicro.testing.faults import Faults
 
 if TYPE_CHECKING:
-    from pymicro.assemble import Settings
-    from pymicro.client.channel import Channel
-    from pymicro.life import Life
-    from pymicro.node import Node
+    from pymicro.calling.channel import Channel
+    from pymicro.nodes.node import Node
+    from pymicro.runtime.assemble import Settings
+    from pymicro.runtime.life import Life
     from pymicro.service import Service
 
 __all__ = ["Running", "RunningNode", "running"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
-from pymicro.node import Node, NodeSet
+from pymicro.nodes.node import Node, NodeSet
 
 __all__ = ["brief", "closed", "expect", "first", "nothing_left_of"]
 

@@ -16,7 +16,7 @@ import pytest
 from greeter.v1 import greeter_pb2 as pb
 from pymicro import InvalidArgument, NotFound, Service, handler
 from tests.cli_support import PATIENCE, Commands
-from tests.server.serving import eventually
+from tests.serving.serving import eventually
 
 ADA = '{"name": "Ada"}'
 

@@ -11,9 +11,9 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 
-from pymicro.config import load
-from pymicro.node import Node
-from pymicro.registry.local import LocalRegistry
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Node
+from pymicro.settings.config import load
 from tests.cli_support import PATIENCE, Commands, Result, next_line
 from tests.described import DescribedServer, compile_protos
 from tests.shop import PROTOS, V1, V1ALPHA, ShopServer

@@ -15,9 +15,9 @@ from typing import Any
 import grpc
 import pytest
 
-from pymicro.config import load
-from pymicro.node import Endpoint, Node
-from pymicro.registry.local import LocalRegistry
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Endpoint, Node
+from pymicro.settings.config import load
 from tests.cli_support import PATIENCE, Commands, Result
 from tests.shop import V1, ShopServer
 

@@ -12,7 +12,7 @@ from tests.cli_support import Commands, Result
 from tests.described import DescribedServer, compile_protos
 from tests.shop import V1, ShopServer
 
-PROTOS = Path(__file__).parent.parent / "schema" / "protos"
+PROTOS = Path(__file__).parent.parent / "rpc" / "schema" / "protos"
 
 
 @pytest.fixture(scope="module")

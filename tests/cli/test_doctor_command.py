@@ -18,12 +18,12 @@ import grpc
 import pytest
 
 from pymicro import Client, MemoryRegistry, Node
+from pymicro.base.findings import Finding
 from pymicro.cli import doctor_checks, doctor_nodes
 from pymicro.cli.doctor_checks import check, check_settings
-from pymicro.config import Config, load
-from pymicro.findings import Finding
-from pymicro.registry.local import LocalRegistry
-from pymicro.server.server import Server
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.serving.server import Server
+from pymicro.settings.config import Config, load
 from tests.cli_support import PATIENCE, Commands, Result
 from tests.processes import ROOT, Processes
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes.kube_api import FakeKubeApi
-from fakes.pods import pod
-
 from tests.cli.test_doctor_command import dead_port, greeter
 from tests.cli_support import Commands
+from tests.fakes.kube_api import FakeKubeApi
+from tests.fakes.pods import pod
 
 LABELS = {
     "app.kubernetes.io/name": "greeter",

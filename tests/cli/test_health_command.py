@@ -13,11 +13,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from pymicro.client.health import Health, follow_health
-from pymicro.config import load
-from pymicro.node import Node
-from pymicro.registry.local import LocalRegistry
-from pymicro.status import RpcError
+from pymicro.calling.peers.health import Health, follow_health
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Node
+from pymicro.rpc.status import RpcError
+from pymicro.settings.config import load
 from tests.cli_support import PATIENCE, Commands, Result, next_line
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pymicro.config import load
-from pymicro.node import Endpoint, Node, Value
-from pymicro.registry.local import LocalRegistry
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Endpoint, Node, Value
+from pymicro.settings.config import load
 from tests.cli_support import Commands, Result
 from tests.described import DescribedServer
 from tests.shop import SERVICES, V1, V1ALPHA, ShopServer, shop_files

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pymicro.base.errors import ConfigError
 from pymicro.cli.manifests import Deployed, render
-from pymicro.errors import ConfigError
-from pymicro.record import selector_key
+from pymicro.nodes.record import selector_key
 from tests.cli_support import Commands, Result
 
 Documents = dict[tuple[str, str], dict[str, Any]]

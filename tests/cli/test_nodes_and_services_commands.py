@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pymicro.config import load
-from pymicro.node import Node
-from pymicro.registry.local import LocalRegistry
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Node
+from pymicro.settings.config import load
 from tests.cli_support import Commands, Result, next_line
 
 ADA = Node("greeter-1", "127.0.0.1:8001", "greeter", "1.0", {"zone": "a", "protocol": "grpc"})

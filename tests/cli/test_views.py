@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import pytest
 
 from pymicro.cli.views import Form, open_view
-from pymicro.config import load
-from pymicro.node import Node
-from pymicro.registry.local import LocalRegistry
+from pymicro.discovery.registries.local import LocalRegistry
+from pymicro.nodes.node import Node
+from pymicro.settings.config import load
 from tests.cli_support import PATIENCE, Commands
 
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from pymicro.discovery import Directory
-from pymicro.registry.base import Registry
+from pymicro.discovery.directory import Directory
+from pymicro.discovery.registry import Registry
 from tests.cluster.plane import until
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
 from tests.cluster import pods
 from tests.cluster.api import Refused
 from tests.cluster.plane import ControlPlane, eventually
+from tests.fakes.pods import pod
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster

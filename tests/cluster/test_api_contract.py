@@ -8,9 +8,9 @@ import ssl
 from collections.abc import AsyncIterator
 
 import pytest
-from fakes.api_contract import Api, ApiContract
 
 from tests.cluster.plane import ControlPlane
+from tests.fakes.api_contract import Api, ApiContract
 
 pytestmark = pytest.mark.cluster
 

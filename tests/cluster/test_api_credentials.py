@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.kube.access import may
-from pymicro.kube.client import KubeClient
-from pymicro.kube.credentials import find_cluster
-from pymicro.kube.errors import KubeError
-from pymicro.kube.resource import ENDPOINT_SLICES, PODS
+from pymicro.kubernetes.api.access import may
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.resource import ENDPOINT_SLICES, PODS
 from tests.cluster import pods
 from tests.cluster.api import Refused
 from tests.cluster.plane import ControlPlane, ending_with_us, eventually, until
+from tests.fakes.pods import pod
 
 pytestmark = pytest.mark.cluster
 

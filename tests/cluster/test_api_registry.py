@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.config import load
-from pymicro.errors import RegistryError
-from pymicro.kube.timing import Timing
-from pymicro.node import Node
-from pymicro.registry.kubernetes import KubernetesRegistry
+from pymicro.base.errors import RegistryError
+from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.pods import KubernetesRegistry
+from pymicro.nodes.node import Node
+from pymicro.settings.config import load
 from tests.cluster import pods
 from tests.cluster.api import Refused
 from tests.cluster.plane import ControlPlane, until
 from tests.cluster.seeing import seeing
+from tests.fakes.pods import pod
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster

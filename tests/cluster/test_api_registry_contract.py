@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.node import Node
-from pymicro.registry.endpointslice.slices import HOSTNAME
-from pymicro.wellknown import ZONE
+from pymicro.kubernetes.slices.reader import HOSTNAME
+from pymicro.nodes.node import Node
+from pymicro.nodes.wellknown import ZONE
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane
-from tests.registry.kube_contract import EndpointSliceContract, KubernetesContract
+from tests.fakes.pods import pod
+from tests.kubernetes.kube_contract import EndpointSliceContract, KubernetesContract
 
 pytestmark = pytest.mark.cluster
 

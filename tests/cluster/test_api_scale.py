@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.config import load
-from pymicro.kube.client import KubeClient
-from pymicro.kube.credentials import find_cluster
-from pymicro.kube.reflector import Query, Reflector
-from pymicro.kube.resource import PODS
-from pymicro.registry.kubernetes import KubernetesRegistry
-from pymicro.registry.kubernetes.pods import PodReader
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
+from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.pods import KubernetesRegistry
+from pymicro.kubernetes.pods.reader import PodReader
+from pymicro.settings.config import load
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane
+from tests.fakes.pods import pod
 
 pytestmark = pytest.mark.cluster
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.config import load
-from pymicro.kube.timing import Timing
-from pymicro.registry.endpointslice import EndpointSliceRegistry
+from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.slices import EndpointSliceRegistry
+from pymicro.settings.config import load
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane
 from tests.cluster.seeing import seeing
+from tests.fakes.pods import pod
 
 pytestmark = pytest.mark.cluster
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.pods import pod
 
-from pymicro.kube.client import KubeClient
-from pymicro.kube.credentials import find_cluster
-from pymicro.kube.errors import KubeError
-from pymicro.kube.reflector import Query, Reflector
-from pymicro.kube.resource import PODS
-from pymicro.kube.timing import Timing
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.api.timing import Timing
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane, until
 from tests.cluster.relay import Relay
+from tests.fakes.pods import pod
 
 pytestmark = pytest.mark.cluster
 

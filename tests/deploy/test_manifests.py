@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
-from pymicro.config import Config, load
-from pymicro.server.server import Server
-from pymicro.wellknown import ZONE, ping_interval
+from pymicro.nodes.wellknown import ZONE, ping_interval
+from pymicro.serving.server import Server
+from pymicro.settings.config import Config, load
 from tests.processes import ROOT, Processes
 
 DEPLOY = ROOT / "deploy"

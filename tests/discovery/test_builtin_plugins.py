@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from pymicro import plugins
-from pymicro.config import load
-from pymicro.discovery import Directory
-from pymicro.registry.memory import MemoryRegistry
+from pymicro.discovery.directory import Directory
+from pymicro.discovery.registries.memory import MemoryRegistry
+from pymicro.settings import plugins
+from pymicro.settings.config import load
 
 
 @pytest.mark.parametrize("name", ["etcd", "local", "mdns", "memory", "static"])

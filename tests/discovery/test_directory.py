@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pymicro.backoff import Backoff
-from pymicro.discovery import Directory, ServiceState
-from pymicro.errors import RegistryError
-from pymicro.node import EMPTY, Node, NodeSet
+from pymicro.base.backoff import Backoff
+from pymicro.base.errors import RegistryError
+from pymicro.discovery.directory import Directory, ServiceState
+from pymicro.nodes.node import EMPTY, Node, NodeSet
 from pymicro.testing.waiting import expect, first, nothing_left_of
 
 PATIENCE = 5.0

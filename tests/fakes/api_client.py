@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from fakes.pods import pod
+from tests.fakes.pods import pod
 
 __all__ = ["PATIENCE", "STRATEGIC", "Api", "Events"]
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fakes.api_client import PATIENCE, STRATEGIC, Api
-from fakes.pods import pod
-from fakes.slices import endpoint, slice
+from tests.fakes.api_client import PATIENCE, STRATEGIC, Api
+from tests.fakes.pods import pod
+from tests.fakes.slices import endpoint, slice
 
 __all__ = ["STREAM", "Api", "ApiContract"]
 

@@ -21,14 +21,14 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from fakes import kube_writes
-from fakes.kube_faults import Faults
-from fakes.kube_merge import merge
-from fakes.kube_request import Request, Target, parse_path, read_body, verb_of
-from fakes.kube_selectors import selector
-from fakes.kube_status import Refused, status_object
-from fakes.kube_store import Scope, Store, Stored, key_of, now
-from fakes.kube_watch import Watch, reset
+from tests.fakes import kube_writes
+from tests.fakes.kube_faults import Faults
+from tests.fakes.kube_merge import merge
+from tests.fakes.kube_request import Request, Target, parse_path, read_body, verb_of
+from tests.fakes.kube_selectors import selector
+from tests.fakes.kube_status import Refused, status_object
+from tests.fakes.kube_store import Scope, Store, Stored, key_of, now
+from tests.fakes.kube_watch import Watch, reset
 
 __all__ = ["FakeKubeApi", "Request", "StreamingList"]
 

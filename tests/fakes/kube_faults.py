@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fakes.kube_status import Refused, status_object
+from tests.fakes.kube_status import Refused, status_object
 
 if TYPE_CHECKING:
-    from fakes.kube_api import Request
-    from fakes.kube_store import Store
-    from fakes.kube_watch import Watch
+    from tests.fakes.kube_api import Request
+    from tests.fakes.kube_store import Store
+    from tests.fakes.kube_watch import Watch
 
 __all__ = ["Faults", "Gate", "Refusal"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from fakes.kube_status import Refused
-from fakes.kube_store import KINDS, Key, Kind
+from tests.fakes.kube_status import Refused
+from tests.fakes.kube_store import KINDS, Key, Kind
 
 __all__ = ["Request", "Target", "parse_path", "read_body", "verb_of"]
 

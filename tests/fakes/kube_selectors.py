@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fakes.kube_status import Refused
+from tests.fakes.kube_status import Refused
 
 __all__ = ["Selector", "selector"]
 

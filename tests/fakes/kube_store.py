@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fakes.kube_selectors import Selector
-from fakes.kube_status import Refused
+from tests.fakes.kube_selectors import Selector
+from tests.fakes.kube_status import Refused
 
 __all__ = ["KINDS", "Change", "Kind", "Scope", "Store", "now"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from fakes.kube_status import Refused, status_object
-from fakes.kube_store import KINDS, Change, Scope, Store
+from tests.fakes.kube_status import Refused, status_object
+from tests.fakes.kube_store import KINDS, Change, Scope, Store
 
 __all__ = ["Watch", "reset"]
 

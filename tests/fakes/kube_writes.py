@@ -6,10 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from fakes.kube_merge import merge
-from fakes.kube_request import Target
-from fakes.kube_status import Refused
-from fakes.kube_store import Key, Store, Stored, now
+from tests.fakes.kube_merge import merge
+from tests.fakes.kube_request import Target
+from tests.fakes.kube_status import Refused
+from tests.fakes.kube_store import Key, Store, Stored, now
 
 __all__ = ["delete", "patch", "post", "put"]
 

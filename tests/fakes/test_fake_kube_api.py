@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from fakes.api_client import Api, Events
-from fakes.api_contract import STREAM, ApiContract
-from fakes.kube_api import FakeKubeApi, StreamingList
-from fakes.kube_status import status_object
-from fakes.pods import pod
+from tests.fakes.api_client import Api, Events
+from tests.fakes.api_contract import STREAM, ApiContract
+from tests.fakes.kube_api import FakeKubeApi, StreamingList
+from tests.fakes.kube_status import status_object
+from tests.fakes.pods import pod
 
 TOKENS = {"admin": "admin", "reader": "system:serviceaccount:default:reader"}
 

@@ -39,7 +39,7 @@ def test_service_and_client_do_not_load(absent: str) -> None:
 
 
 def test_what_is_said_of_loading_is_measured_on_something() -> None:
-    assert {"pymicro.service", "pymicro.standalone", "grpc.aio"} <= loaded_by(
+    assert {"pymicro.service", "pymicro.client", "grpc.aio"} <= loaded_by(
         "from pymicro import Service, Client"
     )
 

@@ -19,7 +19,7 @@ import pymicro
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import CallContext, Client, MemoryRegistry, Service, handler
-from tests.server.serving import eventually
+from tests.serving.serving import eventually
 
 # grpc writes a timeout below a second in milliseconds, rounded up.
 ROUNDED = 0.002

@@ -20,7 +20,7 @@ from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import CallContext, Client, MemoryRegistry, Service, handler
 from tests.processes import Process, Processes
-from tests.server.serving import eventually
+from tests.serving.serving import eventually
 
 NODES = 3
 LISTENS = r"greeter .* on (127\.0\.0\.1:\d+), registered"

@@ -9,8 +9,8 @@ from typing import Any
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import MemoryRegistry, Service
-from pymicro.record import dump_record, load_record
-from tests.client.backends import Backend
+from pymicro.nodes.record import dump_record, load_record
+from tests.calling.backends import Backend
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 

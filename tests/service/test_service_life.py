@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from tests.processes import Process, Processes
-from tests.server.serving import headers_with_path
+from tests.serving.serving import headers_with_path
 
 LISTENS = r"greeter .* on (127\.0\.0\.1:\d+), registered"
 

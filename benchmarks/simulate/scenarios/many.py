@@ -11,8 +11,8 @@ from benchmarks.simulate.plots import latency_curves, look
 from benchmarks.simulate.results import Result, Table, milliseconds, percent
 from benchmarks.simulate.servers import Mode, Server, lognormal
 from benchmarks.simulate.world import World
-from pymicro.node import NodeSet
-from pymicro.policy.subset import Subset
+from pymicro.balancing.policy.subset import Subset
+from pymicro.nodes.node import NodeSet
 
 __all__ = ["run"]
 

@@ -10,7 +10,7 @@ from benchmarks.simulate.plots import logarithmic, look
 from benchmarks.simulate.results import Result, Table, milliseconds
 from benchmarks.simulate.servers import Server, exponential
 from benchmarks.simulate.world import World
-from pymicro.node import NodeSet
+from pymicro.nodes.node import NodeSet
 
 __all__ = ["run"]
 

@@ -11,8 +11,8 @@ from benchmarks.simulate.lab import ALL, percentile, seeded
 from benchmarks.simulate.results import Result, Table, milliseconds
 from benchmarks.simulate.servers import Server, exponential
 from benchmarks.simulate.world import World
-from pymicro.node import NodeSet
-from pymicro.policy.subset import Subset
+from pymicro.balancing.policy.subset import Subset
+from pymicro.nodes.node import NodeSet
 
 __all__ = ["run"]
 

@@ -1,0 +1,105 @@
+"""The contract of balancers: which node a call takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pymicro.base.errors import NoNode
+from pymicro.nodes.node import Node, NodeSet
+
+__all__ = [
+    "CANCELLED",
+    "NO_TRIED",
+    "OUTCOMES",
+    "Balancer",
+    "CallInfo",
+    "Outcome",
+    "Pick",
+    "PlainPick",
+    "nothing_left",
+]
+
+NO_TRIED: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What a balancer may know of a call.
+
+    Attributes:
+        method: `/package.Service/Method`.
+        tried: Keys of the nodes earlier attempts went to; they are not picked again.
+    """
+
+    method: str
+    tried: frozenset[str] = NO_TRIED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call on the picked node ended.
+
+    Attributes:
+        code: The status as its number (0 is OK); what our side cancelled is 1.
+        local: True if our side cancelled it, which says nothing about the node.
+    """
+
+    code: int
+    local: bool = False
+
+
+OUTCOMES: tuple[Outcome, ...] = tuple(Outcome(code) for code in range(17))
+CANCELLED = Outcome(1, local=True)
+
+
+class Pick(Protocol):
+    """One choice of a balancer; may be shared between calls."""
+
+    @property
+    def node(self) -> Node:
+        """The node to call."""
+        ...
+
+    def done(self, outcome: Outcome) -> None:
+        """Tell how the call ended. Called exactly once for each pick."""
+        ...
+
+
+class Balancer(Protocol):
+    """Chooses one node for each call. Built as `Balancer(config)`."""
+
+    def update(self, nodes: NodeSet, usable: NodeSet) -> None:
+        """Replace both sets: figures are kept for `nodes`, only `usable` are picked.
+
+        The caller computes `usable` (connected, not ejected, filters) and calls
+        at most once in 10 ms.
+        """
+        ...
+
+    def pick(self, call: CallInfo) -> Pick:
+        """Choose at once; never wait.
+
+        Raises:
+            NoNode: Nothing is left to choose from.
+        """
+        ...
+
+
+class PlainPick:
+    """The pick of a balancer without figures: one for each node, shared by all its calls."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def done(self, outcome: Outcome) -> None:
+        """Do nothing: these balancers learn nothing from calls."""
+
+
+def nothing_left(usable: int, call: CallInfo) -> NoNode:
+    """Why nothing could be picked, of `usable` nodes, for `call`."""
+    if usable == 0:
+        return NoNode("no node is usable")
+    return NoNode(f"{call.method} was tried on each of the {usable} usable nodes")

@@ -1,0 +1,278 @@
+"""Balancer `p2c`: the better one of two random nodes, by calls in flight and latency."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING
+
+from pymicro.balancing.balancer import CallInfo, Outcome, nothing_left
+from pymicro.nodes.node import Node, NodeSet
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["P2C"]
+
+# The numbers were found with `python -m benchmarks.simulate`; benchmarks/simulate/README.md has the figures.
+
+# Latencies say something where one is more than this many times the other. Finagle's peak EWMA
+# compares latency * (calls in flight + 1) at any difference; then chance decides who is called.
+_CLEAR = 2.0
+# How much an answer counts for a node that is called all the time. Finagle's figure jumps to
+# every higher latency: one garbage collection costs a node its calls for half a minute.
+_WEIGHT = 1 / 32
+# Seconds in which half of what is known of a node that nobody calls is forgotten.
+_MEMORY = 3.0
+# No call counts for more than this many usual ones (a stream that lasted an hour says nothing of
+# its node), and a failure for exactly as many. So whatever a node did, it is tried again after
+# _MEMORY * (_WORST - _CLEAR) seconds.
+_WORST = 16.0
+# A node that is clearly slower, and of whose calls more than this share failed, is not slow but broken.
+_FAILING = 1 / 16
+# How often a call in flight counts on a node of which nothing is known, or nothing any more.
+_UNKNOWN = 4
+# How much an answer counts for what is usual among all nodes.
+_USUAL_WEIGHT = 1 / 64
+# Seconds added to each latency: a smaller one tells more of our event loop than of a node.
+_GRAIN = 0.001
+
+# What outlier ejection counts against a node, and RESOURCE_EXHAUSTED: UNKNOWN, DEADLINE_EXCEEDED,
+# RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+_FAILURES = frozenset({2, 4, 8, 12, 13, 14, 15})
+
+# As in `random`: after this many misses the few untried ones are looked for.
+_DRAWS = 8
+
+
+class _Common:
+    """What the nodes of one balancer share: the clock, and the usual latency (0 before an answer)."""
+
+    __slots__ = ("answered", "clock", "usual")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.usual = 0.0
+        self.answered = 0.0
+
+
+class _Figures:
+    """What is known of one node.
+
+    Attributes:
+        calls: Those in flight.
+        latency: A mean in seconds, as of `seen`; 0 if nothing is known yet.
+        failing: The share of failures in it.
+        picked: When it was picked last.
+    """
+
+    __slots__ = ("calls", "common", "failing", "latency", "node", "picked", "seen")
+
+    def __init__(self, node: Node, common: _Common, now: float) -> None:
+        self.node = node
+        self.common = common
+        self.calls = 0
+        self.latency = 0.0
+        self.failing = 0.0
+        self.seen = now
+        self.picked = 0.0
+
+    def now(self, moment: float) -> tuple[float, int]:
+        """Latency and calls in flight as they count at `moment`.
+
+        What is known fades to what is usual, as 1 / (1 + t): a node that was k times as slow
+        is tried again after _MEMORY * (k - _CLEAR) seconds, and then as carefully as a new one.
+        """
+        usual = self.common.usual
+        latency = self.latency
+        if not latency:
+            return usual, self.calls * _UNKNOWN
+        faded = usual + (latency - usual) * _MEMORY / (_MEMORY + moment - self.seen)
+        clear = usual * _CLEAR
+        return faded, self.calls * _UNKNOWN if faded <= clear < latency else self.calls
+
+    def come_back(self) -> None:
+        """It was not usable and is again: it was connected anew, or its probe went well.
+
+        So it is tried at once. Were it held against a restarted node that its calls failed when
+        it was killed, nobody would call it for half a minute.
+        """
+        if self.latency > self.common.usual * _CLEAR:
+            self.seen = -inf
+
+
+class _Pick:
+    """One call on one node."""
+
+    __slots__ = ("_begun", "_figures", "node")
+
+    def __init__(self, figures: _Figures, begun: float) -> None:
+        self.node = figures.node
+        self._figures = figures
+        self._begun = begun
+
+    def done(self, outcome: Outcome) -> None:
+        """Count the call out, and learn what its end tells."""
+        figures = self._figures
+        figures.calls -= 1
+        common = figures.common
+        now = common.clock()
+        took = now - self._begun + _GRAIN
+        code = outcome.code
+        usual = common.usual
+        if not usual:
+            if code == 0:
+                common.usual = figures.latency = took
+                common.answered = figures.seen = now
+            return
+        worst = usual * _WORST
+        if took > worst:
+            took = worst
+        kept = _MEMORY / (_MEMORY + now - figures.seen)
+        latency = usual + ((figures.latency or usual) - usual) * kept
+        # The longer nothing was heard, the more the news counts.
+        weight = 1.0 - kept
+        if weight < _WEIGHT:
+            weight = _WEIGHT
+        failed = 0.0
+        if code == 0:
+            common.usual = usual + (took - usual) * _USUAL_WEIGHT
+            common.answered = now
+        elif code in _FAILURES:
+            took, failed = worst, 1.0
+        elif took <= latency:
+            # Cancelled, or an answer that may be quick for it is an error: no node is fast by that.
+            return
+        elif outcome.local and 2 * common.answered < self._begun + now:
+            # It would have taken longer than it was waited for; but nobody else has answered in
+            # the second half of that time either: was it our own process that stood still?
+            return
+        figures.latency = latency + (took - latency) * weight
+        figures.seen = now
+        if failed or figures.failing:
+            failing = figures.failing * kept
+            figures.failing = failing + (failed - failing) * weight
+
+
+class P2C:
+    """Of two random usable nodes the one with fewer calls in flight, unless the other is clearly faster.
+
+    Two choices are nearly as good as looking at all nodes, and cost the same for any number of
+    them (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). Of equals
+    the one is picked that was picked longer ago, which makes the load nearly as even as in turn.
+
+    A node's latency is a mean over its last answers, and fades while nobody calls it. Where one
+    node's is more than twice the other's, the product with the calls in flight decides, as in
+    Finagle's peak EWMA. Failures count as long calls, so who fails at once attracts no calls, and
+    what a call that was cancelled has waited counts where other nodes have answered meanwhile. A node
+    that became usable takes a quarter of the others' calls in flight until it has answered.
+
+    Args:
+        config: As every balancer has it; nothing is read from it.
+        rng: Source of randomness, for tests.
+        clock: Seconds that never go back; for tests and simulations.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rng = rng or random.Random()
+        self._random = self._rng.random
+        self._clock = clock
+        self._common = _Common(clock)
+        self._figures: dict[str, _Figures] = {}  # of those usable
+        self._away: dict[str, _Figures] = {}  # of those that were
+        self._usable: list[_Figures] = []
+
+    def update(self, nodes: NodeSet, usable: NodeSet) -> None:
+        """Choose among `usable` from now on; figures of who is in `nodes` stay.
+
+        A node gets figures when it is usable for the first time: of 10,000 nodes most never are.
+        """
+        before, away, common, now = self._figures, self._away, self._common, self._clock()
+        self._figures = here = {}
+        for node in usable:
+            key = node.key
+            figures = before.pop(key, None)
+            if figures is None:
+                figures = away.pop(key, None)
+                if figures is None:
+                    figures = _Figures(node, common, now)
+                else:
+                    figures.come_back()
+            figures.node = node
+            here[key] = figures
+        self._usable = list(here.values())
+        before |= away
+        self._away = {}
+        if before:
+            self._away = {node.key: before[node.key] for node in nodes if node.key in before}
+
+    def pick(self, call: CallInfo) -> _Pick:
+        """The better of two random nodes that the call was not tried on.
+
+        Raises:
+            NoNode: No node is usable, or the call was tried on all of them.
+        """
+        usable = self._usable
+        count = len(usable)
+        if call.tried or not count:
+            one, other = self._untried(call)
+        elif count == 1:
+            one = other = usable[0]
+        else:
+            # Two different places, each pair as often as any. randrange() is five times slower.
+            draw = self._random
+            place = int(draw() * count)
+            one = usable[place]
+            other = usable[place - 1 - int(draw() * (count - 1))]
+        now = self._clock()
+        if one.latency < other.latency * _CLEAR and other.latency < one.latency * _CLEAR:
+            if other.calls < one.calls or (other.calls == one.calls and other.picked < one.picked):
+                one = other
+        elif _better(other, one, now):
+            one = other
+        if one.failing > _FAILING:
+            # Where most nodes fail, so do both of most pairs.
+            for other in self._untried(call):
+                if _better(other, one, now):
+                    one = other
+        one.calls += 1
+        one.picked = now
+        return _Pick(one, now)
+
+    def _untried(self, call: CallInfo) -> tuple[_Figures, _Figures]:
+        """Two untried nodes; the same one twice if there is but one."""
+        usable, tried = self._usable, call.tried
+        if not usable:
+            raise nothing_left(0, call)
+        found: list[_Figures] = []
+        for _ in range(_DRAWS):
+            figures = usable[int(self._random() * len(usable))]
+            if figures.node.key not in tried and figures not in found:
+                found.append(figures)
+                if len(found) == 2:
+                    return found[0], found[1]
+        untried = [figures for figures in usable if figures.node.key not in tried]
+        if not untried:
+            raise nothing_left(len(usable), call)
+        one, other = self._rng.sample(untried, 2) if len(untried) > 1 else untried * 2
+        return one, other
+
+
+def _better(one: _Figures, other: _Figures, now: float) -> bool:
+    """Whether `one` is to be preferred, where the latencies may differ clearly."""
+    latency, calls = one.now(now)
+    others_latency, others_calls = other.now(now)
+    if latency > others_latency * _CLEAR:
+        # What fails has few calls in flight, for it is quick: that is no reason to prefer it.
+        return one.failing < _FAILING and latency * (calls + 1) < others_latency * (others_calls + 1)
+    if others_latency > latency * _CLEAR:
+        return other.failing >= _FAILING or latency * (calls + 1) < others_latency * (others_calls + 1)
+    return calls < others_calls or (calls == others_calls and one.picked < other.picked)

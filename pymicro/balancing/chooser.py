@@ -1,0 +1,308 @@
+"""Which of a service's nodes are used at all; among those a balancer chooses.
+
+Between the connections, which know what is reachable, and the balancer, which knows
+what is best: nodes that fail are left out for a while, those of the own zone come
+first, new ones warm up. Pure: the client and the simulator run the same code.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from math import inf
+from operator import attrgetter
+
+from pymicro.balancing.balancer import CANCELLED, Balancer, CallInfo, Outcome, Pick, PlainPick
+from pymicro.balancing.policy.outliers import FAILURES, PATIENCE, Outliers, Record, most_out
+from pymicro.balancing.policy.warming import Warming
+from pymicro.balancing.policy.zones import in_zone
+from pymicro.base.errors import NoNode
+from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
+
+__all__ = ["Chooser"]
+
+# Ejections are news about calls, for who reads the client's log.
+log = logging.getLogger("pymicro.client")
+
+# Draws, besides one for each warming node, before a call takes a node that should be
+# spared: a balancer that prefers idle nodes may offer it the same one again and again.
+DRAWS = 8
+
+_key = attrgetter("key")
+
+
+def nothing() -> None:
+    """Nobody wants to know."""
+
+
+class Chooser:
+    """Puts ejection, zones and slow start around any balancer.
+
+    Args:
+        balancer: Chooses among those used; belongs to this chooser from now on.
+        ejection: Whether nodes that fail are left out.
+        zone: The zone this process is in, to be preferred; empty for none.
+        slow_start: Seconds in which a new node comes to its full share; 0 for at once.
+        changed: Called when `update` should be called again: a node was ejected or
+            is back. It may do so itself.
+        clock: Seconds.
+        rng: Source of randomness.
+
+    Attributes:
+        changed: As given; may be set later.
+        panicking: Whether so few nodes are well that all reachable ones are used.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        *,
+        ejection: bool = True,
+        zone: str = "",
+        slow_start: float = 0.0,
+        changed: Callable[[], None] = nothing,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._balancer = balancer
+        self._ejection = ejection
+        self._zone = zone
+        self.changed = changed
+        self._clock = clock
+        self._rng = rng or random.Random()
+        # Clients of one zone must not all fill it up with the same nodes of another.
+        self._seed = self._rng.randbytes(16).hex()
+        self._outliers = Outliers(clock(), self._rng.uniform)
+        self._records = self._outliers.records
+        self._everyone = self._outliers.everyone
+        self._slow_start = slow_start > 0
+        self._warming = Warming(slow_start)
+        self._nodes = self._reachable = EMPTY
+        self._arrived: set[str] = set()
+        self._failed = 0
+        self._probeable: dict[str, Node] = {}
+        self._next_probe = -inf
+        # Whether a pick must look at anything but the balancer.
+        self._special = False
+        self.panicking = False
+
+    @property
+    def ejected(self) -> frozenset[str]:
+        """Keys of the nodes that are ejected now."""
+        return frozenset(self._outliers.ejected)
+
+    # What there is
+
+    def update(self, nodes: NodeSet, reachable: NodeSet, failed: int = 0) -> None:
+        """Take new sets, and give the balancer those nodes that are to be used.
+
+        Of the reachable nodes the ejected are not used, and those outside the zone
+        only as far as it needs them. Below half of the nodes well, ejected or not
+        connectable, all reachable ones are used: what is left would be run over (Envoy's
+        panic threshold of 50 %).
+
+        Args:
+            nodes: All of the service; a record is kept for each as long as it is here.
+            reachable: Those of them that a call may be started on now.
+            failed: How many of them cannot be connected to.
+        """
+        now = self._clock()
+        if nodes is not self._nodes:
+            self._follow(nodes, now)
+        if self._slow_start:
+            self._welcome(reachable, now)
+        self._nodes, self._reachable, self._failed = nodes, reachable, failed
+        out = self._outliers.ejected
+        self._probeable = {node.key: node for node in reachable if node.key in out} if out else {}
+        self._next_probe = -inf
+        self._attend()
+        self._balancer.update(nodes, self._those_to_use())
+
+    def _follow(self, nodes: NodeSet, now: float) -> None:
+        """Forget those that left."""
+        gone, present = differing(self._nodes, nodes)
+        kept = {node.key for node in present}
+        left = [node.key for node in gone if node.key not in kept]
+        if self._ejection:
+            self._outliers.keep(left, kept, now)
+        for key in left:
+            self._warming.left(key)
+            self._arrived.discard(key)
+
+    def _welcome(self, reachable: NodeSet, now: float) -> None:
+        """Let those warm up that can be reached for the first time, if others could be before."""
+        for node in differing(self._reachable, reachable)[1]:
+            if node.key not in self._arrived:
+                self._arrived.add(node.key)
+                if self._reachable:
+                    self._warming.joined(node.key, now)
+        self._warming.settle(len(reachable), now)
+
+    def _those_to_use(self) -> NodeSet:
+        reachable, out = self._reachable, self._probeable
+        self.panicking = 2 * (len(out) + self._failed) > len(reachable) + self._failed
+        if self.panicking:
+            return reachable
+        if out:
+            reachable = NodeSet(tuple(node for node in reachable if node.key not in out))
+        return in_zone(self._nodes, reachable, self._zone, self._seed)
+
+    def reconnected(self, key: str) -> None:
+        """The node's connection was lost and made again: ask at once how it is."""
+        record = self._outliers.ejected.get(key)
+        if record is not None:
+            record.due = -inf
+            # What was asked over the lost connection will get no answer.
+            record.probe = None
+            self._next_probe = -inf
+
+    # A call begins
+
+    def pick(self, call: CallInfo) -> Pick:
+        """A node for a call; `done` must be called with the pick.
+
+        Raises:
+            NoNode: The call was tried on all reachable nodes, or there is none.
+        """
+        try:
+            if self._special:
+                return self._pick_specially(call)
+            return self._balancer.pick(call)
+        except NoNode:
+            pick = self._pick_beyond(call)
+            if pick is None:
+                raise
+            return pick
+
+    def _pick_specially(self, call: CallInfo) -> Pick:
+        now = self._clock()
+        # A retry goes to no node in doubt: it may be the call's last attempt.
+        if now >= self._next_probe and not call.tried:
+            probe = self._due(now)
+            if probe is not None:
+                return probe
+        return self._pick_sparing(call, now) if self._warming.ramping else self._balancer.pick(call)
+
+    def _due(self, now: float) -> Pick | None:
+        """The pick of a node that is to be probed now, if there is one."""
+        soonest = inf
+        for key, node in self._probeable.items():
+            record = self._outliers.ejected.get(key)
+            if record is not None:
+                if record.due <= now:
+                    return _probe(record, node, now)
+                soonest = min(soonest, record.due)
+        self._next_probe = soonest
+        return None
+
+    def _pick_sparing(self, call: CallInfo, now: float) -> Pick:
+        """Pass over a warming node as often as its share says."""
+        warming = self._warming
+        for _ in range(DRAWS + len(warming)):
+            pick = self._balancer.pick(call)
+            if self._rng.random() < warming.share(pick.node.key, now):
+                break
+            pick.done(CANCELLED)
+        else:
+            pick = self._balancer.pick(call)
+        self._attend()
+        return pick
+
+    def _pick_beyond(self, call: CallInfo) -> Pick | None:
+        """A reachable node that is not preferred: better than none at all."""
+        out = self._outliers.ejected
+        untried = [node for node in self._reachable if node.key not in call.tried]
+        if not untried:
+            return None
+        node = self._rng.choice([node for node in untried if node.key not in out] or untried)
+        record = out.get(node.key)
+        now = self._clock()
+        if record is not None and record.due <= now:
+            return _probe(record, node, now)
+        return PlainPick(node)
+
+    # A call has ended
+
+    def done(self, pick: Pick, outcome: Outcome, late: bool = False) -> None:
+        """A call has ended. Exactly once for each pick.
+
+        Args:
+            pick: As `pick` returned it.
+            outcome: How the call ended.
+            late: This process was blocked meanwhile: the outcome says nothing of the node.
+        """
+        if late or outcome.code:
+            self._judge(pick, outcome, late)
+            return
+        pick.done(outcome)
+        try:
+            record = self._records[pick.node.key]
+        except KeyError:
+            return
+        if record.out:
+            self._answered(record, pick)
+        else:
+            record.successes += 1
+            self._everyone.successes += 1
+
+    def _judge(self, pick: Pick, outcome: Outcome, late: bool) -> None:
+        pick.done(CANCELLED if late else outcome)
+        record = self._records.get(pick.node.key)
+        if record is None:
+            return
+        if late or outcome.local:
+            if record.probe is pick:
+                record.probe = None
+                record.due = self._next_probe = -inf
+        elif outcome.code not in FAILURES:
+            if record.out:
+                self._answered(record, pick)
+            else:
+                record.successes += 1
+                self._everyone.successes += 1
+        elif not record.out:
+            now = self._clock()
+            reason = self._outliers.fail(record, now)
+            if reason and self._can_spare(pick.node.key):
+                self._probeable[pick.node.key] = pick.node
+                self._attend()
+                self._eject(pick.node, f"{reason}, the last with status {outcome.code}", now)
+                self.changed()
+        elif record.probe is pick:
+            self._eject(pick.node, f"its probe failed with status {outcome.code}", self._clock())
+
+    def _can_spare(self, key: str) -> bool:
+        """Whether a node may be ejected, as things stand."""
+        nodes, out = self._reachable.nodes, len(self._probeable)
+        place = bisect_left(nodes, key, key=_key)
+        # One that has fallen away meanwhile gets no calls anyway.
+        reachable = place < len(nodes) and nodes[place].key == key
+        return reachable and out < most_out(len(nodes) + self._failed) and len(nodes) - out > 1
+
+    def _eject(self, node: Node, reason: str, now: float) -> None:
+        seconds = self._outliers.eject(node.key, now)
+        self._next_probe = -inf
+        log.info("%s: node %s is ejected for %.1f s: %s", node.service, node.key, seconds, reason)
+
+    def _answered(self, record: Record, pick: Pick) -> None:
+        """A call on an ejected node succeeded. Only a probe counts: others began before it was ejected."""
+        if record.probe is pick:
+            node = pick.node
+            seconds = self._outliers.back(node.key, self._clock())
+            self._probeable.pop(node.key, None)
+            self._attend()
+            log.info("%s: node %s is back after %.1f s: its probe succeeded", node.service, node.key, seconds)
+            self.changed()
+
+    def _attend(self) -> None:
+        self._special = bool(self._probeable) or self._warming.ramping
+
+
+def _probe(record: Record, node: Node, now: float) -> Pick:
+    pick = PlainPick(node)
+    record.probe = pick
+    record.due = now + PATIENCE
+    return pick

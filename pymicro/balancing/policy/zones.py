@@ -1,0 +1,52 @@
+"""Calls stay in the own zone while it can bear them."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from pymicro.balancing.policy.rendezvous import ranking
+from pymicro.nodes.node import NodeSet
+from pymicro.nodes.wellknown import ZONE
+
+__all__ = ["in_zone"]
+
+# Envoy's overprovisioning factor: the nodes of a zone are taken to bear 1.4 times their
+# usual load, so a zone is enough for its clients until fewer than 72 % can be reached.
+OVERPROVISIONED = 1.4
+
+
+def in_zone(nodes: NodeSet, reachable: NodeSet, zone: str, seed: str = "") -> NodeSet:
+    """Those of `reachable` that a client in `zone` should use.
+
+    The zone is enough by itself if it has at least half of an even share of all nodes
+    (a zone with one node of thirty would be run over by its clients) and 1.4 times its
+    reachable nodes are at least all of its nodes. Otherwise it is filled up with nodes
+    from elsewhere to just as many as would be enough, so that the overflow grows with
+    what is missing. A node whose zone is not known is elsewhere; all such together
+    count as one zone.
+
+    Without a zone, with nobody listed in it, or with none of it reachable, all are used.
+
+    Args:
+        nodes: All of the service, reachable or not.
+        reachable: Those to choose from.
+        zone: The client's own; may be empty.
+        seed: What tells this client from others: each fills up with nodes of its own
+            choice, and always with the same ones.
+    """
+    if not zone:
+        return reachable
+    zones = {node.metadata.get(ZONE, "") for node in nodes}
+    if len(zones) == 1:
+        return reachable
+    own = [node for node in reachable if node.metadata.get(ZONE) == zone]
+    if not own:
+        return reachable
+    listed = sum(node.metadata.get(ZONE) == zone for node in nodes)
+    least = len(nodes) / len(zones) / 2
+    missing = ceil(listed / OVERPROVISIONED if listed >= least else least) - len(own)
+    if missing <= 0:
+        return NodeSet(tuple(own))
+    others = (node.key for node in reachable if node.metadata.get(ZONE) != zone)
+    used = {node.key for node in own}.union(sorted(others, key=ranking(seed))[:missing])
+    return NodeSet(tuple(node for node in reachable if node.key in used))

@@ -1,0 +1,1 @@
+"""One call of the user: its state, its attempts, its interceptors and its end."""

@@ -1,0 +1,97 @@
+"""What the parts of a call need to know of the method that is called, and of the object that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pymicro.rpc.wire.shape import Shape
+
+if TYPE_CHECKING:
+    import grpc
+
+    from pymicro.base.tasks import Tasks
+    from pymicro.calling.call.deferred import Deferred
+    from pymicro.calling.connections.method import MethodSpec
+
+__all__ = ["Called", "Waiting"]
+
+
+class Waiting(Protocol):
+    """A call object of the user's, whose real call starts later."""
+
+    def wait_for(self, deferred: Deferred) -> None:
+        """The real call will start later, for the first time or again."""
+        ...
+
+    def begun(self, call: Any) -> None:
+        """The real call has started, for the first time or again on another node."""
+        ...
+
+
+class Called(Protocol):
+    """One method on one channel, as `MultiCallable` is.
+
+    Attributes:
+        spec: The method as a stub asks for it.
+        callee: Service and method, for errors.
+        call_type: Makes the call object that the user gets.
+        drops: Whether a call that nobody holds any more is cancelled.
+        streams: Whether there is a stream of requests.
+    """
+
+    spec: MethodSpec
+    callee: str
+    call_type: type[Any]
+    drops: bool
+    streams: bool
+
+    @property
+    def service(self) -> str:
+        """The name that is looked up."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """`/package.Service/Method`."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Which sides stream."""
+        ...
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method may run twice."""
+        ...
+
+    @property
+    def logged(self) -> bool:
+        """Whether each call is a line in the log."""
+        ...
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where background work of its calls runs."""
+        ...
+
+    def elsewhere(self, path: str) -> Called:
+        """The same with another method's path."""
+        ...
+
+    def direct(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Start a call inside all interceptors."""
+        ...
+
+    def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
+        """Let `call` wait for what `begin` starts."""
+        ...

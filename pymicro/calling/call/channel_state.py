@@ -1,0 +1,100 @@
+"""What a channel's calls need of it: where they go, and what all of them have in common."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Container
+
+import grpc.aio
+
+from pymicro.base.tasks import Tasks
+from pymicro.calling.call.intercepted import Interception
+from pymicro.calling.call.outcomes import logs_calls
+from pymicro.calling.connections.core import ClientCore
+from pymicro.calling.connections.node_channel import Cancellable
+from pymicro.calling.connections.options import ChannelOptions
+from pymicro.calling.connections.target import Filter, Target
+
+__all__ = ["UNSET", "ChannelState", "Unset"]
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`: not given, where None means something."""
+
+    UNSET = enum.auto()
+
+
+UNSET = Unset.UNSET
+
+
+class ChannelState:
+    """The part of a channel that its calls know.
+
+    Attributes:
+        service: The name that is looked up.
+        target: Where calls go; None before the first call and after the client is closed.
+        timeout: Seconds a unary call may take unless told otherwise; None for no limit.
+        live: Calls in flight, to end when the channel is closed.
+        forwarded: Keys of request metadata that onward calls carry along.
+        caller: What each call says of who makes it; None for nothing.
+        logged: Whether each call is a line in the log.
+        intercepted: The interceptors; None without any.
+    """
+
+    def __init__(
+        self,
+        core: ClientCore,
+        service: str,
+        which: Filter,
+        options: ChannelOptions,
+        timeout: float | Unset | None,
+        intercepted: Interception | None,
+        idempotent: Container[str] = (),
+    ) -> None:
+        self.service = service
+        self.target: Target | None = None
+        self.live: set[Cancellable] = set()
+        self.timeout: float | None = None
+        self.forwarded: frozenset[str] = frozenset()
+        self.caller: grpc.aio.Metadata | None = None
+        self.logged = False
+        self.intercepted = intercepted
+        self._core = core
+        self._filter = which
+        self._options = options
+        self._given_timeout = timeout
+        self._idempotent = idempotent
+        self._closed = False
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where this channel's background work runs."""
+        return self._core.tasks
+
+    def marks(self, path: str) -> bool:
+        """Whether the method was named here as one that may run twice."""
+        return path in self._idempotent
+
+    def open(self) -> Target:
+        """Follow the service's nodes, unless that has begun.
+
+        Raises:
+            PymicroError: The client is not open.
+            grpc.aio.UsageError: The channel is closed.
+        """
+        if self._closed:
+            raise grpc.aio.UsageError(f"the channel to {self.service} is closed")
+        if self.target is None:
+            core = self._core
+            self.target = core.target(self, self.service, self._filter, self._options)
+            # Known only now: a channel may be made before the settings are read.
+            given = self._given_timeout
+            self.timeout = core.timeout if isinstance(given, Unset) else given
+            self.forwarded = core.forwarded
+            self.caller = core.caller
+            self.logged = logs_calls()
+        return self.target
+
+    def forget(self) -> None:
+        """The client is closed: the next call asks it anew."""
+        self.target = None

@@ -1,0 +1,268 @@
+"""What a stub holds for each method: picks a node and starts a call on it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from pymicro.base.tasks import Tasks
+from pymicro.calling.call.called import Waiting
+from pymicro.calling.call.channel_state import ChannelState
+from pymicro.calling.call.deferred import Deferred
+from pymicro.calling.call.objects import (
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+    _Call,
+)
+from pymicro.calling.call.plan import Plan
+from pymicro.calling.connections.method import MethodSpec
+from pymicro.rpc.scope import CallScope, scope
+from pymicro.rpc.wire.gomicro import FROM_SERVICE
+from pymicro.rpc.wire.shape import Shape
+
+if TYPE_CHECKING:
+    _UnaryUnary = grpc.aio.UnaryUnaryMultiCallable[Any, Any]
+    _UnaryStream = grpc.aio.UnaryStreamMultiCallable[Any, Any]
+    _StreamUnary = grpc.aio.StreamUnaryMultiCallable[Any, Any]
+    _StreamStream = grpc.aio.StreamStreamMultiCallable[Any, Any]
+else:  # older grpcio has them generic for type checkers only
+    _UnaryUnary = grpc.aio.UnaryUnaryMultiCallable
+    _UnaryStream = grpc.aio.UnaryStreamMultiCallable
+    _StreamUnary = grpc.aio.StreamUnaryMultiCallable
+    _StreamStream = grpc.aio.StreamStreamMultiCallable
+
+__all__ = [
+    "MultiCallable",
+    "StreamStreamMultiCallable",
+    "StreamUnaryMultiCallable",
+    "UnaryStreamMultiCallable",
+    "UnaryUnaryMultiCallable",
+]
+
+Metadata = Any  # grpc.aio's MetadataType: Metadata or a sequence of pairs
+
+
+class MultiCallable:
+    """Starts calls of one method on one channel.
+
+    Args:
+        channel: Ours, which knows the nodes.
+        spec: The method.
+
+    Attributes:
+        callee: Service and method, for errors.
+        drops: Whether a call that nobody holds any more is cancelled.
+        streams: Whether there is a stream of requests.
+    """
+
+    call_type: type[_Call]
+    drops = True
+    streams = False
+    _limited = False  # whether the channel's default timeout holds for it
+
+    def __init__(self, channel: ChannelState, spec: MethodSpec) -> None:
+        self._channel = channel
+        self.spec = spec
+        self.callee = f"{channel.service}{spec.method}"
+
+    @property
+    def service(self) -> str:
+        """The name that is looked up."""
+        return self._channel.service
+
+    @property
+    def path(self) -> str:
+        """`/package.Service/Method`."""
+        return self.spec.method
+
+    @property
+    def shape(self) -> Shape:
+        """Which sides stream."""
+        return self.spec.shape
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method may run twice: the channel, its proto or a peer says so."""
+        return self._channel.marks(self.path) or self.spec.idempotent
+
+    @property
+    def logged(self) -> bool:
+        """Whether each call is a line in the log."""
+        return self._channel.logged
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where background work of its calls runs."""
+        return self._channel.tasks
+
+    def elsewhere(self, path: str) -> MultiCallable:
+        """The same with another method's path, which an interceptor may ask for."""
+        if path == self.spec.method:
+            return self
+        return type(self)(self._channel, self.spec.renamed(path))
+
+    def _start(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        channel = self._channel
+        if channel.target is None:
+            channel.open()
+        if timeout is None and self._limited:
+            timeout = channel.timeout
+        serving = scope.get()
+        if serving is not None and serving.active:
+            timeout, metadata = self._inherit(serving, timeout, metadata)
+        if channel.intercepted is not None:
+            return channel.intercepted.call(
+                self, request, timeout, metadata, credentials, wait_for_ready, compression
+            )
+        return self.direct(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def direct(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Start a call inside all interceptors; every argument is final."""
+        channel = self._channel
+        target = channel.target or channel.open()
+        if channel.caller is not None:
+            # Of most calls it is all the metadata, made once: grpc.aio would make its own kind
+            # of object of a tuple for each call, which is half of what a header costs.
+            metadata = _signed(metadata, channel.caller) if metadata else channel.caller
+        plan = Plan(self, target, channel.live, request, timeout, metadata, credentials, compression)
+        found = target.pick(self.spec.info)
+        if found is None:
+            call = self.call_type(self.callee)
+            self.defer(call, partial(plan.start_later, bool(wait_for_ready)), plan.deadline)
+        else:
+            call = self.call_type(self.callee, plan.start(found), found[0].node)
+        call.plan = plan
+        plan.owner = weakref.ref(call) if self.drops else call
+        return call
+
+    def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
+        """Let `call` wait for what `begin` starts."""
+        held: Callable[[], Waiting | None] = weakref.ref(call) if self.drops else lambda: call
+
+        def handover(underlying: Any) -> bool:
+            waiting = held()
+            if waiting is None:
+                return False
+            waiting.begun(underlying)
+            return True
+
+        channel = self._channel
+        call.wait_for(Deferred(begin, handover, channel.tasks, channel.live, f"call {self.path}", deadline))
+
+    def _inherit(
+        self, serving: CallScope, timeout: float | None, metadata: Metadata
+    ) -> tuple[float | None, Metadata]:
+        """The deadline and metadata of an onward call of the call being served."""
+        remaining = serving.time_remaining()
+        if remaining is not None and (timeout is None or remaining < timeout):
+            timeout = remaining
+        forwarded: Sequence[tuple[str, str | bytes]] = serving.forwarded(self._channel.forwarded)
+        if forwarded:
+            own = list(metadata or ())
+            given = {key for key, _ in own}
+            metadata = (*own, *(pair for pair in forwarded if pair[0] not in given))
+        return timeout, metadata
+
+
+def _signed(metadata: Metadata, caller: grpc.aio.Metadata) -> Metadata:
+    """The call's metadata and who makes it, unless it says that itself."""
+    if any(key == FROM_SERVICE for key, _ in metadata):
+        return metadata
+    return (*metadata, *caller)
+
+
+class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):
+    """`await stub.Method(request)`."""
+
+    call_type = UnaryUnaryCall
+    drops = False
+    _limited = True
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryStreamMultiCallable(MultiCallable, _UnaryStream):
+    """`async for response in stub.Method(request)`."""
+
+    call_type = UnaryStreamCall
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnaryMultiCallable(MultiCallable, _StreamUnary):
+    """`await stub.Method(requests)`, or with `write` and `done_writing`."""
+
+    call_type = StreamUnaryCall
+    streams = True
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamStreamMultiCallable(MultiCallable, _StreamStream):
+    """`async for response in stub.Method(requests)`, or with `read` and `write`."""
+
+    call_type = StreamStreamCall
+    streams = True
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)

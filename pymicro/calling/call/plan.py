@@ -1,0 +1,271 @@
+"""What it takes to start a call on a node, and to start it again on another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pymicro.balancing.balancer import CANCELLED, OUTCOMES, CallInfo, Outcome
+from pymicro.balancing.policy.retry import Failure
+from pymicro.calling.call.outcomes import log_end, outcome_of, trailers_of
+from pymicro.calling.call.replay import Replay
+from pymicro.calling.connections.node_channel import Cancellable
+from pymicro.rpc.scope import scope
+from pymicro.rpc.wire.gomicro import read_status
+from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
+
+if TYPE_CHECKING:
+    from grpc.aio import AioRpcError
+
+    from pymicro.calling.call.called import Called
+    from pymicro.calling.connections.target import Found, Target
+    from pymicro.nodes.node import Node
+
+__all__ = ["Plan"]
+
+_INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+_DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+
+# A deadline that is noticed this much too late, in seconds, says that this process was
+# held up (its event loop blocked, itself suspended), and nothing about the node.
+LATE = 0.05
+
+
+class Plan:
+    """One call of the user: its attempts, one after the other, each on another node.
+
+    It is the done callback of each real call, and holds nothing of a call object
+    that is to end when it is dropped, so that such a stream can be collected.
+
+    Attributes:
+        attempts: Those made so far.
+        live: Where calls in flight are listed, to be ended with their channel.
+        owner: The call object that the user holds, or a weak reference to it where
+            it is to end when it is dropped.
+        committed: Whether messages of the call have passed either way: from then on
+            it cannot be started again.
+        call: The real call of the last attempt.
+        deadline: The moment of the loop's clock for all attempts together; None without one.
+    """
+
+    # Defaults on the class: a call pays only for what it uses.
+    attempts = 0
+    committed = False
+    deadline: float | None = None
+    owner: Any = None
+    call: Any = None
+    _pick: Any = None  # a Pick, from when the first attempt is made
+    _tried: frozenset[str] = frozenset()
+    _replay: Replay | None = None
+    _doubtful = False
+
+    def __init__(
+        self,
+        method: Called,
+        target: Target,
+        live: set[Cancellable],
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        self._method = method
+        self._target = target
+        self.live = live
+        self._request = request
+        self._timeout = timeout
+        self._metadata = metadata
+        self._credentials = credentials
+        self._compression = compression
+        self._loop = loop = asyncio.get_running_loop()
+        if timeout is not None:
+            self.deadline = loop.time() + timeout
+        # A handler that serves a retried call makes its own calls without retries: of three
+        # layers only one tries again.
+        serving = scope.get()
+        if target.retry is None or (serving is not None and serving.active and serving.retried):
+            self.committed = True
+        elif method.streams and request is not None:
+            self._replay = Replay(request)
+
+    @property
+    def node(self) -> Node | None:
+        """The one that was tried last."""
+        return self._pick.node if self._pick is not None else None
+
+    def left(self) -> float | None:
+        """Seconds until the deadline, not below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - self._loop.time())
+
+    def start(self, found: Found) -> Any:
+        """Start the real call on a node. `wait_for_ready` is never handed down.
+
+        On the channel of a dead node it would hang to the deadline; to us it means
+        waiting for a node.
+        """
+        pick, channel, ready = found
+        request, timeout, metadata = self._request, self._timeout, self._metadata
+        if self.attempts:
+            timeout = self.left()
+            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.attempts)))
+        try:
+            if self._replay is not None:
+                request = self._replay.reader()
+            call = channel.bind(self._method.spec)(
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=self._credentials,
+                compression=self._compression,
+            )
+        except BaseException:
+            self._target.chooser.done(pick, CANCELLED)
+            raise
+        self.attempts += 1
+        self.call = call
+        self._pick = pick
+        self._channel = channel
+        self._ready = ready
+        self._readies = channel.readies
+        channel.calls.add(self)
+        self.live.add(self)
+        call.add_done_callback(self)
+        if self._method.logged:
+            call.add_done_callback(log_end(self._method.callee, pick.node))
+        return call
+
+    async def start_later(self, wait_for_ready: bool) -> Any:
+        """Start it as soon as there is a node."""
+        try:
+            found = await self._target.wait(self._method.spec.info, self.deadline, wait_for_ready)
+            self._timeout = self.left()
+            return self.start(found)
+        except BaseException:
+            self.owner = None
+            raise
+
+    def __call__(self, call: Any) -> None:
+        """The real call has ended: count it out, tell how, and try again if it failed."""
+        self.live.discard(self)
+        self._channel.ended(self)
+        outcome = outcome_of(call)
+        if outcome.code:
+            self._failed(outcome)
+            return
+        target = self._target
+        target.chooser.done(self._pick, outcome)
+        target.budget.succeeded()
+        self.owner = None
+        spec = self._method.spec
+        if not spec.asked_peer:
+            # Once for each method: servers say it with every answer.
+            spec.asked_peer = True
+            spec.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
+
+    def cancel(self) -> bool:
+        """Cancel the real call; False if it had ended."""
+        return bool(self.call.cancel())
+
+    def _failed(self, outcome: Outcome) -> None:
+        late = outcome.code == _DEADLINE_EXCEEDED and self._had_no_time()
+        self._target.chooser.done(self._pick, outcome, late)
+        if outcome.code == _INTERNAL and self._method.streams and not self.committed:
+            self._doubtful = True
+        elif self.committed or outcome.local or not self._again(outcome):
+            self.owner = None
+
+    def _may_have_run(self) -> bool:
+        """Whether the request can have been sent, for all that the connection's states tell.
+
+        It cannot if the connection was not READY when the call was started and has
+        not been since.
+        """
+        channel = self._channel
+        return self._ready or channel.readies != self._readies or channel.ready()
+
+    def _had_no_time(self) -> bool:
+        """Whether a deadline that has passed says nothing about the node.
+
+        This process was held up, or the attempt was given only what others had left of the
+        time; or the node says itself that it was too late to begin.
+        """
+        return (
+            self.attempts > 1
+            or (self.deadline is not None and self._loop.time() > self.deadline + LATE)
+            or _says(trailers_of(self.call), NOT_STARTED)
+        )
+
+    def reconsider(self, error: AioRpcError) -> bool:
+        """Whether the call goes on although it ended with this error, which differs from what was told first.
+
+        A request that is written while the peer's refusal arrives fails in grpc-core,
+        and grpc.aio makes INTERNAL of that before it has the peer's status.
+        """
+        if not self._doubtful:
+            return False
+        self._doubtful = False
+        code, _, _ = read_status(error.code(), error.details() or "")
+        goes_on = not self.committed and self._again(OUTCOMES[code.value[0]])
+        if not goes_on:
+            self.owner = None
+        return goes_on
+
+    def _again(self, outcome: Outcome) -> bool:
+        """Start or prepare another attempt, if that is safe and allowed."""
+        target, method = self._target, self._method
+        if target.retry is None or (self._replay is not None and not self._replay.from_start):
+            return False
+        owner = self.owner() if method.drops else self.owner
+        if owner is None:
+            return False
+        trailers = trailers_of(self.call)
+        pushback = trailers.get(PUSHBACK)
+        marked = _says(trailers, IDEMPOTENT) or method.idempotent
+        pause = target.retry.pause(
+            Failure(
+                code=outcome.code,
+                may_have_run=not _says(trailers, NOT_STARTED) and self._may_have_run(),
+                idempotent=marked,
+                attempts=self.attempts,
+                left=self.left(),
+                pushback=pushback if isinstance(pushback, str) else None,
+            )
+        )
+        if pause is None:
+            return False
+        self._tried |= {self._pick.node.key}
+        if pause > 0:
+            method.defer(owner, partial(self._start_after, pause, self.call), self.deadline)
+            return True
+        found = self._find()
+        if found is None:
+            return False
+        owner.begun(self.start(found))
+        return True
+
+    async def _start_after(self, pause: float, failed: Any) -> Any:
+        """Another attempt after a pause; the failed one where there is no other node."""
+        await asyncio.sleep(pause)
+        found = self._find()
+        if found is None:
+            self.owner = None
+            return failed
+        return self.start(found)
+
+    def _find(self) -> Found | None:
+        """Another node to try, if there is one at once and the budget allows it."""
+        target = self._target
+        found = target.pick(CallInfo(self._method.path, self._tried))
+        if found is not None and not target.may_retry():
+            target.chooser.done(found[0], CANCELLED)
+            return None
+        return found
+
+
+def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:
+    return trailers.get(pair[0]) == pair[1]

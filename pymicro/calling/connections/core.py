@@ -1,0 +1,160 @@
+"""What all channels of one client share: node channels, targets, background tasks."""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from grpc.aio import Metadata
+
+from pymicro.balancing.balancer import Balancer
+from pymicro.balancing.chooser import Chooser
+from pymicro.balancing.policy.retry import RetryPolicy
+from pymicro.balancing.policy.subset import Subset
+from pymicro.base.errors import PymicroError
+from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.method import MethodSpec
+from pymicro.calling.connections.node_channel import NodeChannels
+from pymicro.calling.connections.options import ChannelOptions
+from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target
+from pymicro.discovery.selector import Selector
+from pymicro.rpc.wire.gomicro import FROM_SERVICE
+from pymicro.rpc.wire.metadata import checked
+from pymicro.settings.config import Config
+
+__all__ = ["ClientCore", "Opened"]
+
+MOST_SPECS = 4096
+
+
+class Opened(Protocol):
+    """A channel whose calls have begun, and which is told when the client is closed."""
+
+    def forget(self) -> None:
+        """The client is closed: ask for a target anew."""
+        ...
+
+
+class ClientCore:
+    """Makes targets for channels and holds what they share, while it is entered.
+
+    Attributes:
+        tasks: Where background work runs.
+        timeout: Seconds a unary call may take unless told otherwise; None for no limit.
+        forwarded: Keys of request metadata that onward calls carry along.
+        caller: What calls say of who makes them; None where that has no name.
+    """
+
+    def __init__(self) -> None:
+        self.timeout: float | None = None
+        self.forwarded: frozenset[str] = frozenset()
+        self.caller: Metadata | None = None
+        self.tasks = Tasks("pymicro client")
+        self._selector: Selector | None = None
+        # Each client takes its own part of the nodes of a large service.
+        self._seed = secrets.token_hex(8)
+        self._specs: dict[tuple[Any, ...], MethodSpec] = {}
+        self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
+        self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+    def equip(
+        self,
+        config: Config,
+        selector: Selector,
+        make_balancer: Callable[[Config], Balancer],
+        describe: Callable[[str], str],
+    ) -> None:
+        """Give it what the configuration chose; before it is entered.
+
+        Args:
+            config: All settings.
+            selector: Where node sets come from.
+            make_balancer: Makes a balancer; called once for each target.
+            describe: What is known of a service, for messages.
+        """
+        self.timeout = config.client_request_timeout or None
+        self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
+        self.caller = _caller(config.server_name)
+        if self.caller is not None:
+            self.forwarded -= {FROM_SERVICE}  # it is we who call, and not who called us
+        self._config = config
+        self._selector = selector
+        self._make_balancer = make_balancer
+        self._describe = describe
+
+    async def __aenter__(self) -> Self:
+        self.tasks = Tasks("pymicro client")
+        await self.tasks.__aenter__()
+        self._pool = NodeChannels(self._config, self.tasks)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for channel in list(self._opened):
+            channel.forget()
+        self._opened.clear()
+        self._targets.clear()
+        try:
+            await self.tasks.__aexit__(kind, exc, traceback)
+        finally:
+            await self._pool.close()
+
+    def spec(self, *parts: Any) -> MethodSpec:
+        """The one spec of a method, as `MethodSpec(*parts)` makes it."""
+        found = self._specs.get(parts)
+        if found is None:
+            # A serializer made anew for each stub would fill the table without end.
+            found = MethodSpec(*parts, shared=len(self._specs) < MOST_SPECS)
+            if found.shared:
+                self._specs[parts] = found
+        return found
+
+    def target(self, channel: Opened, service: str, which: Filter, options: ChannelOptions) -> Target:
+        """The target for calls of `channel`, followed from now on.
+
+        Raises:
+            PymicroError: The client is not open.
+        """
+        if self._selector is None or self.tasks.closed:
+            raise PymicroError(
+                f"the client of the channel to {service} is not open: "
+                "call inside `async with client:` or while the service runs"
+            )
+        self._opened.add(channel)
+        key = service, which, options
+        target = self._targets.get(key)
+        if target is None:
+            config = self._config
+            target = self._targets[key] = Target(
+                service,
+                which,
+                self._selector,
+                Chooser(
+                    self._make_balancer(config),
+                    ejection=config.outlier_ejection == "on",
+                    zone=config.zone,
+                    slow_start=config.slow_start,
+                ),
+                self._pool,
+                options,
+                lambda: self._describe(service),
+                Subset(config.subset_size, self._seed),
+                RetryPolicy(config.client_retries) if config.client_retries else None,
+                max(CONNECT_AHEAD, config.subset_size),
+            )
+            self.tasks.start(target.follow(), f"nodes of {service}")
+        return target
+
+
+def _caller(name: str) -> Metadata | None:
+    """go-micro's header with the name of who calls; None where it has none, or none that can be sent."""
+    if not name:
+        return None
+    try:
+        return Metadata(*checked([(FROM_SERVICE, name)]))
+    except ValueError:
+        return None

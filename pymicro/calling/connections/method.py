@@ -1,0 +1,111 @@
+"""One rpc method as a stub asks for it, and what a channel was told of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc.aio
+
+from pymicro.balancing.balancer import CallInfo
+from pymicro.base.errors import ConfigError
+from pymicro.rpc.idempotent import proto_says_idempotent
+from pymicro.rpc.wire.shape import Shape
+
+__all__ = ["Marks", "MethodSpec"]
+
+
+class MethodSpec:
+    """A method as a stub asks a channel for it; compared by identity.
+
+    One exists for each method, however many stubs there are, so that a node
+    channel makes its multicallable once: for a `shared` one.
+
+    Attributes:
+        asked_peer: Whether an answer was looked at for the peer's mark.
+        idempotent_there: Whether a peer said that the method may run twice.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_idempotent_here",
+        "_registered",
+        "asked_peer",
+        "idempotent_there",
+        "info",
+        "method",
+        "shape",
+        "shared",
+    )
+
+    def __init__(
+        self,
+        shape: Shape,
+        method: str,
+        request_serializer: Callable[..., Any] | None,
+        response_deserializer: Callable[..., Any] | None,
+        registered: bool,
+        *,
+        shared: bool,
+    ) -> None:
+        self.shared = shared
+        self.method = method
+        self.info = CallInfo(method)
+        self.shape = shape
+        self._arguments = (method, request_serializer, response_deserializer)
+        self._registered = registered
+        self._idempotent_here: bool | None = None
+        self.asked_peer = False
+        self.idempotent_there = False
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the method's proto or a peer says that it may run twice."""
+        if self._idempotent_here is None:
+            self._idempotent_here = proto_says_idempotent(self.method)
+        return self._idempotent_here or self.idempotent_there
+
+    def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
+        """The grpc.aio multicallable of this method on `channel`."""
+        bound: Callable[..., Any] = getattr(channel, self.shape.value)(
+            *self._arguments, _registered_method=self._registered
+        )
+        return bound
+
+    def renamed(self, method: str) -> MethodSpec:
+        """The same for another path; for one call, so it is not shared."""
+        _, serializer, deserializer = self._arguments
+        return MethodSpec(self.shape, method, serializer, deserializer, False, shared=False)
+
+
+class Marks:
+    """Methods named at a channel as such that may run twice.
+
+    Args:
+        names: `/package.Service/Method`, `package.Service/Method`, or `Method` alone
+            for the methods of that name in every service; of these several.
+
+    Raises:
+        ConfigError: A name that cannot be a method's.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        if isinstance(names, str):
+            names = (names,)
+        paths, methods = set(), set()
+        for name in names:
+            service, slash, method = name.rpartition("/") if isinstance(name, str) else ("", "", "")
+            service = service.removeprefix("/")
+            if not method or bool(slash) != bool(service) or "." in method:
+                raise ConfigError(
+                    f"idempotent= has {name!r}, which names no method: "
+                    "give '/package.Service/Method', or 'Method' for all services"
+                )
+            if service:
+                paths.add(f"/{service}/{method}")
+            else:
+                methods.add(method)
+        self._paths, self._methods = frozenset(paths), frozenset(methods)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and (path in self._paths or path.rpartition("/")[2] in self._methods)

@@ -1,0 +1,321 @@
+"""One real channel to one node, shared by all who call that node."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
+from pymicro.nodes.node import Node
+from pymicro.settings.config import Config
+
+__all__ = ["Cancellable", "NodeChannel", "NodeChannels", "Spec"]
+
+# Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
+# would block every call for 40 ms.
+CHANNELS_A_TURN = 50
+# Of many nodes these are connected at once, so that no call waits; the others within SPREAD
+# seconds, in steps of STEP. Each client takes them in another order and at another pace: a
+# thousand clients that are restarted together would else meet at one node after the other,
+# and each connection costs both ends a handshake.
+AT_ONCE = 10
+SPREAD = 1.0
+STEP = 0.05
+
+_READY = grpc.ChannelConnectivity.READY
+_IDLE = grpc.ChannelConnectivity.IDLE
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+
+
+class Spec(Protocol):
+    """A method as a stub asks for it: makes its multicallable on a real channel."""
+
+    shared: bool
+
+    def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
+        """The grpc.aio multicallable of this method on `channel`."""
+        ...
+
+
+class Cancellable(Protocol):
+    """A call as those see it who may have to end it."""
+
+    def cancel(self) -> bool:
+        """End it now; False if it had ended."""
+        ...
+
+
+class NodeChannel:
+    """A node's channel: connected when asked to, watched, closed after its last call.
+
+    Attributes:
+        node: Who is called.
+        pickable: Whether a call may be started now: it is READY, or was and fell
+            to IDLE (then it is being connected again).
+        failed: Whether the last attempt to connect failed.
+        state: What grpc-core said last; None before `connect`.
+        changes: How often the state has changed.
+        readies: How often it was READY, as far as can be told. Whether a call can have
+            been sent is told by this and `ready()`, never by the text of an error.
+        calls: Those started here that have not ended.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_closed",
+        "_config",
+        "_listeners",
+        "_options",
+        "_real",
+        "_tasks",
+        "_watch",
+        "calls",
+        "changes",
+        "failed",
+        "node",
+        "pickable",
+        "readies",
+        "retired",
+        "state",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        config: Config,
+        options: ChannelOptions,
+        tasks: Tasks,
+        closed: Callable[[NodeChannel], None],
+    ) -> None:
+        self.node = node
+        self.pickable = False
+        self.failed = False
+        self.retired = False
+        self.state: grpc.ChannelConnectivity | None = None
+        self.calls: set[Cancellable] = set()
+        self.changes = 0
+        self.readies = 0
+        self._config = config
+        self._options = options
+        self._tasks = tasks
+        self._closed = closed
+        self._real: grpc.aio.Channel | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._bound: dict[Spec, Callable[..., Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def lazy(self) -> bool:
+        """Whether nobody asked it to connect yet."""
+        return self._real is None
+
+    def ready(self) -> bool:
+        """Whether it is READY at this moment, by grpc-core's own account."""
+        real = self._real
+        return real is not None and real.get_state() is _READY
+
+    def connect(self) -> None:
+        """Make the real channel and connect it; at once, without waiting."""
+        if self._real is None and not self.retired:
+            self._open()
+
+    def _open(self) -> grpc.aio.Channel:
+        real = grpc.aio.insecure_channel(
+            dial_target(self.node),
+            options=channel_arguments(self._config, self.node, self._options.options),
+            compression=self._options.compression,
+        )
+        self._real = real
+        self.state = real.get_state(try_to_connect=True)
+        self._watch = self._tasks.start(self._follow(real, self.state), f"channel {self.node.address}")
+        return real
+
+    async def _follow(self, real: grpc.aio.Channel, state: grpc.ChannelConnectivity) -> None:
+        while state is not _SHUTDOWN:
+            self._saw(state)
+            await real.wait_for_state_change(state)
+            # After max_connection_age a channel is IDLE and stays so: connect again at once.
+            state = real.get_state(try_to_connect=True)
+
+    def _saw(self, state: grpc.ChannelConnectivity) -> None:
+        previous, self.state = self.state, state
+        self.changes += 1
+        before = self.pickable, self.failed, self.readies
+        if state is _READY:
+            self.pickable, self.failed = True, False
+            self.readies += 1
+        elif state is _FAILED:
+            self.pickable, self.failed = False, True
+        elif state is _IDLE:
+            self.failed = False
+            if previous is not _IDLE:
+                # It falls to IDLE from READY, which may have been too short to be seen.
+                self.readies += 1
+        if before != (self.pickable, self.failed, self.readies):
+            for listener in list(self._listeners):
+                listener()
+
+    def bind(self, spec: Spec) -> Callable[..., Any]:
+        """The multicallable of `spec` on the real channel, made once if the spec is shared."""
+        try:
+            return self._bound[spec]
+        except KeyError:
+            real = self._real if self._real is not None else self._open()
+            bound = spec.bind(real)
+            if spec.shared:
+                self._bound[spec] = bound
+            return bound
+
+    def ended(self, call: Cancellable) -> None:
+        """A call started here has ended."""
+        self.calls.discard(call)
+        if self.retired and not self.calls:
+            self._close_soon()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change of `pickable`, `failed` or `readies`."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> bool:
+        """Stop calling it; True if nobody listens any more."""
+        self._listeners.remove(listener)
+        return not self._listeners
+
+    def retire(self) -> None:
+        """The node has left: no new calls; close after the last one in flight."""
+        self.retired = True
+        self.pickable = False
+        if not self.calls:
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        if self._real is None:
+            self._closed(self)
+        elif not self._tasks.closed:  # else whoever ends the tasks closes us
+            self._tasks.start(self.close(), f"close {self.node.address}")
+
+    async def close(self) -> None:
+        """End the calls in flight and the connection."""
+        self.retired = True
+        self.pickable = False
+        for call in list(self.calls):
+            call.cancel()
+        real, self._real = self._real, None
+        self._bound.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+        if real is not None:
+            await real.close()
+        self._closed(self)
+
+
+class NodeChannels:
+    """The channels of one client, each shared by everybody who agrees in its options."""
+
+    def __init__(self, config: Config, tasks: Tasks, *, rng: random.Random | None = None) -> None:
+        self._config = config
+        self._tasks = tasks
+        self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
+        self._retired: set[NodeChannel] = set()
+        self._rng = rng or random.Random()
+        # To be connected in the next turns of the loop, and a little later.
+        self._soon: dict[NodeChannel, None] = {}
+        self._later: dict[NodeChannel, None] = {}
+        self._pump: asyncio.Handle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._spread_until = 0.0
+
+    def acquire(self, node: Node, options: ChannelOptions, listener: Callable[[], None]) -> NodeChannel:
+        """The channel to `node`, made (not connected) if nobody holds it yet."""
+        key = options, node.key
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = NodeChannel(
+                node, self._config, options, self._tasks, self._retired.discard
+            )
+        channel.listen(listener)
+        return channel
+
+    def release(self, channel: NodeChannel, options: ChannelOptions, listener: Callable[[], None]) -> None:
+        """Give a channel back; its last holder retires it."""
+        if channel.unlisten(listener):
+            del self._channels[options, channel.node.key]
+            self._soon.pop(channel, None)
+            self._later.pop(channel, None)
+            self._retired.add(channel)
+            channel.retire()
+
+    def connect_ahead(self, channels: Iterable[NodeChannel], *, hurry: bool = False) -> None:
+        """Connect these, in an order of chance: some at once, the others spread over a second.
+
+        One that is due already keeps its place.
+
+        Args:
+            channels: Those of one service.
+            hurry: All at once, since a call waits that none of the others can take.
+        """
+        if hurry:
+            wanted = [channel for channel in channels if channel not in self._soon]
+            for channel in wanted:
+                self._later.pop(channel, None)
+            self._soon.update(dict.fromkeys(wanted))
+        else:
+            wanted = [channel for channel in channels if not self.is_due(channel)]
+            self._rng.shuffle(wanted)
+            self._soon.update(dict.fromkeys(wanted[:AT_ONCE]))
+            self._later.update(dict.fromkeys(wanted[AT_ONCE:]))
+        loop = asyncio.get_running_loop()
+        if self._pump is None and self._soon:
+            self._pump = loop.call_soon(self._connect_some)
+        if self._tick is None and self._later:
+            self._spread_until = loop.time() + SPREAD * self._rng.uniform(0.5, 1.0)
+            self._tick = loop.call_later(STEP * self._rng.random(), self._connect_next)
+
+    def is_due(self, channel: NodeChannel) -> bool:
+        """Whether it will be connected without being asked for again."""
+        return channel in self._later or channel in self._soon
+
+    def _connect_some(self) -> None:
+        self._pump = None
+        if self._tasks.closed:
+            return
+        for channel in list(self._soon)[:CHANNELS_A_TURN]:
+            del self._soon[channel]
+            channel.connect()
+        if self._soon:
+            self._pump = asyncio.get_running_loop().call_soon(self._connect_some)
+
+    def _connect_next(self) -> None:
+        """Let as many of those that have time go on as keeps the pace; one timer for all of them."""
+        self._tick = None
+        loop = asyncio.get_running_loop()
+        steps = max(1, math.ceil((self._spread_until - loop.time()) / STEP))
+        for channel in list(self._later)[: math.ceil(len(self._later) / steps)]:
+            del self._later[channel]
+            self._soon[channel] = None
+        if self._pump is None and self._soon:
+            self._pump = loop.call_soon(self._connect_some)
+        if self._later:
+            self._tick = loop.call_later(STEP, self._connect_next)
+
+    async def close(self) -> None:
+        """End all calls and connections."""
+        for handle in (self._pump, self._tick):
+            if handle is not None:
+                handle.cancel()
+        self._pump = self._tick = None
+        self._soon.clear()
+        self._later.clear()
+        channels = [*self._channels.values(), *self._retired]
+        self._channels.clear()
+        self._retired.clear()
+        for channel in channels:
+            await channel.close()

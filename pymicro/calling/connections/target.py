@@ -1,0 +1,379 @@
+"""What a channel's calls choose from: one service's nodes, their channels and a balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import islice
+
+import grpc
+
+from pymicro.balancing.balancer import CANCELLED, CallInfo, Pick
+from pymicro.balancing.chooser import Chooser
+from pymicro.balancing.policy.budget import Budget
+from pymicro.balancing.policy.retry import RetryPolicy
+from pymicro.balancing.policy.subset import Subset
+from pymicro.base.backoff import Backoff
+from pymicro.base.errors import ConfigError, NoNode, RegistryError
+from pymicro.calling.connections.dialled import Dialled
+from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
+from pymicro.calling.connections.options import ChannelOptions
+from pymicro.discovery.selector import Selector
+from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
+from pymicro.nodes.wellknown import others_text
+from pymicro.rpc.status import DeadlineExceeded, Unavailable
+
+__all__ = ["Filter", "Found", "Target"]
+
+log = logging.getLogger("pymicro.client")
+
+# Past this many, a node is connected when it is first picked: a thousand connected
+# channels are 39 MB here and as many sockets on the other side.
+CONNECT_AHEAD = 100
+# A balancer's update is linear in the nodes; a hundred nodes that connect one by one
+# must not cost a hundred of them.
+UPDATE_INTERVAL = 0.01
+# Nodes whose connection turns out not to be READY that a call passes over before it takes
+# one of them: each costs a pick, and the next update knows of them all.
+UNREADY = 8
+# Seconds between two lines that say that the retry budget is spent.
+HELD_BACK_INTERVAL = 10.0
+# Nodes never connected to that are offered to the balancer at a time: being picked is
+# what connects them, and the call that picked one goes on to a connected node.
+OFFERED_UNCONNECTED = 16
+
+# The pick, its node's channel, and whether that was READY.
+Found = tuple[Pick, NodeChannel, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which of a service's nodes a channel wants.
+
+    Attributes:
+        version: Exactly this version; any if None.
+        metadata: All of these pairs, in no particular order.
+        endpoint: This one, unless they do not say which they have.
+    """
+
+    version: str | None = None
+    metadata: frozenset[tuple[str, str]] = frozenset()
+    endpoint: str | None = None
+
+    @classmethod
+    def of(cls, version: str | None, metadata: Mapping[str, str] | None, endpoint: str | None) -> Filter:
+        """A filter from what `channel()` is given."""
+        return cls(version, frozenset((metadata or {}).items()), endpoint)
+
+    def apply(self, nodes: NodeSet) -> NodeSet:
+        """The nodes it lets through."""
+        return nodes.select(self.version, dict(self.metadata), self.endpoint)
+
+    def __str__(self) -> str:
+        parts = [f"version {self.version!r}"] if self.version is not None else []
+        parts += [f"metadata {key}={value}" for key, value in sorted(self.metadata)]
+        parts += [f"endpoint {self.endpoint}"] if self.endpoint is not None else []
+        return " and ".join(parts)
+
+
+@dataclass(slots=True)
+class Target:
+    """Follows a service's node sets and picks a node, and its channel, for each call.
+
+    A node that leaves gets no new call; its calls in flight finish. A node that
+    arrives is connected ahead and joins when it is READY. `follow` must be
+    running while calls are made.
+
+    Attributes:
+        nodes: Those to choose from: of a large service this client's part. None
+            before the first set.
+        ahead: How many nodes are connected before they are picked.
+        retry: Which calls are tried again, and when; None where no call is.
+        budget: How many are.
+    """
+
+    service: str
+    filter: Filter
+    selector: Selector
+    chooser: Chooser
+    pool: NodeChannels
+    options: ChannelOptions
+    describe: Callable[[], str]
+    subset: Subset
+    retry: RetryPolicy | None
+    ahead: int = CONNECT_AHEAD
+    budget: Budget = field(default_factory=Budget)
+    nodes: NodeSet | None = None
+    channels: dict[str, NodeChannel] = field(default_factory=dict)
+    _dialled: Dialled = field(default_factory=Dialled)
+    _readies: dict[str, int] = field(default_factory=dict)
+    _held_back: float = float("-inf")
+    _any_pickable: bool = False
+    _unfiltered: int = 0
+    _error: str = ""
+    _broken: bool = False
+    _waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    _scheduled: asyncio.TimerHandle | None = None
+    _updated: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.chooser.changed = self._changed
+
+    # Following the node sets
+
+    async def follow(self) -> None:
+        """Take every node set the selector gives, until cancelled."""
+        backoff = Backoff(0.1, 5.0, floor=0.05)
+        try:
+            while True:
+                try:
+                    async with aclosing(self.selector.watch(self.service)) as watch:  # type: ignore[type-var]
+                        async for nodes in watch:
+                            self._error, self._broken = "", False
+                            self._take(nodes)
+                            backoff.reset()
+                    self._error = "the watch ended"
+                except ConfigError as exc:
+                    # A package is missing, say: no call succeeds until somebody mends that.
+                    if not self._broken:
+                        log.error("%s: %s", self.service, exc)
+                    self._broken = True
+                    self._error = str(exc)
+                    self._wake()
+                except RegistryError as exc:
+                    # Keep the last set: yesterday's nodes beat none at all.
+                    if self._error != str(exc):
+                        log.warning("%s: %s; trying again", self.service, exc)
+                    self._error = str(exc)
+                except Exception as exc:
+                    # Somebody's plug-in; their bug must not end every call of this client.
+                    log.exception("%s: selector %s failed; trying again", self.service, self.selector.name)
+                    self._error = f"{type(exc).__name__}: {exc}"
+                await asyncio.sleep(backoff.next())
+        finally:
+            self._close()
+
+    def _take(self, nodes: NodeSet) -> None:
+        nodes = self._dialled.of(nodes)
+        self._unfiltered = len(nodes)
+        nodes = self.subset.choose(self.filter.apply(nodes))
+        if nodes == self.nodes:
+            return
+        gone, present = differing(self.nodes or EMPTY, nodes)
+        self.nodes = nodes
+        keys = {node.key for node in present}
+        for node in gone:
+            if node.key not in keys:
+                self.pool.release(self.channels.pop(node.key), self.options, self._changed)
+        for node in present:
+            channel = self.channels.get(node.key)
+            if channel is None:
+                self.channels[node.key] = self.pool.acquire(node, self.options, self._changed)
+            else:
+                channel.node = node  # the same node, perhaps with other metadata
+        connected = sum(not channel.lazy for channel in self.channels.values())
+        self._connect_more(self.ahead - connected)
+        # At once: calls may be waiting, and a node that has left costs each pick another try.
+        self._update()
+
+    def _connect_more(self, count: int = CONNECT_AHEAD, *, hurry: bool = False) -> None:
+        if count > 0:
+            lazy = (channel for channel in self.channels.values() if channel.lazy)
+            self.pool.connect_ahead(islice(lazy, count), hurry=hurry)
+
+    def _changed(self) -> None:
+        """A channel became pickable or stopped being so."""
+        if self._scheduled is None:
+            loop = asyncio.get_running_loop()
+            self._scheduled = loop.call_at(max(loop.time(), self._updated + UPDATE_INTERVAL), self._update)
+
+    def _update(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        self._updated = asyncio.get_running_loop().time()
+        nodes = self.nodes or EMPTY
+        channels = self.channels
+        self._any_pickable = any(channel.pickable for channel in channels.values())
+        reachable = nodes
+        if self._any_pickable:
+            offered: list[Node] = []
+            unconnected = OFFERED_UNCONNECTED
+            for node in nodes:
+                channel = channels[node.key]
+                if channel.pickable:
+                    offered.append(node)
+                elif channel.lazy and unconnected and not self.pool.is_due(channel):
+                    unconnected -= 1
+                    offered.append(node)
+            reachable = NodeSet(tuple(offered))
+        elif all(channel.failed or channel.lazy for channel in channels.values()):
+            # Nothing to hurry for before the first have failed: they are being connected.
+            self._connect_more(hurry=any(channel.failed for channel in channels.values()))
+        self._tell_reconnected()
+        failed = sum(channel.failed for channel in channels.values())
+        self.chooser.update(nodes, reachable, failed)
+        self._wake()
+
+    def _tell_reconnected(self) -> None:
+        """A node that was ejected and connected anew may be another process by now."""
+        before, self._readies = self._readies, {}
+        for key in self.chooser.ejected:
+            channel = self.channels.get(key)
+            if channel is not None:
+                self._readies[key] = channel.readies
+                if before.get(key, channel.readies) != channel.readies:
+                    self.chooser.reconnected(key)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _close(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        for channel in self.channels.values():
+            self.pool.release(channel, self.options, self._changed)
+        self.channels = {}
+        self.nodes = None
+        self._update()
+
+    # Picking
+
+    def pick(self, call: CallInfo) -> Found | None:
+        """A node to call now, or None if there is none or it must be waited for."""
+        if not self._any_pickable:
+            return None
+        pick_one, channels = self.chooser.pick, self.channels
+        second_best: Found | None = None
+        misses = 0
+        while True:
+            try:
+                pick = pick_one(call)
+            except NoNode:
+                return second_best
+            channel = channels.get(pick.node.key)
+            if channel is not None and channel.pickable:
+                # Asked here and now: what was heard of it may be a turn of the loop old.
+                if channel.ready():
+                    if second_best is not None:
+                        self.chooser.done(second_best[0], CANCELLED)
+                    return pick, channel, True
+                if second_best is None:
+                    second_best = pick, channel, False
+                else:
+                    self.chooser.done(pick, CANCELLED)
+                misses += 1
+                if misses == UNREADY:
+                    return second_best
+            else:
+                self.chooser.done(pick, CANCELLED)
+                if channel is not None:
+                    channel.connect()
+            # Not connected (yet), or fell away since the last update: another one.
+            call = CallInfo(call.method, call.tried | {pick.node.key})
+
+    async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> Found:
+        """A node to call as soon as there is one.
+
+        Args:
+            call: What is called.
+            deadline: Moment of the loop's clock; None waits for ever.
+            wait_for_ready: Wait for a node even where that may take long: none is
+                listed, or none can be reached.
+
+        Raises:
+            Unavailable: There is no node, or none that can be reached.
+            DeadlineExceeded: The deadline passed first.
+        """
+        while True:
+            found = self.pick(call)
+            if found is not None:
+                return found
+            if self.nodes is not None and not wait_for_ready:
+                if not self.nodes:
+                    raise Unavailable(f"no node for {self.service}: {self._known()}", from_peer=False)
+                if all(channel.failed for channel in self.channels.values()):
+                    self.selector.refresh(self.service)
+                    return self._least_bad(call)
+            if self.nodes is None and self._broken:
+                raise Unavailable(f"no node for {self.service}: {self._error}", from_peer=False)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.change()
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"no node for {self.service} in time: {self._known()}", from_peer=False
+                ) from None
+
+    def _least_bad(self, call: CallInfo) -> Found:
+        """Any node, although none is connected: grpc-core fails the call with the reason."""
+        if self._scheduled is not None:
+            self._update()  # the chooser must know all of them, not those of 10 ms ago
+        pick = self.chooser.pick(call)
+        return pick, self.channels[pick.node.key], False
+
+    def may_retry(self) -> bool:
+        """Take one retry from the budget; False, and a line in the log at times, if it is spent."""
+        now = time.monotonic()
+        if self.budget.spend(now):
+            return True
+        if now - self._held_back > HELD_BACK_INTERVAL:
+            log.warning(
+                "%s: more calls fail than may be tried again (a fifth of those that succeed); "
+                "the others fail at their first attempt",
+                self.service,
+            )
+            self._held_back = now
+        return False
+
+    async def change(self) -> None:
+        """Wait until something about the nodes or their channels has changed."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _known(self) -> str:
+        """What is known of the nodes, for messages."""
+        if self.nodes is None:
+            return self._error or self.describe()
+        if not self.nodes:
+            text = self.describe()
+            others = self._dialled.others
+            if others:
+                text += f"; {others_text(others.values())}"
+            if self._unfiltered:
+                text += f"; none of the {'other ' if others else ''}{self._unfiltered} has {self.filter}"
+            return text
+        failed = sum(channel.failed for channel in self.channels.values())
+        text = f"of {len(self.nodes)} nodes {failed} cannot be reached and none is connected"
+        addresses = ", ".join(node.address for node in self.nodes.nodes[:5])
+        return f"{text} ({addresses}{', …' if len(self.nodes) > 5 else ''})"
+
+    @property
+    def connectivity(self) -> grpc.ChannelConnectivity:
+        """The state of the best node."""
+        states = {channel.state for channel in self.channels.values()}
+        for state in (
+            grpc.ChannelConnectivity.READY,
+            grpc.ChannelConnectivity.CONNECTING,
+            grpc.ChannelConnectivity.IDLE,
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+        ):
+            if state in states:
+                return state
+        return (
+            grpc.ChannelConnectivity.CONNECTING
+            if self.nodes is None
+            else grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        )

@@ -1,0 +1,1 @@
+"""Clients of the services that every server has: health and reflection."""

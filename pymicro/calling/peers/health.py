@@ -1,0 +1,154 @@
+"""The calling side of grpc.health.v1: how one node is.
+
+https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from pymicro.calling.connections.options import channel_arguments, dial_target
+from pymicro.nodes.node import Node
+from pymicro.rpc.status import RpcError
+from pymicro.rpc.wire.status import from_aio
+from pymicro.settings.config import Config
+
+__all__ = ["Health", "check_health", "follow_health"]
+
+_CHECK: Final = "/grpc.health.v1.Health/Check"
+_WATCH: Final = "/grpc.health.v1.Health/Watch"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a node says of itself.
+
+    Attributes:
+        status: `SERVING`, `NOT_SERVING`, `UNKNOWN` or `SERVICE_UNKNOWN`.
+        seconds: How long the answer took on a connection that was there.
+    """
+
+    status: str
+    seconds: float
+
+    @property
+    def serving(self) -> bool:
+        """Whether it takes calls."""
+        return self.status == "SERVING"
+
+
+async def check_health(node: Node, config: Config, *, service: str = "", timeout: float = 3.0) -> Health:
+    """Ask a node for its health, over a connection of its own, as a call would reach it.
+
+    Args:
+        node: Whom to ask; of kind `name`, whoever answers to it.
+        config: The settings in force.
+        service: Full name of a proto service; empty for the server as a whole.
+        timeout: Seconds for connecting and asking together.
+
+    Raises:
+        RpcError: It cannot be reached, does not answer in time, or with an error;
+            UNIMPLEMENTED if it offers no health, NOT_FOUND if it has no such service.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    async with _open_channel(node, config) as channel:
+        await _check(channel, node, service, timeout)  # connects
+        return await _check(channel, node, service, max(0.0, deadline - loop.time()))
+
+
+async def follow_health(
+    node: Node,
+    config: Config,
+    tell: Callable[[Health | RpcError], None],
+    *,
+    service: str = "",
+    timeout: float = 3.0,
+    interval: float = 2.0,
+) -> None:
+    """Tell a node's health again and again, until cancelled.
+
+    It is asked every `interval` seconds, which measures the time and finds a
+    node that hangs. Where the server offers `Watch` a change is told at once.
+
+    Args:
+        node: As for `check_health`.
+        config: The settings in force.
+        tell: Gets each answer, or what `check_health` raises.
+        service: Full name of a proto service; empty for the server as a whole.
+        timeout: Seconds for each question.
+        interval: Seconds between two questions.
+    """
+    last = Health("UNKNOWN", math.nan)
+
+    async def ask(channel: grpc.aio.Channel) -> None:
+        nonlocal last
+        while True:
+            try:
+                if channel.get_state() is not grpc.ChannelConnectivity.READY:
+                    await _check(channel, node, service, timeout)  # connects
+                last = await _check(channel, node, service, timeout)
+                tell(last)
+            except RpcError as exc:
+                tell(exc)
+            await asyncio.sleep(interval)
+
+    async def watch(channel: grpc.aio.Channel) -> None:
+        nonlocal last
+        make_call = channel.unary_stream(
+            _WATCH,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        while True:
+            call: Any = make_call(health_pb2.HealthCheckRequest(service=service))
+            try:
+                async for answer in call:
+                    if not math.isnan(last.seconds):  # the first answer has its time with it
+                        last = dataclasses.replace(last, status=_name_of(answer.status))
+                        tell(last)
+            except grpc.aio.AioRpcError as exc:
+                # Why a node does not answer is told by whoever asks.
+                if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return
+            finally:
+                call.cancel()
+            await asyncio.sleep(interval)
+
+    async with _open_channel(node, config) as channel, asyncio.TaskGroup() as group:
+        group.create_task(ask(channel), name=f"health of {node.address}: ask")
+        group.create_task(watch(channel), name=f"health of {node.address}: watch")
+
+
+def _open_channel(node: Node, config: Config) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(dial_target(node), options=channel_arguments(config, node, ()))
+
+
+async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: float) -> Health:
+    check: Any = channel.unary_unary(
+        _CHECK,
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    try:
+        answer = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
+    except RpcError:
+        raise
+    except grpc.aio.AioRpcError as exc:
+        raise from_aio(exc, node=node, callee=_CHECK) from exc
+    return Health(_name_of(answer.status), loop.time() - asked)
+
+
+def _name_of(status: int) -> str:
+    known = health_pb2.HealthCheckResponse.ServingStatus.items()
+    return next((name for name, number in known if number == status), f"status {status}")

@@ -1,0 +1,1 @@
+"""Who is there: registries and selectors, and the directory between them."""

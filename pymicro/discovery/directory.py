@@ -1,0 +1,265 @@
+"""The directory: one watch per service for the whole process, and what it said last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pymicro.base.backoff import Backoff
+from pymicro.base.errors import RegistryError
+from pymicro.base.latest import Latest
+from pymicro.base.tasks import Tasks
+from pymicro.discovery.registry import Registry
+from pymicro.nodes.node import EMPTY, NodeSet, differing
+
+__all__ = ["Directory", "ServiceState"]
+
+log = logging.getLogger("pymicro.discovery")
+
+# A watch that lived this long was healthy: its end is news and not one more
+# failure of a row. (A registry that answers and then fails at once must still
+# be asked less and less often.)
+_HEALTHY = 10.0
+
+# Addresses in a line of the log; a rollout of a thousand nodes is still one line.
+_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """What is known of a service at present.
+
+    Attributes:
+        nodes: The last good set; None if there was none yet.
+        age: Seconds since the registry last said so; None if it never did.
+        error: What the registry failed with since then; None while it works.
+    """
+
+    nodes: NodeSet | None = None
+    age: float | None = None
+    error: str | None = None
+
+
+def _plain(text: str) -> str:
+    """`text` for the log: what registries and callers hand in must not break the line."""
+    return text if text.isprintable() else repr(text)
+
+
+def _seconds(age: float) -> str:
+    return f"{age:.1f} s" if age < 10 else f"{age:.0f} s"
+
+
+def _count(nodes: NodeSet) -> str:
+    return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+
+
+def _change(old: NodeSet, new: NodeSet) -> str:
+    """` (+10.0.0.1:80 -10.0.0.2:80 ~10.0.0.3:80)`: who came, left, and changed in place."""
+    gone, present = differing(old, new)
+    before = {node.key: node for node in gone}
+    after = {node.key: node for node in present}
+
+    came = [("+", node) for key, node in after.items() if key not in before]
+    left = [("-", node) for key, node in before.items() if key not in after]
+    changed = [("~", node) for key, node in after.items() if key in before and node != before[key]]
+    marked = came + left + changed
+    shown = [sign + _plain(node.address) for sign, node in marked[:_LISTED]]
+    if len(marked) > _LISTED:
+        shown.append(f"and {len(marked) - _LISTED} more")
+    return f" ({' '.join(shown)})" if shown else ""
+
+
+class _Topic:
+    """One service that is watched: its newest set, and how fresh that is."""
+
+    def __init__(self, service: str, clock: Callable[[], float]) -> None:
+        self.service = service
+        self.label = _plain(service)
+        self.latest: Latest[NodeSet] = Latest()
+        self.watchers = 0
+        self.task: asyncio.Task[None] | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self._nodes: NodeSet | None = None
+        self._confirmed = 0.0
+        self._error: str | None = None
+
+    def take(self, nodes: NodeSet) -> None:
+        """A set from the registry, new or confirmed."""
+        if self._error is not None:
+            log.info("%s: the registry works again", self.label)
+            self._error = None
+        self._confirmed = self._clock()
+        old, self._nodes = self._nodes, nodes
+        if old is None or nodes != old:
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s: %s%s", self.label, _count(nodes), _change(old or EMPTY, nodes))
+            self.latest.set(nodes)
+
+    def fail(self, error: str) -> None:
+        """The registry failed: the last set stands, and the log says so once."""
+        if self._error is None:
+            if self._nodes is None:
+                kept = "no nodes are known yet"
+            else:
+                age = _seconds(self._clock() - self._confirmed)
+                kept = f"keeping {_count(self._nodes)} of {age} ago"
+            log.warning("%s: %s; %s, trying again", self.label, error, kept)
+        self._error = error
+
+    def state(self) -> ServiceState:
+        if self._nodes is None:
+            return ServiceState(error=self._error)
+        return ServiceState(self._nodes, self._clock() - self._confirmed, self._error)
+
+
+class Directory:
+    """Which nodes a registry lists, for everybody in this process who asks.
+
+    Each service is watched once however many ask, from the first one on and for
+    `linger` seconds after the last one has gone: a channel made anew finds its
+    nodes at once, and a program that calls names it was handed does not gather
+    watches without end. A registry that fails never empties a set: the last
+    one stands, with its age, and the registry is asked again with growing
+    pauses.
+
+    `async with` it, within the registry's own: the directory neither enters nor
+    leaves the registry.
+
+    Args:
+        registry: Where nodes are listed; entered already.
+        linger: Seconds a watch outlives its last watcher.
+        backoff: Makes the pauses between tries on one service.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        linger: float = 30.0,
+        backoff: Callable[[], Backoff] = lambda: Backoff(0.25, 30.0),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self._linger = linger
+        self._backoff = backoff
+        self._clock = clock
+        self._topics: dict[str, _Topic] = {}
+        self._tasks: Tasks | None = None
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await Tasks("pymicro directory").__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop every watch and end every iterator."""
+        topics, self._topics = self._topics, {}
+        for topic in topics.values():
+            if topic.expiry is not None:
+                topic.expiry.cancel()
+            topic.latest.close()
+        tasks, self._tasks = self._tasks, None
+        if tasks is not None:
+            await tasks.__aexit__(kind, exc, traceback)
+
+    async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
+        """The newest set of `service`, as soon as one is known, and after each change.
+
+        A slow reader gets the newest set only and holds nobody up. It never
+        raises RegistryError (see `state`), and ends when the directory closes.
+        """
+        topic = self._join(service)
+        try:
+            async for nodes in topic.latest.follow():
+                yield nodes
+        finally:
+            self._leave(topic)
+
+    def state(self, service: str) -> ServiceState:
+        """What is known of `service` now; nothing if nobody has watched it lately."""
+        topic = self._topics.get(service)
+        return topic.state() if topic is not None else ServiceState()
+
+    def describe_state(self, service: str) -> str:
+        """The clause for messages: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
+        state = self.state(service)
+        where = self.registry.describe()
+        if state.nodes is None or state.age is None:
+            if state.error is None:
+                return f"{where} has not answered yet"
+            return f"{where} has not answered yet and failed with: {state.error}"
+        listed = f"{where} listed {_count(state.nodes)} {_seconds(state.age)} ago"
+        return listed if state.error is None else f"{listed} and has failed since with: {state.error}"
+
+    def _join(self, service: str) -> _Topic:
+        if self._tasks is None:
+            raise RuntimeError(f"the directory is not open: cannot watch {service!r}")
+        topic = self._topics.get(service)
+        if topic is None:
+            topic = self._topics[service] = _Topic(service, self._clock)
+            # In an empty context: a watch that a handler's call starts must not
+            # inherit the handler's deadline.
+            topic.task = contextvars.Context().run(
+                self._tasks.start, self._follow(topic), f"watch of {service}"
+            )
+        if topic.expiry is not None:
+            topic.expiry.cancel()
+            topic.expiry = None
+        topic.watchers += 1
+        return topic
+
+    def _leave(self, topic: _Topic) -> None:
+        topic.watchers -= 1
+        if topic.watchers == 0 and self._topics.get(topic.service) is topic:
+            topic.expiry = asyncio.get_running_loop().call_later(self._linger, self._expire, topic)
+
+    def _expire(self, topic: _Topic) -> None:
+        # The topic goes with its watch: whatever that still yields while it is
+        # being cancelled lands in a topic nobody reads any more.
+        del self._topics[topic.service]
+        if topic.task is not None:
+            topic.task.cancel()
+
+    async def _follow(self, topic: _Topic) -> None:
+        """Copy each set of the registry into `topic`, until cancelled."""
+        backoff = self._backoff()
+        while True:
+            started = self._clock()
+            try:
+                error = await self._read(topic)
+            except RegistryError as exc:
+                error = str(exc)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Something inside the registry was cancelled, not we.
+                error = f"the watch of {self.registry.describe()} was cancelled from inside"
+            except Exception as exc:
+                # A registry's bug: its traceback is for the log, our callers go on.
+                log.exception("%s: the watch of %s raised", topic.label, self.registry.describe())
+                error = f"{type(exc).__name__}: {exc}"
+            topic.fail(error)
+            if self._clock() - started >= _HEALTHY:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    async def _read(self, topic: _Topic) -> str:
+        """Read one watch of the registry; returns what is wrong when it just ends."""
+        sets: AsyncIterator[NodeSet] = self.registry.watch(topic.service)
+        try:
+            async for nodes in sets:
+                topic.take(nodes)
+        finally:
+            if isinstance(sets, AsyncGenerator):
+                await sets.aclose()
+        return f"the watch of {self.registry.describe()} ended"

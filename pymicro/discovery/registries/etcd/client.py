@@ -1,0 +1,179 @@
+"""A thin client of etcd: keys, leases and the beginning of a watch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from pymicro.discovery.registries.etcd.connection import Connection
+from pymicro.discovery.registries.etcd.errors import Doing, EtcdError
+from pymicro.discovery.registries.etcd.members import Members, Stream
+from pymicro.discovery.registries.etcd.messages import (
+    DELETE_RANGE,
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    PUT,
+    RANGE,
+    STATUS,
+    WATCH,
+    message,
+)
+from pymicro.discovery.registries.etcd.users import Metadata
+
+__all__ = ["EtcdClient", "watching"]
+
+# Keys of a page; what is larger than a message may be is asked for in smaller ones.
+_PAGE = 250
+_FEWER = 8
+
+
+def watching(prefix: str) -> Doing:
+    """The watch of all keys that begin with `prefix`."""
+    return Doing("watch", prefix, prefix=True, right="read")
+
+
+def _end(prefix: bytes) -> bytes:
+    """The end of the range of keys that begin with `prefix` (API v3, "Key ranges")."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+class EtcdClient:
+    """What registry `etcd` asks of the members. All of it may be asked twice.
+
+    Args:
+        members: Whom to ask.
+
+    Attributes:
+        members: As given.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self.members = members
+
+    # Keys
+
+    async def pages(self, prefix: str, verb: str = "read") -> AsyncGenerator[Any, None]:
+        """All keys that begin with `prefix`, as they were at one revision, in several responses.
+
+        A value that is larger than a message may be is left out, as if it were empty.
+
+        Raises:
+            EtcdError: Refused, no member answered, or (kind `compacted`) the revision
+                was forgotten meanwhile.
+        """
+        doing = Doing(verb, prefix, prefix=True, right="read")
+        start, end = prefix.encode(), _end(prefix.encode())
+        revision, limit, keys_only = 0, _PAGE, False
+        while True:
+            request = message(
+                "RangeRequest",
+                key=start,
+                range_end=end,
+                limit=limit,
+                revision=revision,
+                keys_only=keys_only,
+            )
+            try:
+                page = await self.members.call(RANGE, request, doing)
+            except EtcdError as exc:
+                if exc.kind != "too large" or keys_only:
+                    raise
+                # Somebody wrote values a hundred times the usual size, or one that no
+                # message may have.
+                keys_only = limit == 1
+                limit = max(limit // _FEWER, 1)
+                continue
+            keys_only = False
+            revision = revision or page.header.revision
+            yield page
+            if not page.more:
+                return
+            start = page.kvs[-1].key + b"\0"
+
+    async def get(self, key: str) -> Any:
+        """The key with its value, or None."""
+        request = message("RangeRequest", key=key.encode())
+        page = await self.members.call(RANGE, request, Doing("read", key, right="read"))
+        return page.kvs[0] if page.kvs else None
+
+    async def put(self, key: str, value: bytes, lease: int) -> None:
+        """Write a key; 0 for no lease."""
+        request = message("PutRequest", key=key.encode(), value=value, lease=lease)
+        await self.members.call(PUT, request, Doing("put", key, right="write"))
+
+    async def delete(self, key: str) -> None:
+        """Delete a key; one that is not there is no error."""
+        request = message("DeleteRangeRequest", key=key.encode())
+        await self.members.call(DELETE_RANGE, request, Doing("delete", key, right="write"))
+
+    def watch(self, prefix: str) -> AbstractAsyncContextManager[Stream]:
+        """A stream for watches of `prefix`; the first thing to write is `watch_request`."""
+        return self.members.stream(WATCH, watching(prefix))
+
+    @staticmethod
+    def watch_request(prefix: str, revision: int) -> Any:
+        """Asks for everything that happens to these keys, from `revision` on."""
+        key = prefix.encode()
+        create = message(
+            "WatchCreateRequest",
+            key=key,
+            range_end=_end(key),
+            start_revision=revision,
+            progress_notify=True,
+            fragment=True,
+        )
+        return message("WatchRequest", create_request=create)
+
+    @staticmethod
+    def progress_request() -> Any:
+        """Asks whether everything until now has come."""
+        return message("WatchRequest", progress_request=message("WatchProgressRequest"))
+
+    # Leases
+
+    async def grant(self, ttl: int) -> tuple[int, int]:
+        """A new lease, and how many seconds it was really given."""
+        doing = Doing(f"get a lease of {ttl} s")
+        answer = await self.members.call(LEASE_GRANT, message("LeaseGrantRequest", TTL=ttl), doing)
+        return answer.ID, answer.TTL
+
+    async def keep_alive(self, lease: int) -> bool:
+        """Renew a lease; whether there is such a lease still."""
+
+        async def invoke(connection: Connection, metadata: Metadata) -> bool:
+            timeout = self.members.timeout
+            call = connection.stream(LEASE_KEEP_ALIVE)(timeout=timeout, metadata=metadata)
+            try:
+                await call.write(message("LeaseKeepAliveRequest", ID=lease))
+                answer: Any = await call.read()
+            finally:
+                call.cancel()
+            # A lost lease is no error in etcd but one that is good for 0 seconds.
+            return bool(answer is not grpc.aio.EOF and answer.TTL > 0)
+
+        return await self.members.ask(Doing("renew a lease"), invoke)
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease; one that has run out is no error."""
+        request = message("LeaseRevokeRequest", ID=lease)
+        try:
+            await self.members.call(LEASE_REVOKE, request, Doing("end a lease"))
+        except EtcdError as exc:
+            if exc.kind != "lease":
+                raise
+
+    # Members
+
+    async def status(self, endpoint: str) -> Any:
+        """What one member says of itself.
+
+        Raises:
+            EtcdError: It did not answer.
+        """
+        doing = Doing("ask for the status")
+        return await self.members.ask_one(endpoint, STATUS, message("StatusRequest"), doing)

@@ -1,0 +1,185 @@
+"""Why a service is or is not found in etcd: its members, the user, and what lies under the keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymicro.base.findings import Finding
+from pymicro.discovery.registries.etcd.client import EtcdClient
+from pymicro.discovery.registries.etcd.errors import EtcdError
+from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
+from pymicro.discovery.registries.etcd.table import Reading, Turns, read_value
+from pymicro.discovery.registries.etcd.users import Account
+from pymicro.nodes.record import quoted
+from pymicro.settings.plugins import did_you_mean
+
+__all__ = ["diagnose"]
+
+# Values listed one by one; what is wrong with a thousand is wrong with these.
+_LISTED = 30
+_NAMED = 20
+_LONGEST_KEY = 200
+
+
+@dataclass(slots=True)
+class _Found:
+    """What lies under some keys.
+
+    Attributes:
+        keys: How many.
+        nodes: Of each service.
+        unreadable: Keys whose value is no record, or one with faults: why.
+        own: Readings under the keys of the service that is asked about.
+    """
+
+    keys: int = 0
+    nodes: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    own: dict[str, Reading] = field(default_factory=dict)
+
+
+async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, None]:
+    """See `Diagnosable`."""
+    endpoints = client.members.endpoints.addresses
+    answers = await asyncio.gather(*(_status(client, endpoint) for endpoint in endpoints))
+    alive = [answer for answer in answers if not isinstance(answer, EtcdError) or _is_discreet(answer)]
+    for endpoint, answer in zip(endpoints, answers, strict=True):
+        yield _member(endpoint, answer, bool(alive))
+    if not any(isinstance(answer, EtcdError) or answer.leader for answer in alive):
+        return
+    prefix = ""
+    if service:
+        try:
+            prefix = prefix_of(service)
+        except ValueError as exc:
+            yield Finding("name", "problem", str(exc), "give the service another name")
+            return
+    found: _Found | None = None
+    try:
+        found = await _look(client, ROOT, prefix)
+    except EtcdError as exc:
+        # Whoever may read this service only is all right as long as that is what is asked for.
+        level = "note" if exc.kind == "denied" and prefix else "problem"
+        yield Finding("keys", level, _short(exc))  # type: ignore[arg-type]
+        if level == "problem":
+            return
+    if client.members.account.user:
+        yield _user(client.members.account)
+    if found is not None:
+        yield _keys(found)
+    if not service:
+        return
+    if found is None:
+        try:
+            found = await _look(client, prefix, prefix)
+        except EtcdError as exc:
+            yield Finding("nodes", "problem", _short(exc))
+            return
+    for finding in _service(service, prefix, found):
+        yield finding
+
+
+async def _status(client: EtcdClient, endpoint: str) -> Any:
+    try:
+        return await client.status(endpoint)
+    except EtcdError as exc:
+        return exc
+
+
+def _is_discreet(error: EtcdError) -> bool:
+    """Whether a member answers, and tells its status to administrators only (etcd 3.6, with users)."""
+    return error.kind in ("denied", "user")
+
+
+def _short(error: EtcdError) -> str:
+    return str(error).removeprefix("registry etcd: ")
+
+
+def _member(endpoint: str, answer: Any, others: bool) -> Finding:
+    check = f"endpoint {endpoint}"
+    if isinstance(answer, EtcdError):
+        if _is_discreet(answer):
+            return Finding(check, "ok", "answers, and tells its state to administrators only")
+        text = _short(answer).removeprefix(f"{endpoint}: ")
+        fix = "see whether the address is right, and etcd runs there and may be reached from here"
+        return Finding(check, "note" if others else "problem", text, fix)
+    what = f"etcd {answer.version}"
+    if not answer.leader:
+        fix = "too few of its members run, or it is cut off from them: `etcdctl endpoint status --cluster`"
+        return Finding(check, "problem", f"{what} answers and has no leader: it serves nobody", fix)
+    if answer.errors:
+        return Finding(check, "note", f"{what} answers, and says: {'; '.join(answer.errors)[:200]}")
+    role = (
+        "learns" if answer.isLearner else "leads" if answer.leader == answer.header.member_id else "follows"
+    )
+    return Finding(check, "ok", f"{what} answers and {role}")
+
+
+def _user(account: Account) -> Finding:
+    if account.needless:
+        return Finding("user", "note", f"etcd has no users switched on: {account.user!r} is not asked for")
+    return Finding("user", "ok", f"authenticated as {account.user!r}")
+
+
+async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:
+    """Everything under `where`; apart from it what is under `prefix`, unless that is empty."""
+    found, turns = _Found(), Turns()
+    async with aclosing(client.pages(where)) as pages:
+        async for page in pages:
+            for kv in page.kvs:
+                key, reading = kv.key.decode(errors="backslashreplace"), read_value(kv.value)
+                found.keys += 1
+                found.nodes[reading.service] += len(reading.nodes)
+                if reading.problem:
+                    found.unreadable[key] = reading.problem
+                if prefix and key.startswith(prefix):
+                    found.own[key] = reading
+                await turns.give()
+    return found
+
+
+def _keys(found: _Found) -> Finding:
+    names = sorted(name for name, nodes in found.nodes.items() if nodes)
+    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    text = f"{found.keys} under {ROOT}: {listed or 'nobody'}"
+    if found.unreadable:
+        return Finding("keys", "note", f"{text}; {len(found.unreadable)} cannot be read")
+    return Finding("keys", "ok", text)
+
+
+def _service(service: str, prefix: str, found: _Found) -> Iterator[Finding]:
+    nodes = found.nodes[service]
+    bad = [(key, reading) for key, reading in found.own.items() if reading.problem]
+    for key, reading in bad[:_LISTED]:
+        yield Finding(
+            f"key {quoted(key[:_LONGEST_KEY])}",
+            "note" if nodes else "problem",
+            f"does not count: {reading.problem}",
+            f"etcdctl get {key[:_LONGEST_KEY]} shows it, etcdctl del takes it away",
+        )
+    if len(bad) > _LISTED:
+        yield Finding("keys", "note", f"and {len(bad) - _LISTED} more that cannot be read")
+    others = {reading.service for reading in found.own.values()} - {"", service}
+    if others:
+        yield Finding(
+            "name",
+            "note",
+            f"{', '.join(map(quoted, sorted(others)[:_NAMED]))} has the same keys {prefix}* "
+            "(/ is written as -): told apart by the records",
+        )
+    if nodes:
+        yield Finding("nodes", "ok", f"{nodes} node{'s' * (nodes != 1)} of {service} under {prefix}")
+        return
+    near = did_you_mean(service, sorted(name for name, count in found.nodes.items() if count and name))
+    yield Finding(
+        "nodes",
+        "problem",
+        f"there is no node of {service} under {prefix}{near}",
+        "see whether it runs with MICRO_REGISTRY=etcd and this registry_address, "
+        "and what its log says of its registration",
+    )

@@ -1,0 +1,168 @@
+"""Where etcd is: the setting `registry_address`, and the files of its TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymicro.base.errors import ConfigError
+from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["Endpoints", "TlsFiles", "find_endpoints", "is_loopback"]
+
+_PORT = 2379
+_DEFAULT = f"127.0.0.1:{_PORT}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of PEM files, empty where there is none."""
+
+    ca: str
+    cert: str
+    key: str
+
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """Authorities, key and certificate as they are now; rotated ones count from the next reading on.
+
+        Raises:
+            ConfigError: A file that cannot be read or is not what it should be; names
+                setting and file.
+        """
+        ca = _pem("registry_tls_ca", self.ca)
+        cert = _pem("registry_tls_cert", self.cert)
+        key = _pem("registry_tls_key", self.key)
+        # grpc-core itself says no more than that a handshake failed.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if ca is not None:
+            try:
+                context.load_verify_locations(cadata=ca.decode())
+            except (ssl.SSLError, ValueError) as exc:
+                raise ConfigError(f"registry_tls_ca: {self.ca} has no certificate: {_why(exc)}") from None
+        if cert is not None:
+            try:
+                # A key under a password would be asked for at the terminal.
+                context.load_cert_chain(self.cert, self.key, password=lambda: b"")
+            except (ssl.SSLError, OSError, ValueError) as exc:
+                raise ConfigError(
+                    f"registry_tls_cert and registry_tls_key: {self.cert} and {self.key} "
+                    f"are no certificate with its key: {_why(exc)}"
+                ) from None
+        return ca, key, cert
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "reason", None) or str(error)
+
+
+def _pem(setting: str, path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{setting}: cannot read {path}: {exc.strerror}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The members of one etcd.
+
+    Attributes:
+        addresses: `host:port` of each.
+        tls: Its files; None without TLS.
+        loopback: Whether all of them are on this machine.
+    """
+
+    addresses: tuple[str, ...]
+    tls: TlsFiles | None
+    loopback: bool
+
+    def describe(self) -> str:
+        """The first few, for messages."""
+        shown = ", ".join(self.addresses[:3])
+        more = len(self.addresses) - 3
+        return f"{shown} and {more} more" if more > 0 else shown
+
+
+def find_endpoints(config: Config) -> Endpoints:
+    """What the settings say; nothing is read or asked.
+
+    Raises:
+        ConfigError: They cannot be used, or contradict each other.
+    """
+    entries = config.registry_address or (_DEFAULT,)
+    found = [_endpoint(entry) for entry in entries]
+    schemes = {scheme for scheme, _, _ in found if scheme}
+    if len(schemes) > 1:
+        raise ConfigError(
+            f"registry_address of registry etcd has both http:// and https:// ({', '.join(entries)}): "
+            "all members of one etcd are reached the same way"
+        )
+    tls = _tls(config, schemes)
+    addresses = dict.fromkeys(join_address(host, port) for _, host, port in found)
+    return Endpoints(tuple(addresses), tls, all(is_loopback(host) for _, host, _ in found))
+
+
+def _tls(config: Config, schemes: Iterable[str]) -> TlsFiles | None:
+    files = TlsFiles(config.registry_tls_ca, config.registry_tls_cert, config.registry_tls_key)
+    given = [
+        name for name in ("registry_tls_ca", "registry_tls_cert", "registry_tls_key") if getattr(config, name)
+    ]
+    if bool(files.cert) != bool(files.key):
+        lacking = "registry_tls_key" if files.cert else "registry_tls_cert"
+        raise ConfigError(f"{' and '.join(given)} without {lacking}: certificate and key belong together")
+    if "http" in schemes and given:
+        raise ConfigError(
+            f"registry_address of registry etcd says http:// and {' and '.join(given)} asks for TLS: "
+            "write https://, or leave the scheme out"
+        )
+    return files if given or "https" in schemes else None
+
+
+def _endpoint(entry: str) -> tuple[str, str, int]:
+    """Scheme (may be empty), host and port of one entry."""
+    head, separator, rest = entry.partition("://")
+    scheme, text = (head.lower(), rest.removesuffix("/")) if separator else ("", entry)
+    if separator and scheme not in ("http", "https"):
+        raise _bad(entry, f"{head}:// is neither http:// nor https://")
+    if "@" in text:
+        raise _bad(entry, "a user is given by registry_user and registry_password")
+    if any(char in text for char in "/?#"):
+        raise _bad(entry, "there is something behind host and port")
+    try:
+        host, port = split_address(text, default_port=_PORT)
+    except ValueError as exc:
+        raise _bad(entry, str(exc)) from None
+    if not host:
+        raise _bad(entry, "the host is missing")
+    if not port:
+        raise _bad(entry, "0 is no port that can be reached")
+    literal = ":" in host
+    if not (is_ip(host) if literal else is_dns_name(host)) or (text.startswith("[") and not literal):
+        raise _bad(entry, f"{host!r} is no host")
+    return scheme, host, port
+
+
+def _bad(entry: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"registry_address of registry etcd: {entry!r}: {why} "
+        "(each entry is host or host:port, with or without http:// or https://, such as 10.0.0.1:2379)"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine under an address that only it can use."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,158 @@
+"""What can go wrong with etcd, in words for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+import grpc.aio
+
+from pymicro.base.errors import RegistryError
+
+__all__ = ["Doing", "EtcdError", "answers_elsewhere", "denied", "is_stale_token", "reason", "refused"]
+
+Kind = Literal["away", "denied", "user", "compacted", "too large", "lease", "files", "refused"]
+
+
+class EtcdError(RegistryError):
+    """etcd refused, or no endpoint could be asked.
+
+    Attributes:
+        kind: A word by which the same failure is known again, whatever its details.
+    """
+
+    def __init__(self, message: str, *, kind: Kind) -> None:
+        super().__init__(f"registry etcd: {message}")
+        self.kind: Kind = kind
+
+    # Whoever gets it elsewhere needs no more than the words.
+    def __reduce__(self) -> tuple[type[RegistryError], tuple[str]]:
+        return RegistryError, (str(self),)
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What is asked of etcd, for messages.
+
+    Attributes:
+        verb: `read`, `watch`, `put` …
+        key: What it is about; empty if it is about no key.
+        prefix: Whether that stands for all keys that begin so.
+        right: The permission it takes.
+    """
+
+    verb: str
+    key: str = ""
+    prefix: bool = False
+    right: Literal["", "read", "write"] = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.keys}" if self.key else self.verb
+
+    @property
+    def keys(self) -> str:
+        """`/micro/registry/greeter/*`."""
+        return f"{self.key}*" if self.prefix else self.key
+
+
+# What grpc-core says around the reason, which alone is of use.
+_AROUND = re.compile(
+    r"^(failed to connect to all addresses; last error: )?(UNKNOWN|UNAVAILABLE): |"
+    r"(ipv4|ipv6|dns):\S+?: |Failed to connect to remote host: |connect: |etcdserver: | \(\d+\)$"
+)
+_LONGEST = 300
+
+
+def reason(error: grpc.aio.AioRpcError, timeout: float, *, tls: bool | None = None) -> str:
+    """Why a call failed, in a clause.
+
+    Args:
+        error: Of the call.
+        timeout: That the call had.
+        tls: Whether the connection has it, if this was the first call on it.
+    """
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {timeout:g} s"
+    text = " ".join((error.details() or "").split())
+    while (shorter := _AROUND.sub("", text)) != text:
+        text = shorter
+    text = (text or error.code().name)[:_LONGEST]
+    return f"{text}{_hint(text, tls)}"
+
+
+def _hint(text: str, tls: bool | None) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return " (registry_tls_ca has to name the authority that signed etcd's certificate)"
+    if "Hostname Verification Check failed" in text:
+        return " (its certificate is for another name than the one in registry_address)"
+    if "WRONG_VERSION_NUMBER" in text or (tls and ("Socket closed" in text or "reset" in text)):
+        return " (perhaps it speaks no TLS there, or wants another client certificate)"
+    if tls is False and ("Socket closed" in text or "reset" in text):
+        return " (perhaps it wants TLS: write https://, or give registry_tls_ca)"
+    return ""
+
+
+_ELSEWHERE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+def answers_elsewhere(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another member may do what this one did not. All that is asked may be asked twice."""
+    return error.code() in _ELSEWHERE or "learner" in (error.details() or "")
+
+
+def is_stale_token(error: grpc.aio.AioRpcError) -> bool:
+    """Whether authenticating again may help: the token ran out, or users were switched on or changed."""
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return True
+    details = error.details() or ""
+    return error.code() is grpc.StatusCode.INVALID_ARGUMENT and (
+        "revision of auth store is old" in details or "user name is empty" in details
+    )
+
+
+_KINDS: Mapping[grpc.StatusCode, Kind] = {
+    grpc.StatusCode.PERMISSION_DENIED: "denied",
+    grpc.StatusCode.UNAUTHENTICATED: "user",
+    grpc.StatusCode.OUT_OF_RANGE: "compacted",
+    grpc.StatusCode.NOT_FOUND: "lease",
+}
+
+
+def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError) -> EtcdError:
+    """The error for what an endpoint answered and no other would answer differently."""
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+        return denied(doing, endpoint, user)
+    details = error.details() or ""
+    if "user name is empty" in details:
+        return EtcdError(
+            f"cannot {doing}: {endpoint} wants a user: set registry_user and registry_password", kind="user"
+        )
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return EtcdError(
+            f"cannot {doing}: what answers at {endpoint} is no etcd with API v3 ({details})", kind="refused"
+        )
+    # What grpc says of a response, and not etcd.
+    kind = "too large" if "larger than max" in details else _KINDS.get(error.code(), "refused")
+    return EtcdError(f"cannot {doing}: {endpoint} answered: {reason(error, 0)}", kind=kind)
+
+
+def denied(doing: Doing, endpoint: str, user: str) -> EtcdError:
+    """The error that says which user lacks which permission on which keys."""
+    who = f"user {user!r}" if user else "the user of the client certificate"
+    lacking = f"the permission {doing.right} on {doing.keys}" if doing.right else "a permission"
+    prefix = "--prefix " if doing.prefix else ""
+    grant = f" (etcdctl role grant-permission ROLE {prefix}{doing.right} {doing.key})" if doing.right else ""
+    return EtcdError(f"cannot {doing}: {who} lacks {lacking} at {endpoint}{grant}", kind="denied")

@@ -1,0 +1,252 @@
+"""The members of one etcd: calls that find another member where one fails.
+
+Members are chosen here and not by grpc-core's round robin over several addresses: that
+knows only connections, and would go on asking a member that is connected and frozen, or
+cut off from the others; and it takes one name only to check certificates against.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from pymicro.base.errors import ConfigError
+from pymicro.discovery.registries.etcd.connection import Connection, connect
+from pymicro.discovery.registries.etcd.endpoints import Endpoints
+from pymicro.discovery.registries.etcd.errors import (
+    Doing,
+    EtcdError,
+    answers_elsewhere,
+    is_stale_token,
+    reason,
+    refused,
+)
+from pymicro.discovery.registries.etcd.messages import Method
+from pymicro.discovery.registries.etcd.timing import Timing
+from pymicro.discovery.registries.etcd.users import Account, Metadata
+
+__all__ = ["Members", "Stream"]
+
+T = TypeVar("T")
+
+_HINT = "is registry_address right, and does etcd run there? `pymicro doctor` says more"
+
+
+class Stream:
+    """A call in which both sides stream, on one connection.
+
+    Attributes:
+        endpoint: Of the member it is to.
+        token: With which it was begun.
+    """
+
+    def __init__(self, members: Members, connection: Connection, call: Any, doing: Doing) -> None:
+        self.endpoint = connection.endpoint
+        self.token = members.account.token
+        self._members = members
+        self._connection = connection
+        self._call = call
+        self._doing = doing
+
+    async def write(self, request: Any) -> None:
+        """Send a request; that it cannot be sent is told by `read`."""
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await self._call.write(request)
+
+    async def read(self) -> Any:
+        """The next response.
+
+        Raises:
+            EtcdError: There is none.
+        """
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as exc:
+            if not answers_elsewhere(exc):
+                raise refused(self._doing, self.endpoint, self._members.account.user, exc) from None
+            raise self.fail(reason(exc, 0)) from None
+        if response is grpc.aio.EOF:
+            raise self.fail("etcd ended it")
+        self._connection.worked = True
+        return response
+
+    def fail(self, why: str) -> EtcdError:
+        """The error that this stream is of no use; the next call goes elsewhere."""
+        self._members.leave(self._connection)
+        return EtcdError(f"cannot {self._doing}: {self.endpoint}: {why}", kind="away")
+
+
+class Members:
+    """Asks the members, one of them at a time, over one connection for everybody.
+
+    A member that does not answer is left for the next one. The first is chosen by
+    chance, so that a thousand clients spread over the members.
+
+    Args:
+        endpoints: Where they are.
+        account: As whom to ask.
+        timing: How long what may take.
+
+    Attributes:
+        endpoints: As given.
+        account: As given.
+        timing: As given.
+    """
+
+    def __init__(self, endpoints: Endpoints, account: Account, timing: Timing) -> None:
+        self.endpoints = endpoints
+        self.account = account
+        self.timing = timing
+        self._order = list(endpoints.addresses)
+        random.shuffle(self._order)
+        # The one in use, and those that somebody still uses.
+        self._connection: Connection | None = None
+        self._connections: set[Connection] = set()
+        self._closed = False
+
+    @property
+    def timeout(self) -> float:
+        """Of one attempt, in seconds."""
+        return self.timing.attempt if len(self._order) > 1 else self.timing.call
+
+    async def close(self) -> None:
+        """Close every connection; nobody may ask any more."""
+        self._closed = True
+        self._connection = None
+        for connection in list(self._connections):
+            await connection.close()
+        self._connections.clear()
+
+    def leave(self, connection: Connection) -> None:
+        """Use the next member from now on. Others who use this connection find out themselves."""
+        connection.left = True
+        if self._connection is connection:
+            self._connection = None
+            self._order.append(self._order.pop(0))
+
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[Connection]:
+        """The connection in use, or a new one to the member whose turn it is."""
+        if self._closed:
+            raise EtcdError("it is closed", kind="away")
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._connect(self._order[0])
+            self._connections.add(connection)
+        connection.users += 1
+        try:
+            yield connection
+        finally:
+            connection.users -= 1
+            if connection.left and not connection.users and connection in self._connections:
+                self._connections.discard(connection)
+                await connection.close()
+
+    def _connect(self, endpoint: str) -> Connection:
+        try:
+            return connect(endpoint, self.endpoints.tls, self.timing)
+        except ConfigError as exc:
+            # They could be read before: perhaps somebody is replacing them just now.
+            raise EtcdError(str(exc), kind="files") from exc
+
+    async def call(self, method: Method, request: Any, doing: Doing) -> Any:
+        """The response to one request, of whichever member answers.
+
+        Raises:
+            EtcdError: Refused, or no member answered.
+        """
+
+        async def invoke(connection: Connection, metadata: Metadata) -> Any:
+            return await connection.unary(method)(request, timeout=self.timeout, metadata=metadata)
+
+        return await self.ask(doing, invoke)
+
+    async def ask(self, doing: Doing, invoke: Callable[[Connection, Metadata], Awaitable[T]]) -> T:
+        """What `invoke` makes of one connection after another, until one answers.
+
+        Raises:
+            EtcdError: Refused, or no member answered.
+        """
+        failed: dict[str, str] = {}
+        tries = len(self.endpoints.addresses)
+        excused = renewed = False
+        while tries:
+            async with self._lend() as connection:
+                worked, token = connection.worked, self.account.token
+                try:
+                    metadata = await self.account.metadata(connection, self.timeout)
+                    token = self.account.token
+                    answer = await invoke(connection, metadata)
+                except grpc.aio.AioRpcError as exc:
+                    if is_stale_token(exc) and self.account.user and not renewed:
+                        renewed = True
+                        self.account.forget(token)
+                        continue
+                    if not answers_elsewhere(exc):
+                        connection.worked = True
+                        raise refused(doing, connection.endpoint, self.account.user, exc) from None
+                    self.leave(connection)
+                    failed[connection.endpoint] = self._reason(exc, first=not worked)
+                    # That a connection breaks which worked until now says nothing of the
+                    # member: it may be up again, and is asked over a new one.
+                    if not worked or excused:
+                        tries -= 1
+                    excused = True
+                except asyncio.CancelledError:
+                    # grpc cancels the calls of a channel that is closed, not who made them.
+                    task = asyncio.current_task()
+                    if not self._closed or (task is not None and task.cancelling()):
+                        raise
+                    raise EtcdError(f"cannot {doing}: it was closed meanwhile", kind="away") from None
+                else:
+                    connection.worked = True
+                    return answer
+        listed = "; ".join(f"{one}: {failed[one]}" for one in self.endpoints.addresses if one in failed)
+        raise EtcdError(f"cannot {doing}: {listed} ({_HINT})", kind="away")
+
+    def _reason(self, error: grpc.aio.AioRpcError, *, first: bool) -> str:
+        tls = self.endpoints.tls is not None
+        return reason(error, self.timeout, tls=tls if first else None)
+
+    @asynccontextmanager
+    async def stream(self, method: Method, doing: Doing) -> AsyncIterator[Stream]:
+        """A call in which both sides stream; it ends with the block.
+
+        Raises:
+            EtcdError: There is no connection, or no token.
+        """
+        async with self._lend() as connection:
+            try:
+                metadata = await self.account.metadata(connection, self.timeout)
+            except grpc.aio.AioRpcError as exc:
+                self.leave(connection)
+                why = f"{connection.endpoint}: {reason(exc, self.timeout)}"
+                raise EtcdError(f"cannot {doing}: {why}", kind="away") from None
+            call = connection.stream(method)(metadata=metadata)
+            try:
+                yield Stream(self, connection, call, doing)
+            finally:
+                call.cancel()
+
+    async def ask_one(self, endpoint: str, method: Method, request: Any, doing: Doing) -> Any:
+        """The response of this member, over a connection of its own and as nobody.
+
+        Raises:
+            EtcdError: It did not answer.
+        """
+        connection = self._connect(endpoint)
+        try:
+            return await connection.unary(method)(request, timeout=self.timeout)
+        except grpc.aio.AioRpcError as exc:
+            if not answers_elsewhere(exc):
+                raise refused(doing, endpoint, "", exc) from None
+            raise EtcdError(f"{endpoint}: {self._reason(exc, first=True)}", kind="away") from None
+        finally:
+            await connection.close()

@@ -1,0 +1,123 @@
+"""The values under a service's keys → its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pymicro.nodes.node import Node, NodeSet
+from pymicro.nodes.record import load_record
+from pymicro.nodes.table import NodeTable
+
+__all__ = ["Reading", "ServiceTable", "Turns", "Unreadable", "read_value"]
+
+log = logging.getLogger("pymicro.registry.etcd")
+
+# How long values are read in one go before the event loop turns, in seconds.
+_SLICE = 0.01
+# Unreadable keys named in a line of the log.
+_NAMED = 3
+_LONGEST_KEY = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one value says.
+
+    Attributes:
+        service: Whose record it is; empty if it is none.
+        nodes: Those that can be read.
+        problem: Why it is no record, or what is wrong with some of its nodes; may be empty.
+    """
+
+    service: str = ""
+    nodes: tuple[Node, ...] = ()
+    problem: str = ""
+
+
+def read_value(value: bytes) -> Reading:
+    """Read what somebody wrote; whatever it is, this does not fail."""
+    if not value:
+        return Reading(problem="it is empty, or larger than a message may be")
+    try:
+        record = load_record(value.decode())
+    except UnicodeDecodeError:
+        return Reading(problem="it is no valid UTF-8")
+    except ValueError as exc:
+        return Reading(problem=str(exc))
+    return Reading(record.service, record.nodes, "; ".join(record.problems))
+
+
+class Turns:
+    """Lets the event loop turn while much is read: reading never suspends by itself."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + _SLICE
+
+    async def give(self) -> None:
+        """Give way, if that is due."""
+        if time.monotonic() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + _SLICE
+
+
+class Unreadable:
+    """The values that are no records, service by service; each is logged once."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, Mapping[str, str]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._problems.values()))
+
+    def note(self, service: str, problems: Mapping[str, str]) -> None:
+        """All there are of a service now, by key."""
+        known = self._problems.pop(service, {})
+        new = [key for key, problem in problems.items() if known.get(key) != problem]
+        if problems:
+            self._problems[service] = problems
+        if new:
+            named = "; ".join(f"{key[:_LONGEST_KEY]!r}: {problems[key]}" for key in new[:_NAMED])
+            more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+            log.warning("registry etcd: skipping %d of %s: %s%s", len(new), service, named, more)
+
+
+class ServiceTable:
+    """One service's keys and what is under them.
+
+    Two services can have the same keys, since / is written as -: the name in the
+    record decides.
+    """
+
+    def __init__(self, service: str, unreadable: Unreadable) -> None:
+        self._service = service
+        self._unreadable = unreadable
+        self._nodes: dict[str, tuple[Node, ...]] = {}
+        self._problems: dict[str, str] = {}
+        self._table = NodeTable()
+
+    def replace(self, readings: Mapping[str, Reading]) -> None:
+        """These are all keys there are."""
+        self._nodes = {}
+        self._problems = {}
+        self.update(readings)
+
+    def update(self, readings: Mapping[str, Reading | None]) -> None:
+        """These keys were written, or (None) deleted."""
+        for key, reading in readings.items():
+            self._nodes.pop(key, None)
+            self._problems.pop(key, None)
+            if reading is None or (reading.service and reading.service != self._service):
+                continue
+            if reading.nodes:
+                self._nodes[key] = reading.nodes
+            if reading.problem:
+                self._problems[key] = reading.problem
+
+    def nodes(self) -> NodeSet:
+        """All of them; the same objects again for what has not changed."""
+        self._unreadable.note(self._service, dict(self._problems))
+        return self._table.replace("", self._nodes)

@@ -1,0 +1,93 @@
+"""Who asks etcd: a user's token, got when it is needed and again when it has run out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc
+import grpc.aio
+
+from pymicro.discovery.registries.etcd.connection import Connection
+from pymicro.discovery.registries.etcd.errors import Doing, EtcdError, answers_elsewhere, refused
+from pymicro.discovery.registries.etcd.messages import AUTHENTICATE, message
+
+__all__ = ["LEADER", "Account", "Metadata"]
+
+log = logging.getLogger("pymicro.registry.etcd")
+
+Metadata = list[tuple[str, str]]
+
+# A member that is cut off from its cluster refuses at once instead of waiting (etcd's
+# own client: WithRequireLeader), and ends its watches.
+LEADER = ("hasleader", "true")
+
+
+class Account:
+    """A user with a password, or nobody.
+
+    A token is good at every member of a cluster. It runs out when it is not used for
+    some minutes, and when the member that made it restarts.
+
+    Args:
+        user: Its name; empty for nobody, or for the one a client certificate names.
+        password: The user's.
+
+    Attributes:
+        user: As given.
+        token: The token in use; empty before the first call, and where none is needed.
+        needless: Whether there is nothing to authenticate: no user is given, or etcd has
+            none switched on.
+    """
+
+    def __init__(self, user: str, password: str) -> None:
+        self.user = user
+        self.token = ""
+        self.needless = not user
+        self._password = password
+        self._authenticating = asyncio.Lock()
+
+    def forget(self, token: str) -> None:
+        """Authenticate before the next call, unless that has been done since `token` was used."""
+        if token == self.token:
+            self.token = ""
+            self.needless = not self.user
+
+    async def metadata(self, connection: Connection, timeout: float) -> Metadata:
+        """What goes with every request: that a leader is needed, and who asks.
+
+        Raises:
+            AioRpcError: The member did not answer.
+            EtcdError: It does not know user or password.
+        """
+        if not self.needless and not self.token:
+            async with self._authenticating:
+                if not self.needless and not self.token:
+                    await self._authenticate(connection, timeout)
+        return [LEADER, ("token", self.token)] if self.token else [LEADER]
+
+    async def _authenticate(self, connection: Connection, timeout: float) -> None:
+        request = message("AuthenticateRequest", name=self.user, password=self._password)
+        try:
+            answer = await connection.unary(AUTHENTICATE)(request, timeout=timeout, metadata=[LEADER])
+        except grpc.aio.AioRpcError as exc:
+            details = exc.details() or ""
+            if "authentication is not enabled" in details:
+                log.info(
+                    "registry etcd: %s has no users switched on: going on without registry_user %r",
+                    connection.endpoint,
+                    self.user,
+                )
+                self.needless = True
+                return
+            if answers_elsewhere(exc):
+                raise
+            if "authentication failed" in details:
+                raise EtcdError(
+                    f"{connection.endpoint} knows no user {self.user!r} with this password: "
+                    "see registry_user and registry_password",
+                    kind="user",
+                ) from None
+            doing = Doing(f"authenticate as {self.user!r}")
+            raise refused(doing, connection.endpoint, self.user, exc) from None
+        self.token = answer.token

@@ -1,0 +1,287 @@
+"""One service's node sets: read whole, then followed by a watch from that revision on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from pymicro.base.backoff import Backoff
+from pymicro.base.errors import RegistryError
+from pymicro.base.latest import Latest
+from pymicro.discovery.registries.etcd.client import EtcdClient, watching
+from pymicro.discovery.registries.etcd.errors import EtcdError, Kind, denied
+from pymicro.discovery.registries.etcd.members import Stream
+from pymicro.discovery.registries.etcd.table import (
+    Reading,
+    ServiceTable,
+    Turns,
+    Unreadable,
+    read_value,
+)
+from pymicro.nodes.node import NodeSet
+
+__all__ = ["ServiceWatch", "Told"]
+
+log = logging.getLogger("pymicro.registry.etcd")
+
+_DELETE = 1
+# What a watch is refused with whose token has run out; etcd before 3.6 calls all of it denied.
+_DENIED = "permission denied"
+_DOUBTFUL = (_DENIED, "invalid auth token", "revision of auth store is old", "user name is empty")
+
+# The first question for progress comes soon, in seconds: silence means something only
+# where one was answered.
+_FIRST_QUESTION = 1.0
+
+# Services of whose failures it is known that somebody was told.
+_MOST_TOLD = 1000
+
+
+class Told:
+    """What watchers were told of the failures of each service, until it works again.
+
+    Whoever is told watches again with growing pauses. So that etcd is used again as soon
+    as it is back, a watch that meets the failure its service is known for says nothing
+    for a while and tries itself.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+
+    def is_news(self, service: str, kind: Kind) -> bool:
+        """Whether nobody was told so of this service."""
+        return self._kinds.get(service) != kind
+
+    def tell(self, service: str, kind: Kind) -> None:
+        """Somebody is being told."""
+        if len(self._kinds) >= _MOST_TOLD:
+            self._kinds.clear()
+        self._kinds[service] = kind
+
+    def works(self, service: str) -> None:
+        """The next failure is news."""
+        self._kinds.pop(service, None)
+
+
+class ServiceWatch:
+    """Follows the keys of one service until it is cancelled, or has failed.
+
+    Whatever ends a watch – a member that stops, a compaction, silence –, all keys are
+    read again and the next watch begins at the revision of that reading: whatever came
+    and went in between heals.
+
+    Args:
+        client: Asks.
+        service: Whose nodes.
+        prefix: Of its keys.
+        unreadable: Notes what is no record.
+        told: Notes which failures were told.
+
+    Attributes:
+        latest: The newest set, or why there is none any more.
+    """
+
+    def __init__(
+        self, client: EtcdClient, service: str, prefix: str, unreadable: Unreadable, told: Told
+    ) -> None:
+        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self._client = client
+        self._timing = client.members.timing
+        self._service = service
+        self._prefix = prefix
+        self._told = told
+        self._table = ServiceTable(service, unreadable)
+        self._timer: asyncio.TimerHandle | None = None
+        self._published = float("-inf")
+        self._began = time.monotonic()
+        # Whether there was a set, and since when etcd is away after that.
+        self._worked = False
+        self._gone: float | None = None
+        # When the watch that runs was confirmed by etcd; None while there is none.
+        self._since: float | None = None
+        # Whether it has answered a question for progress: who did once has to answer
+        # always, and an etcd before 3.4 does not know the question.
+        self._answers = False
+        # Whether a denial was met that a fresh token may end.
+        self._doubted = False
+
+    async def run(self) -> None:
+        """Follow until cancelled or until there is a failure to tell, which is `latest` then."""
+        try:
+            await self._follow()
+        except Exception as exc:
+            # A bug of ours; whoever watches must not wait for ever.
+            log.exception("the watch of %s died of a bug", self._service)
+            self.latest.set(RegistryError(f"registry etcd: {type(exc).__name__}: {exc}"))
+        finally:
+            self._cancel_timer()
+
+    async def _follow(self) -> None:
+        timing = self._timing
+        backoff = Backoff(timing.backoff_initial, timing.backoff_maximum, floor=timing.backoff_initial / 4)
+        while True:
+            self._since, self._answers = None, False
+            error: EtcdError | None = None
+            try:
+                revision = await self._read_all()
+                await self._watch(revision)
+            except EtcdError as exc:
+                error = exc
+            if self._since is not None and time.monotonic() - self._since >= timing.short:
+                # It worked until now, and may work at the next member.
+                log.info("%s; reading all of it again", error or f"the watch of {self._service} ended")
+                backoff.reset()
+            elif error is not None and self._is_to_tell(error):
+                self._told.tell(self._service, error.kind)
+                self.latest.set(error)
+                return
+            # After a watch that held, too: thousands of them lose the same member at once.
+            await asyncio.sleep(backoff.next())
+
+    def _is_to_tell(self, error: EtcdError) -> bool:
+        """Whether a failure is for those who watch, and not just for the next try."""
+        now = time.monotonic()
+        if error.kind in ("compacted", "too large"):
+            return False  # all is read again, in pages as small as it takes
+        if self._worked and error.kind == "away":
+            self._gone = self._gone or now
+            if now - self._gone < self._timing.grace:
+                return False
+        return self._told.is_news(self._service, error.kind) or now - self._began >= self._timing.patience
+
+    # Reading
+
+    async def _read_all(self) -> int:
+        """All keys as they are; the revision at which they are so."""
+        readings: dict[str, Reading] = {}
+        revision, turns = 0, Turns()
+        async with aclosing(self._client.pages(self._prefix)) as pages:
+            async for page in pages:
+                revision = revision or page.header.revision
+                for kv in page.kvs:
+                    readings[_text(kv.key)] = read_value(kv.value)
+                    await turns.give()
+        self._table.replace(readings)
+        self._worked, self._gone = True, None
+        self._told.works(self._service)
+        self._publish()
+        return revision
+
+    async def _watch(self, revision: int) -> None:
+        """Follow what happens from `revision` on; returns when all is to be read again at once.
+
+        What happened at `revision` itself has been read and changes nothing when it comes
+        once more. From the next one on, etcd since 3.5.8 would answer no question for
+        progress before somebody has written something (`progressIfSync`).
+
+        Raises:
+            EtcdError: The watch ended, was denied, or is silent.
+        """
+        timeout = self._client.members.timeout
+        async with self._client.watch(self._prefix) as stream:
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    await stream.write(self._client.watch_request(self._prefix, revision))
+                    async with self._asking(stream):
+                        while await self._take(stream, limit, revision):
+                            pass
+            except TimeoutError:
+                if self._since is None:
+                    why = f"no answer within {timeout:g} s"
+                else:
+                    why = f"it was silent for {self._timing.progress + self._timing.progress_timeout:g} s"
+                raise stream.fail(why) from None
+
+    async def _take(self, stream: Stream, limit: asyncio.Timeout, revision: int) -> bool:
+        """One response, with all its fragments; whether to go on."""
+        readings: dict[str, Reading | None] = {}
+        turns = Turns()
+        while True:
+            response = await stream.read()
+            if response.canceled or response.compact_revision:
+                return self._ended(stream, response)
+            for event in response.events:
+                deleted = event.type == _DELETE
+                readings[_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
+                await turns.give()
+            if not response.fragment:
+                break
+        if response.created and 0 < response.header.revision < revision:
+            # An etcd that was begun anew without its data, or a backup of it: nothing of what
+            # was read before need be true, and from that revision on nothing would come for long.
+            log.info("the watch of %s begins anew: etcd is not the one that was read", self._service)
+            return False
+        if response.created:
+            self._since = time.monotonic()
+            self._doubted = False
+        elif readings:
+            self._table.update(readings)
+            self._publish_soon()
+        else:
+            # Progress: everything until now has come.
+            self._answers = True
+            self._publish()
+        silence = self._timing.progress + self._timing.progress_timeout
+        limit.reschedule(asyncio.get_running_loop().time() + silence if self._answers else None)
+        return True
+
+    def _ended(self, stream: Stream, response: Any) -> bool:
+        """What to do about a watch that etcd has ended."""
+        compacted: int = response.compact_revision
+        why: str = response.cancel_reason
+        if compacted:
+            log.info("the watch of %s begins anew: etcd has compacted %d", self._service, compacted)
+            return False
+        if any(text in why for text in _DOUBTFUL):
+            account = self._client.members.account
+            if account.user and not self._doubted:
+                self._doubted = True
+                account.forget(stream.token)
+                return False
+            if _DENIED in why:
+                raise denied(watching(self._prefix), stream.endpoint, account.user)
+        raise stream.fail(why or "etcd cancelled it")
+
+    @asynccontextmanager
+    async def _asking(self, stream: Stream) -> AsyncIterator[None]:
+        """Ask now and then whether anything was missed, and so whether anybody is there."""
+        task = asyncio.create_task(self._ask(stream), name=f"progress of {self._service}")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _ask(self, stream: Stream) -> None:
+        pause = min(self._timing.progress, _FIRST_QUESTION)
+        while True:
+            await asyncio.sleep(pause)
+            await stream.write(self._client.progress_request())
+            pause = self._timing.progress
+
+    # Publishing
+
+    def _publish_soon(self) -> None:
+        """A lone change waits for nobody, and a thousand of them make twenty sets a second."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            moment = max(loop.time(), self._published + self._timing.gather)
+            self._timer = loop.call_at(moment, self._publish)
+
+    def _publish(self) -> None:
+        self._cancel_timer()
+        self._published = asyncio.get_running_loop().time()
+        self.latest.set(self._table.nodes())
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _text(key: bytes) -> str:
+    return key.decode(errors="backslashreplace")

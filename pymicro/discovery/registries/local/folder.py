@@ -1,0 +1,240 @@
+"""The folder of registry `local`, and this process's own files in it.
+
+A node is a file that its owner holds locked (flock) for as long as it lives: the
+kernel drops the lock with the process, however that ends. The name is random
+and never used again, so a file found unlocked is dead for good and anybody may
+unlink it. A file gets its name only when it is locked and written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+import threading
+from pathlib import Path
+
+from pymicro.base.errors import RegistryError
+from pymicro.discovery.registries.local.json import dump_node
+from pymicro.nodes.node import Node
+
+__all__ = ["LARGEST", "Folder", "Record", "lock"]
+
+# A node of a service with some hundred methods; nobody reads more than this.
+LARGEST = 1 << 20
+
+# The lock of a new file can be lost to a sweeper's probe; not ten times.
+_TRIES = 10
+
+
+def lock(descriptor: int, *, exclusive: bool, path: Path) -> bool:
+    """Lock an open file, at once or not at all; returns whether that worked.
+
+    Raises:
+        RegistryError: The file system cannot lock.
+    """
+    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        raise RegistryError(
+            f"registry local needs file locks, which {path} does not offer ({exc.strerror}): choose a folder "
+            "on a local disk with --registry-address, or use --registry mdns"
+        ) from exc
+    return True
+
+
+class Folder:
+    """The folder all nodes of one user's processes are kept in.
+
+    Args:
+        path: Where it is; `pymicro-<uid>` in the temporary folder if None.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        default = Path(tempfile.gettempdir(), f"pymicro-{os.geteuid()}")
+        # Absolute now: a service may change its working directory later.
+        self.path = Path(os.path.abspath(os.path.expanduser(path))) if path else default
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def prepare(self) -> None:
+        """Make the folder if it is missing, and see that it can be used.
+
+        Raises:
+            RegistryError: It cannot.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            pass  # something else of that name: open() says what
+        except OSError as exc:
+            raise RegistryError(f"registry local: cannot make {self.path}: {exc.strerror}") from exc
+        descriptor = self.open()
+        try:
+            lock(descriptor, exclusive=False, path=self.path)
+        finally:
+            os.close(descriptor)
+
+    def open(self) -> int:
+        """A descriptor of the folder, checked; the caller closes it.
+
+        In a world-writable temporary folder anybody can put a link or a folder of
+        theirs under our name first, and so have our clients call them.
+
+        Raises:
+            RegistryError: It is no real folder, not ours or open to others; says
+                what it is and what to do.
+        """
+        try:
+            self._check(os.lstat(self.path))
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as exc:
+            raise RegistryError(f"registry local: cannot read {self.path}: {exc.strerror}") from exc
+        try:
+            # Once more what was opened: the path may lead elsewhere by now.
+            self._check(os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _check(self, found: os.stat_result) -> None:
+        other = "choose another folder with --registry-address"
+        if stat.S_ISLNK(found.st_mode):
+            raise RegistryError(f"registry local: {self.path} is a symbolic link: remove it or {other}")
+        if not stat.S_ISDIR(found.st_mode):
+            raise RegistryError(f"registry local: {self.path} is no folder: remove it or {other}")
+        if found.st_uid != os.geteuid():
+            raise RegistryError(
+                f"registry local: {self.path} belongs to uid {found.st_uid} and not to uid {os.geteuid()}, "
+                f"who runs this: {other}"
+            )
+        if found.st_mode & 0o077:
+            raise RegistryError(
+                f"registry local: {self.path} is open to other users (mode {found.st_mode & 0o777:o}): "
+                f"chmod 700 {self.path}, or {other}"
+            )
+
+
+# A forked child has the same open files: as long as it has them, a killed
+# parent's locks live on. So no fork happens while a file is being made, and
+# the child closes them all first thing. (An RLock: a signal handler that forks
+# may have interrupted the very thread that holds it.)
+_forking = threading.RLock()
+_held: set[Record] = set()
+
+
+def _after_fork_in_child() -> None:
+    _forking.release()
+    for record in _held:
+        record.abandon()
+    _held.clear()
+
+
+os.register_at_fork(
+    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork_in_child
+)
+
+
+class Record:
+    """One node's file, held locked by this process until `remove`.
+
+    Build it with `Record.create`.
+    """
+
+    def __init__(self, node: Node, path: Path, descriptor: int) -> None:
+        self.node = node
+        self._path = path
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def create(cls, folder: Folder, node: Node) -> Record:
+        """Lock, write and name a file for `node`.
+
+        Raises:
+            OSError: The folder cannot be written.
+            RegistryError: The folder cannot lock, or the node is too large.
+            ValueError: The node's texts are no valid unicode.
+        """
+        data = dump_node(node)
+        if len(data) > LARGEST:
+            raise RegistryError(
+                f"registry local: the record of {node.service} has {len(data)} bytes and may have {LARGEST}: "
+                "give it less metadata"
+            )
+        for _ in range(_TRIES):
+            stem = secrets.token_hex(16)
+            temporary, path = folder.path / f".{stem}.new", folder.path / f"{stem}.node"
+            with _forking:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                record = cls(node, temporary, os.open(temporary, flags, 0o600))
+                _held.add(record)
+            if record._fill(data, path):
+                return record
+        raise RegistryError(f"registry local: the new files in {folder} were taken away {_TRIES} times")
+
+    def _fill(self, data: bytes, path: Path) -> bool:
+        """Lock, write, rename; False if a sweeper was faster and took the file for a stale one."""
+        done = False
+        try:
+            assert self._descriptor is not None
+            if not lock(self._descriptor, exclusive=True, path=path.parent):
+                return False
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            try:
+                os.rename(self._path, path)
+            except FileNotFoundError:
+                return False
+            self._path = path
+            done = True
+        finally:
+            if not done:
+                self.remove()
+        return True
+
+    def intact(self) -> bool:
+        """Whether the file is still there under its name, and held."""
+        if self._descriptor is None:
+            return False
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
+
+    def renew(self) -> None:
+        """Make the file look used: cleaners of temporary folders go by its times."""
+        if self._descriptor is not None:
+            os.utime(self._descriptor)
+
+    def remove(self) -> None:
+        """Unlink the file, then let go of the lock; in a forked child do nothing."""
+        if self._descriptor is None:
+            return
+        try:
+            if self.intact():
+                os.unlink(self._path)
+        except OSError as exc:
+            # Unlocked it is as good as gone, whoever may unlink it.
+            if exc.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        finally:
+            _held.discard(self)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file and leave it to its owner: we are a copy of that."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,56 @@
+"""A node as one JSON document, as registry `local` keeps it; reading trusts nothing."""
+
+from __future__ import annotations
+
+import json
+
+from pymicro.nodes.address import split_address
+from pymicro.nodes.node import Node
+from pymicro.nodes.record import (
+    dump_endpoints,
+    load_endpoints,
+    load_text,
+    read_list,
+    read_pairs,
+    read_text,
+)
+
+__all__ = ["dump_node", "load_node"]
+
+
+def dump_node(node: Node) -> bytes:
+    """The document of a node; everything but its `kind`, which is always `address` here."""
+    document = {
+        "id": node.id,
+        "address": node.address,
+        "service": node.service,
+        "version": node.version,
+        "metadata": dict(node.metadata),
+        "endpoints": dump_endpoints(node.endpoints),
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def load_node(data: bytes) -> Node:
+    """The node of a document.
+
+    Raises:
+        ValueError: It is no such document; the message says what is wrong.
+    """
+    try:
+        document = load_text(data)
+        address = read_text(document, "address")
+        host, port = split_address(address)
+        # Addresses end up in log lines and in grpc's targets.
+        if not host or not port or not host.isprintable() or any(char in host for char in " /"):
+            raise ValueError(f"address {address!r} cannot be dialled")
+        return Node(
+            id=read_text(document, "id"),
+            address=address,
+            service=read_text(document, "service"),
+            version=read_text(document, "version", empty=True),
+            metadata=read_pairs(document, "metadata"),
+            endpoints=load_endpoints(json.dumps(read_list(document, "endpoints"))),
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None

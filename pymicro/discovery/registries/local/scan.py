@@ -1,0 +1,184 @@
+"""Reading the folder of registry `local`: who is alive, without trusting what lies there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass
+from operator import itemgetter
+
+from pymicro.base.errors import RegistryError
+from pymicro.discovery.registries.local.folder import LARGEST, Folder, lock
+from pymicro.discovery.registries.local.json import load_node
+from pymicro.nodes.node import Node
+
+__all__ = ["Scanner"]
+
+log = logging.getLogger("pymicro.registry.local")
+
+_NODE = re.compile(r"[0-9a-f]{32}\.node")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.new")
+
+# An owner needs well under a second from making a file to naming it.
+_STALE = 60.0
+
+# Probing a file takes some 15 us: a thousand of them must not hold up the loop.
+_SLICE = 0.002
+
+# The fault of this process or machine, which says nothing about the file.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+# Not blocking: opening somebody's named pipe would wait for its writer.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What was found under one name.
+
+    Attributes:
+        signature: Tells whether the file must be read again.
+        node: None for what is no node.
+        problem: Why it is none; it has been logged.
+    """
+
+    signature: tuple[int, int, int] | None = None
+    node: Node | None = None
+    problem: str = ""
+
+    @property
+    def written(self) -> int:
+        """When the file was last written, in nanoseconds."""
+        return self.signature[1] if self.signature else 0
+
+
+class Scanner:
+    """Finds the live nodes in a folder, and sweeps the dead ones out of it.
+
+    A file that has not changed since the last time is only probed. One that is
+    no node is skipped and logged once.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._files: dict[str, _File] = {}
+        self._lock = asyncio.Lock()
+
+    async def scan(self) -> list[Node]:
+        """All live nodes, the last written last. Lets the loop run in between.
+
+        Raises:
+            RegistryError: The folder cannot be read, or is no longer safe to use.
+        """
+        async with self._lock:
+            folder = self._folder.open()
+            try:
+                self._files = await self._look_at_all(folder)
+            finally:
+                os.close(folder)
+            live = [(file.written, name, file.node) for name, file in self._files.items() if file.node]
+        return [node for _, _, node in sorted(live, key=itemgetter(0, 1))]
+
+    async def _look_at_all(self, folder: int) -> dict[str, _File]:
+        try:
+            names = os.listdir(folder)
+        except OSError as exc:
+            raise RegistryError(f"registry local: cannot read {self._folder}: {exc.strerror}") from exc
+        files: dict[str, _File] = {}
+        pause = time.monotonic() + _SLICE
+        for name in names:
+            found = self._look(folder, name, self._files.get(name))
+            if found is not None:
+                files[name] = found
+            if time.monotonic() >= pause:
+                await asyncio.sleep(0)
+                pause = time.monotonic() + _SLICE
+        return files
+
+    def _look(self, folder: int, name: str, known: _File | None) -> _File | None:
+        """What lies under `name`; None if it is gone, dead or only just being made."""
+        if not _NODE.fullmatch(name):
+            if _TEMPORARY.fullmatch(name):
+                self._sweep(folder, name)
+                return None
+            return self._skip(name, known, None, "its name is not one of a node's file")
+        try:
+            descriptor = os.open(name, _READ, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            if exc.errno in _EXHAUSTED:
+                raise RegistryError(f"registry local: cannot read {self._folder}: {exc.strerror}") from exc
+            why = "it is a symbolic link" if exc.errno == errno.ELOOP else f"{exc.strerror}"
+            return self._skip(name, known, None, why)
+        try:
+            found = os.fstat(descriptor)
+            signature = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if not stat.S_ISREG(found.st_mode):
+                return self._skip(name, known, signature, "it is no regular file")
+            if found.st_uid != os.geteuid():
+                return self._skip(name, known, signature, f"it belongs to uid {found.st_uid}")
+            if lock(descriptor, exclusive=False, path=self._folder.path):
+                # Nobody holds it: its owner is dead. The name is never used
+                # again, so this cannot hit a living node.
+                self._unlink(folder, name)
+                log.debug("removed %s from %s: its owner is gone", name, self._folder)
+                return None
+            if known is not None and known.signature == signature:
+                return known
+            return self._read(name, known, signature, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _read(
+        self, name: str, known: _File | None, signature: tuple[int, int, int], descriptor: int
+    ) -> _File:
+        if signature[2] > LARGEST:
+            return self._skip(name, known, signature, f"it has more than {LARGEST} bytes")
+        try:
+            with open(descriptor, "rb", closefd=False) as file:
+                return _File(signature, load_node(file.read(LARGEST)))
+        except OSError as exc:
+            return self._skip(name, known, signature, f"{exc.strerror}")
+        except ValueError as exc:
+            return self._skip(name, known, signature, str(exc))
+
+    def _skip(
+        self, name: str, known: _File | None, signature: tuple[int, int, int] | None, problem: str
+    ) -> _File:
+        if known is None or known.problem != problem:
+            log.warning("skipping %r in %s: %s", name, self._folder, problem)
+        return _File(signature, None, problem)
+
+    def _unlink(self, folder: int, name: str) -> None:
+        # Others find it too, and a folder may be read-only: either way it is not listed.
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+
+    def _sweep(self, folder: int, name: str) -> None:
+        """Remove a temporary file whose owner died between making and naming it.
+
+        Unlocked is not enough here: between opening and locking a new file is
+        unlocked too.
+        """
+        try:
+            descriptor = os.open(name, _READ, dir_fd=folder)
+        except OSError:
+            return
+        try:
+            found = os.fstat(descriptor)
+            old = time.time() - found.st_mtime > _STALE
+            if (
+                old
+                and stat.S_ISREG(found.st_mode)
+                and lock(descriptor, exclusive=False, path=self._folder.path)
+            ):
+                self._unlink(folder, name)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,274 @@
+"""Registry `mdns`: nodes on one link, found by multicast DNS in go-micro's own form.
+
+There is no server: each process answers for its own nodes, which is `responder`,
+and asks for others', which is `browser`. Names are in `names`, what a node says
+of itself in `text`, messages in `messages`, sockets in `link`, and which
+interface in `interfaces`; this is the registry over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from ipaddress import ip_address
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.findings import Finding
+from pymicro.base.tasks import Tasks
+from pymicro.base.turnstile import Turnstile
+from pymicro.discovery.registries.mdns.asking import Timing
+from pymicro.discovery.registries.mdns.browser import Browser
+from pymicro.discovery.registries.mdns.interfaces import place
+from pymicro.discovery.registries.mdns.link import Address, Link
+from pymicro.discovery.registries.mdns.messages import SRV, Query, Question, read, require_zeroconf
+from pymicro.discovery.registries.mdns.names import instance_name, service_problem
+from pymicro.discovery.registries.mdns.responder import Responder
+from pymicro.nodes.address import split_address
+from pymicro.nodes.node import Node, NodeSet
+from pymicro.settings.plugins import did_you_mean
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["MdnsRegistry", "Timing"]
+
+_TIMING = Timing()
+
+
+class MdnsRegistry:
+    """Nodes on one link, this machine's loopback interface unless another is asked for.
+
+    go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
+    link: anybody there can claim to be a node of any service, at any address,
+    and say goodbye for others, who contradict if they are pymicro's. Use it on
+    links that you trust.
+
+    A node that stops says goodbye and is gone at once. One that is killed is
+    missed when it answers no more, 8 to 26 seconds later; calls leave it before,
+    as its connections break.
+
+    Args:
+        config: Its `registry_address` is an interface or an address of one,
+            such as `eth0`, `192.168.1.7` or `[fd00::7]`, with a port if it is
+            not to be 5353; `127.0.0.1` if empty. go-micro finds nodes with IPv4
+            addresses only.
+        timing: How often is asked and how long is waited.
+
+    Raises:
+        ConfigError: `registry_address` cannot be used.
+        PluginError: zeroconf is not installed.
+    """
+
+    name = "mdns"
+    drain_delay = 0.0
+    # Its watchers hear the goodbye at once, and gather for a moment what changes.
+    notice = 0.2
+
+    def __init__(self, config: Config, *, timing: Timing = _TIMING) -> None:
+        require_zeroconf()
+        self._place = place(config.registry_address)
+        self._timing = timing
+        self._link = Link(self._place, self._hear, self.describe())
+        self._responder = Responder(self._link)
+        self._tasks: Tasks | None = None
+        self._browser: Browser | None = None
+        self._turnstile = Turnstile(self._enter, self._leave)
+
+    async def __aenter__(self) -> Self:
+        await self._turnstile.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._turnstile.leave()
+
+    async def _enter(self) -> None:
+        self._link.open()
+        try:
+            self._tasks = await Tasks(self.describe()).__aenter__()
+        except BaseException:
+            self._link.close()
+            raise
+        self._browser = Browser(self._link, self._tasks, self._timing)
+
+    async def _leave(self) -> None:
+        tasks, browser = self._tasks, self._browser
+        self._tasks = self._browser = None
+        assert tasks is not None
+        assert browser is not None
+        try:
+            try:
+                await self._responder.close()
+            finally:
+                browser.fail_all(RegistryError(f"{self.describe()} is closed"))
+                await tasks.__aexit__(None, None, None)
+        finally:
+            self._link.close()
+
+    def __repr__(self) -> str:
+        return f"<MdnsRegistry {str(self._place)!r} registered={len(self._responder.nodes)}>"
+
+    def describe(self) -> str:
+        """`registry mdns (127.0.0.1)`."""
+        return f"registry mdns ({self._place})"
+
+    def advertised_host(self) -> str:
+        """The interface's address.
+
+        Raises:
+            ConfigError: There is no such interface, or it has no address that others can dial.
+        """
+        interface = self._link.interface
+        for address in (interface.address, *interface.addresses):
+            ip = ip_address(address)
+            if not (ip.version == 6 and ip.is_link_local):
+                return address
+        raise ConfigError(
+            f"registry mdns: {interface.name} has the address {interface.address} only, which nobody can "
+            "dial without naming an interface of their own: set server_advertise"
+        )
+
+    async def register(self, node: Node) -> None:
+        """Make `node` known, or see that it still can be: our own question must be heard.
+
+        Raises:
+            ConfigError: mdns cannot carry it, or it has a loopback address on another interface.
+            RegistryError: Multicast does not work at the moment.
+        """
+        self._opened()
+        self._check_address(node)
+        self._responder.publish(node)
+        # Asked of a name that nobody else has, so that only we answer.
+        question = Question(instance_name(node.id, node.service), SRV)
+        for _ in range(2):
+            self._link.ask(question)
+            if await self._link.heard(self._timing.answer):
+                return
+            error = self._link.doubt()
+        raise error
+
+    async def deregister(self, node: Node) -> None:
+        """Tell everybody that `node` is gone, if it was registered through this instance."""
+        self._opened()
+        self._responder.withdraw(node)
+
+    async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
+        """All nodes of `service`, a moment after they were asked for and after each change.
+
+        An unchanged set comes again each time all were asked.
+
+        Raises:
+            RegistryError: No service can have this name, multicast does not
+                work, or this registry was left.
+        """
+        browser = self._opened()
+        if problem := service_problem(service):
+            raise RegistryError(f"{self.describe()}: {problem}")
+        subscription = browser.subscribe(service)
+        try:
+            async for found in subscription.latest.follow():
+                if isinstance(found, RegistryError):
+                    raise found
+                yield found
+        finally:
+            await browser.unsubscribe(service, subscription)
+
+    async def services(self) -> list[str]:
+        """Names of the services with at least one node, sorted.
+
+        Raises:
+            RegistryError: Multicast does not work.
+        """
+        return await self._opened().services()
+
+    async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
+        """Whether multicast works on the interface, who is on the link, and who answers for `service`."""
+        browser = self._opened()
+        interface = self._link.interface
+        where = f"{interface.name} ({interface.address}, UDP port {self._place.port})"
+        try:
+            listed = await browser.services()
+        except RegistryError as exc:
+            yield Finding(
+                "multicast",
+                "problem",
+                str(exc),
+                f"see that {interface.name} is up and can multicast (ip link), that there is a route to "
+                "224.0.0.0/4, and that no firewall drops UDP",
+            )
+            return
+        yield Finding("multicast", "ok", f"our own question comes back on {where}")
+        if interface.loopback:
+            yield Finding(
+                "interface",
+                "note",
+                "only this machine is asked",
+                "for nodes on others, set registry_address to the interface that leads to them",
+            )
+        yield Finding("services", "ok", f"{', '.join(listed) or 'nobody'} answered")
+        if not service:
+            return
+        if problem := service_problem(service):
+            yield Finding("name", "problem", problem, "give the service another name")
+            return
+        try:
+            found = await self._once(service)
+        except RegistryError as exc:
+            yield Finding("nodes", "problem", str(exc))
+            return
+        if found:
+            yield Finding("nodes", "ok", f"{len(found)} node{'s' * (len(found) != 1)} of {service} answered")
+            return
+        yield Finding(
+            "nodes",
+            "problem",
+            f"no node of {service} answered on {where}{did_you_mean(service, listed)}",
+            "start it with registry mdns on this link, with a registry_address of the same network; "
+            "switches and Wi-Fi may keep multicast back",
+        )
+
+    async def _once(self, service: str) -> NodeSet:
+        sets = self.watch(service)
+        try:
+            return await anext(sets)
+        finally:
+            await sets.aclose()
+
+    def _hear(self, data: bytes, source: Address, to_group: bool) -> None:
+        browser = self._browser
+        try:
+            message = read(data)
+        except ValueError as exc:
+            if browser is not None:
+                browser.complain(source, str(exc))
+            return
+        if isinstance(message, Query):
+            if to_group:
+                self._responder.answer(message, source)
+            return
+        if to_group:
+            self._responder.hear(message)
+        if browser is not None:
+            browser.hear(message, source)
+
+    def _check_address(self, node: Node) -> None:
+        """Nobody else on the link could dial a loopback address."""
+        interface = self._link.interface
+        try:
+            host, _ = split_address(node.address)
+            loopback = ip_address(host).is_loopback
+        except ValueError:
+            return  # the responder says what is wrong with it
+        if loopback and not interface.loopback:
+            raise ConfigError(
+                f"registry mdns on {interface.name}: {node.service} would be registered at {node.address}, "
+                "which no other machine can dial: set server_address to an address that they can "
+                f"({interface.address}:0, or 0.0.0.0:0 for all of this machine's)"
+            )
+
+    def _opened(self) -> Browser:
+        if self._browser is None:
+            raise RuntimeError(f"{self.describe()} is used outside its `async with`")
+        return self._browser

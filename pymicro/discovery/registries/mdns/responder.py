@@ -1,0 +1,289 @@
+"""Our own nodes: announced, answered for, and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymicro.base.errors import ConfigError
+from pymicro.discovery.registries.mdns import text
+from pymicro.discovery.registries.mdns.link import Address, Link
+from pymicro.discovery.registries.mdns.messages import (
+    ANY,
+    PTR,
+    SRV,
+    TXT,
+    Answer,
+    Instance,
+    Query,
+    Question,
+    write_answer,
+)
+from pymicro.discovery.registries.mdns.names import (
+    SERVICES,
+    id_problem,
+    instance_name,
+    listed_name,
+    service_name,
+    service_problem,
+)
+from pymicro.nodes.address import is_ip, split_address
+from pymicro.nodes.node import Node
+
+__all__ = ["Responder"]
+
+log = logging.getLogger("pymicro.registry.mdns")
+
+# When a new node is announced again, in seconds after the first time: as go-micro does.
+ANNOUNCED = (1.0, 3.0)
+
+# Between two announcements that only contradict a goodbye, in seconds (RFC 6762 6).
+RESCUE = 1.0
+
+# Answers sent before others get their turn, and the pause then: three hundred nodes
+# must not fill an asker's buffer at once, and yet answer within go-micro's 100 ms.
+_BURST = 16
+_PAUSE = 0.001
+
+# An asker that is given up on asks again.
+_MOST_PENDING = 8192
+_MOST_QUESTIONS = 64
+
+# What a service's entry in the list has beside its name; go-micro's reader wants all of it.
+_LISTED_PORT = 9999
+_LISTED_ADDRESS = "0.0.0.0"  # noqa: S104, RUF100
+
+
+@dataclass(slots=True, eq=False)
+class _Published:
+    """A name we answer for; the newest object of a name is the one in force."""
+
+    instance: Instance
+    node: Node | None = None
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    rescue: asyncio.TimerHandle | None = None
+    rescued: float = -RESCUE
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    published: _Published
+    to: Address | None = None
+    pointer: str = ""
+    question: Question | None = None
+    id: int = 0
+
+
+class Responder:
+    """Answers for the nodes of this process, on an open link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # Service's name in the DNS → node's name there → node.
+        self._nodes: dict[str, dict[str, _Published]] = {}
+        self._listed: dict[str, _Published] = {}
+        self._pending: deque[_Pending] = deque()
+        self._pump_handle: asyncio.TimerHandle | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All that are registered."""
+        return [
+            published.node for nodes in self._nodes.values() for published in nodes.values() if published.node
+        ]
+
+    def publish(self, node: Node) -> None:
+        """Answer for `node` from now on; announce it, if it is new or another than before.
+
+        Raises:
+            ConfigError: It cannot be carried.
+        """
+        service = service_name(node.service)
+        name = instance_name(node.id, node.service)
+        before = self._nodes.get(service, {}).get(name)
+        if before is not None and before.node == node:
+            return
+        published = _Published(_instance(node), node)
+        if not node.version:
+            log.info("%s has no version: watchers of go-micro's pass over it", node.service)
+        if before is not None:
+            self._retire(before)
+        self._nodes.setdefault(service, {})[name] = published
+        if node.service not in self._listed:
+            listed = Instance(listed_name(node.service), host_name(), _LISTED_PORT, _LISTED_ADDRESS)
+            self._listed[node.service] = _Published(listed)
+        self._announce(published)
+        published.timers = [_later(seconds, self._announce, published) for seconds in ANNOUNCED]
+
+    def withdraw(self, node: Node) -> None:
+        """Answer no more for `node`, and tell everybody that it is gone."""
+        service = service_name(node.service)
+        nodes = self._nodes.get(service, {})
+        published = nodes.pop(instance_name(node.id, node.service), None)
+        if published is None:
+            return
+        if not nodes:
+            del self._nodes[service], self._listed[node.service]
+        self._retire(published)
+        self._link.tell(write_answer(published.instance, ttl=0))
+
+    async def close(self) -> None:
+        """Withdraw all nodes."""
+        for number, node in enumerate(self.nodes):
+            if number and not number % _BURST:
+                await asyncio.sleep(_PAUSE)
+            self.withdraw(node)
+        self._pending.clear()
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
+            self._pump_handle = None
+
+    def answer(self, query: Query, source: Address) -> None:
+        """Answer what of `query` is about our nodes: to the asker, in a message for each node.
+
+        An asker at the group's own port is one among several there, and only
+        everybody can be answered.
+        """
+        shared = source[1] == self._link.port
+        for question in dict.fromkeys(query.questions[:_MOST_QUESTIONS]):
+            everybody = shared and not question.unicast
+            for published, pointer in self._asked(question):
+                if pointer and published.instance.name in query.known:
+                    continue
+                if everybody:
+                    self._send(_Pending(published, pointer=pointer))
+                else:
+                    self._send(_Pending(published, source, pointer, question, query.id))
+
+    def hear(self, answer: Answer) -> None:
+        """Announce what is ours and somebody else has said goodbye for (the rescue of RFC 6762 10.1).
+
+        A process before us may have had the same id, and stop only now.
+        """
+        goodbyes = {pointer.target for pointer in answer.pointers if not pointer.ttl}
+        goodbyes.update(seen.name for seen in answer.instances if not seen.ttl)
+        now = asyncio.get_running_loop().time()
+        for nodes in self._nodes.values():
+            for name in goodbyes & nodes.keys():
+                published = nodes[name]
+                if published.rescue is None:
+                    pause = max(published.rescued + RESCUE - now, 0)
+                    published.rescue = _later(pause, self._rescue, published)
+
+    def _rescue(self, published: _Published) -> None:
+        published.rescue, published.rescued = None, asyncio.get_running_loop().time()
+        self._announce(published)
+
+    def _asked(self, question: Question) -> Iterator[tuple[_Published, str]]:
+        name, kind = question.name, question.kind
+        if kind in (PTR, ANY):
+            if name == SERVICES:
+                yield from ((listed, SERVICES) for listed in self._listed.values())
+            yield from ((published, name) for published in self._nodes.get(name, {}).values())
+        if kind in (SRV, TXT, ANY):
+            yield from ((nodes[name], "") for nodes in self._nodes.values() if name in nodes)
+
+    def _announce(self, published: _Published) -> None:
+        self._send(_Pending(published))
+
+    def _retire(self, published: _Published) -> None:
+        published.gone = True
+        for timer in (*published.timers, published.rescue):
+            if timer is not None:
+                timer.cancel()
+
+    def _send(self, pending: _Pending) -> None:
+        if len(self._pending) >= _MOST_PENDING:
+            log.debug("too many answers at once: one is left out")
+            return
+        self._pending.append(pending)
+        if self._pump_handle is None:
+            self._pump_later(0)
+
+    def _pump(self) -> None:
+        self._pump_handle = None
+        for _ in range(_BURST):
+            if not self._pending:
+                return
+            pending = self._pending.popleft()
+            if pending.published.gone:
+                continue
+            message = write_answer(
+                pending.published.instance,
+                pointer=pending.pointer,
+                question=pending.question,
+                id=pending.id,
+            )
+            self._link.tell(message, pending.to)
+        self._pump_later(_PAUSE)
+
+    def _pump_later(self, seconds: float) -> None:
+        self._pump_handle = _later(seconds, self._pump)
+
+
+def _later(seconds: float, work: Callable[..., None], *arguments: Any) -> asyncio.TimerHandle:
+    # In an empty context: whoever registers may have a deadline.
+    return contextvars.Context().run(asyncio.get_running_loop().call_later, seconds, work, *arguments)
+
+
+def host_name() -> str:
+    """This machine's name as a DNS name; addresses are said to be its."""
+    labels = [label.encode()[:63].decode(errors="ignore") for label in socket.gethostname().split(".")]
+    # Far shorter than a name may be: it shares its message with the node's.
+    return ".".join(filter(None, labels))[:120].strip(".") + "." if any(labels) else "localhost."
+
+
+def _instance(node: Node) -> Instance:
+    """What is said of `node`, its endpoints left out where it would be too much.
+
+    Raises:
+        ConfigError: It cannot be carried.
+    """
+    if problem := service_problem(node.service) or id_problem(node.id, node.service):
+        raise _refused(
+            node,
+            problem,
+            "with the id it gets by itself a service's name may have 26 bytes after its last dot; "
+            "server_id gives it another",
+        )
+    try:
+        host, port = split_address(node.address)
+    except ValueError as exc:
+        raise _refused(node, str(exc)) from None
+    if not is_ip(host) or "%" in host or not port:
+        raise _refused(
+            node,
+            f"{node.address} is no IP address with a port, and mdns carries nothing else",
+            "set server_advertise to the address that others reach it by",
+        )
+    asked = service_name(node.service)
+    problem = ""
+    for endpoints in (True, False):
+        try:
+            packed = text.dump(node, endpoints=endpoints)
+        except ValueError as exc:
+            raise _refused(node, str(exc)) from None
+        instance = Instance(instance_name(node.id, node.service), host_name(), port, host, packed)
+        try:
+            text.load(packed)  # what others would not read is not written
+            # The longest message there is: with the question that it answers.
+            write_answer(instance, pointer=asked, question=Question(asked))
+        except ValueError as exc:
+            problem = str(exc)
+            continue
+        if not endpoints:
+            log.info("%s has too many endpoints for mdns: it is registered without them", node.service)
+        return instance
+    raise _refused(node, f"without its endpoints too, {problem}", "give it less metadata")
+
+
+def _refused(node: Node, why: str, fix: str = "") -> ConfigError:
+    hint = f" ({fix})" if fix else ""
+    return ConfigError(f"registry mdns cannot carry {node.service!r} at {node.address}: {why}{hint}")

@@ -1,0 +1,99 @@
+"""What a node says of itself in its TXT record, in go-micro's form.
+
+JSON of Service, Version, Endpoints and Metadata → zlib → lower-case hex →
+strings of at most 255 bytes. Anybody on the link may write such a record:
+reading it trusts nothing and unpacks no more than a record may have.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pymicro.nodes.node import Endpoint, Node
+from pymicro.nodes.record import (
+    LONGEST_RECORD,
+    LONGEST_TEXT,
+    dump_endpoints,
+    load_endpoints,
+    load_text,
+    quoted,
+    read_list,
+    read_pairs,
+    read_text,
+)
+
+__all__ = ["Text", "dump", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The content of a TXT record; `size` is its bytes when unpacked."""
+
+    service: str
+    version: str
+    endpoints: tuple[Endpoint, ...]
+    metadata: Mapping[str, str]
+    size: int
+
+
+def dump(node: Node, *, endpoints: bool = True) -> bytes:
+    """The text of `node` as hex, not yet cut into strings.
+
+    Args:
+        endpoints: Leave them out with False, where a message would become too long.
+
+    Raises:
+        ValueError: Something in it is no valid unicode.
+    """
+    document: dict[str, Any] = {
+        "Service": node.service,
+        "Version": node.version,
+        "Endpoints": dump_endpoints(node.endpoints) if endpoints else None,
+        "Metadata": dict(node.metadata),
+    }
+    try:
+        data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the record of {quoted(node.service)} is no valid unicode") from None
+    return zlib.compress(data).hex().encode()
+
+
+# The nodes of one version mostly say the same: there is no id and no address in it.
+@lru_cache(maxsize=64)
+def load(text: bytes) -> Text:
+    """What the hex in `text` says.
+
+    Raises:
+        ValueError: It is no such record; the message says what is wrong.
+    """
+    try:
+        packed = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        raise ValueError("its text is not in hex") from None
+    unpacking = zlib.decompressobj()
+    try:
+        # A bomb of 30 KiB has 30 MB in it.
+        data = unpacking.decompress(packed, LONGEST_RECORD)
+    except zlib.error:
+        raise ValueError("its text is not packed by zlib") from None
+    if unpacking.unconsumed_tail:
+        raise ValueError(f"its text has more than {LONGEST_RECORD} bytes when unpacked")
+    if not unpacking.eof:
+        raise ValueError("its text breaks off")
+    try:
+        document = load_text(data)
+        endpoints = read_list(document, "Endpoints")
+        return Text(
+            service=read_text(document, "Service", longest=LONGEST_TEXT),
+            version=read_text(document, "Version", empty=True, longest=LONGEST_TEXT),
+            endpoints=load_endpoints(json.dumps(endpoints), nulls=True) if endpoints else (),
+            metadata=read_pairs(document, "Metadata", shared=True),
+            size=len(data),
+        )
+    except RecursionError:
+        raise ValueError("its text is nested too deep") from None

@@ -1,0 +1,244 @@
+"""One service's nodes: asked for, heard of, and given up when they answer no more.
+
+Nothing is ever announced again, and who is killed says no goodbye. So a watch
+asks: at once, and then at intervals that grow to a quarter of a minute. A node
+that does not answer is asked again after 1, 2 and 4 seconds; when it has left
+four questions in a row unanswered, it leaves the set. That is 8 s at least in
+which one packet from it would have kept it: a lost packet, or a process that is
+busy for some seconds, removes nobody. What our own process did not hear because
+it was busy itself, or because multicast does not work, counts for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from pymicro.base.errors import RegistryError
+from pymicro.base.latest import Latest
+from pymicro.discovery.registries.mdns import text
+from pymicro.discovery.registries.mdns.asking import Conversation, Timing
+from pymicro.discovery.registries.mdns.link import Address, Link
+from pymicro.discovery.registries.mdns.messages import Question, Seen
+from pymicro.discovery.registries.mdns.names import node_id, service_name
+from pymicro.nodes.address import join_address
+from pymicro.nodes.node import EMPTY, Node, NodeSet
+
+__all__ = ["Subscription", "Watched"]
+
+log = logging.getLogger("pymicro.registry.mdns")
+
+# Of one service, and the bytes that they say of themselves: whoever claims more is no peer.
+MOST_NODES = 1024
+MOST_TEXT = 32 << 20
+
+
+class Subscription:
+    """One watch: what it is told, from when its first set is whole."""
+
+    def __init__(self) -> None:
+        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self.told = False
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A node and what was last heard of it.
+
+    Attributes:
+        seen: All that its message said: the same again is the same node.
+        size: Bytes of its text, unpacked.
+        at: When that was.
+        missed: Questions since then that it left unanswered.
+    """
+
+    node: Node
+    seen: Seen
+    size: int
+    at: float
+    missed: int = 0
+
+
+class Watched(Conversation):
+    """One service that is watched."""
+
+    def __init__(
+        self, link: Link, timing: Timing, service: str, complain: Callable[[Address, str], None]
+    ) -> None:
+        super().__init__(link, timing, Question(service_name(service)))
+        self.service = service
+        self.task: asyncio.Task[None] | None = None
+        self.subscriptions: list[Subscription] = []
+        self.joined = asyncio.Event()
+        self._complain = complain
+        self._entries: dict[str, _Entry] = {}
+        self._set = EMPTY
+        self._changed = False
+        self._timer: asyncio.TimerHandle | None = None
+        # The oldest question that has not been judged.
+        self._asked: float | None = None
+
+    def found(self) -> bool:
+        """Whether any node is known."""
+        return bool(self._entries)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        try:
+            await self._run()
+        except RegistryError as exc:
+            self._fail(str(exc))
+        except Exception as exc:
+            # A bug of ours; the watches must not wait for ever.
+            log.exception("watching %s failed", self.service)
+            self._fail(f"registry mdns: {type(exc).__name__}: {exc}")
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _run(self) -> None:
+        pause = self.timing.first
+        while True:
+            self.joined.clear()
+            asked = self.ask()
+            self._asked = self._asked or asked
+            newcomers = [one for one in self.subscriptions if not one.told]
+            if newcomers:
+                await self.settle(asked)
+                for one in newcomers:
+                    one.told = True
+                self._publish()
+                pause = self.timing.first
+            due = self._asked + self.timing.answer
+            if await self._somebody_joins(due) and asyncio.get_running_loop().time() < due:
+                continue
+            missed = self._judge()
+            if missed:
+                # Asked again after 1, 2 and 4 times the answer's time, of which one has passed.
+                rest = self.timing.answer * (2 ** (missed - 1) - 1)
+            else:
+                rest = pause * random.uniform(0.9, 1.1)
+                pause = min(pause * 2, self.timing.longest)
+            await self._somebody_joins(asyncio.get_running_loop().time() + rest)
+
+    async def _somebody_joins(self, until: float) -> bool:
+        try:
+            async with asyncio.timeout_at(until):
+                await self.joined.wait()
+                return True
+        except TimeoutError:
+            return False
+
+    def hear(self, seen: Seen, source: Address) -> None:
+        """Take in what a message says of a node that may be ours."""
+        self.answers += 1
+        now = asyncio.get_running_loop().time()
+        entry = self._entries.get(seen.name)
+        if not seen.ttl:
+            if entry is not None:
+                del self._entries[seen.name]
+                self._change()
+        elif entry is not None and entry.seen == seen:
+            entry.at, entry.missed = now, 0
+        elif seen.port and seen.addresses and seen.text is not None:
+            try:
+                said = text.load(seen.text)
+                if said.service != self.service:
+                    return
+                self._make_room(seen.name, said.size)
+                node = Node(
+                    node_id(seen.name, self.service),
+                    join_address(self._address(seen, source), seen.port),
+                    self.service,
+                    said.version,
+                    said.metadata,
+                    said.endpoints,
+                )
+            except ValueError as exc:
+                self._complain(source, str(exc))
+                return
+            self._entries[seen.name] = _Entry(node, seen, said.size, now)
+            self._change()
+
+    def forget(self, name: str) -> None:
+        """The node of this name is gone."""
+        if self._entries.pop(name, None) is not None:
+            self._change()
+
+    def _make_room(self, name: str, size: int) -> None:
+        """See that one more can be kept.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        others = [entry.size for known, entry in self._entries.items() if known != name]
+        if len(others) >= MOST_NODES or sum(others) + size > MOST_TEXT:
+            raise ValueError(f"{self.service} has more than {len(others)} nodes, which are the most")
+
+    def _address(self, seen: Seen, source: Address) -> str:
+        interface = self.link.interface
+        for address in seen.addresses:
+            ip = ip_address(address)
+            if ip.is_unspecified or ip.is_multicast or (ip.version == 6 and ip.is_link_local):
+                continue
+            # Another machine's own address for itself would lead to us.
+            if ip.is_loopback and not interface.loopback and source[0] != interface.address:
+                continue
+            return address
+        raise ValueError(f"address {seen.addresses[0]} cannot be dialled from here")
+
+    def _judge(self) -> int:
+        """Count who has not answered, and let those leave who will not; returns the longest silence."""
+        asked, self._asked = self._asked, None
+        assert asked is not None
+        timing = self.timing
+        now = asyncio.get_running_loop().time()
+        if now - asked > 1.5 * timing.answer:
+            return 1  # this process was busy, and answers may lie there unread: ask again at once
+        if self.link.echoed < asked:
+            raise self.link.doubt()
+        longest = 0
+        for name, entry in list(self._entries.items()):
+            if entry.at >= asked:
+                continue
+            entry.missed += 1
+            if entry.missed < timing.unanswered and now < entry.at + entry.seen.ttl:
+                longest = max(longest, entry.missed)
+                continue
+            log.info(
+                "%s at %s has not answered for %.1f s: it is gone",
+                entry.node.service,
+                entry.node.address,
+                now - entry.at,
+            )
+            del self._entries[name]
+            self._changed = True
+        self._publish()
+        return longest
+
+    def _change(self) -> None:
+        self._changed = True
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = contextvars.Context().run(loop.call_later, self.timing.gather, self._publish)
+
+    def _publish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._changed:
+            self._changed = False
+            self._set = NodeSet.of(entry.node for entry in self._entries.values())
+        for one in self.subscriptions:
+            if one.told:
+                one.latest.set(self._set)
+
+    def _fail(self, error: str) -> None:
+        for one in self.subscriptions:
+            one.latest.set(RegistryError(error))
+        self.subscriptions.clear()

@@ -1,0 +1,315 @@
+"""Requests to the API server, over kubernetes_asyncio's transport."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from pymicro._version import __version__
+from pymicro.kubernetes.api.credentials import Cluster
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.lines import Lines
+from pymicro.kubernetes.api.reading import Reading, library
+from pymicro.kubernetes.api.resource import Asked
+from pymicro.kubernetes.api.status import refusal
+
+__all__ = ["KubeClient"]
+
+# A page of 500 objects of etcd's largest size would be more than this; real ones are 2 MB.
+_LARGEST_ANSWER = 256 << 20
+# What is read of an answer that refuses; a Status is a few hundred bytes.
+_LARGEST_REFUSAL = 64 << 10
+
+
+class _Transport:
+    """A session of aiohttp, and how many requests are on it: it outlives its successor's coming."""
+
+    def __init__(self, rest: Any, reading: Reading) -> None:
+        self.rest = rest
+        self.tls = reading.tls
+        self.users = 0
+
+
+class KubeClient:
+    """Asks the API server. `async with` it to have its connections closed at the end.
+
+    Nothing is opened before the first request. It may be entered again after it was left.
+
+    Args:
+        cluster: The cluster, or how to find it when something is first asked
+            (`find_cluster`); a cluster it found itself is closed with it.
+    """
+
+    def __init__(self, cluster: Callable[[], Awaitable[Cluster]] | Cluster) -> None:
+        self._find = None if isinstance(cluster, Cluster) else cluster
+        self._cluster = cluster if isinstance(cluster, Cluster) else None
+        self._finding = asyncio.Lock()
+        self._transport: _Transport | None = None
+        self._transports: set[_Transport] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections; what is still being read from them breaks."""
+        self._transport = None
+        transports, self._transports = self._transports, set()
+        for transport in transports:
+            await transport.rest.close()
+        if self._find is not None and self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that is asked.
+
+        Raises:
+            RuntimeError: It has not been looked for yet (see `find`).
+        """
+        if self._cluster is None:
+            raise RuntimeError("the Kubernetes API has not been asked yet")
+        return self._cluster
+
+    def describe(self) -> str:
+        """Whom it asks, for messages; never fails."""
+        return "the Kubernetes API" if self._cluster is None else self._cluster.describe()
+
+    async def find(self) -> Cluster:
+        """The cluster, looked for now if it has not been yet; the server is not asked.
+
+        Raises:
+            ConfigError: There is none to be found here.
+        """
+        if self._cluster is None:
+            async with self._finding:
+                if self._cluster is None:
+                    assert self._find is not None
+                    self._cluster = await self._find()
+        return self._cluster
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object | None = None,
+        content_type: str = "application/json",
+        timeout: float = 10.0,
+    ) -> Any:
+        """Ask once and parse the answer.
+
+        A 401 is followed by one more try, with credentials read anew.
+
+        Args:
+            method: `GET`, `POST`, `PATCH` …
+            path: From the root: `/api/v1/namespaces/shop/pods`.
+            params: The query.
+            body: Sent as JSON.
+            content_type: The body's; a patch is `application/strategic-merge-patch+json`.
+            timeout: Seconds for all of it, without what a credential plug-in takes.
+
+        Raises:
+            KubeError: The server refused, did not answer in time, or not in JSON.
+            ConfigError: There is no server to be found.
+        """
+        answer = await self.read(
+            method, path, params=params, body=body, content_type=content_type, timeout=timeout
+        )
+        try:
+            return json.loads(answer)
+        except (ValueError, RecursionError) as exc:
+            what = self._say(Asked.of(method, path, params or {}))
+            raise KubeError(f"{what}: the answer is no JSON: {exc}", kind="malformed") from exc
+
+    async def read(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object | None = None,
+        content_type: str = "application/json",
+        timeout: float = 10.0,
+    ) -> bytes:
+        """As `request`, without parsing: for answers that are too long to be parsed in one go."""
+        asked = Asked.of(method, path, params or {})
+        parts = []
+        size = 0
+        async with self._answer(asked, method, params or {}, body, content_type, timeout) as (
+            response,
+            deadline,
+        ):
+            with self._faults(asked, timeout):
+                async with asyncio.timeout_at(deadline):
+                    while chunk := await response.content.readany():
+                        parts.append(chunk)
+                        size += len(chunk)
+                        if size > _LARGEST_ANSWER:
+                            what = f"{self._say(asked)}: the answer is longer than {_LARGEST_ANSWER} bytes"
+                            raise KubeError(what, kind="malformed")
+        return b"".join(parts)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: Mapping[str, str], *, connect_timeout: float, idle_timeout: float
+    ) -> AsyncGenerator[Lines, None]:
+        """Read an answer line by line, for as long as it comes: `async with … as lines`.
+
+        A 401 is followed by one more try, with credentials read anew.
+
+        Args:
+            path: From the root.
+            params: The query.
+            connect_timeout: Seconds until the answer's head is there.
+            idle_timeout: Seconds without a byte after which the stream is dead, whatever TCP says.
+
+        Raises:
+            KubeError: On entering, the server refused or did not answer; while reading, the
+                stream was cut or is idle.
+            ConfigError: There is no server to be found.
+        """
+        asked = Asked.of("GET", path, params)
+        async with self._answer(asked, "GET", params, None, "", connect_timeout) as (response, _):
+
+            async def read() -> bytes:
+                with self._faults(asked, idle_timeout):
+                    return bytes(await response.content.readany())
+
+            yield Lines(read, what=self._say(asked), idle_timeout=idle_timeout)
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        asked: Asked,
+        method: str,
+        params: Mapping[str, str],
+        body: object | None,
+        content_type: str,
+        timeout: float,
+    ) -> AsyncGenerator[tuple[Any, float], None]:
+        """An answer that is no refusal, and the moment (of the loop's clock) by which it must be read."""
+        headers = {
+            "Accept": "application/json",
+            # Unpacking would block the loop, for bytes that travel within a cluster.
+            "Accept-Encoding": "identity",
+            "User-Agent": f"pymicro/{__version__}",
+        }
+        if content_type:
+            headers["Content-Type"] = content_type
+        refused: Reading | None = None
+        while True:
+            reading = await (await self.find()).reading(refused)
+            if reading.authorization:
+                headers["Authorization"] = reading.authorization
+            transport = await self._connect(reading)
+            transport.users += 1
+            deadline = asyncio.get_running_loop().time() + timeout
+            try:
+                with self._faults(asked, timeout):
+                    async with asyncio.timeout_at(deadline):
+                        response = await transport.rest.request(
+                            method,
+                            reading.server + asked.path,
+                            query_params=params,
+                            headers=headers,
+                            body=body,
+                            _preload_content=False,
+                            _request_timeout=_no_timeout(),
+                        )
+                try:
+                    if response.status == 401 and refused is None:
+                        # The token was replaced since it was read, most likely.
+                        refused = reading
+                        continue
+                    if not 200 <= response.status < 300:
+                        raise await self._refusal(asked, response, deadline)
+                    yield response, deadline
+                    return
+                finally:
+                    if response.connection is not None and response.connection.transport is not None:
+                        # Not read to its end. To close it over TLS would be to wait for a server
+                        # that may be gone, beyond the end of this client.
+                        response.connection.transport.abort()
+                    response.close()
+            finally:
+                await self._leave(transport)
+
+    async def _connect(self, reading: Reading) -> _Transport:
+        """The transport for these certificates; the one for others closes when nobody uses it any more."""
+        rest = (await library()).client.rest
+        old = self._transport
+        if old is not None and old.tls == reading.tls:
+            return old
+        try:
+            transport = _Transport(rest.RESTClientObject(reading.configuration), reading)
+        except (OSError, ValueError) as exc:  # ssl's errors are OSErrors
+            what = f"the certificates for {reading.server} cannot be used: {exc}"
+            raise KubeError(what, kind="credentials") from exc
+        self._transport = transport
+        self._transports.add(transport)
+        if old is not None and not old.users:
+            await self._close(old)
+        return transport
+
+    async def _leave(self, transport: _Transport) -> None:
+        transport.users -= 1
+        if not transport.users and transport is not self._transport:
+            await self._close(transport)
+
+    async def _close(self, transport: _Transport) -> None:
+        self._transports.discard(transport)
+        await transport.rest.close()
+
+    @contextmanager
+    def _faults(self, asked: Asked, timeout: float) -> Iterator[None]:
+        """Whatever the network does, as KubeError."""
+        import aiohttp
+
+        try:
+            yield
+        except TimeoutError as exc:
+            what = f"{self._say(asked)}: no answer within {timeout:g} s"
+            raise KubeError(what, kind="timeout") from exc
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            # ValueError is what aiohttp calls a URL or header it cannot send.
+            raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}") from exc
+
+    def _say(self, asked: Asked) -> str:
+        return f"cannot {asked} at {self.cluster.server}"
+
+    async def _refusal(self, asked: Asked, response: Any, deadline: float) -> KubeError:
+        """The error for an answer that refuses."""
+        body = b""
+        # What was refused is known already; its reasons may come late or broken.
+        with suppress(KubeError), self._faults(asked, 0):
+            async with asyncio.timeout_at(deadline):
+                while len(body) < _LARGEST_REFUSAL and (chunk := await response.content.readany()):
+                    body += chunk
+        try:
+            status = json.loads(body)
+        except (ValueError, RecursionError):
+            status = None
+        after = response.headers.get("Retry-After", "")
+        return refusal(
+            asked,
+            status if isinstance(status, dict) else {},
+            server=self.cluster.server,
+            account=self.cluster.account,
+            code=response.status,
+            retry_after=float(after) if after.isascii() and after.isdigit() else None,
+        )
+
+
+def _no_timeout() -> Any:
+    import aiohttp
+
+    # Ours are asyncio's: aiohttp rounds its own up to whole seconds.
+    return aiohttp.ClientTimeout(total=None, sock_connect=None)

@@ -1,0 +1,306 @@
+"""Where the API server is and who we are: a pod's service account, a kubeconfig, or a bare URL."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from pymicro.base.errors import ConfigError
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.kubeconfig import Kubeconfig
+from pymicro.kubernetes.api.reading import Reading, Source, library, read_configuration, signatures
+from pymicro.settings.config import in_pod
+
+__all__ = ["Cluster", "find_cluster"]
+
+log = logging.getLogger("pymicro.kube")
+
+# What the names of service accounts begin with.
+_ACCOUNT = "system:serviceaccount:"
+
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# How often the files are looked at, in seconds: a stat is cheap, one for each request is still waste.
+_LOOK = 1.0
+
+
+class Cluster:
+    """An API server and an account on it.
+
+    Credentials are read when they are first needed, and again when a file they came
+    from has changed (looked at once a second at most), when they run out, and when the
+    server refused them.
+
+    Attributes:
+        server: Its URL, such as `https://10.96.0.1:443`.
+        namespace: The own one.
+        account: `system:serviceaccount:<namespace>:<name>` or the kubeconfig's user,
+            for messages; empty if there are no credentials.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        server: str,
+        namespace: str,
+        account: str,
+        origin: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server = server
+        self.namespace = namespace
+        self.account = account
+        self._source = source
+        self._origin = origin
+        self._clock = clock
+        self._reading: Reading | None = None
+        self._read_at = 0.0
+        self._looked = 0.0
+        self._complaint = ""
+        self._lock = asyncio.Lock()
+
+    def describe(self) -> str:
+        """`https://10.96.0.1:443 (service account shop/greeter)`."""
+        return f"{self.server} ({self._origin})"
+
+    async def reading(self, refused: Reading | None = None) -> Reading:
+        """The credentials to use now.
+
+        Args:
+            refused: What the server did not accept (401); if that is still what is
+                known here, everything is read again.
+
+        Raises:
+            KubeError: There are none, and why.
+        """
+        async with self._lock:
+            known = self._reading
+            if known is not None and known is not refused and not self._stale(known):
+                return known
+            try:
+                self._reading = await self._source.read()
+            except KubeError as exc:
+                # A file that is just being replaced: what was read before may do until the
+                # server says otherwise.
+                if known is None or known is refused or self._ran_out(known):
+                    raise
+                if str(exc) != self._complaint:
+                    log.warning("%s; going on with what was read before", exc)
+                self._complaint = str(exc)
+                return known
+            self._complaint = ""
+            self._read_at = self._looked = self._clock()
+            self.server = self._reading.server
+            return self._reading
+
+    def close(self) -> None:
+        """Remove the files that were written for it."""
+        self._source.close()
+        self._reading = None
+
+    def _ran_out(self, known: Reading) -> bool:
+        return known.lifetime is not None and self._clock() - self._read_at >= known.lifetime
+
+    def _stale(self, known: Reading) -> bool:
+        if self._ran_out(known):
+            return True
+        now = self._clock()
+        if now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        return signatures(path for path, _ in known.files) != known.files
+
+
+class _ServiceAccount:
+    """The files Kubernetes puts into a pod. The token in it changes every hour or so."""
+
+    def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._token = os.path.join(folder, "token")
+        self._ca = os.path.join(folder, "ca.crt")
+
+    async def read(self) -> Reading:
+        files = signatures((self._token, self._ca))
+        kubernetes = await library()
+        configuration = kubernetes.client.Configuration()
+        loader = kubernetes.config.incluster_config.InClusterConfigLoader(
+            token_filename=self._token,
+            cert_filename=self._ca,
+            # When to read it again is ours to say: once a minute is too late after a 401.
+            try_refresh_token=False,
+            environ=self._environ,
+        )
+        try:
+            loader.load_and_set(configuration)
+        except (kubernetes.config.ConfigException, OSError, ValueError) as exc:
+            folder = os.path.dirname(self._token)
+            raise KubeError(
+                f"the service account in {folder} cannot be read: {exc}", kind="credentials"
+            ) from exc
+        return read_configuration(configuration, files)
+
+    def close(self) -> None:
+        pass
+
+
+class _Address:
+    """A URL and nothing else: `kubectl proxy`, or a server in a test."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def read(self) -> Reading:
+        configuration = (await library()).client.Configuration()
+        configuration.host = self._url
+        return read_configuration(configuration, ())
+
+    def close(self) -> None:
+        pass
+
+
+async def find_cluster(
+    address: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    folder: str = SERVICE_ACCOUNT,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Cluster:
+    """The cluster that `address` (the setting `registry_address`) or the surroundings mean.
+
+    Args:
+        address: Nothing: in a pod its service account, unless KUBECONFIG is set;
+            elsewhere the kubeconfig (KUBECONFIG, `~/.kube/config`). One URL: that
+            server without credentials. `kubeconfig=PATH`, `context=NAME` or both.
+        environ: The environment.
+        folder: Where Kubernetes puts the service account.
+        clock: Seconds of a monotonic clock.
+
+    Raises:
+        ConfigError: There is nothing to use, or it can never work.
+    """
+    given = _parse(address)
+    if "url" in given:
+        url = given["url"]
+        namespace = environ.get("POD_NAMESPACE") or "default"
+        return Cluster(
+            _Address(url),
+            server=url,
+            namespace=namespace,
+            account="",
+            origin="without credentials",
+            clock=clock,
+        )
+    if in_pod(environ) and not given and not environ.get("KUBECONFIG"):
+        return _in_pod(folder, environ, clock)
+    return await _outside(given, environ, clock)
+
+
+def _parse(address: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for entry in address:
+        key, equals, value = entry.partition("=")
+        if entry.startswith(("http://", "https://")):
+            key, value = "url", entry.rstrip("/")
+            _check_url(value)
+        elif not equals or not value or key not in ("kubeconfig", "context"):
+            raise ConfigError(
+                f"registry_address: {entry!r} is no address of the Kubernetes API; it takes "
+                "http(s)://host:port, kubeconfig=PATH and context=NAME"
+            )
+        if key in given:
+            raise ConfigError(f"registry_address: {key} is given twice")
+        given[key] = value
+    if "url" in given and len(given) > 1:
+        raise ConfigError("registry_address: give a URL, or kubeconfig= and context=, not both")
+    return given
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"registry_address: {url!r} is no URL of a server")
+    if parts.username is not None:
+        # Not shown: it would go into every message, and from there into logs.
+        raise ConfigError("registry_address: a URL with a password in it; use a kubeconfig for credentials")
+
+
+def _in_pod(folder: str, environ: Mapping[str, str], clock: Callable[[], float]) -> Cluster:
+    port = environ.get("KUBERNETES_SERVICE_PORT")
+    if not port:
+        raise ConfigError("KUBERNETES_SERVICE_HOST is set and KUBERNETES_SERVICE_PORT is not: is this a pod?")
+    try:
+        token = _text(folder, "token")
+        own = _text(folder, "namespace") if os.path.exists(os.path.join(folder, "namespace")) else ""
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"this pod has no service account to ask the Kubernetes API with: {exc} "
+            "(automountServiceAccountToken: false?)"
+        ) from exc
+    host = environ["KUBERNETES_SERVICE_HOST"]
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    account = _subject(token)
+    name = account.removeprefix(_ACCOUNT).replace(":", "/")
+    return Cluster(
+        _ServiceAccount(folder, environ),
+        server=server,
+        namespace=environ.get("POD_NAMESPACE") or own or "default",
+        account=account or f"the service account in {folder}",
+        origin=f"service account {name}" if account else "service account",
+        clock=clock,
+    )
+
+
+async def _outside(
+    given: Mapping[str, str], environ: Mapping[str, str], clock: Callable[[], float]
+) -> Cluster:
+    paths = given.get("kubeconfig") or environ.get("KUBECONFIG") or _default_kubeconfig(environ)
+    if not paths:
+        raise ConfigError(
+            "no Kubernetes API server is known: this is no pod (KUBERNETES_SERVICE_HOST is not set) and "
+            "there is no ~/.kube/config; set KUBECONFIG, or registry_address to kubeconfig=PATH or to a URL"
+        )
+    source = Kubeconfig(paths, given.get("context", ""))
+    try:
+        context = await source.context()
+    except BaseException:
+        source.close()
+        raise
+    return Cluster(
+        source,
+        server=context.cluster["server"].rstrip("/"),
+        namespace=environ.get("POD_NAMESPACE") or context.namespace or "default",
+        account=context.account,
+        origin=f"kubeconfig {paths}, context {context.name}",
+        clock=clock,
+    )
+
+
+def _default_kubeconfig(environ: Mapping[str, str]) -> str:
+    path = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".kube", "config")
+    return path if os.path.exists(path) else ""
+
+
+def _text(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def _subject(token: str) -> str:
+    """Whose token it is, as it says itself; empty if it does not say. Good for messages only."""
+    try:
+        claims = token.split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return ""
+    return subject if isinstance(subject, str) and subject.startswith(_ACCOUNT) else ""

@@ -1,0 +1,58 @@
+"""What can go wrong with the Kubernetes API."""
+
+from __future__ import annotations
+
+from pymicro.base.errors import PymicroError
+
+__all__ = ["KubeError"]
+
+
+class KubeError(PymicroError):
+    """The API server refused, or could not be asked.
+
+    Its text is for people: what was asked of which server, and what came of it;
+    for a 403 the account and the RBAC rule that is missing too.
+
+    Attributes:
+        status: The HTTP status; 0 if no answer came (connection, TLS, time, credentials).
+        reason: The server's own word for it (`Forbidden`, `Expired`); may be empty.
+        retry_after: Seconds the server asks us to stay away; None if it does not say.
+        kind: A word for counting: `connection`, `timeout`, `malformed` …; what `status` says otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+        kind: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+        self.kind = kind or _kind(status, reason)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the version (or `continue` token) asked from is no longer served: list again."""
+        return self.kind == "expired"
+
+
+# "Gone" is what servers before 1.17 say. A version the server has not reached yet (etcd was
+# restored from a backup) is as useless as one it has forgotten.
+_EXPIRED = frozenset({"Expired", "Gone", "ResourceVersionTooLarge"})
+
+_KINDS = {401: "unauthorized", 403: "forbidden", 404: "missing", 410: "expired", 429: "throttled"}
+
+
+def _kind(status: int, reason: str) -> str:
+    if reason in _EXPIRED:
+        return "expired"
+    if status in _KINDS:
+        return _KINDS[status]
+    if status >= 500:
+        return "server"
+    return "refused" if status else "connection"

@@ -1,0 +1,71 @@
+"""The lines of a watch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pymicro.kubernetes.api.errors import KubeError
+
+__all__ = ["Turns", "ends_initial_events", "is_older", "read_event"]
+
+# Kubernetes' versions are etcd's revisions, 64 bits.
+_LONGEST_VERSION = 20
+
+
+def read_event(line: bytes) -> tuple[str, Mapping[str, Any]]:
+    """The type and the object of an event.
+
+    Raises:
+        KubeError: It is none. The stream is broken then, since the server makes no such line.
+    """
+    try:
+        event = json.loads(line.decode())
+        kind, found = event["type"], event["object"]
+    except (KeyError, TypeError, ValueError, RecursionError) as exc:
+        raise KubeError(f"a line of the watch is no event: {exc!r}", kind="malformed") from exc
+    if not isinstance(kind, str) or not isinstance(found, dict):
+        raise KubeError("a line of the watch is no event: it lacks a type or an object", kind="malformed")
+    return kind, found
+
+
+def ends_initial_events(bookmark: Mapping[str, Any]) -> bool:
+    """Whether this bookmark says that a streaming list is complete."""
+    metadata = bookmark.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and annotations.get("k8s.io/initial-events-end") == "true"
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether one version comes before another; False where they do not say (they need not be numbers)."""
+    if not (_is_number(version) and _is_number(than)):
+        return False
+    return int(version) < int(than)
+
+
+def _is_number(version: str) -> bool:
+    return version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION
+
+
+class Turns:
+    """Lets the event loop turn by elapsed time.
+
+    Awaiting what is buffered already never suspends, so a loop over events could hold the
+    event loop for as long as they last.
+
+    Args:
+        after: Seconds.
+    """
+
+    def __init__(self, after: float) -> None:
+        self._after = after
+        self._since = time.perf_counter()
+
+    async def pause(self) -> None:
+        """Let others run, if the time is up."""
+        if time.perf_counter() - self._since >= self._after:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()

@@ -1,0 +1,128 @@
+"""What a reflector makes of its watches' fortunes: how long to wait, and what is a failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from pymicro.base.backoff import Backoff
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.timing import Timing
+
+__all__ = ["Health"]
+
+
+class Health:
+    """The course of one reflector's lists and watches.
+
+    Args:
+        timing: What is long and what is short.
+        clock: Seconds of a monotonic clock.
+        uniform: Source of randomness, `(low, high) -> value`.
+
+    Attributes:
+        watches: Watches begun.
+        restarts: Watches that broke or fell silent.
+        errors: What went wrong, by kind.
+        expired: Versions that turned out to be of no use, one after the other with no event
+            between them.
+        doubtful: Whether the last watch had nothing to say from its beginning to its end.
+        last_heard: When the server last said anything.
+    """
+
+    def __init__(
+        self, timing: Timing, clock: Callable[[], float], uniform: Callable[[float, float], float]
+    ) -> None:
+        self.watches = 0
+        self.restarts = 0
+        self.errors: Counter[str] = Counter()
+        self.expired = 0
+        self.doubtful = False
+        self.last_heard: float | None = None
+        self._timing = timing
+        self._clock = clock
+        self._backoff = Backoff(timing.backoff_initial, timing.backoff_maximum, uniform=uniform)
+        # When the present watch began; None between two.
+        self._opened: float | None = None
+        # Whether it has brought an event yet; and whether nothing, not even a list.
+        self._eventful = False
+        self._silent = True
+        # Since when nothing has gone wrong.
+        self._healthy_since: float | None = None
+        # Whether something worked since the last trouble: the next one may be a single one.
+        self._worked = False
+
+    @property
+    def watching(self) -> bool:
+        """Whether a watch is open, or has just broken."""
+        return self._opened is not None
+
+    def opened(self, *, listed: bool = False) -> None:
+        """A watch was accepted; with `listed` it goes on from a streaming list."""
+        self._opened = self.last_heard = self._clock()
+        self._eventful = False
+        self._silent = not listed
+        self.watches += 1
+        if self._healthy_since is None:
+            self._healthy_since = self._opened
+
+    def answered(self) -> None:
+        """The server answered, if only a part of what was asked."""
+        self.last_heard = self._clock()
+
+    def listed(self) -> None:
+        """A list is complete."""
+        self.last_heard = self._clock()
+        self._worked = True
+
+    def event(self) -> None:
+        """The watch brought something, if only a bookmark."""
+        self.last_heard = self._clock()
+        self._eventful = self._worked = True
+        self._silent = False
+        self.expired = 0
+
+    def ended(self) -> float | None:
+        """The watch ended as watches do.
+
+        Returns:
+            Seconds to wait before the next one; None if it ended so soon that this is trouble.
+        """
+        assert self._opened is not None
+        lived = self._clock() - self._opened
+        if lived < self._timing.short_watch and not self._eventful:
+            return None
+        self._opened = None
+        return max(0.0, self._timing.short_watch - lived)
+
+    def trouble(self, error: KubeError) -> tuple[float, bool]:
+        """Something went wrong.
+
+        Returns:
+            Seconds to wait before the next try, and whether followers are to be told.
+        """
+        now = self._clock()
+        self.errors[error.kind] += 1
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            self.restarts += 1
+            if error.kind == "idle":
+                # It may have been cut without a word, or nothing may have happened. Watching
+                # anew at once tells, and once in `idle_limit` is no burden.
+                self.doubtful = self._silent
+                return 0.0, False
+        if self._healthy_since is not None and now - self._healthy_since >= self._timing.healthy_after:
+            self._backoff.reset()
+        self._healthy_since = None
+        # A watch that breaks and is there again is no failure; twice in a row it is.
+        excused = opened is not None and (self._worked or now - opened >= self._timing.short_watch)
+        self._worked = False
+        if error.expired or error.kind == "backwards":
+            self.expired += 1
+            # Nor is a version that is of no use: listing again is what one does.
+            excused = excused or self.expired == 1
+        pause = self._backoff.next()
+        if error.retry_after is not None:
+            # The jitter comes on top: all were told the same time.
+            pause += min(error.retry_after, self._timing.retry_after_limit)
+        return pause, not excused

@@ -1,0 +1,388 @@
+"""Keeps a copy of a collection of the Kubernetes API in step with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pymicro.base.errors import ConfigError
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.events import Turns, ends_initial_events, is_older, read_event
+from pymicro.kubernetes.api.health import Health
+from pymicro.kubernetes.api.lines import Lines
+from pymicro.kubernetes.api.pages import Page
+from pymicro.kubernetes.api.publication import Publication
+from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.resource import Asked
+from pymicro.kubernetes.api.state import ReflectorState
+from pymicro.kubernetes.api.status import refusal
+from pymicro.kubernetes.api.table import Table, version_of
+from pymicro.kubernetes.api.timing import Timing
+
+__all__ = ["Query", "Reflector", "ReflectorState", "Timing"]
+
+log = logging.getLogger("pymicro.kube")
+
+T = TypeVar("T")
+
+_DEFAULT = Timing()
+
+
+class _NoStreamingList(Exception):
+    """The server cannot list by streaming now: ask for pages."""
+
+    def __init__(self, error: KubeError, *, remember: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.remember = remember
+
+
+class Reflector(Generic[T]):
+    """The objects of a query as small values, kept in step by list and watch.
+
+    It lists (streaming where the server can, in pages where it cannot), watches from the
+    version it ended with, and lists again when that version has expired or half an hour
+    has passed. A list replaces everything at once. Whatever fails is tried again, with
+    growing pauses, and what is known stays.
+
+    Args:
+        client: Asks.
+        query: For what.
+        parse: Makes the value that is kept of an object as the API's JSON has it, which
+            is not to be kept itself (10 KB each). None: not of interest. ValueError: a
+            bad object, which is skipped, counted, and logged once.
+        timing: When to do what.
+        clock: Seconds of a monotonic clock.
+        sleep: Waits before the next try.
+        uniform: Source of randomness, `(low, high) -> value`.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        query: Query,
+        parse: Callable[[Mapping[str, Any]], T | None],
+        *,
+        timing: Timing = _DEFAULT,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.query = query
+        self._client = client
+        self._timing = timing
+        self._clock = clock
+        self._sleep = sleep
+        self._uniform = uniform
+        self._table: Table[T] = Table(parse, str(query))
+        self._publication: Publication[T] = Publication(
+            str(query), lambda: self._table.objects, timing.gather
+        )
+        self._health = Health(timing, clock, uniform)
+        # Empty: everything must be listed.
+        self._version = ""
+        self._resync_at = 0.0
+        # Streaming lists are not asked for before this.
+        self._stream_at = 0.0
+        self._streaming_list: bool | None = None
+        self._last_sync: float | None = None
+        self._lists = 0
+
+    @property
+    def state(self) -> ReflectorState:
+        """How it fares now."""
+        return ReflectorState(
+            synced=self._last_sync is not None,
+            objects=len(self._table.objects),
+            last_sync=self._last_sync,
+            last_heard=self._health.last_heard,
+            resource_version=self._version,
+            lists=self._lists,
+            watches=self._health.watches,
+            restarts=self._health.restarts,
+            errors=dict(self._health.errors),
+            skipped=self._table.skipped,
+            failure=self._publication.failure,
+            streaming_list=self._streaming_list,
+        )
+
+    def follow(self) -> AsyncGenerator[Mapping[str, T], None]:
+        """The values by uid: once all are known, after each change, and when they are confirmed.
+
+        What is yielded is a view of all of them, not a copy: use it before the next await.
+        A lone change comes at once, more are gathered for `Timing.gather`; a slow follower sees the newest
+        only. The same may be yielded again, which says that it was still so at that moment.
+        Ends when the reflector does.
+
+        Raises:
+            KubeError: The copy can no longer be kept in step. It is raised when that begins,
+                and to whoever came since then each time another try fails, so that nobody
+                takes an old copy for a fresh one; follow again to learn when it works. A
+                watch that breaks and is there again with the next try is no failure.
+        """
+        return self._publication.follow()
+
+    async def run(self) -> None:
+        """Do the work, until cancelled: nothing the server or the network does ends it."""
+        try:
+            while True:
+                try:
+                    await self._cycle()
+                    pause = self._health.ended()
+                    if pause is None:
+                        error = KubeError(f"the watch of {self.query} ended at once", kind="short")
+                        pause = self._trouble(error)
+                except KubeError as error:
+                    pause = self._trouble(error)
+                except ConfigError as error:
+                    # No cluster is to be found: whoever asks shall hear why, and a file may come.
+                    pause = self._trouble(KubeError(str(error), kind="config"))
+                if pause > 0:
+                    await self._sleep(pause)
+        finally:
+            self._publication.close()
+
+    # What is asked
+
+    async def _cycle(self) -> None:
+        """List if that must be, then watch until the watch ends."""
+        if self._version and self._clock() < self._resync_at:
+            if self._health.doubtful:
+                await self._check_version()
+            await self._watch()
+            return
+        refused: _NoStreamingList | None = None
+        if self._health.expired < 2 and self._clock() >= self._stream_at:
+            try:
+                await self._stream_list()
+                return
+            except _NoStreamingList as exc:
+                refused = exc
+                self._health.errors[exc.error.kind] += 1
+                log.debug("%s: no streaming list (%s); asking for pages", self.query, exc)
+        await self._list_pages()
+        if refused is not None and refused.remember:
+            # Only now: a server that does not answer at all has refused nothing.
+            self._streaming_list = False
+            self._stream_at = self._clock() + self._timing.stream_list_retry
+        await self._watch()
+
+    async def _check_version(self) -> None:
+        """Whether the server has ever been at our version.
+
+        After etcd was restored from a backup it need not have been, and a watch from the
+        future says nothing. Nor does one of a collection in which nothing happens: the
+        server's cache has no bookmark for a watch that began at the version in force.
+        """
+        params = {"limit": "1"}
+        timeout = self._timing.page_timeout
+        found = await self._client.request("GET", self.query.path, params=params, timeout=timeout)
+        self._health.answered()
+        if isinstance(found, dict):
+            self._compare(version_of(found))
+        self._health.doubtful = False
+
+    async def _list_pages(self) -> None:
+        """A consistent list, page by page."""
+        table = self._table.successor()
+        version = proceed = ""
+        while True:
+            try:
+                body = await self._client.read(
+                    "GET",
+                    self.query.path,
+                    params=self.query.page(self._timing.page_size, proceed),
+                    timeout=self._timing.page_timeout,
+                )
+            except KubeError as error:
+                if error.status == 429:
+                    # The pages that are there stay good.
+                    await self._sleep(self._trouble(error))
+                    continue
+                # A `continue` that has expired is like any version that has: list anew.
+                raise
+            self._health.answered()
+            page = await self._read_page(body, table)
+            # All pages are of the first one's version.
+            version = version or page.resource_version
+            if not page.proceed:
+                break
+            if page.proceed == proceed:
+                raise KubeError(f"the list of {self.query} does not go on", kind="malformed")
+            proceed = page.proceed
+        if not version:
+            # A watch without a version would begin anywhere.
+            raise KubeError(f"the list of {self.query} has no resourceVersion", kind="malformed")
+        self._synced(table, version)
+
+    async def _read_page(self, body: bytes, table: Table[T]) -> Page:
+        turns = Turns(self._timing.yield_after)
+        try:
+            page = Page(body)
+            for found in page.objects():
+                if isinstance(found, dict):
+                    table.put(found)
+                await turns.pause()
+        except (ValueError, RecursionError) as exc:
+            raise KubeError(f"a page of {self.query} cannot be read: {exc!r}", kind="malformed") from exc
+        return page
+
+    async def _stream_list(self) -> None:
+        """A list that comes as events, and the watch it turns into."""
+        seconds = self._watch_seconds()
+        params = self.query.stream_list(seconds)
+        wait = self._timing.stream_list_wait
+        begun = False
+        try:
+            async with self._client.stream(
+                self.query.path, params, connect_timeout=wait, idle_timeout=wait
+            ) as lines:
+                begun = True
+                await self._read_initial(lines, params)
+                lines.idle_timeout = self._timing.idle_limit
+                self._streaming_list = True
+                await self._read(lines, params, seconds)
+        except KubeError as error:
+            if self._health.watching or error.status in (401, 403, 429):
+                raise
+            if begun or error.expired:
+                # What was a fault of the moment may be another way the next time.
+                remember = error.kind in ("idle", "malformed", "refused")
+            elif error.kind == "timeout" or 400 <= error.status < 500:
+                remember = True
+            else:
+                raise
+            raise _NoStreamingList(error, remember=remember) from error
+
+    async def _read_initial(self, lines: Lines, params: Mapping[str, str]) -> None:
+        """The events up to the bookmark that says that these were all."""
+        table = self._table.successor()
+        turns = Turns(self._timing.yield_after)
+        limit = self._clock() + self._timing.stream_list_limit
+        async for line in lines:
+            kind, found = read_event(line)
+            if kind in ("ADDED", "MODIFIED"):
+                table.put(found)
+            elif kind == "DELETED":
+                table.drop(found)
+            elif kind == "ERROR":
+                error = self._refused(params, found)
+                if not error.expired and error.status not in (401, 403, 429):
+                    # Whatever its status: an etcd without progress requests gives a 5xx.
+                    error.kind = "refused"
+                raise error
+            elif kind == "BOOKMARK" and ends_initial_events(found):
+                version = version_of(found)
+                if not version:
+                    break
+                self._health.opened(listed=True)
+                self._synced(table, version)
+                return
+            if self._clock() >= limit:
+                break
+            await turns.pause()
+        raise KubeError(f"the streaming list of {self.query} did not end as one", kind="refused")
+
+    async def _watch(self) -> None:
+        """What happens after the version, until the watch ends."""
+        seconds = self._watch_seconds()
+        params = self.query.watch(self._version, seconds)
+        async with self._client.stream(
+            self.query.path,
+            params,
+            connect_timeout=self._timing.connect_timeout,
+            idle_timeout=self._timing.idle_limit,
+        ) as lines:
+            self._health.opened()
+            # To say that it works again, and not at once: an expired version comes as the
+            # first event, and what was missed comes now too.
+            self._publication.later()
+            await self._read(lines, params, seconds)
+
+    async def _read(self, lines: Lines, params: Mapping[str, str], seconds: int) -> None:
+        turns = Turns(self._timing.yield_after)
+        # A server that does not end it must not keep us from listing again.
+        until = min(self._clock() + seconds + self._timing.watch_overrun, self._resync_at)
+        async for line in lines:
+            kind, found = read_event(line)
+            if kind == "ERROR":
+                raise self._refused(params, found)
+            self._take(kind, found)
+            if self._clock() >= until:
+                return
+            await turns.pause()
+
+    def _take(self, kind: str, found: Mapping[str, Any]) -> None:
+        """One event of a watch."""
+        version = version_of(found)
+        self._compare(version)
+        self._version = version or self._version
+        self._health.event()
+        if kind == "BOOKMARK":
+            self._publication.later()
+        elif kind in ("ADDED", "MODIFIED"):
+            if self._table.put(found):
+                self._publication.soon()
+        # Not by what the object says: one that lost its label still shows the old labels.
+        elif kind == "DELETED" and self._table.drop(found):
+            self._publication.soon()
+
+    def _compare(self, version: str) -> None:
+        if is_older(version, self._version):
+            # etcd was restored, or this is a server that lags behind the one before. Which
+            # of the two histories holds only a list can tell.
+            what = f"{self.query}: the version went back from {self._version} to {version}"
+            raise KubeError(what, kind="backwards")
+
+    # What came of it
+
+    def _synced(self, table: Table[T], version: str) -> None:
+        """A list is complete: what it lacks is gone."""
+        table.complete()
+        self._table = table
+        self._version = version
+        self._health.listed()
+        self._last_sync = self._clock()
+        self._lists += 1
+        spread = self._timing.resync * self._timing.resync_jitter
+        self._resync_at = self._last_sync + self._timing.resync + self._uniform(-spread, spread)
+        self._publication.now()
+
+    def _trouble(self, error: KubeError) -> float:
+        """Something went wrong; returns how long to wait before the next try."""
+        if error.expired or error.kind in ("backwards", "malformed"):
+            # Of no use any more; or the same line would come again.
+            self._version = ""
+        pause, tell = self._health.trouble(error)
+        if tell:
+            self._tell(error)
+        else:
+            self._publication.postpone()
+        return pause
+
+    def _tell(self, error: KubeError) -> None:
+        before = self._publication.failure
+        if before is None or before.kind != error.kind:
+            # What never mends by itself is loud.
+            loud = error.kind in ("forbidden", "unauthorized", "config", "credentials")
+            count = len(self._table.objects)
+            kept = "none known yet" if self._last_sync is None else f"keeping {count} of them"
+            # The error comes last: it may end in a rule that stands on lines of its own.
+            log.log(
+                logging.ERROR if loud else logging.INFO, "%s (%s, trying again): %s", self.query, kept, error
+            )
+        self._publication.fail(error)
+
+    def _refused(self, params: Mapping[str, str], status: Mapping[str, Any]) -> KubeError:
+        """The error that an ERROR event means."""
+        cluster = self._client.cluster
+        asked = Asked.of("GET", self.query.path, params)
+        return refusal(asked, status, server=cluster.server, account=cluster.account)
+
+    def _watch_seconds(self) -> int:
+        return max(1, round(self._uniform(*self._timing.watch_timeout)))

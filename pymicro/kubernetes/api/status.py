@@ -1,0 +1,74 @@
+"""The API's `Status` objects, which say why something was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.resource import Asked, rule_for
+
+__all__ = ["refusal"]
+
+# The server's own words go into our errors and logs; some admission hooks write pages.
+_LONGEST_TEXT = 500
+
+
+def refusal(
+    asked: Asked,
+    status: Mapping[str, Any],
+    *,
+    server: str,
+    account: str,
+    code: int = 0,
+    retry_after: float | None = None,
+) -> KubeError:
+    """The error for a Status, come as an answer or as an ERROR event within a watch.
+
+    Args:
+        asked: What was refused.
+        status: As it came; of whatever shape, since proxies answer too.
+        server: Who refused.
+        account: To whom.
+        code: The HTTP status; the Status's own if 0.
+        retry_after: Seconds from the answer's head; the Status's own if None.
+    """
+    said = status.get("code")
+    if not code and isinstance(said, int):
+        code = said
+    reason = _text(status.get("reason"))
+    details = status.get("details")
+    if isinstance(details, dict):
+        causes = details.get("causes")
+        # A version from the future is told by a cause only; the reason is `Timeout`.
+        if isinstance(causes, list) and any(
+            isinstance(cause, dict) and cause.get("reason") == "ResourceVersionTooLarge" for cause in causes
+        ):
+            reason = "ResourceVersionTooLarge"
+        seconds = details.get("retryAfterSeconds")
+        if retry_after is None and isinstance(seconds, int) and seconds > 0:
+            retry_after = float(seconds)
+    answer = f"{code or 'an error'} {reason}".rstrip()
+    message = _text(status.get("message"))
+    if message:
+        answer += f": {message}"
+    if code == 403 and asked.resource is not None:
+        # Who may list but not watch is no better off: both are needed, so both are named.
+        verbs = ("list", "watch") if asked.verb in ("list", "watch") else (asked.verb,)
+        rule = rule_for(asked.resource, verbs, asked.namespace)
+        who = account or "a client without credentials"
+        text = f"{who} may not {asked} at {server} ({answer}); this RBAC rule is missing:\n{rule}"
+    elif code == 401:
+        whose = f"the credentials of {account}" if account else "a client without credentials"
+        text = f"cannot {asked} at {server}: it does not accept {whose} ({answer})"
+    else:
+        text = f"cannot {asked} at {server}: it answered {answer}"
+    return KubeError(text, status=code, reason=reason, retry_after=retry_after)
+
+
+def _text(value: object) -> str:
+    """A string that fits into one line of a log."""
+    if not isinstance(value, str):
+        return ""
+    text = " ".join((value if len(value) <= _LONGEST_TEXT else value[:_LONGEST_TEXT] + "…").split())
+    return text if text.isprintable() else repr(text)[1:-1]

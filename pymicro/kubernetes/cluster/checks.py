@@ -1,0 +1,79 @@
+"""Whether a cluster can be asked at all: the first lines of `pymicro doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from pymicro.base.errors import ConfigError
+from pymicro.base.findings import Finding, Level
+from pymicro.kubernetes.api.access import may
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.resource import Resource, rule_for
+
+__all__ = ["check_access", "check_cluster", "place"]
+
+
+def place(namespace: str | None) -> str:
+    """`in namespace shop`."""
+    return "in all namespaces" if namespace is None else f"in namespace {namespace}"
+
+
+async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
+    """Credentials, then the API server; the last finding is a problem if it cannot be asked."""
+    try:
+        cluster = await client.find()
+    except ConfigError as exc:
+        yield Finding("credentials", "problem", str(exc))
+        return
+    account = f", account {cluster.account}" if cluster.account else ""
+    yield Finding("credentials", "ok", f"{cluster.describe()}{account}")
+    try:
+        answer = await client.request("GET", "/version")
+    except KubeError as exc:
+        if exc.status == 403:  # it answers, and that is all it says to this account
+            yield Finding("API server", "ok", f"{cluster.server} answers")
+        else:
+            yield Finding("API server", "problem", str(exc), _mending(exc))
+        return
+    version = answer.get("gitVersion") if isinstance(answer, dict) else None
+    yield Finding("API server", "ok", f"{cluster.server} answers{f' ({version})' if version else ''}")
+
+
+def _mending(error: KubeError) -> str:
+    if error.status == 401:
+        return "the credentials have run out or belong to another cluster: get new ones"
+    if error.status == 0:
+        return "see whether the address is right and a NetworkPolicy lets this process reach it"
+    return ""
+
+
+async def check_access(
+    client: KubeClient,
+    resource: Resource,
+    namespace: str | None,
+    verbs: Sequence[str],
+    *,
+    name: str = "",
+    level: Level = "problem",
+) -> AsyncIterator[Finding]:
+    """Each verb that is needed: whether the account may, and the rule to add if it may not.
+
+    Args:
+        name: Of the one object it is about; empty for all.
+        level: What it means where one is missing.
+    """
+    for verb in verbs:
+        what = f"{verb} {resource.plural} {place(namespace)}"
+        try:
+            allowed = await may(client, verb, resource, namespace, name)
+        except KubeError as exc:
+            # Not everybody may ask; then the list itself will tell.
+            yield Finding("access", "note", f"{what}: it could not be asked whether that is allowed: {exc}")
+            continue
+        if allowed:
+            yield Finding("access", "ok", f"may {what}")
+        else:
+            rule = rule_for(resource, [verb], namespace)
+            account = f"account {client.cluster.account}" if client.cluster.account else "without credentials"
+            yield Finding("access", level, f"may not {what} ({account})", rule)

@@ -1,0 +1,305 @@
+"""What the registries of a cluster have in common: the way to the API server, and watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import shlex
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.tasks import Tasks
+from pymicro.base.turnstile import Turnstile
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import Cluster, find_cluster
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.pages import Page
+from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.resource import Resource
+from pymicro.kubernetes.api.shared import Reflectors
+from pymicro.kubernetes.cluster.watching import Parse, ServiceWatch
+from pymicro.nodes.node import NodeSet
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["ClusterRegistry", "cluster_wide"]
+
+T = TypeVar("T")
+
+# Objects of a page; what is parsed between two turns of the loop is one object.
+_PAGE = 250
+# A list that expires between two pages is begun anew, so often at most.
+_LISTS = 3
+
+# How long a failing watch outlives its last watcher, in seconds: the directory comes
+# back within 30 s of a failure, and must not find all begun anew.
+LINGER = 60.0
+
+# Turns of the loop during a long list, in objects.
+_TURN = 20
+
+
+def cluster_wide(namespaces: Sequence[str]) -> bool:
+    """Whether the setting `registry_namespace` means all namespaces."""
+    return "*" in namespaces
+
+
+class ClusterRegistry:
+    """A registry that reads from the Kubernetes API; see its two kinds for what.
+
+    Args:
+        config: Its `registry_address` says which cluster (`pymicro.kubernetes.api.credentials`),
+            `registry_namespace` where to look in it.
+        environ: The environment of the pod.
+        timing: Of the reflectors; for tests.
+    """
+
+    name = ""
+    drain_delay = 5.0
+
+    def __init__(
+        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._timing = timing or Timing()
+        self._turnstile = Turnstile(self._enter, self._leave)
+        self._stack = AsyncExitStack()
+        self._open: tuple[KubeClient, Reflectors, Tasks] | None = None
+        self._cluster: Cluster | None = None
+        self._watches: dict[str, ServiceWatch] = {}
+
+    # What is different between the two
+
+    def _name_problem(self, service: str) -> str:
+        """Why there can be no such service here; empty if there can."""
+        raise NotImplementedError
+
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+        """What to ask for in these namespaces (None: in all)."""
+        raise NotImplementedError
+
+    def _parse(self, service: str) -> Parse:
+        """From an object to its nodes."""
+        raise NotImplementedError
+
+    def _refine(self, nodes: NodeSet) -> NodeSet:
+        """What to make of the nodes of all objects together."""
+        return nodes
+
+    def _written(self, service: str) -> int:
+        """The newest resourceVersion that was written from here for `service`; 0 if there is none."""
+        return 0
+
+    async def _withdraw(self) -> None:
+        """Take back what is still published, in bounded time; the last user is leaving."""
+
+    # Coming and going
+
+    async def __aenter__(self) -> Self:
+        await self._turnstile.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._turnstile.leave()
+
+    async def _enter(self) -> None:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(KubeClient(self._find))
+            reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
+            tasks = await stack.enter_async_context(Tasks(f"pymicro registry {self.name}"))
+            self._open = client, reflectors, tasks
+            self._stack = stack.pop_all()
+
+    async def _leave(self) -> None:
+        try:
+            await self._withdraw()
+        finally:
+            self._open = None
+            watches, self._watches = self._watches, {}
+            for watch in watches.values():
+                if watch.expiry is not None:
+                    watch.expiry.cancel()
+                watch.end(RegistryError(f"{self.describe()} is closed"))
+            await self._stack.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()!r} watches={sorted(self._watches)}>"
+
+    def describe(self) -> str:
+        """`registry kubernetes (namespace shop of https://10.96.0.1:443)`, as far as it is known."""
+        own = self._cluster.namespace if self._cluster is not None else ""
+        given = self._config.registry_namespace
+        if cluster_wide(given):
+            where = "all namespaces"
+        elif given:
+            where = f"namespace{'s' * (len(given) > 1)} {', '.join(given)}"
+        else:
+            where = f"namespace {own}" if own else "the own namespace"
+        if self._cluster is not None:
+            server = self._cluster.server
+        else:
+            server = ", ".join(self._config.registry_address) or "the cluster"
+        return f"registry {self.name} ({where} of {server})"
+
+    # Asking
+
+    async def _find(self) -> Cluster:
+        self._cluster = await find_cluster(self._config.registry_address, self._environ)
+        return self._cluster
+
+    def _opened(self) -> tuple[KubeClient, Reflectors, Tasks]:
+        if self._open is None:
+            raise RuntimeError(f"{self.describe()} is used outside its `async with`")
+        return self._open
+
+    @property
+    def _client(self) -> KubeClient:
+        return self._opened()[0]
+
+    async def _namespaces(self) -> tuple[str | None, ...]:
+        """Where to look: names, or None alone for everywhere.
+
+        Raises:
+            ConfigError: No cluster is to be found.
+        """
+        given = self._config.registry_namespace
+        if cluster_wide(given):
+            return (None,)
+        return tuple(dict.fromkeys(given)) or ((await self._client.find()).namespace,)
+
+    async def _list(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        read: Callable[[Mapping[str, Any]], T],
+        *,
+        labels: str = "",
+        fields: str = "",
+    ) -> list[T]:
+        """What `read` makes of each object there is; in pages, and letting the loop turn.
+
+        Raises:
+            KubeError: The server refused or did not answer.
+            ConfigError: No cluster is to be found.
+        """
+        for _ in range(_LISTS - 1):
+            try:
+                return [read(one) async for one in self._pages(resource, namespace, labels, fields)]
+            except KubeError as exc:
+                if not exc.expired:
+                    raise
+        return [read(one) async for one in self._pages(resource, namespace, labels, fields)]
+
+    async def _pages(
+        self, resource: Resource, namespace: str | None, labels: str, fields: str
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        params = {"limit": str(_PAGE)}
+        params |= {key: text for key, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
+        path = resource.path(namespace)
+        while True:
+            answer = await self._client.read("GET", path, params=params)
+            try:
+                page = Page(answer)
+                for count, found in enumerate(page.objects()):
+                    if count % _TURN == 0:
+                        await asyncio.sleep(0)
+                    if isinstance(found, dict):
+                        yield found
+            except (ValueError, RecursionError) as exc:
+                raise KubeError(f"list {resource.plural}: the answer is no list: {exc}") from exc
+            if not page.proceed:
+                return
+            params["continue"] = page.proceed
+
+    # Errors
+
+    def _hint(self, service: str = "") -> str:
+        command = shlex.join(["pymicro", "doctor", *([service] if service else [])])
+        return f"`{command}` says more"
+
+    def _explain(self, error: Exception | str, service: str = "") -> str:
+        """An error, as users are told of it."""
+        text = str(error)
+        # A rule to add stands on lines of its own.
+        return f"registry {self.name}: {text}{chr(10) if chr(10) in text else ': '}{self._hint(service)}"
+
+    # Watching
+
+    async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
+        """All nodes of `service`, now and after each change, and again when they were confirmed.
+
+        Raises:
+            RegistryError: There can be no such service here, or the API server could
+                not be asked.
+        """
+        _, reflectors, tasks = self._opened()
+        if problem := self._name_problem(service):
+            raise RegistryError(self._explain(problem, service))
+        watch = self._watches.get(service)
+        if watch is None or watch.over:
+            watch = self._watches[service] = self._make(service)
+            # In an empty context: a watch that a handler's call starts must not
+            # inherit the handler's deadline.
+            watch.task = contextvars.Context().run(tasks.start, watch.run(reflectors), f"watch of {service}")
+        if watch.expiry is not None:
+            watch.expiry.cancel()
+            watch.expiry = None
+        watch.watchers += 1
+        try:
+            async for nodes in watch.follow(self._written(service)):
+                yield nodes
+        finally:
+            watch.watchers -= 1
+            if not watch.watchers:
+                self._unwatched(service, watch)
+
+    def _make(self, service: str) -> ServiceWatch:
+        async def queries() -> Sequence[Query]:
+            return self._queries(service, await self._namespaces())
+
+        return ServiceWatch(
+            queries,
+            self._parse(service),
+            self._refine,
+            lambda error: self._explain(error, service),
+        )
+
+    def _unwatched(self, service: str, watch: ServiceWatch) -> None:
+        """Nobody watches any more: end it, at once or, while it fails, a little later."""
+        if watch.failing and not watch.over:
+            loop = asyncio.get_running_loop()
+            watch.expiry = loop.call_later(LINGER, self._expire, service, watch)
+        else:
+            self._expire(service, watch)
+
+    def _expire(self, service: str, watch: ServiceWatch) -> None:
+        watch.over = True
+        if self._watches.get(service) is watch:
+            del self._watches[service]
+        if watch.task is not None:
+            watch.task.cancel()
+
+    async def services(self) -> list[str]:
+        """Names of the services with at least one node, sorted.
+
+        Raises:
+            RegistryError: The API server could not be asked.
+        """
+        try:
+            names: set[str] = set()
+            for namespace in await self._namespaces():
+                names |= await self._services_in(namespace)
+        except (KubeError, ConfigError) as exc:
+            raise RegistryError(self._explain(exc)) from exc
+        return sorted(names)
+
+    async def _services_in(self, namespace: str | None) -> set[str]:
+        raise NotImplementedError

@@ -1,0 +1,183 @@
+"""Registry `kubernetes`: the live pods of a cluster, with no server of our own.
+
+What a pod means is in `pods`, publishing the own one in `publish`, what
+`pymicro doctor` says in `diagnosis`; this is the registry over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.findings import Finding, Level
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.cluster.checks import check_access, check_cluster
+from pymicro.kubernetes.cluster.registry import ClusterRegistry
+from pymicro.kubernetes.cluster.watching import Parse
+from pymicro.kubernetes.pods.diagnosis import LookedAt, findings, is_kin, kin_selectors, look
+from pymicro.kubernetes.pods.publish import Publisher, own_address, own_pod
+from pymicro.kubernetes.pods.reader import PodReader, services_of
+from pymicro.nodes.node import Node
+from pymicro.nodes.record import SERVICE, TYPE_LABEL, label_problem, selector_key
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["KubernetesRegistry"]
+
+log = logging.getLogger("pymicro.registry.kubernetes")
+
+# Taking back what is left at the end; the pod is going anyway.
+_WITHDRAW_TIMEOUT = 5.0
+
+
+class KubernetesRegistry(ClusterRegistry):
+    """Nodes are pods that are Ready, found by go-micro's labels and watched through the API server.
+
+    Readers need `list` and `watch` of pods. How the own node is published
+    (`registry_advertise`): `labels`, by those the pod template has, with no
+    rights; `patch`, written onto the own pod as go-micro does; `auto`, by labels
+    if the pod has them or cannot be looked at, else by a patch; `none`.
+
+    Args:
+        config: `registry_address` says which cluster, `registry_namespace` where
+            to look in it.
+        environ: The pod's environment: POD_NAME, POD_NAMESPACE, POD_IP.
+        timing: Of the reflectors; for tests.
+    """
+
+    name = "kubernetes"
+
+    def __init__(
+        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+    ) -> None:
+        super().__init__(config, environ=environ, timing=timing)
+        self._publisher = Publisher(config.registry_advertise, environ, lambda: self._client, self._find_pod)
+
+    def _name_problem(self, service: str) -> str:
+        return label_problem(service)
+
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+        labels = f"{selector_key(service)}={SERVICE}"
+        return [Query(PODS, namespace, labels=labels) for namespace in namespaces]
+
+    def _parse(self, service: str) -> Parse:
+        return PodReader(service)
+
+    def _written(self, service: str) -> int:
+        return self._publisher.written.get(service, 0)
+
+    async def _services_in(self, namespace: str | None) -> set[str]:
+        def read(pod: Mapping[str, Any]) -> list[str]:
+            return [name for name in services_of(pod) if PodReader(name).read(pod).nodes]
+
+        found = await self._list(PODS, namespace, read, labels=f"{TYPE_LABEL}={SERVICE}")
+        return {name for names in found for name in names}
+
+    # Publishing
+
+    def advertised_host(self) -> str:
+        """The pod's IP."""
+        return own_address(self._environ)
+
+    async def register(self, node: Node) -> None:
+        """Publish `node` as `registry_advertise` says, or mend what somebody changed of it.
+
+        Raises:
+            RegistryError: The API server refused or did not answer.
+            ConfigError: It cannot be published: a name that is no label, an address
+                that is not the pod's, a template that says something else.
+        """
+        self._opened()
+        try:
+            await self._publisher.publish(node)
+        except ConfigError as exc:
+            raise ConfigError(self._explain(exc, node.service)) from exc
+        except (KubeError, RegistryError) as exc:
+            raise RegistryError(self._explain(exc, node.service)) from exc
+
+    async def deregister(self, node: Node) -> None:
+        """Take back what was written onto the pod; labels of the template stay.
+
+        Raises:
+            RegistryError: The API server refused or did not answer.
+        """
+        try:
+            await self._publisher.withdraw(node)
+        except (KubeError, ConfigError) as exc:
+            raise RegistryError(self._explain(exc, node.service)) from exc
+
+    async def _withdraw(self) -> None:
+        try:
+            async with asyncio.timeout(_WITHDRAW_TIMEOUT):
+                for node in self._publisher.nodes:
+                    await self.deregister(node)
+        except (RegistryError, TimeoutError) as exc:
+            why = str(exc) or "no answer in time"
+            log.warning("what was registered could not all be taken back: %s", why)
+
+    async def _find_pod(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        # A list, for it needs no right that watching does not need.
+        pods = await self._list(PODS, namespace, lambda pod: pod, fields=f"metadata.name={name}")
+        return pods[0] if pods else None
+
+    # Saying why
+
+    async def diagnose(self, service: str) -> AsyncIterator[Finding]:
+        """Why `service` is found or not: credentials, rights, and each of its pods."""
+        async for finding in check_cluster(self._client):
+            yield finding
+        if finding.level == "problem":
+            return
+        cluster = await self._client.find()
+        namespaces = await self._namespaces()
+        refused = False
+        for namespace in namespaces:
+            async for finding in check_access(self._client, PODS, namespace, ("list", "watch")):
+                refused = refused or finding.level == "problem"
+                yield finding
+        mode, pod = self._config.registry_advertise, own_pod(self._environ)
+        if pod and mode in ("auto", "patch"):
+            level: Level = "problem" if mode == "patch" else "note"
+            own = cluster.namespace
+            async for finding in check_access(self._client, PODS, own, ("patch",), name=pod, level=level):
+                yield finding
+        if not service:
+            return
+        if problem := label_problem(service):
+            yield Finding("name", "problem", problem, "give the service another name")
+            return
+        if refused:
+            return
+        try:
+            labelled, kin = await self._look(service, namespaces)
+        except KubeError as exc:
+            yield Finding("pods", "problem", str(exc))
+            return
+        for finding in findings(service, namespaces, labelled, kin):
+            yield finding
+
+    async def _look(
+        self, service: str, namespaces: Sequence[str | None]
+    ) -> tuple[list[LookedAt], list[LookedAt]]:
+        """Pods with the label, and pods without it that look as if they were meant."""
+        labelled: list[LookedAt] = []
+        kin: dict[str, LookedAt] = {}
+
+        def read_kin(pod: Mapping[str, Any]) -> LookedAt | None:
+            return look(pod, service) if is_kin(pod, service) else None
+
+        for namespace in namespaces:
+            labels = f"{selector_key(service)}={SERVICE}"
+            labelled += await self._list(PODS, namespace, lambda pod: look(pod, service), labels=labels)
+            for labels in kin_selectors(service):
+                for one in await self._list(PODS, namespace, read_kin, labels=labels):
+                    if one is not None and one.reading.why not in ("terminating", "finished"):
+                        kin[one.uid] = one
+        return labelled, list(kin.values())

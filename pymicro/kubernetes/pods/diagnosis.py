@@ -1,0 +1,170 @@
+"""Why a service is or is not found among the pods, pod by pod."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymicro.base.findings import Finding, Level
+from pymicro.kubernetes.cluster.checks import place
+from pymicro.kubernetes.pods.reader import PORT, PodReader, Reading, Why, annotations_of, labels_of
+from pymicro.nodes.node import Node
+from pymicro.nodes.record import SERVICE, TYPE_LABEL, record_key, selector_key
+from pymicro.nodes.wellknown import other_protocol
+
+__all__ = ["LookedAt", "findings", "is_kin", "kin_selectors", "look"]
+
+# Pods listed one by one; what is wrong with a thousand is wrong with these.
+_LISTED = 30
+
+# What passes by itself, or is meant: no problem as long as other pods count.
+_HARMLESS = frozenset(
+    {"terminating", "finished", "not ready", "no address", "other service", "other protocol"}
+)
+
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+# By what people mark the pods of an application ("Recommended Labels", and of old).
+_KIN = ("app.kubernetes.io/name", "app")
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A pod and what was made of it.
+
+    Attributes:
+        untyped: Whether it lacks the label by which services are listed.
+    """
+
+    uid: str
+    name: str
+    namespace: str
+    reading: Reading
+    untyped: bool = False
+
+
+def look(pod: Mapping[str, Any], service: str) -> LookedAt:
+    """Read a pod for `service`."""
+    metadata = pod.get("metadata")
+    named: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}
+    return LookedAt(
+        str(named.get("uid", "")),
+        str(named.get("name", "")),
+        str(named.get("namespace", "")),
+        PodReader(service).read(pod),
+        labels_of(pod).get(TYPE_LABEL) != SERVICE,
+    )
+
+
+def kin_selectors(service: str) -> list[str]:
+    """Label selectors of pods that look as if they were meant, and lack the label."""
+    lacking = f"!{selector_key(service)}"
+    selectors = [f"{TYPE_LABEL}={SERVICE},{lacking}"]
+    if _LABEL_VALUE.fullmatch(service):
+        selectors += [f"{key}={service},{lacking}" for key in _KIN]
+    return selectors
+
+
+def is_kin(pod: Mapping[str, Any], service: str) -> bool:
+    """Whether a pod without the label looks as if it were one of `service`."""
+    labels = labels_of(pod)
+    return bool(annotations_of(pod).get(record_key(service))) or any(
+        labels.get(key) == service for key in _KIN
+    )
+
+
+def findings(
+    service: str,
+    namespaces: Sequence[str | None],
+    labelled: Sequence[LookedAt],
+    kin: Sequence[LookedAt],
+) -> Iterator[Finding]:
+    """What the pods say.
+
+    Args:
+        service: Its name.
+        namespaces: Where they were looked for.
+        labelled: Pods with the label of `service`.
+        kin: Pods without it that look as if they were meant.
+    """
+    found = sum(len(_called(pod.reading)) for pod in labelled)
+    several = len(namespaces) > 1 or None in namespaces
+    # What does not count comes first: it is what was asked about.
+    for pod in sorted(labelled, key=lambda one: (not one.reading.why, one.namespace, one.name))[:_LISTED]:
+        yield _of_pod(pod, _check(pod, several), service, found)
+    if len(labelled) > _LISTED:
+        yield Finding("pods", "note", f"and {len(labelled) - _LISTED} more pods with the label")
+    for pod in kin[:_LISTED]:
+        yield Finding(
+            _check(pod, several),
+            "note" if found else "problem",
+            f"label missing: it looks like a pod of {service} and lacks {selector_key(service)}: {SERVICE}",
+            _labels_to_add(service)
+            + "\n(one that registers itself gets them then: its log says why it has not)",
+        )
+    where = " and ".join(place(namespace) for namespace in namespaces)
+    if found:
+        yield Finding("nodes", "ok", f"{found} node{'s' * (found != 1)} of {service} {where}")
+    elif labelled or kin:
+        yield Finding("nodes", "problem", f"no pod of {service} counts {where}")
+    else:
+        yield Finding(
+            "nodes",
+            "problem",
+            f"no pod {where} carries the label {selector_key(service)}: {SERVICE}",
+            f"{_labels_to_add(service)}\n"
+            "and see whether its pods are in another namespace (--registry-namespace a,b or *)",
+        )
+
+
+def _check(pod: LookedAt, several: bool) -> str:
+    return f"pod {pod.namespace}/{pod.name}" if several else f"pod {pod.name}"
+
+
+def _of_pod(pod: LookedAt, check: str, service: str, found: int) -> Finding:
+    reading = pod.reading
+    if not reading.why:
+        called = _called(reading)
+        how = "by its record" if reading.registered else "by its labels"
+        listed = ", ".join(node.address for node in called[:4])
+        more = f" and {len(called) - 4} more" if len(called) > 4 else ""
+        if pod.untyped:
+            text = f"counts: {listed}{more} ({how}), and is not listed: it lacks {TYPE_LABEL}: {SERVICE}"
+            return Finding(check, "note", text, _labels_to_add(service))
+        return Finding(check, "ok", f"counts: {listed}{more} ({how})")
+    level: Level = "note" if reading.why in _HARMLESS and found else "problem"
+    if reading.why in ("terminating", "finished"):
+        level = "note"
+    return Finding(check, level, f"does not count: {reading.text}", _mending(reading.why, pod, service))
+
+
+def _called(reading: Reading) -> list[Node]:
+    return [node for node in reading.nodes if not other_protocol(node.metadata)]
+
+
+def _mending(why: Why, pod: LookedAt, service: str) -> str:
+    if why == "not ready":
+        return f"kubectl -n {pod.namespace} describe pod {pod.name}: its readiness probe and its containers"
+    if why == "no port":
+        return f"name the port in the pod template:\n  ports:\n    - name: {PORT}\n      containerPort: 8080"
+    if why == "bad annotation":
+        return (
+            f"kubectl -n {pod.namespace} annotate pod {pod.name} {record_key(service)}- takes it away; "
+            "a pod that registers itself writes it anew"
+        )
+    if why == "foreign address":
+        return (
+            "set POD_IP by the downward API in that pod (fieldPath status.podIP); "
+            "an address of another pod never counts"
+        )
+    if why == "other service":
+        return "the two names are the same as labels: give one of the services another name"
+    return ""
+
+
+def _labels_to_add(service: str) -> str:
+    return (
+        "add to the labels of the pod template (spec.template.metadata.labels):\n"
+        f"  {TYPE_LABEL}: {SERVICE}\n  {selector_key(service)}: {SERVICE}"
+    )

@@ -1,0 +1,324 @@
+"""From a pod to the nodes it stands for: plain functions over the API's JSON.
+
+A pod counts for a service when it is Ready, is not being deleted, and says how
+it is reached, in one of two ways. *Registered*: an annotation carries go-micro's
+record, whose address must be one the pod really has. *Labelled*: the selector
+label alone, and a container port named `grpc`. The record wins where both are
+there. Nothing a pod says is trusted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Literal
+
+from pymicro.nodes.address import join_address, split_address
+from pymicro.nodes.node import Node
+from pymicro.nodes.record import (
+    LONGEST_TEXT,
+    METADATA_PREFIX,
+    RECORD_PREFIX,
+    SELECTOR_PREFIX,
+    SERVICE,
+    load_record,
+    quoted,
+    record_key,
+    selector_key,
+    share_pairs,
+)
+from pymicro.nodes.wellknown import GRPC, PROTOCOL, ZONE, other_protocol, zone_text
+
+__all__ = [
+    "PORT",
+    "PodReader",
+    "Reading",
+    "Why",
+    "addresses_of",
+    "annotations_of",
+    "grpc_port",
+    "is_of",
+    "labels_of",
+    "services_of",
+]
+
+PORT = "grpc"
+_VERSION = "app.kubernetes.io/version"
+
+Why = Literal[
+    "",
+    "terminating",
+    "finished",
+    "not ready",
+    "no address",
+    "no label",
+    "no port",
+    "bad annotation",
+    "foreign address",
+    "other service",
+    "other protocol",
+]
+
+# What somebody has to mend, as opposed to what passes by itself or is meant so.
+_FAULTS = frozenset({"bad annotation", "foreign address"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a pod means for a service.
+
+    Attributes:
+        nodes: What is listed. If the pod does not count, at most nodes that speak another
+            protocol, which are shown and not called.
+        why: Why it does not count, in a word to switch on; empty if it does.
+        text: The same for people, as a clause.
+        registered: Whether a record says so, and not the label alone.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    why: Why = ""
+    text: str = ""
+    registered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PodReader:
+    """Reads pods for one service. Equal ones are interchangeable, so that watches can be shared."""
+
+    service: str
+
+    def __call__(self, pod: Mapping[str, Any]) -> tuple[Node, ...] | None:
+        """The pod's nodes; None if it has none at present.
+
+        Raises:
+            ValueError: What the pod says of itself is wrong.
+        """
+        reading = self.read(pod)
+        if reading.why in _FAULTS:
+            raise ValueError(reading.text)
+        return reading.nodes or None
+
+    def read(self, pod: Mapping[str, Any]) -> Reading:
+        """The pod's nodes, or why it has none to call."""
+        metadata = _mapping(pod, "metadata")
+        status = _mapping(pod, "status")
+        if metadata.get("deletionTimestamp"):
+            return Reading(why="terminating", text="it is being deleted")
+        # A finished pod keeps its address in the status, which another one may have by now.
+        phase = status.get("phase")
+        if phase in ("Succeeded", "Failed"):
+            return Reading(why="finished", text=f"it has ended ({phase})")
+        if problem := _unready(status):
+            return Reading(why="not ready", text=problem)
+        record = annotations_of(pod).get(record_key(self.service))
+        if record:
+            return self._registered(pod, record)
+        return self._labelled(pod)
+
+    def _registered(self, pod: Mapping[str, Any], text: object) -> Reading:
+        key = record_key(self.service)
+        try:
+            if not isinstance(text, str):
+                raise ValueError("it is no text")
+            record = load_record(text)
+        except ValueError as exc:
+            return _wrong("bad annotation", f"annotation {key}: {exc}")
+        if record.service != self.service:
+            return _wrong(
+                "other service", f"annotation {key} is the record of a service {quoted(record.service)}"
+            )
+        addresses = addresses_of(pod)
+        zone = _zone(pod)
+        nodes = tuple(_in_zone(node, zone) for node in record.nodes if is_of(node.address, addresses))
+        if not all(other_protocol(node.metadata) for node in nodes):
+            return Reading(nodes, registered=True)
+        dialled = [node for node in record.nodes if not other_protocol(node.metadata)]
+        if dialled:
+            where = ", ".join(addresses) or "none yet"
+            return _wrong(
+                "foreign address",
+                f"annotation {key} names the address {quoted(dialled[0].address)}, "
+                f"which the pod does not have (it has {where})",
+            )
+        if record.problems:
+            return _wrong("bad annotation", f"annotation {key}: {record.problems[0]}")
+        if record.nodes:
+            text = f"annotation {key} names the protocol {other_protocol(record.nodes[0].metadata)}"
+            return Reading(nodes, "other protocol", text, registered=True)
+        return _wrong("bad annotation", f"annotation {key}: it lists no nodes")
+
+    def _labelled(self, pod: Mapping[str, Any]) -> Reading:
+        key = selector_key(self.service)
+        labels = labels_of(pod)
+        if labels.get(key) != SERVICE:
+            return Reading(why="no label", text=f"it lacks the label {key}: {SERVICE}")
+        port = grpc_port(pod)
+        if port is None:
+            return Reading(
+                why="no port", text=f"no port of its containers is named {PORT}{_named_ports(pod)}"
+            )
+        addresses = addresses_of(pod)
+        if not addresses:
+            return Reading(why="no address", text="it has no address yet")
+        version = labels.get(_VERSION)
+        given = {
+            name.removeprefix(METADATA_PREFIX): value
+            for name, value in annotations_of(pod).items()
+            if name.startswith(METADATA_PREFIX) and isinstance(value, str)
+        }
+        try:
+            # The port's name says what it speaks, whatever the annotations say.
+            metadata = share_pairs({**given, **_zone(pod), PROTOCOL: GRPC})
+        except ValueError as exc:
+            return _wrong("bad annotation", f"annotations {METADATA_PREFIX}…: {exc}")
+        return Reading(
+            (
+                Node(
+                    id=str(_mapping(pod, "metadata").get("uid", "")),
+                    address=join_address(addresses[0], port),
+                    service=self.service,
+                    version=_one(version) if isinstance(version, str) else "",
+                    metadata=metadata,
+                ),
+            )
+        )
+
+
+def services_of(pod: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the services a pod says it belongs to, which `PodReader` then has to believe.
+
+    A name that labels cannot spell is known from a record only.
+    """
+    recorded = set()
+    for key, text in annotations_of(pod).items():
+        if key.startswith(RECORD_PREFIX) and isinstance(text, str) and text:
+            recorded.add(key.removeprefix(RECORD_PREFIX))
+            try:
+                yield load_record(text).service
+            except ValueError:
+                continue
+    for key, value in labels_of(pod).items():
+        name = key.removeprefix(SELECTOR_PREFIX)
+        if name != key and value == SERVICE and name not in recorded:
+            yield name
+
+
+def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Its labels."""
+    return _mapping(_mapping(pod, "metadata"), "labels")
+
+
+def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Its annotations."""
+    return _mapping(_mapping(pod, "metadata"), "annotations")
+
+
+def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses it really has, as kubelet reports them; the main one first."""
+    status = _mapping(pod, "status")
+    first = status.get("podIP")
+    found = dict.fromkeys([first] if first and isinstance(first, str) else [])
+    for item in _items(status, "podIPs"):
+        address = item.get("ip")
+        if address and isinstance(address, str):
+            found[address] = None
+    return tuple(found)
+
+
+def grpc_port(pod: Mapping[str, Any]) -> int | None:
+    """The container port named `grpc`; sidecars that are init containers count too."""
+    for port in _ports(pod):
+        number = port.get("containerPort")
+        if port.get("name") == PORT and type(number) is int and 0 < number < 65536:
+            return number
+    return None
+
+
+def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    spec = _mapping(pod, "spec")
+    sidecars = [one for one in _items(spec, "initContainers") if one.get("restartPolicy") == "Always"]
+    for container in [*_items(spec, "containers"), *sidecars]:
+        yield from _items(container, "ports")
+
+
+def _named_ports(pod: Mapping[str, Any]) -> str:
+    """` (they are http 80, metrics 9090)`, for the message that none is named grpc."""
+    found = [f"{one.get('name') or 'unnamed'} {one.get('containerPort')}" for one in islice(_ports(pod), 8)]
+    return f" (there are {_one_line(', '.join(found))})" if found else " (they declare none)"
+
+
+def _unready(status: Mapping[str, Any]) -> str:
+    """Why the pod is not Ready; empty if it is."""
+    for condition in _items(status, "conditions"):
+        if condition.get("type") == "Ready":
+            if condition.get("status") == "True":
+                return ""
+            said = [condition.get("reason"), condition.get("message")]
+            why = ": ".join(_one_line(part) for part in said if part and isinstance(part, str))
+            return f"it is not ready ({why})" if why else "it is not ready"
+    return "it is not ready (nothing is known of it yet)"
+
+
+def _zone(pod: Mapping[str, Any]) -> dict[str, str]:
+    """Where it runs, as metadata; nothing where the cluster does not say.
+
+    Kubernetes copies the label from the machine to its pods since 1.35 (KEP-4742, in
+    1.33 and 1.34 behind a gate); before that, whoever wants it labels the pods.
+    """
+    zone = zone_text(labels_of(pod).get(ZONE))
+    return {ZONE: zone} if zone else {}
+
+
+def _in_zone(node: Node, zone: Mapping[str, str]) -> Node:
+    """The node with the pod's zone, unless its record names one."""
+    if not zone or ZONE in node.metadata:
+        return node
+    try:
+        return replace(node, metadata=share_pairs({**node.metadata, **zone}))
+    except ValueError:
+        return node  # one pair more was one too many
+
+
+def is_of(address: str, addresses: Sequence[str]) -> bool:
+    """Whether `host:port` is at one of `addresses`."""
+    host, _ = split_address(address)
+    if host in addresses:
+        return True
+    # IPv6 has many spellings of one address.
+    return ":" in host and _same_ip(host) in map(_same_ip, addresses)
+
+
+@lru_cache(maxsize=256)
+def _same_ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return text
+
+
+def _wrong(why: Why, text: str) -> Reading:
+    return Reading(why=why, text=text, registered=True)
+
+
+def _one_line(text: str) -> str:
+    text = text[:200]
+    return text if text.isprintable() else quoted(text)
+
+
+@lru_cache(maxsize=256)
+def _one(version: str) -> str:
+    # The same text for ten thousand nodes.
+    return version[:LONGEST_TEXT]
+
+
+def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = found.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _items(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    inner = found.get(key)
+    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []

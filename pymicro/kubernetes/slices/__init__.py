@@ -1,0 +1,148 @@
+"""Registry `endpointslice`: the endpoints of any Kubernetes Service, pymicro's or not; read only.
+
+What a slice means is in `slices`, what `pymicro doctor` says in `diagnosis`; this
+is the registry over them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pymicro.base.findings import Finding
+from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
+from pymicro.kubernetes.cluster.checks import check_access, check_cluster
+from pymicro.kubernetes.cluster.registry import ClusterRegistry
+from pymicro.kubernetes.cluster.watching import Parse
+from pymicro.kubernetes.slices.diagnosis import findings, look
+from pymicro.kubernetes.slices.reader import (
+    SERVICE_LABEL,
+    SliceReader,
+    one_family,
+    owner_of,
+    read_slice,
+)
+from pymicro.nodes.node import Node, NodeSet
+from pymicro.nodes.record import quoted
+
+if TYPE_CHECKING:
+    from pymicro.settings.config import Config
+
+__all__ = ["EndpointSliceRegistry"]
+
+log = logging.getLogger("pymicro.registry.endpointslice")
+
+# RFC 1123 labels: a Service's name and a namespace's.
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class EndpointSliceRegistry(ClusterRegistry):
+    """Nodes are the ready endpoints of a Kubernetes Service, `name` or `name.namespace`.
+
+    Readers need `list` and `watch` of endpointslices (discovery.k8s.io). The port
+    is the Service's port named `grpc`, else one whose appProtocol says it speaks
+    that, else its only one. A node carries zone, machine and hints in its metadata.
+
+    Args:
+        config: `registry_address` says which cluster, `registry_namespace` where a
+            Service without a namespace in its name is looked for.
+        environ: The pod's environment.
+        timing: Of the reflectors; for tests.
+    """
+
+    name = "endpointslice"
+
+    def __init__(
+        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+    ) -> None:
+        super().__init__(config, environ=environ, timing=timing)
+        self._told = False
+
+    def _name_problem(self, service: str) -> str:
+        parts = service.split(".")
+        if len(parts) <= 2 and all(map(_LABEL.fullmatch, parts)):
+            return ""
+        return (
+            f"{quoted(service)} is no name of a Kubernetes Service: name or name.namespace, "
+            "each of lower-case letters, digits and dashes, 63 at most"
+        )
+
+    def _asked(self, service: str, namespaces: Sequence[str | None]) -> tuple[str, Sequence[str | None]]:
+        """The Service's own name, and where it is looked for."""
+        name, _, namespace = service.partition(".")
+        return name, [namespace] if namespace else namespaces
+
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+        name, where = self._asked(service, namespaces)
+        return [Query(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
+
+    def _parse(self, service: str) -> Parse:
+        return SliceReader(service)
+
+    def _refine(self, nodes: NodeSet) -> NodeSet:
+        return one_family(nodes)
+
+    async def _services_in(self, namespace: str | None) -> set[str]:
+        def read(found: Mapping[str, Any]) -> str:
+            name, own = owner_of(found)
+            if namespace is None:  # what is looked for everywhere is told apart by its namespace
+                name = f"{name}.{own}"
+            return name if read_slice(found, name).nodes else ""
+
+        found = await self._list(ENDPOINT_SLICES, namespace, read, labels=SERVICE_LABEL)
+        return {name for name in found if name}
+
+    # Publishing
+
+    def advertised_host(self) -> str:
+        """127.0.0.1; nobody reads it, since nothing is published."""
+        return "127.0.0.1"
+
+    async def register(self, node: Node) -> None:
+        """Publish nothing, and say so once: the Service's selector says who belongs to it."""
+        if not self._told:
+            self._told = True
+            log.info(
+                "registry endpointslice publishes nothing: "
+                "callers find %s if a Kubernetes Service selects its pod",
+                node.service,
+            )
+
+    async def deregister(self, node: Node) -> None:
+        """Do nothing: nothing was published."""
+
+    # Saying why
+
+    async def diagnose(self, service: str) -> AsyncIterator[Finding]:
+        """Why `service` is found or not: credentials, rights, and each endpoint of its slices."""
+        async for finding in check_cluster(self._client):
+            yield finding
+        if finding.level == "problem":
+            return
+        if service and (problem := self._name_problem(service)):
+            yield Finding("name", "problem", problem, "the registry kubernetes finds services of any name")
+            return
+        name, namespaces = self._asked(service, await self._namespaces())
+        refused = False
+        for namespace in namespaces:
+            async for finding in check_access(self._client, ENDPOINT_SLICES, namespace, ("list", "watch")):
+                refused = refused or finding.level == "problem"
+                yield finding
+        if refused or not service:
+            return
+        for namespace in namespaces:
+            labels = f"{SERVICE_LABEL}={name}"
+            try:
+                slices = await self._list(
+                    ENDPOINT_SLICES, namespace, lambda one: look(one, service), labels=labels
+                )
+            except KubeError as exc:
+                yield Finding("slices", "problem", str(exc))
+                return
+            for finding in findings(service, namespace, slices):
+                yield finding

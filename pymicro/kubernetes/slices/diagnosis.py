@@ -1,0 +1,63 @@
+"""Why a Kubernetes Service is or is not found, endpoint by endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymicro.base.findings import Finding, Level
+from pymicro.kubernetes.cluster.checks import place
+from pymicro.kubernetes.slices.reader import SliceReading, name_of, read_slice
+
+__all__ = ["LookedAt", "findings", "look"]
+
+# Endpoints listed one by one; what is wrong with a thousand is wrong with these.
+_LISTED = 30
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A slice and what was made of it."""
+
+    name: str
+    reading: SliceReading
+
+
+def look(found: Mapping[str, Any], service: str) -> LookedAt:
+    """Read a slice for `service`."""
+    return LookedAt(name_of(found), read_slice(found, service))
+
+
+def findings(service: str, namespace: str | None, slices: Sequence[LookedAt]) -> Iterator[Finding]:
+    """What the slices of `service` in one namespace (None: in all) say."""
+    where = place(namespace)
+    if not slices:
+        name = service.partition(".")[0]
+        yield Finding(
+            "nodes",
+            "problem",
+            f"there is no slice of a Service {name} {where}",
+            f"see whether the Service is there and has a selector, and in which namespace ({name}.NAMESPACE)",
+        )
+        return
+    for one in slices:
+        if one.reading.problem:
+            fix = "name the Service's port grpc (spec.ports[].name)"
+            yield Finding(f"slice {one.name}", "problem", one.reading.problem, fix)
+    endpoints = [endpoint for one in slices for endpoint in one.reading.endpoints]
+    count = sum(endpoint.node is not None for endpoint in endpoints)
+    # What does not count comes first: it is what was asked about.
+    for endpoint in sorted(endpoints, key=lambda one: (one.node is not None, one.name))[:_LISTED]:
+        check = f"endpoint {endpoint.name}"
+        if endpoint.node is not None:
+            yield Finding(check, "ok", f"counts: {endpoint.node.address}")
+        else:
+            level: Level = "note" if count or endpoint.why == "terminating" else "problem"
+            yield Finding(check, level, f"does not count: {endpoint.why}")
+    if len(endpoints) > _LISTED:
+        yield Finding("endpoints", "note", f"and {len(endpoints) - _LISTED} more")
+    if count:
+        yield Finding("nodes", "ok", f"{count} endpoint{'s' * (count != 1)} of {service} {where}")
+    else:
+        yield Finding("nodes", "problem", f"no endpoint of {service} counts {where}")

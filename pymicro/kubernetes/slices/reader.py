@@ -1,0 +1,204 @@
+"""From an EndpointSlice to nodes: plain functions over the API's JSON (discovery.k8s.io/v1).
+
+A Kubernetes Service has several slices: one for each hundred endpoints, and each
+family of addresses. What a slice leaves out (null) means what the API's
+documentation says it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from pymicro.nodes.address import is_ip, join_address
+from pymicro.nodes.node import NO_METADATA, Node, NodeSet
+from pymicro.nodes.wellknown import ZONE
+
+__all__ = [
+    "FOR_NODES",
+    "FOR_ZONES",
+    "HOSTNAME",
+    "SERVICE_LABEL",
+    "EndpointReading",
+    "SliceReader",
+    "SliceReading",
+    "name_of",
+    "one_family",
+    "owner_of",
+    "read_slice",
+]
+
+SERVICE_LABEL = "kubernetes.io/service-name"
+
+# Keys of node metadata, besides ZONE: Kubernetes' own word ("Well-Known Labels"), and
+# the slice's field `hints`, comma-separated.
+HOSTNAME = "kubernetes.io/hostname"
+FOR_ZONES = "hints.forZones"
+FOR_NODES = "hints.forNodes"
+
+_PORT = "grpc"
+# What appProtocol may say of a port that gRPC can be spoken on (KEP-3726; `grpc` is
+# what Istio and Google's gateways use).
+_PROTOCOLS = frozenset({"grpc", "kubernetes.io/h2c", "http2", "h2c"})
+
+# A text of a hostile or broken controller; names of Kubernetes are shorter.
+_LONGEST = 253
+_MOST_HINTS = 16
+
+Why = Literal["", "not ready", "terminating", "no address"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReading:
+    """One endpoint of a slice.
+
+    Attributes:
+        name: The pod's, or the address.
+        node: What can be called; None if it does not count.
+        why: Why it does not, in a word to switch on.
+    """
+
+    name: str
+    node: Node | None = None
+    why: Why = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReading:
+    """What a slice says.
+
+    Attributes:
+        endpoints: All of them.
+        problem: Why none of them can be called, a clause; empty if some may be.
+    """
+
+    endpoints: tuple[EndpointReading, ...] = ()
+    problem: str = ""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The endpoints that can be called."""
+        return tuple(one.node for one in self.endpoints if one.node is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReader:
+    """Reads slices for the service called so. Equal ones are interchangeable."""
+
+    service: str
+
+    def __call__(self, found: Mapping[str, Any]) -> tuple[Node, ...] | None:
+        """The nodes of a slice; None if there are none."""
+        return read_slice(found, self.service).nodes or None
+
+
+def read_slice(found: Mapping[str, Any], service: str) -> SliceReading:
+    """The endpoints of a slice, as nodes of `service`."""
+    family = found.get("addressType")
+    if family not in ("IPv4", "IPv6"):
+        return SliceReading(problem=f"its addresses are of type {str(family)[:_LONGEST]!r}, not IPv4 or IPv6")
+    port = _port(found)
+    if port is None:
+        return SliceReading(problem=f"none of its ports is named {_PORT}{_ports_text(found)}")
+    return SliceReading(tuple(_endpoint(one, port, service) for one in _items(found, "endpoints")))
+
+
+def name_of(found: Mapping[str, Any]) -> str:
+    """The slice's own name."""
+    return _text(_mapping(found, "metadata"), "name")
+
+
+def owner_of(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and namespace of the Service a slice belongs to."""
+    metadata = _mapping(found, "metadata")
+    return _text(_mapping(metadata, "labels"), SERVICE_LABEL), _text(metadata, "namespace")
+
+
+def one_family(nodes: NodeSet) -> NodeSet:
+    """The set with each pod once: of a pod with addresses of both families, the IPv4 one.
+
+    Twice in the set it would get twice the calls.
+    """
+    six = [node for node in nodes if node.address.startswith("[")]
+    if not six or len(six) == len(nodes):
+        return nodes
+    four = {node.id for node in nodes if not node.address.startswith("[")}
+    return NodeSet(tuple(node for node in nodes if not (node.address.startswith("[") and node.id in four)))
+
+
+def _endpoint(found: Mapping[str, Any], port: int, service: str) -> EndpointReading:
+    addresses = found.get("addresses")
+    # "No semantics are defined for additional addresses beyond the first."
+    address = addresses[0] if isinstance(addresses, list) and addresses else None
+    target = _mapping(found, "targetRef")
+    name = _text(target, "name")
+    if not isinstance(address, str) or not is_ip(address) or "%" in address:
+        return EndpointReading(name or "an endpoint", why="no address")
+    name = name or address
+    conditions = _mapping(found, "conditions")
+    # A Service with publishNotReadyAddresses has endpoints that are ready *and* terminating.
+    if conditions.get("terminating") is True:
+        return EndpointReading(name, why="terminating")
+    # "A nil value should be interpreted as true."
+    if conditions.get("ready") is False:
+        return EndpointReading(name, why="not ready")
+    where = join_address(address, port)
+    node = Node(_text(target, "uid") or where, where, service, "", _metadata(found))
+    return EndpointReading(name, node)
+
+
+def _metadata(found: Mapping[str, Any]) -> Mapping[str, str]:
+    zone, hostname, hints = _text(found, "zone"), _text(found, "nodeName"), _mapping(found, "hints")
+    zones, nodes = (
+        ",".join(_text(one, "name") for one in _items(hints, key)[:_MOST_HINTS])
+        for key in ("forZones", "forNodes")
+    )
+    return _one_mapping(zone, hostname, zones, nodes)
+
+
+@lru_cache(maxsize=2048)
+def _one_mapping(zone: str, hostname: str, zones: str, nodes: str) -> Mapping[str, str]:
+    # One for all pods of a machine.
+    given = {ZONE: zone, HOSTNAME: hostname, FOR_ZONES: zones, FOR_NODES: nodes}
+    return {key: text for key, text in given.items() if text} or NO_METADATA
+
+
+def _port(found: Mapping[str, Any]) -> int | None:
+    """The port to call: the one named grpc, else one that says it speaks that, else the only one."""
+    # A slice's port without a number stands for all ports: of no use to a caller.
+    ports = [
+        one
+        for one in _items(found, "ports")
+        if one.get("protocol") in (None, "TCP") and type(one.get("port")) is int and 0 < one["port"] < 65536
+    ]
+    for fits in (
+        lambda one: one.get("name") == _PORT,
+        lambda one: one.get("appProtocol") in _PROTOCOLS,
+        lambda _: len(ports) == 1,
+    ):
+        for one in ports:
+            if fits(one):
+                return int(one["port"])
+    return None
+
+
+def _ports_text(found: Mapping[str, Any]) -> str:
+    ports = [f"{_text(one, 'name') or 'unnamed'} {one.get('port')}" for one in _items(found, "ports")[:8]]
+    return f", and it has several: {', '.join(ports)}" if ports else ", and it has none at all"
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    text = found.get(key)
+    return text if isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() else ""
+
+
+def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = found.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _items(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    inner = found.get(key)
+    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []

@@ -1,0 +1,1 @@
+"""Nodes as values: their addresses, their records, what their metadata says."""

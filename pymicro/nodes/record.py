@@ -1,0 +1,422 @@
+"""go-micro's service record as JSON, and the label and annotation keys pods carry it under.
+
+The form is go-micro 1.x's (`registry.Service`): a service with its endpoints and
+nodes. Readers accept what any release since 1.0 writes, in any order, with keys
+left out, null or unknown; records come from whoever may write to a pod, so all
+of it is checked and bounded. The parts of a record are read and written by
+registry `local` too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pymicro.nodes.address import join_address, split_address
+from pymicro.nodes.node import NO_METADATA, Endpoint, Node, Value
+
+__all__ = [
+    "METADATA_PREFIX",
+    "RECORD_PREFIX",
+    "SELECTOR_PREFIX",
+    "SERVICE",
+    "TYPE_LABEL",
+    "ServiceRecord",
+    "dump_endpoints",
+    "dump_record",
+    "label_problem",
+    "load_endpoints",
+    "load_record",
+    "load_text",
+    "quoted",
+    "read_list",
+    "read_pairs",
+    "read_text",
+    "record_key",
+    "san",
+    "selector_key",
+    "share_pairs",
+]
+
+# Keys and their value, go-micro's (go-plugins, registry/kubernetes).
+TYPE_LABEL = "micro.mu/type"
+SELECTOR_PREFIX = "micro.mu/selector-"
+RECORD_PREFIX = "micro.mu/service-"
+SERVICE = "service"
+# Ours: metadata of a pod that carries no record.
+METADATA_PREFIX = "micro.mu/metadata-"
+
+# A label's name part may have 63 characters (Kubernetes, "Labels and Selectors"),
+# of which `selector-` takes 9.
+LONGEST_NAME = 54
+
+# All annotations of an object together (apimachinery, TotalAnnotationSizeLimitB).
+LONGEST_RECORD = 256 << 10
+# Nodes of one record: a process registers one, or a few.
+MOST_NODES = 512
+# Ids, versions, hosts and service names end up in log lines and error messages.
+LONGEST_TEXT = 512
+MOST_PAIRS = 128
+LONGEST_PAIRS = 16 << 10
+# go-micro itself goes 3 deep. What a record has beyond is no reason not to call
+# its nodes: it counts as one without endpoints.
+DEEPEST_VALUE = 16
+MOST_VALUES = 8192
+
+_OUTSIDE = re.compile(rb"[^-A-Za-z0-9_.]")
+_ENDPOINTS = '"endpoints":['
+
+
+def san(name: str) -> str:
+    """`name` as label and annotation keys carry it: each byte of UTF-8 they do not allow becomes `_`."""
+    return _OUTSIDE.sub(b"_", name.encode(errors="surrogatepass")).decode()
+
+
+def selector_key(service: str) -> str:
+    """The label by which pods of `service` are selected."""
+    return SELECTOR_PREFIX + san(service)
+
+
+def record_key(service: str) -> str:
+    """The annotation with the record of `service`."""
+    return RECORD_PREFIX + san(service)
+
+
+def label_problem(service: str) -> str:
+    """Why pods cannot carry `service` in a label; empty if they can."""
+    key = san(service)
+    if not key:
+        return "a service's name is empty"
+    if len(key) > LONGEST_NAME:
+        return f"{quoted(service)} has {len(key)} bytes; as a pod's label it may have {LONGEST_NAME}"
+    if not key[-1].isalnum():
+        changed = f" (as a label {key!r})" if key != service else ""
+        return f"{quoted(service)}{changed} does not end in a letter or digit, as a pod's label must"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """What one record says.
+
+    Attributes:
+        service: The service's name.
+        nodes: Those that can be dialled, as far as the record tells.
+        problems: What is wrong with the others, a clause each.
+    """
+
+    service: str
+    nodes: tuple[Node, ...]
+    problems: tuple[str, ...] = ()
+
+
+def dump_record(nodes: Sequence[Node]) -> str:
+    """The record of nodes of one service; its version and endpoints are the last one's.
+
+    Endpoints are left out where the record would become too long for an annotation.
+
+    Raises:
+        ValueError: Something in it is no valid unicode, or it is too long even so.
+    """
+    last = nodes[-1]
+    document: dict[str, Any] = {
+        "name": last.service,
+        "version": last.version,
+        "metadata": {},
+        "endpoints": dump_endpoints(last.endpoints),
+        "nodes": [
+            {"id": node.id, "address": node.address, "metadata": dict(node.metadata)} for node in nodes
+        ],
+    }
+    # Half of what all annotations of the pod may have: it has others too.
+    for _ in range(2):
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise ValueError(f"the record of {quoted(last.service)} is no valid unicode") from None
+        if size <= LONGEST_RECORD // 2:
+            return text
+        document["endpoints"] = None
+    raise ValueError(f"the record of {quoted(last.service)} has {size} bytes without its endpoints")
+
+
+def dump_endpoints(endpoints: Iterable[Endpoint]) -> list[dict[str, Any]]:
+    """Endpoints as they are in JSON; there is never a null in a list (go-micro's clients panic)."""
+    return [
+        {
+            "name": endpoint.name,
+            "request": _dump_value(endpoint.request),
+            "response": _dump_value(endpoint.response),
+            "metadata": dict(endpoint.metadata),
+        }
+        for endpoint in endpoints
+    ]
+
+
+def _dump_value(value: Value | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {"name": value.name, "type": value.type, "values": [_dump_value(item) for item in value.values]}
+
+
+def load_record(text: str) -> ServiceRecord:
+    """The record in `text`. Equal endpoints, metadata and versions are shared with other records.
+
+    Raises:
+        ValueError: It is no record; the message says what is wrong.
+    """
+    if len(text) > LONGEST_RECORD:
+        raise ValueError(f"it has {len(text)} characters, and {LONGEST_RECORD} are the most")
+    try:
+        document, endpoints = _parse(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    service = _same(read_text(document, "name", longest=LONGEST_TEXT))
+    version = _same(read_text(document, "version", empty=True, longest=LONGEST_TEXT))
+    listed = read_list(document, "nodes")
+    problems = (
+        [f"it lists {len(listed)} nodes, and {MOST_NODES} are read"] if len(listed) > MOST_NODES else []
+    )
+    nodes = []
+    for item in listed[:MOST_NODES]:
+        if item is None:
+            continue
+        try:
+            nodes.append(_node(item, service, version, endpoints))
+        except ValueError as exc:
+            problems.append(str(exc))
+    return ServiceRecord(service, tuple(nodes), tuple(problems))
+
+
+# What precedes the endpoints of a record → their text. Thousands of pods have both in
+# common, and most of a record is endpoints: they are cut out before it is parsed.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 32
+
+
+def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
+    """The record without its endpoints, and those."""
+    at = text.find(_ENDPOINTS)
+    start = at + len(_ENDPOINTS) - 1
+    if at >= 0:
+        known = _known.get(text[:start])
+        if known is not None and text.startswith(known, start):
+            document = load_text(f"{text[:start]}null{text[start + len(known) :]}")
+            if document.get("endpoints", known) is None:  # what was cut out were the record's own
+                return document, load_endpoints(known, nulls=True)
+    document = load_text(text)
+    found = read_list(document, "endpoints")
+    if not found:
+        return document, ()
+    if at >= 0:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+        if value == found:
+            if len(_known) >= _MOST_KNOWN:
+                del _known[next(iter(_known))]
+            _known[text[:start]] = known = text[start:end]
+            return document, load_endpoints(known, nulls=True)
+    return document, load_endpoints(json.dumps(found), nulls=True)
+
+
+def _node(found: Any, service: str, version: str, endpoints: tuple[Endpoint, ...]) -> Node:
+    item = _object(found)
+    node_id = read_text(item, "id", longest=LONGEST_TEXT)
+    if not node_id.isprintable():
+        raise ValueError(f"node id {quoted(node_id)} is not printable")
+    address = _address(item)
+    return Node(node_id, address, service, version, read_pairs(item, "metadata", shared=True), endpoints)
+
+
+def _address(item: Mapping[str, Any]) -> str:
+    """`host:port`, from that or (before go-micro 1.8) from a host and a number."""
+    text = read_text(item, "address", longest=LONGEST_TEXT)
+    number = item.get("port")
+    if not number:
+        host, port = split_address(text)
+    elif isinstance(number, int) and 0 < number < 65536 and number is not True:
+        if text.count(":") == 1 or text.startswith("["):
+            host, port = split_address(text, default_port=number)
+        else:
+            host, port = text, number
+    else:
+        raise ValueError(f"{quoted(number)} is no port")
+    # Addresses end up in log lines and in grpc's targets.
+    if not host or not port or not host.isprintable() or any(char in host for char in " /@%,"):
+        raise ValueError(f"address {quoted(text)} cannot be dialled")
+    return join_address(host, port)
+
+
+@lru_cache(maxsize=32)
+def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
+    """The endpoints in a JSON list, one tuple for all who have the same text.
+
+    None where they are too many or too deep: they are for people to read, and
+    nobody has that many.
+
+    Args:
+        nulls: Pass over nulls in lists, which go-micro's clients choke on: in what is shared
+            with go-micro no schema is worth a node.
+
+    Raises:
+        ValueError: Something in it is no endpoint.
+    """
+    budget = _Budget(MOST_VALUES, nulls)
+    try:
+        return tuple(
+            Endpoint(
+                name=read_text(item, "name"),
+                request=_schema(item, "request", budget),
+                response=_schema(item, "response", budget),
+                metadata=read_pairs(item, "metadata"),
+            )
+            for item in map(_object, budget.listed(json.loads(text)))
+        )
+    except _TooMuch:
+        return ()
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class _Budget:
+    """How many values may still be read, and whether there may be nulls among them."""
+
+    def __init__(self, left: int, nulls: bool) -> None:
+        self.left = left
+        self._nulls = nulls
+
+    def listed(self, found: list[Any]) -> list[Any]:
+        return [item for item in found if item is not None] if self._nulls else found
+
+    def take(self, depth: int) -> None:
+        self.left -= 1
+        if self.left < 0 or depth > DEEPEST_VALUE:
+            raise _TooMuch
+
+
+def _schema(item: Mapping[str, Any], key: str, budget: _Budget) -> Value | None:
+    return None if item.get(key) is None else _value(item[key], budget, 1)
+
+
+def _value(found: Any, budget: _Budget, depth: int) -> Value:
+    budget.take(depth)
+    item = _object(found)
+    return Value(
+        read_text(item, "name", empty=True),
+        read_text(item, "type", empty=True),
+        tuple(_value(inner, budget, depth + 1) for inner in budget.listed(read_list(item, "values"))),
+    )
+
+
+# Parts of a document
+
+
+def load_text(text: str | bytes) -> Mapping[str, Any]:
+    """The JSON object in `text`.
+
+    Raises:
+        ValueError: It is none; RecursionError where it is nested too deep.
+    """
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"it is {_kind(document)} and no object")
+    return document
+
+
+def quoted(found: object) -> str:
+    """What somebody wrote, for a message: on one line and not for ever."""
+    text = repr(found[:80] if isinstance(found, str) else found)
+    return text if len(text) <= 100 else f"{text[:97]}…"
+
+
+def _kind(found: Any) -> str:
+    return "null" if found is None else type(found).__name__
+
+
+def _object(found: Any) -> Mapping[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{_kind(found)} found where an object belongs")
+    return found
+
+
+def _checked(text: Any, what: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is {_kind(text)} and no text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # JSON can spell half a character; it would blow up far from here.
+            raise ValueError(f"{what} is no valid unicode") from None
+    return text
+
+
+def read_text(
+    document: Mapping[str, Any], key: str, *, empty: bool = False, longest: int | None = None
+) -> str:
+    """The text at `key`; missing and null are the empty text, where that is allowed."""
+    found = document.get(key)
+    if empty and found is None:
+        return ""
+    text = _checked(found, repr(key))
+    if not text and not empty:
+        raise ValueError(f"{key!r} is empty")
+    if longest is not None and len(text) > longest:
+        raise ValueError(f"{key!r} has {len(text)} characters, and {longest} are the most")
+    return text
+
+
+def read_list(document: Mapping[str, Any], key: str) -> list[Any]:
+    """The list at `key`; missing and null are the empty one."""
+    found = document.get(key)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise ValueError(f"{key!r} is {_kind(found)} and no list")
+    return found
+
+
+def read_pairs(document: Mapping[str, Any], key: str, *, shared: bool = False) -> Mapping[str, str]:
+    """The text pairs at `key`; missing, null and {} are none.
+
+    Args:
+        shared: Bounded, and one mapping for all who have the same pairs.
+    """
+    found = document.get(key)
+    if found is None or found == {}:
+        return NO_METADATA
+    pairs = {
+        _checked(name, f"a key of {key!r}"): _checked(value, f"{key!r} at {quoted(name)}")
+        for name, value in _object(found).items()
+    }
+    return share_pairs(pairs) if shared else pairs
+
+
+def share_pairs(pairs: Mapping[str, str]) -> Mapping[str, str]:
+    """Equal pairs of thousands of nodes as one mapping.
+
+    Raises:
+        ValueError: They are too many or too long.
+    """
+    if len(pairs) > MOST_PAIRS:
+        raise ValueError(f"the metadata has {len(pairs)} entries, and {MOST_PAIRS} are the most")
+    if sum(map(len, pairs)) + sum(map(len, pairs.values())) > LONGEST_PAIRS:
+        raise ValueError(f"the metadata has more than {LONGEST_PAIRS} characters")
+    return _one_mapping(tuple(pairs.items()))
+
+
+@lru_cache(maxsize=512)
+def _one_mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(items)
+
+
+@lru_cache(maxsize=1024)
+def _same(text: str) -> str:
+    # Not sys.intern: what hostile pods write must go again.
+    return text

@@ -1,0 +1,97 @@
+"""The one form of interceptor, for all four shapes on both sides.
+
+    async def timing(call, proceed):
+        started = time.monotonic()
+        try:
+            return await proceed()
+        finally:
+            log.info("%s took %.3f s", call.method, time.monotonic() - started)
+
+`proceed()` runs the rest of the call: the next interceptor, in the end the
+handler or the network. It returns the response, or None for a response stream
+once that stream has ended, and raises what the call raises. An interceptor
+returns what `proceed()` returned, or another response of the right type; it may
+turn one exception into another, or raise instead of proceeding. Single messages
+are seen and replaced through `call.map_requests` and `call.map_responses`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Protocol
+
+from pymicro.rpc.wire.shape import Shape
+
+__all__ = ["InterceptedCall", "Interceptor", "Mapper", "Proceed", "apply", "mapped", "through"]
+
+Proceed = Callable[[], Awaitable[Any]]
+Mapper = Callable[[Any], Any]
+Interceptor = Callable[[Any, Proceed], Awaitable[Any]]
+
+
+class InterceptedCall(Protocol):
+    """What an interceptor sees of a call, whichever side it is on."""
+
+    @property
+    def method(self) -> str:
+        """`/package.Service/Method`."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Which sides stream."""
+        ...
+
+    @property
+    def metadata(self) -> Any:
+        """The request's metadata."""
+        ...
+
+    def map_requests(self, mapper: Mapper) -> None:
+        """Pass every request message through `mapper`, a plain or coroutine function.
+
+        To be called before `proceed()`. It returns the message to use instead,
+        or the same one. Outer interceptors' mappers see a request first.
+        """
+        ...
+
+    def map_responses(self, mapper: Mapper) -> None:
+        """Pass every response message through `mapper`; inner interceptors' mappers see it first."""
+        ...
+
+
+async def through(
+    interceptors: tuple[Interceptor, ...],
+    call: InterceptedCall,
+    innermost: Callable[[], Awaitable[Any]],
+    index: int = 0,
+) -> Any:
+    """Run a call through interceptors, the first one outermost, and through `innermost` last."""
+    if index == len(interceptors):
+        return await innermost()
+    proceeded = False
+
+    def proceed() -> Awaitable[Any]:
+        nonlocal proceeded
+        if proceeded:
+            raise RuntimeError(f"interceptor {interceptors[index]!r} proceeded twice with {call.method}")
+        proceeded = True
+        return through(interceptors, call, innermost, index + 1)
+
+    return await interceptors[index](call, proceed)
+
+
+async def apply(mappers: Iterable[Mapper], message: Any) -> Any:
+    """The message after all mappers, in the order given."""
+    for mapper in mappers:
+        message = mapper(message)
+        if inspect.isawaitable(message):
+            message = await message
+    return message
+
+
+async def mapped(mappers: tuple[Mapper, ...], messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The messages of a stream, each after all mappers."""
+    async for message in messages:
+        yield await apply(mappers, message)

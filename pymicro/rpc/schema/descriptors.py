@@ -1,0 +1,241 @@
+"""A set of proto files gathered at run time, and finding services and methods in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import Message
+
+from pymicro.base.errors import PymicroError
+
+__all__ = ["Method", "MethodNotFound", "Schema", "SchemaError", "nearest", "split_method"]
+
+
+class SchemaError(PymicroError):
+    """Proto files, a method's name or a message's JSON that do not fit together."""
+
+
+class MethodNotFound(SchemaError):
+    """No service or method of that name, or more than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC method with its message classes.
+
+    Attributes:
+        descriptor: As the proto has it.
+        request: Class of the request messages.
+        response: Class of the response messages.
+    """
+
+    descriptor: MethodDescriptor
+    request: type[Message]
+    response: type[Message]
+
+    @property
+    def name(self) -> str:
+        """`greeter.v1.Greeter.SayHello`."""
+        return self.descriptor.full_name
+
+    @property
+    def path(self) -> str:
+        """`/greeter.v1.Greeter/SayHello`, as the wire has it."""
+        return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
+
+    @property
+    def client_streaming(self) -> bool:
+        """Whether it takes a stream of requests."""
+        return self.descriptor.client_streaming
+
+    @property
+    def server_streaming(self) -> bool:
+        """Whether it gives a stream of responses."""
+        return self.descriptor.server_streaming
+
+
+class Schema:
+    """Proto files in a private pool, so that they clash with no generated code.
+
+    Add files as they become known; what was found before stays valid.
+    """
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.DescriptorPool()
+        self._files: dict[str, FileDescriptor] = {}
+        self._protos: dict[str, FileDescriptorProto] = {}
+
+    def add(self, files: Iterable[FileDescriptorProto]) -> None:
+        """Take in proto files in any order; one whose name is known is skipped.
+
+        Imports of google's own files may be missing if their Python package is
+        installed (the well-known types always are).
+
+        Raises:
+            SchemaError: A file imports one that is neither here nor given, or
+                cannot be linked; it is not added.
+        """
+        given = {file.name: file for file in files}
+        for name in list(given):
+            self._add(name, given, importer="")
+
+    def _add(self, name: str, given: dict[str, FileDescriptorProto], importer: str) -> None:
+        if name in self._files:
+            return
+        file = given.pop(name, None) or _installed(name)
+        if file is None:
+            raise SchemaError(f"{importer} imports {name}, which is not to be had")
+        for imported in file.dependency:
+            self._add(imported, given, importer=name)
+        try:
+            self._pool.Add(file)
+            self._files[name] = self._pool.FindFileByName(name)
+            self._protos[name] = file
+        except (TypeError, KeyError) as exc:
+            raise SchemaError(f"{name} cannot be used: {exc}") from exc
+
+    def services(self) -> list[ServiceDescriptor]:
+        """Every service of the files, in the order of their full names."""
+        found = [service for file in self._files.values() for service in file.services_by_name.values()]
+        return sorted(found, key=lambda service: service.full_name)
+
+    def files(self) -> list[FileDescriptorProto]:
+        """The proto files, comments included where they came along.
+
+        They are of a class that knows the options which the files define: such
+        an option is a field, and not just bytes.
+        """
+        self._add(_DESCRIPTOR, {}, importer="")
+        known: Any = self.message_class("google.protobuf.FileDescriptorProto")
+        return [known.FromString(file.SerializeToString()) for file in self._protos.values()]
+
+    def has_message(self, name: str) -> bool:
+        """Whether the message of this full name is known."""
+        return self._find_message(name) is not None
+
+    def message_class(self, name: str) -> type[Message]:
+        """The class of the message of this full name.
+
+        Raises:
+            SchemaError: It is not in the files.
+        """
+        descriptor = self._find_message(name)
+        if descriptor is None:
+            raise SchemaError(f"there is no message {name}")
+        return message_factory.GetMessageClass(descriptor)
+
+    def _find_message(self, name: str) -> Descriptor | None:
+        try:
+            return self._pool.FindMessageTypeByName(name)
+        except KeyError:
+            return None
+
+    def find_method(self, text: str, services: Iterable[str] | None = None) -> Method:
+        """The method a person means by `text`.
+
+        Args:
+            text: `SayHello`, `Greeter.SayHello`, `Greeter/SayHello`, or with the
+                package in front of the service.
+            services: Full names of the services to look in; all by default.
+
+        Raises:
+            MethodNotFound: Nothing fits, or more than one; says what is near or
+                there.
+        """
+        wanted = None if services is None else set(services)
+        there = [service for service in self.services() if wanted is None or service.full_name in wanted]
+        service_text, method_text = split_method(text)
+        candidates = [service for service in there if _is_called(service, service_text)]
+        methods = [service.methods_by_name.get(method_text) for service in candidates]
+        found = [method for method in methods if method is not None]
+        if len(found) == 1:
+            return self._method(found[0])
+        if found:
+            names = ", ".join(_short(method) for method in found)
+            raise MethodNotFound(f"method {text!r} may be each of {names}: say which")
+        raise MethodNotFound(_not_found(text, there, candidates))
+
+    def _method(self, descriptor: MethodDescriptor) -> Method:
+        return Method(
+            descriptor,
+            message_factory.GetMessageClass(descriptor.input_type),
+            message_factory.GetMessageClass(descriptor.output_type),
+        )
+
+
+def split_method(text: str) -> tuple[str, str]:
+    """Service (empty if not said) and method of the forms `Schema.find_method` takes."""
+    text = text.removeprefix("/")
+    service, _, method = text.rpartition("/" if "/" in text else ".")
+    return service, method
+
+
+def _is_called(service: ServiceDescriptor, text: str) -> bool:
+    return not text or service.full_name == text or service.full_name.endswith(f".{text}")
+
+
+def _short(method: MethodDescriptor) -> str:
+    return f"{method.containing_service.full_name}/{method.name}"
+
+
+def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequence[ServiceDescriptor]) -> str:
+    """Why `text` is no method: what is near it, else everything there is."""
+    service_text, method_text = split_method(text)
+    if service_text and not candidates:
+        message = f"there is no service {service_text!r}"
+    elif service_text and len(candidates) == 1:
+        message = f"service {candidates[0].full_name} has no method {method_text!r}"
+    else:
+        message = f"there is no method {method_text!r}"
+    methods = [_short(method) for service in (candidates or there) for method in service.methods]
+    # The service being right, only its methods' names are compared.
+    near = nearest(text if service_text and not candidates else method_text, methods)
+    if near:
+        return f"{message}; did you mean {near}?"
+    listing = "".join(f"\n  {name}" for name in methods[:_LISTED])
+    if len(methods) > _LISTED:
+        listing += f"\n  and {len(methods) - _LISTED} more"
+    return f"{message}; there are:{listing}" if methods else f"{message}; no service is known at all"
+
+
+# More would scroll the message itself off a terminal.
+_LISTED = 20
+
+
+def nearest(text: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that looks most like `text`, whatever its case, underscores and package."""
+
+    def bare(name: str) -> str:
+        return re.sub(r"[._/]", "", name).lower()
+
+    # As many segments of each name as the text has: `Greter.SayHelo` is
+    # compared with `Greeter/SayHello`, whatever package that is in.
+    segments = len(re.split(r"[./]", text))
+    by_bare = {bare("/".join(re.split(r"[./]", name)[-segments:])): name for name in names}
+    near = difflib.get_close_matches(bare(text), list(by_bare), n=1, cutoff=0.6)
+    return by_bare[near[0]] if near else None
+
+
+_DESCRIPTOR = "google/protobuf/descriptor.proto"
+_GOOGLE = re.compile(r"google/(api|protobuf|rpc|type)/[a-z_]+\.proto")
+
+
+def _installed(name: str) -> FileDescriptorProto | None:
+    """One of google's own files out of its Python package, if that is installed."""
+    if not _GOOGLE.fullmatch(name):
+        return None
+    try:
+        module: Any = import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    except ImportError:
+        return None
+    file = FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(file)
+    return file

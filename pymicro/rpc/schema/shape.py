@@ -1,0 +1,214 @@
+"""Whether JSON has the shape of a message, in words for the person who wrote it.
+
+json_format checks this too, but names neither the field's neighbours nor what
+was expected, and takes some values it should not (a list for a message).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+
+from pymicro.settings.plugins import did_you_mean
+
+__all__ = ["ShapeError", "check_shape"]
+
+_WRAPPERS = "google/protobuf/wrappers.proto"
+_SPECIAL = frozenset(
+    f"google.protobuf.{name}"
+    for name in ("Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
+)
+# Either alphabet, padded or not, as the mapping has it; json_format passes over what is none of it.
+_BASE64 = re.compile(r"[-+/_A-Za-z0-9]*={0,2}")
+_FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
+_RANGES = {
+    **dict.fromkeys(
+        (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32),
+        (-(1 << 31), (1 << 31) - 1),
+    ),
+    **dict.fromkeys(
+        (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64),
+        (-(1 << 63), (1 << 63) - 1),
+    ),
+    **dict.fromkeys((FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32), (0, (1 << 32) - 1)),
+    **dict.fromkeys((FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64), (0, (1 << 64) - 1)),
+}
+
+
+class ShapeError(ValueError):
+    """JSON that is not of the message's shape; says where and what would be."""
+
+
+def check_shape(value: Any, descriptor: Descriptor) -> set[str]:
+    """Check parsed JSON against a message, before json_format converts it.
+
+    Returns:
+        The types of each `Any` in it that the descriptor's pool does not know.
+
+    Raises:
+        ShapeError: It does not fit.
+    """
+    unknown: set[str] = set()
+    _check_message(value, descriptor, "", unknown)
+    return unknown
+
+
+def _check_message(value: Any, descriptor: Descriptor, path: str, unknown: set[str]) -> None:
+    if descriptor.file.name == _WRAPPERS:
+        _check_field(value, descriptor.fields_by_name["value"], path, unknown)
+        return
+    if descriptor.full_name in _SPECIAL:
+        _check_special(value, descriptor, path)
+        return
+    if not isinstance(value, dict):
+        raise _wrong(path, f"expected an object ({descriptor.full_name})", value)
+    if descriptor.full_name == "google.protobuf.Any":
+        _check_any(value, descriptor, path, unknown)
+        return
+    fields = _fields(descriptor)
+    for name, item in value.items():
+        field = fields.get(name)
+        if field is not None:
+            _check_field(item, field, f"{path}.{name}" if path else name, unknown)
+        elif not name.startswith("["):  # `[package.extension]`
+            raise ShapeError(f"{_at(path)}{_no_field(name, descriptor)}")
+
+
+def _check_special(value: Any, descriptor: Descriptor, path: str) -> None:
+    """A form of its own each, which json_format explains well enough, but not where it stands."""
+    try:
+        json_format.ParseDict(value, message_factory.GetMessageClass(descriptor)())
+    except (json_format.Error, TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+        raise ShapeError(f"{_at(path)}this is no {descriptor.full_name}: {exc}") from exc
+
+
+def _check_any(value: dict[str, Any], descriptor: Descriptor, path: str, unknown: set[str]) -> None:
+    if not value:
+        return
+    url = value.get("@type")
+    if not isinstance(url, str):
+        raise ShapeError(f'{_at(path)}a google.protobuf.Any needs its "@type"')
+    try:
+        inner = descriptor.file.pool.FindMessageTypeByName(url.rpartition("/")[2])
+    except KeyError:
+        unknown.add(url.rpartition("/")[2])
+        return
+    if inner.full_name in _SPECIAL or inner.file.name == _WRAPPERS or inner.full_name == descriptor.full_name:
+        if "value" not in value:
+            raise ShapeError(f'{_at(path)}a google.protobuf.Any of {inner.full_name} needs its "value"')
+        _check_message(value["value"], inner, f"{path}.value" if path else "value", unknown)
+        return
+    rest = {name: item for name, item in value.items() if name != "@type"}
+    _check_message(rest, inner, path, unknown)
+
+
+def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str]) -> None:
+    if value is None:
+        return  # the default
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        if not isinstance(value, dict):
+            raise _wrong(path, "expected an object (a map)", value)
+        key_field, item_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        for key, item in value.items():
+            if key_field.type in _RANGES:
+                _check_whole(key, *_RANGES[key_field.type], f"a key of {path}")
+            _check_item(item, item_field, f"{path}[{json.dumps(key)}]", unknown)
+    elif _is_repeated(field):
+        if not isinstance(value, list):
+            raise _wrong(path, "expected a list", value)
+        for index, item in enumerate(value):
+            _check_item(item, field, f"{path}[{index}]", unknown)
+    else:
+        _check_item(value, field, path, unknown)
+
+
+def _is_repeated(field: FieldDescriptor) -> bool:
+    # protobuf before 6.31 has `label` only, which later ones warn of.
+    repeated = getattr(field, "is_repeated", None)
+    if repeated is None:
+        return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED
+    return bool(repeated)
+
+
+def _check_item(value: Any, field: FieldDescriptor, path: str, unknown: set[str]) -> None:
+    if field.message_type is not None:
+        _check_message(value, field.message_type, path, unknown)
+    elif field.enum_type is not None:
+        _check_enum(value, field.enum_type, path)
+    elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
+        raise _wrong(path, "expected a string", value)
+    elif field.type == FieldDescriptor.TYPE_BYTES and not _is_base64(value):
+        raise _wrong(path, "expected a string (bytes in base64)", value)
+    elif field.type == FieldDescriptor.TYPE_BOOL and not isinstance(value, bool):
+        raise _wrong(path, "expected true or false", value)
+    elif field.type in _RANGES:
+        _check_whole(value, *_RANGES[field.type], path)
+    elif field.type in _FLOATS and not _is_number(value):
+        raise _wrong(path, "expected a number", value)
+
+
+def _check_whole(value: Any, low: int, high: int, path: str) -> None:
+    try:  # strings are the mapping's own form of 64-bit integers
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise _wrong(path, "expected a whole number", value)
+    if not low <= number <= high:
+        raise _wrong(path, f"expected a whole number from {low} to {high}", value)
+
+
+def _is_base64(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and _BASE64.fullmatch(value) is not None
+        and len(value.rstrip("=")) % 4 != 1  # six bits are no byte
+    )
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):  # "NaN" and "Infinity" are the mapping's own, and numbers may be quoted
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_enum(value: Any, enum: EnumDescriptor, path: str) -> None:
+    if isinstance(value, str) and value not in enum.values_by_name and not value.lstrip("-").isdigit():
+        names = list(enum.values_by_name)
+        hint = f"{did_you_mean(value, names)} ({_listing(names)})"
+        raise ShapeError(f"{_at(path)}{enum.full_name} has no value {value!r}{hint}")
+
+
+def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
+    fields = {field.name: field for field in descriptor.fields}
+    fields.update({field.json_name: field for field in descriptor.fields})
+    return fields
+
+
+def _no_field(name: str, descriptor: Descriptor) -> str:
+    names = [field.json_name for field in descriptor.fields]
+    there = f"fields: {_listing(names)}" if names else "it has none"
+    return f"{descriptor.full_name} has no field {name!r}{did_you_mean(name, names)} ({there})"
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _at(path: str) -> str:
+    return f"{path}: " if path else ""
+
+
+def _wrong(path: str, expected: str, value: Any) -> ShapeError:
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > 40:
+        text = f"{text[:39]}…"
+    return ShapeError(f"{_at(path)}{expected}, found {text}")

@@ -1,0 +1,139 @@
+"""Keeps a node registered while its service is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Self
+
+from pymicro.base.backoff import Backoff
+from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.tasks import Tasks
+from pymicro.discovery.registry import Registry
+from pymicro.nodes.address import is_ip, join_address, split_address
+from pymicro.nodes.node import Node
+
+__all__ = ["Advertisement", "advertised_address"]
+
+log = logging.getLogger("pymicro.advertise")
+
+# How long a registry may take to forget a node that stops: the rest of the stop must
+# not wait for a registry that is away.
+DEREGISTER_TIMEOUT = 5.0
+
+_WILDCARDS = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104, RUF100
+
+
+def advertised_address(advertise: str, bound: tuple[str, int], registry: Registry) -> str:
+    """The address to register.
+
+    Args:
+        advertise: The setting `server_advertise`: host, host:port or nothing.
+        bound: Host and real port the server listens on.
+        registry: Names the host where the server listens on all of them.
+
+    Raises:
+        ConfigError: `advertise` cannot be read.
+    """
+    host, port = bound
+    if advertise:
+        try:
+            host, port = split_address(advertise, default_port=port)
+        except ValueError as exc:
+            raise ConfigError(f"server_advertise: {exc}") from exc
+        if not host:
+            raise ConfigError(f"server_advertise: {advertise!r} names no host")
+    elif host in _WILDCARDS or not is_ip(host):
+        host = registry.advertised_host()
+    return join_address(host, port)
+
+
+class Advertisement:
+    """A node's registration: made when entered, renewed, taken back when left.
+
+    A registry that is away when the service starts does not keep it from
+    starting: calls by address work, and the registration is made as soon as it
+    can be.
+
+    Args:
+        registry: An entered registry.
+        node: What to register.
+        interval: Seconds between renewals; 0 for none.
+
+    Attributes:
+        registered: Whether the last attempt succeeded.
+    """
+
+    def __init__(self, registry: Registry, node: Node, interval: float) -> None:
+        self._registry = registry
+        self._node = node
+        self._interval = interval
+        self.registered = False
+        self._withdrawn = False
+        self._complaint = ""
+        self._tasks = Tasks(f"registration of {node.service}")
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        try:
+            await self._renew(starting=True)
+            self._tasks.start(self._keep(), "renewal")
+        except BaseException:
+            # Cancelled by a signal: whatever was written by then is taken back.
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.withdraw()
+
+    async def withdraw(self) -> None:
+        """Take the node back now, if that has not been done."""
+        if self._withdrawn:
+            return
+        self._withdrawn = True
+        # First, so that no renewal brings the node back.
+        await self._tasks.__aexit__(None, None, None)
+        try:
+            async with asyncio.timeout(DEREGISTER_TIMEOUT):
+                await self._registry.deregister(self._node)
+        except (RegistryError, TimeoutError) as error:
+            log.warning("%s could not be deregistered: %s", self._node.id, str(error) or "no answer in time")
+
+    async def _renew(self, *, starting: bool = False) -> None:
+        try:
+            await self._registry.register(self._node)
+        except RegistryError as exc:
+            self.registered = False
+            # Once: a registry that is away for an hour is asked a hundred times.
+            level = logging.DEBUG if str(exc) == self._complaint else logging.WARNING
+            self._complaint = str(exc)
+            log.log(level, "%s could not be registered: %s; trying again", self._node.id, exc)
+            return
+        except Exception as exc:
+            if isinstance(exc, ConfigError) and starting:
+                raise
+            self.registered = False
+            # Somebody's plug-in; its bug must not end the service.
+            log.exception("%s could not be registered; trying again", self._node.id)
+            return
+        self._complaint = ""
+        self.registered = True
+
+    async def _keep(self) -> None:
+        backoff = Backoff(0.5, max(self._interval, 1.0), floor=0.1)
+        while True:
+            if self.registered:
+                if not self._interval:
+                    return
+                backoff.reset()
+                await asyncio.sleep(self._interval)
+            else:
+                await asyncio.sleep(backoff.next())
+            was = self.registered
+            await self._renew()
+            if self.registered and not was:
+                log.info("%s is registered", self._node.id)

@@ -1,0 +1,327 @@
+"""From settings to plug-ins: the calling half of a `Service`, and all of a `Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+from pymicro.base.durations import format_duration
+from pymicro.base.errors import ConfigError, PymicroError, RegistryError
+from pymicro.calling.call.channel_state import UNSET, Unset
+from pymicro.calling.call.intercepted import Interception
+from pymicro.calling.channel import Channel
+from pymicro.calling.connections.core import ClientCore
+from pymicro.calling.connections.method import Marks
+from pymicro.calling.connections.options import ChannelOptions
+from pymicro.calling.connections.target import Filter
+from pymicro.discovery.directory import Directory
+from pymicro.nodes.node import Node, NodeSet
+from pymicro.settings import plugins
+from pymicro.settings.config import Config, in_pod, unknown_environment, without_effect
+
+if TYPE_CHECKING:
+    import grpc
+
+    from pymicro.discovery.registry import Registry
+    from pymicro.discovery.selector import Selector
+
+__all__ = ["Calling", "Instances", "Settings", "split_instances"]
+
+log = logging.getLogger("pymicro")
+
+
+class Settings(TypedDict, total=False):
+    """Keywords of `Service` and `Client`: every setting of `pymicro.settings.config.Config`.
+
+    A plug-in's name is a default that flags and environment override; an
+    instance is final. Durations are seconds, sizes bytes.
+    """
+
+    server_name: str
+    server_version: str
+    server_id: str
+    server_metadata: Mapping[str, str]
+    server_address: str
+    server_advertise: str
+    registry: str | Registry
+    registry_address: str | Sequence[str]
+    registry_namespace: str | Sequence[str]
+    registry_advertise: str
+    registry_user: str
+    registry_password: str
+    registry_tls_ca: str
+    registry_tls_cert: str
+    registry_tls_key: str
+    register_ttl: int
+    register_interval: int
+    selector: str | Selector
+    balancer: str
+    client_request_timeout: float
+    client_retries: int
+    outlier_ejection: str
+    subset_size: int
+    zone: str
+    slow_start: float
+    keepalive: float
+    forward_metadata: str | Sequence[str]
+    max_message_size: int
+    max_connection_age: float
+    max_concurrent_calls: int
+    handler_threads: int
+    drain_delay: float | None
+    stop_grace: float
+    log_level: str
+    log_format: str
+    loop: str
+    client_pool_size: int
+    client_pool_ttl: float
+    client: str
+    server: str
+    broker: str
+    broker_address: str
+    transport: str
+    transport_address: str
+    runtime: str
+    profile: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instances:
+    """Plug-ins given as objects, which no flag replaces."""
+
+    registry: Registry | None = None
+    selector: Selector | None = None
+
+
+def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances]:
+    """Keywords apart: settings that can be overridden, and plug-ins given as objects.
+
+    Raises:
+        ConfigError: Something was given that is neither a name nor such a plug-in.
+    """
+    values = dict(given)
+    instances = {}
+    for kind, method in (("registry", "register"), ("selector", "refresh")):
+        value = values.get(kind)
+        if value is None or isinstance(value, str):
+            continue
+        if isinstance(value, type) or not (hasattr(value, "watch") and hasattr(value, method)):
+            raise ConfigError(f"{kind}= in code: {value!r} is neither a {kind}'s name nor a {kind}")
+        instances[kind] = values.pop(kind)
+    return values, Instances(**instances)
+
+
+class Calling:
+    """Finds nodes and calls them: registry, directory, selector, balancers and channels.
+
+    Channels may be made at once; `equip` it with a configuration and enter it
+    before they are used.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        interceptors: Sequence[Any] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        self._instances = instances
+        self._interceptors = tuple(interceptors)
+        self._options = ChannelOptions(tuple(options), compression)
+        self._core = ClientCore()
+        self._stack = AsyncExitStack()
+        self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
+        self._open = False
+
+    def equip(self, config: Config, instances: Instances | None = None) -> None:
+        """Choose the plug-ins; does no I/O.
+
+        Args:
+            config: All settings.
+            instances: Plug-ins to use instead of those that code gave as objects.
+
+        Raises:
+            PluginError: One is unknown or does not load.
+            ConfigError: One cannot use its settings.
+        """
+        given = self._instances if instances is None else instances
+        registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
+        directory = Directory(registry)
+        selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
+        make_balancer = plugins.load(plugins.BALANCERS, config.balancer)
+        make_balancer(config)  # one that cannot be made is found now, not at the first call
+        self._equipped = config, registry, directory, selector
+
+        self._core.equip(config, selector, make_balancer, self._describe)
+
+    @property
+    def _parts(self) -> tuple[Config, Registry, Directory, Selector]:
+        if self._equipped is None:
+            raise PymicroError("the settings are not read yet: call init() or run() first")
+        return self._equipped
+
+    @property
+    def config(self) -> Config:
+        """All settings in force."""
+        return self._parts[0]
+
+    @property
+    def registry(self) -> Registry:
+        """The registry in use."""
+        return self._parts[1]
+
+    @property
+    def selector(self) -> Selector:
+        """The selector in use."""
+        return self._parts[3]
+
+    async def __aenter__(self) -> Self:
+        _, registry, directory, selector = self._parts
+        if self._open:
+            raise PymicroError("this client is open already")
+        _log_settings(
+            self.config,
+            asked=selector.uses_registry,
+            given_registry=self._instances.registry is not None,
+        )
+        async with AsyncExitStack() as stack:
+            if selector.uses_registry:
+                await stack.enter_async_context(registry)
+                await stack.enter_async_context(directory)
+            await stack.enter_async_context(self._core)
+            self._stack = stack.pop_all()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        await self._stack.aclose()
+
+    def channel(
+        self,
+        service: str,
+        *,
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
+        timeout: float | Unset | None = UNSET,
+        idempotent: Iterable[str] = (),
+        interceptors: Sequence[Any] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> Channel:
+        """A `grpc.aio.Channel` to a service, for generated stubs.
+
+        Args:
+            service: The name it registers under.
+            version: Only nodes of exactly this version.
+            metadata: Only nodes that carry all of these pairs in the registry.
+            endpoint: Only nodes with this method ("Greeter.SayHello"), for one that not all
+                versions have; nodes that do not tell their methods count.
+            timeout: Seconds unary calls may take unless the call says otherwise;
+                None for no limit. `client_request_timeout` if not given.
+            idempotent: Methods that may run twice, besides those that say so in their
+                proto or at their handler: "/package.Service/Method", or "Method" for
+                the methods of that name in all services. Their calls are tried again
+                on another node also where the first one may have run.
+            interceptors: Around each call, the first one outermost: functions of
+                our own form, or grpc.aio client interceptors. The client's own
+                ones are outside them.
+            options: grpc channel arguments; they override pymicro's and the client's.
+            compression: Default compression of calls; the client's if not given.
+
+        Nothing is opened before the first call, and no event loop is needed.
+        """
+        if not isinstance(service, str) or not service:
+            raise ConfigError(f"a service's name is a text of at least one character, not {service!r}")
+        chain = (*self._interceptors, *interceptors)
+        merged = ChannelOptions(
+            (*self._options.options, *options),
+            compression if compression is not None else self._options.compression,
+        )
+        return Channel(
+            self._core,
+            service,
+            Filter.of(version, metadata, endpoint),
+            merged,
+            timeout,
+            Interception.of(chain),
+            Marks(idempotent),
+        )
+
+    def watch_nodes(self, service: str) -> AsyncIterator[NodeSet]:
+        """The nodes of a service, now and after each change; close the iterator when done.
+
+        Raises:
+            RegistryError: The source could not be asked.
+        """
+        if not self._open:
+            raise PymicroError("this client is not open: use it inside `async with`")
+        return self.selector.watch(service)
+
+    async def nodes(self, service: str, *, timeout: float | None = None) -> tuple[Node, ...]:
+        """The nodes of a service as they are known first; waits for the first answer.
+
+        Args:
+            service: Whose nodes.
+            timeout: Seconds to wait, as a registry that cannot be reached is asked again
+                and again; None for no limit.
+
+        Raises:
+            RegistryError: The source could not be asked, or gave no answer in time.
+        """
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                async with aclosing(self.watch_nodes(service)) as watch:  # type: ignore[type-var]
+                    async for nodes in watch:
+                        return nodes.nodes
+        except TimeoutError:
+            if not limit.expired() or timeout is None:
+                raise
+            waited = format_duration(timeout)
+            raise RegistryError(
+                f"the nodes of {service} are not known after {waited}: {self._describe(service)}"
+            ) from None
+        return ()
+
+    async def services(self) -> list[str]:
+        """Names of the services that have nodes, sorted.
+
+        Raises:
+            RegistryError: The registry could not be asked, or cannot list.
+        """
+        if not self._open:
+            raise PymicroError("this client is not open: use it inside `async with`")
+        if not self.selector.uses_registry:
+            raise PymicroError(
+                f"the selector {self.selector.name} asks no registry, so it cannot list services"
+            )
+        return await self.registry.services()
+
+    def _describe(self, service: str) -> str:
+        """What is known of a service, for messages."""
+        _, _, directory, selector = self._parts
+        if selector.uses_registry:
+            return directory.describe_state(service)
+        return selector.describe(service)
+
+
+def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
+    """A line for each thing about the settings that somebody may stumble over."""
+    for line in unknown_environment():
+        log.info("%s", line)
+    if inert := without_effect(config):
+        log.info("go-micro settings that change nothing here: %s", ", ".join(inert))
+    if in_pod() and asked and not given_registry and config.source("registry") == "default":
+        # Never guessed: a pod that meant Kubernetes must not quietly be alone.
+        log.warning(
+            "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",
+            config.registry,
+        )

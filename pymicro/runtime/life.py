@@ -1,0 +1,290 @@
+"""One life of a service: everything it opens, in one exit stack.
+
+Starting: check handlers → bind → registry and client → on_start → serve → SERVING →
+register. Stopping is the opposite, with a pause in which watchers elsewhere see
+that the node has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pymicro.base.errors import PymicroError
+from pymicro.nodes.address import join_address, split_address
+from pymicro.nodes.node import Node
+from pymicro.nodes.wellknown import KEEPALIVE, ZONE
+from pymicro.runtime.advertise import Advertisement, advertised_address
+from pymicro.runtime.assemble import Calling
+from pymicro.runtime.supervised import Supervised
+from pymicro.serving.server import Server
+from pymicro.settings import config as configuration
+from pymicro.settings.config import Config
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["Hook", "Life", "Lifespan", "Plan", "node_metadata"]
+
+log = logging.getLogger("pymicro")
+
+# Seconds without a call after which callers count as gone, unless the registry knows better.
+# Many calls a second are waited for so; of few hardly one is on its way in the millisecond
+# in which grpc itself stops.
+NOTICE = 0.1
+
+Hook = Callable[..., Any]
+Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a service is made of, before and apart from any life of it.
+
+    Attributes:
+        added: What puts the handlers into a server.
+        start_hooks: Called before the first call is served.
+        stop_hooks: Called after the last call has ended.
+        lifespan: Makes the context manager around both.
+        interceptors: Around every call served.
+        options: grpc server arguments.
+        compression: Default compression of responses.
+    """
+
+    interceptors: Sequence[Any] = ()
+    options: Sequence[tuple[str, Any]] = ()
+    compression: grpc.Compression | None = None
+    lifespan: Lifespan | None = None
+    added: list[Callable[[Server], None]] = field(default_factory=list)
+    start_hooks: list[Hook] = field(default_factory=list)
+    stop_hooks: list[Hook] = field(default_factory=list)
+
+
+class Life:
+    """A service from start to stop.
+
+    Args:
+        service: What hooks are called with.
+        calling: The client in it, equipped.
+        supervisor: Is asked before anything is opened, and told when the start is over.
+
+    Attributes:
+        bound: Host and port it listens on, once they are bound.
+        node: What is registered later in the start; known to hooks and handlers.
+        started: Whether the start is over.
+        broken: Set when the server has ended by itself.
+    """
+
+    def __init__(
+        self, service: object, plan: Plan, calling: Calling, supervisor: Supervised | None = None
+    ) -> None:
+        self._service = service
+        self._plan = plan
+        self._calling = calling
+        self._config = calling.config
+        self._supervisor = supervisor
+        self._stack = AsyncExitStack()
+        self._server: Server | None = None
+        self._hurried = asyncio.Event()
+        self.started = False
+        self.broken = asyncio.Event()
+        self.bound = ("", 0)
+        self.node = Node("", "")
+
+    def hurry(self) -> None:
+        """Skip all waiting in the stop."""
+        self._hurried.set()
+
+    async def start(self) -> None:
+        """Open everything; if that fails or is cancelled, close what was opened.
+
+        Raises:
+            ConfigError: Handlers that do not fit, or an address that is none.
+            StartError: The port is taken, for example.
+            RegistryError: The registry cannot work here.
+        """
+        plan, config = self._plan, self._config
+        server = Server(
+            config, interceptors=plan.interceptors, options=plan.options, compression=plan.compression
+        )
+        for add in plan.added:
+            add(server)
+        server.check()
+        self._server = server
+        if self._supervisor is not None:
+            await self._supervisor.turn(
+                address=_fixed_address(config),
+                alone=bool(config.server_id),  # one node id cannot be registered twice
+                longest=self._drain_delay + config.stop_grace,
+            )
+        async with AsyncExitStack() as stack:
+            self.bound = await server.bind(_listen_address(config))
+            # From here on the port is ours, and grpc-core frees it in stop().
+            stack.push_async_callback(self._stop_server, server)
+            registry = self._calling.registry
+            await stack.enter_async_context(registry)
+            self.node = Node(
+                id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
+                address=advertised_address(config.server_advertise, self.bound, registry),
+                service=config.server_name,
+                version=config.server_version,
+                metadata=node_metadata(config, server),
+                endpoints=server.endpoints(),
+            )
+            await stack.enter_async_context(self._calling)
+            stack.push_async_callback(self._on_stop)
+            if plan.lifespan is not None:
+                await stack.enter_async_context(_call(plan.lifespan, self._service))
+            for hook in plan.start_hooks:
+                await _run(hook, self._service)
+            await server.start()
+            await stack.enter_async_context(self._serving(server))
+            server.set_serving(True)
+            advertisement = Advertisement(registry, self.node, config.register_interval)
+            await stack.enter_async_context(advertisement)
+            await stack.enter_async_context(self._watched(server, advertisement))
+            # Last in, first out: whoever asks is told before the registry is.
+            stack.callback(server.set_serving, False)
+            self._stack = stack.pop_all()
+        self.started = True
+        log.info(
+            "%s %s on %s, %s as %s (%s, selector %s, balancer %s)",
+            config.server_name,
+            config.server_version,
+            join_address(*self.bound),
+            "registered" if advertisement.registered else "not yet registered",
+            self.node.address,
+            registry.describe(),
+            config.selector,
+            config.balancer,
+        )
+        if self._supervisor is not None:
+            self._supervisor.started()
+
+    async def stop(self) -> None:
+        """Undo everything, in the opposite order."""
+        await self._stack.aclose()
+
+    async def crash(self) -> None:
+        """End the server at once, without a word to the registry; `stop` undoes the rest."""
+        self.hurry()
+        if self._server is not None:
+            await self._server.stop(0)
+
+    @asynccontextmanager
+    async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
+        """Notice a server that breaks: nobody must be sent to it any more."""
+
+        async def watch() -> None:
+            try:
+                await server.wait_until_stopped()
+            except PymicroError as exc:
+                log.critical("%s serves nobody any more: %s", self._config.server_name, exc)
+                self.broken.set()
+                await advertisement.withdraw()
+
+        watching = asyncio.create_task(watch(), name="watch the server")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _stop_server(self, server: Server) -> None:
+        await server.stop(0)
+
+    @asynccontextmanager
+    async def _serving(self, server: Server) -> AsyncIterator[None]:
+        """Around the registration: what happens once the node is deregistered."""
+        known = True
+        try:
+            yield
+        except PymicroError:
+            known = False  # the registration was refused, so that nobody was sent here
+            raise
+        finally:
+            # Watchers elsewhere have to see that the node left; until then it serves on.
+            if known:
+                await self._wait(self._drain_delay)
+            server.begin_drain()
+            stop = asyncio.create_task(self._leave(server), name="stop the server")
+            hurried = asyncio.create_task(self._hurried.wait(), name="wait for a second signal")
+            await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if not stop.done():
+                await server.stop(0)
+            await stop
+
+    @property
+    def _drain_delay(self) -> float:
+        delay = self._config.drain_delay
+        return self._calling.registry.drain_delay if delay is None else delay
+
+    async def _leave(self, server: Server) -> None:
+        await server.quieten(getattr(self._calling.registry, "notice", NOTICE))
+        await server.stop(self._config.stop_grace)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+
+    async def _on_stop(self) -> None:
+        for hook in self._plan.stop_hooks:
+            try:
+                await _run(hook, self._service)
+            except Exception:
+                log.exception("on_stop failed; stopping all the same")
+
+
+def node_metadata(config: Config, server: Server) -> dict[str, str]:
+    """What a service's node says of itself; `server_metadata` has the last word."""
+    # The first three as a go-micro service has them: its monitor passes over nodes without
+    # `server` and `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    own = {
+        "protocol": "grpc",
+        "server": "grpc",
+        "transport": "grpc",
+        ZONE: config.zone,
+        KEEPALIVE: server.ping_interval,
+    }
+    return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
+
+
+def _call(function: Callable[..., Any], service: object) -> Any:
+    """Call a hook with the service if it takes an argument."""
+    try:
+        inspect.signature(function).bind(service)
+    except TypeError:
+        return function()
+    return function(service)
+
+
+async def _run(hook: Hook, service: object) -> None:
+    """Call a hook, and await it if it is a coroutine function."""
+    result = _call(hook, service)
+    if inspect.isawaitable(result):
+        await result
+
+
+def _listen_address(config: Config) -> str:
+    if config.server_address:
+        return config.server_address
+    # In a pod: the port that static callers expect (go-micro's convention).
+    return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
+
+
+def _fixed_address(config: Config) -> str:
+    """The address that another process may hold; empty if the port is any free one."""
+    address = _listen_address(config)
+    with contextlib.suppress(ValueError):  # binding it will say what is wrong with it
+        if split_address(address)[1] != 0:
+            return address
+    return ""

@@ -1,0 +1,79 @@
+"""Log lines for people, or as JSON objects."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from pymicro.settings.config import Config
+
+__all__ = ["set_up"]
+
+_COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
+_RESET = "\x1b[0m"
+
+# What every LogRecord has; anything else came in by `extra=`.
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _moment(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+class _Human(logging.Formatter):
+    def __init__(self, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        colour = _COLOURS.get(record.levelno, "") if self._colour else ""
+        local = time.strftime("%H:%M:%S", time.localtime(record.created))
+        head = f"{local}.{int(record.msecs):03d} {record.levelname.lower():<7} "
+        name = "" if record.name in ("pymicro", "root") else record.name.removeprefix("pymicro.") + ": "
+        lines = [f"{head}{name}{record.getMessage()}"]
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        if record.stack_info:
+            lines.append(self.formatStack(record.stack_info))
+        text = "\n".join(lines)
+        return f"{colour}{text}{_RESET}" if colour else text
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry.update({key: value for key, value in vars(record).items() if key not in _PLAIN})
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str, ensure_ascii=False)
+
+
+def set_up(config: Config, stream: TextIO | None = None) -> None:
+    """Send log records to `stream` (stderr), unless the program has set up logging itself.
+
+    `log_level` is the level of the logger `pymicro`, and of the root logger if
+    it had no handler: then the program's own records appear too.
+    """
+    level = config.log_level.upper()
+    root = logging.getLogger()
+    logging.getLogger("pymicro").setLevel(level)
+    if root.handlers:
+        return
+    stream = stream if stream is not None else sys.stderr
+    handler = logging.StreamHandler(stream)
+    if config.log_format == "json":
+        handler.setFormatter(_Json())
+    else:
+        handler.setFormatter(_Human(stream.isatty() and not os.environ.get("NO_COLOR")))
+    root.addHandler(handler)
+    root.setLevel(level)

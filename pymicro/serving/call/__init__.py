@@ -1,0 +1,1 @@
+"""One call served: from what grpc hands over to the handler, and back."""

@@ -1,0 +1,85 @@
+"""Calls that are refused before their handler runs, and the proof of it that callers get.
+
+The trailer `pymicro-not-started` lets a caller try on another node whatever the
+method does. So it is written here, in front of the handlers, and nowhere that an
+exception of a handler can reach.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from pymicro.rpc.scope import scope
+from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, Pair
+from pymicro.rpc.wire.status import FROM_PEER
+from pymicro.serving.call.context import CallContext
+
+if TYPE_CHECKING:
+    from pymicro.serving.call.context import Serving
+    from pymicro.serving.call.route import Route
+
+__all__ = ["abort_unstarted", "begin", "refuse_start"]
+
+log = logging.getLogger("pymicro.server")
+
+# Seconds between two lines about a server that is full: it refuses thousands of calls a second.
+_LOG_EVERY = 10.0
+
+
+def begin(context: Any, route: Route, serving: Serving) -> CallContext | None:
+    """Take a call on, or leave it to `refuse_start`; a plain function, as it stands before every call.
+
+    Args:
+        context: grpc's, as the outermost foreign interceptor hands it in.
+    """
+    remaining = context.time_remaining()
+    if remaining == 0 or len(serving.calls) >= serving.limit:
+        return None
+    now = serving.last = time.monotonic()
+    call = CallContext(context, route, serving, None if remaining is None else now + remaining)
+    if route.method.idempotent:
+        call.mark_idempotent()
+    serving.calls.add(call)
+    scope.set(call)  # never reset: the call has a task, and so a ContextVar, of its own
+    return call
+
+
+async def refuse_start(context: Any, route: Route, serving: Serving) -> NoReturn:
+    """End a call that is not begun: its deadline has passed, or the server works on too many.
+
+    Raises:
+        AbortError: As `context.abort` does.
+    """
+    more = (IDEMPOTENT,) if route.method.idempotent else ()
+    if context.time_remaining() == 0:
+        log.debug("%s: not started, its deadline has passed", route.path)
+        text = "the deadline had passed before the call was started"
+        await abort_unstarted(context, grpc.StatusCode.DEADLINE_EXCEEDED, text, more)
+    _tell_of_full(serving)
+    text = f"this server works on {serving.limit} calls already: its max_concurrent_calls"
+    await abort_unstarted(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text, more)
+
+
+async def abort_unstarted(
+    context: Any, code: grpc.StatusCode, details: str, more: tuple[Pair, ...] = ()
+) -> NoReturn:
+    """End a call of which no handler has run, with the trailer that says so."""
+    set_outside = context.trailing_metadata() or ()
+    await context.abort(code, details, (*set_outside, FROM_PEER, NOT_STARTED, *more))
+    raise AssertionError("abort returned")
+
+
+def _tell_of_full(serving: Serving) -> None:
+    serving.refused += 1
+    now = time.monotonic()
+    if now - serving.told >= _LOG_EVERY:
+        log.warning(
+            "max_concurrent_calls: %d calls are in progress; refused since last said: %d",
+            len(serving.calls),
+            serving.refused,
+        )
+        serving.told, serving.refused = now, 0

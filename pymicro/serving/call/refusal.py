@@ -1,0 +1,157 @@
+"""Exceptions to statuses: what a handler raised, as the caller may see it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc.aio import AbortError, BaseError, InternalError, UsageError
+
+from pymicro.rpc.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
+from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
+from pymicro.rpc.wire.status import code_of, to_wire
+from pymicro.serving.call.requests import settle
+from pymicro.serving.call.route import BadResponse
+from pymicro.serving.call.trailers import without_received
+
+if TYPE_CHECKING:
+    from pymicro.rpc.wire.metadata import Pair
+    from pymicro.serving.call.context import CallContext
+    from pymicro.serving.call.route import Route
+
+__all__ = ["NotOverridden", "refuse"]
+
+log = logging.getLogger("pymicro.server")
+
+# An onward call inherits our deadline; its timer may fire a moment before ours.
+_SLACK = 0.01
+
+
+class NotOverridden(Unimplemented):
+    """A generated servicer's own method was called: there is no handler that could have run."""
+
+
+async def refuse(call: CallContext, context: Any, route: Route, exc: BaseException) -> Any:
+    """End a call whose handler raised `exc`.
+
+    Args:
+        context: grpc's, as the outermost foreign interceptor hands it in, so
+            that it sees the status too.
+
+    Returns:
+        Nothing of use, where grpc goes on to send a status set before.
+
+    Raises:
+        AbortError: The status was sent; grpc wants to see it.
+        BaseException: `exc` itself where it is not ours to handle: a cancelled
+            call, a generator being closed.
+    """
+    if isinstance(exc, AbortError | GeneratorExit | KeyboardInterrupt):
+        raise exc
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            call.mark_cancelled()
+            raise exc
+        # Nobody cancelled this call: the handler awaited something that was. Left to
+        # grpc, the caller would wait until its deadline.
+    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | InternalError):
+        raise exc  # the server has stopped, and nothing can be sent any more
+    if context.done():
+        # The status has gone out, by `abort`, and something else was raised over it.
+        log.error("%s: raised after the status was sent", route.path, exc_info=exc)
+        return None
+    if isinstance(exc, BadResponse) and _code_set(context) is not None:
+        return b"" if route.raw else None  # a response does not matter beside an error code
+    error, lines = _explain(call, context, route, exc)
+    wire = to_wire(error, call.trailing_metadata())
+    trailing = without_received(wire.trailing, exc)
+    try:
+        await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(route, exc)))
+    except AbortError:
+        # Only now: if the caller has gone, `abort` raises something else and
+        # nobody has to read about the failed write that told us.
+        lines()
+        if wire.dropped:
+            log.warning("%s: too large or illegal, so not sent: %s", route.path, ", ".join(wire.dropped))
+        raise
+    except InternalError:
+        # The caller has gone, by the same deadline perhaps. grpc is about to hear of that,
+        # and logs an error if this reaches it before.
+        await settle()
+        raise
+    return None
+
+
+def _own_trailers(route: Route, exc: BaseException) -> tuple[Pair, ...]:
+    idempotent = (IDEMPOTENT,) if route.method.idempotent else ()
+    return (*idempotent, NOT_STARTED) if isinstance(exc, NotOverridden) else idempotent
+
+
+def _explain(call: CallContext, context: Any, route: Route, exc: BaseException) -> tuple[RpcError, Any]:
+    """The status for an exception, and what writes the log's account of it."""
+    if isinstance(exc, RpcError) and exc.callee is None:
+        return exc, _quiet
+    received = isinstance(exc, grpc.RpcError)
+    if _is_deadline(exc) and _deadline_passed(call):
+        return DeadlineExceeded("deadline exceeded"), _quiet
+    ident = secrets.token_hex(4)
+    code = _code_set(context)
+    error: RpcError = Internal(f"internal error, id {ident}")
+    if code is not None and not received:
+        error = by_code(code)(context.details() or f"error, id {ident}")
+
+    where = f"{route.method.label}, {route.method.where}"
+    if received:
+
+        def lines() -> None:
+            log.error(
+                "%s: internal error, id %s: %s did not catch %s",
+                route.path,
+                ident,
+                where,
+                _account_of_received(exc),
+            )
+    elif isinstance(exc, BadResponse):
+
+        def lines() -> None:
+            log.error("%s: internal error, id %s: %s", route.path, ident, exc)
+    else:
+
+        def lines() -> None:
+            log.error("%s: internal error, id %s in %s", route.path, ident, where, exc_info=exc)
+
+    return error, lines
+
+
+def _account_of_received(exc: Any) -> str:
+    if isinstance(exc, RpcError):
+        return f"what it received: {exc}"
+    code = exc.code() if hasattr(exc, "code") else None
+    details = exc.details() if hasattr(exc, "details") else ""
+    return f"what an onward call received: {getattr(code, 'name', code)}: {details}"
+
+
+def _quiet() -> None:
+    """A status a handler meant to send is no event for the log."""
+
+
+def _is_deadline(exc: BaseException) -> bool:
+    if isinstance(exc, TimeoutError):
+        return True
+    code = getattr(exc, "code", None)
+    return isinstance(exc, grpc.RpcError) and callable(code) and code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _deadline_passed(call: CallContext) -> bool:
+    remaining = call.time_remaining()
+    return remaining is not None and remaining <= _SLACK
+
+
+def _code_set(context: Any) -> grpc.StatusCode | None:
+    """The error code a handler set, whether as an enum or as a number."""
+    code = code_of(context.code())
+    return None if code is grpc.StatusCode.OK else code

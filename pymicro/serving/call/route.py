@@ -1,0 +1,125 @@
+"""What is fixed about one served method, and the last check of what goes out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from pymicro.base.errors import PymicroError
+from pymicro.rpc.status import Internal, InvalidArgument, ResourceExhausted, RpcError
+from pymicro.serving.gomicro.codecs import Misfit, NotJson
+from pymicro.serving.handlers.types import Method
+
+__all__ = ["BadResponse", "Route", "Unparsable"]
+
+log = logging.getLogger("pymicro.server")
+
+
+class BadResponse(PymicroError):
+    """A handler answered what the proto does not have. For the log; never sent."""
+
+
+class Unparsable:
+    """Stands for a unary request that did not parse, until dispatch refuses it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: RpcError) -> None:
+        self.error = error
+
+
+class Route:
+    """One method of one server.
+
+    Attributes:
+        raw: Whether grpc gets responses as bytes, so that they are serialized
+            once. Foreign interceptors want to see messages instead.
+        encode: Checks a response and returns what to give to grpc.
+    """
+
+    __slots__ = ("encode", "method", "path", "raw", "shape")
+
+    def __init__(self, method: Method, *, raw: bool, limit: int) -> None:
+        self.method = method
+        self.path = method.rpc.path
+        self.shape = method.rpc.shape
+        self.raw = raw
+        self.encode = _encoder(method, raw, limit)
+
+    def parse_unary(self, raw: bytes) -> Any:
+        """A unary request: grpc calls this where an exception's text would go to the caller."""
+        try:
+            return self.method.deserialize(raw)
+        except Exception as exc:
+            return Unparsable(self._unparsable(exc))
+
+    def parse(self, raw: bytes) -> Any:
+        """A request of a stream; the exception comes out where the handler reads."""
+        try:
+            return self.method.deserialize(raw)
+        except Exception as exc:
+            raise self._unparsable(exc) from exc
+
+    def serialize(self, message: Any) -> bytes:
+        """What foreign interceptors let through; `encode` has seen the handler's own message."""
+        try:
+            return self.method.serialize(message)
+        except Exception as exc:
+            log.error("%s: an interceptor made a response that cannot be sent: %r", self.path, exc)
+        # Outside the except block: grpc sends this exception's text to the caller.
+        raise RuntimeError("internal error")
+
+    def check(self, message: Any) -> None:
+        """Refuse a response of the wrong type.
+
+        Raises:
+            BadResponse: Says what was expected and found.
+        """
+        expected = self.method.rpc.response_type
+        if expected is not None and type(message) is not expected:
+            raise BadResponse(_wrong_type(self.method, message))
+
+    def _unparsable(self, exc: Exception) -> RpcError:
+        if isinstance(exc, Misfit):
+            return InvalidArgument(str(exc))
+        if isinstance(exc, NotJson):
+            return Internal(str(exc))
+        # INTERNAL as statuscodes.md has it for "error parsing request proto".
+        kind = self.method.rpc.request_type
+        name = kind.DESCRIPTOR.full_name if kind else "what the method takes"
+        log.debug("%s: a request does not parse as %s: %r", self.path, name, exc)
+        return Internal(f"the request does not parse as {name}")
+
+
+def _encoder(method: Method, raw: bool, limit: int) -> Callable[[Any], Any]:
+    expected = method.rpc.response_type
+    serialize = method.serialize
+
+    def encode(message: Any) -> Any:
+        if type(message) is not expected and expected is not None:
+            raise BadResponse(_wrong_type(method, message))
+        try:
+            data = serialize(message)
+        except Exception as exc:
+            raise BadResponse(f"the response cannot be serialized: {exc}") from exc
+        if type(data) is not bytes:
+            raise BadResponse(f"the serializer returned {type(data).__qualname__}, not bytes")
+        if len(data) > limit:
+            log.warning("%s: a response of %d bytes exceeds max_message_size", method.rpc.path, len(data))
+            raise ResourceExhausted(
+                f"the response has {len(data)} bytes, more than the server's max_message_size of {limit}"
+            )
+        return data if raw else message
+
+    return encode
+
+
+def _wrong_type(method: Method, message: Any) -> str:
+    expected = method.rpc.response_type
+    descriptor = getattr(type(message), "DESCRIPTOR", None)
+    wanted = expected.DESCRIPTOR.full_name if expected else "bytes"
+    found = getattr(descriptor, "full_name", type(message).__qualname__)
+    if found == wanted:
+        found += " of another descriptor pool"
+    return f"{method.label} ({method.where}) must answer {wanted}, found {found}"

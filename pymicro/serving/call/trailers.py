@@ -1,0 +1,61 @@
+"""What of a handler's trailing metadata goes out: nothing that pymicro says, or a server behind it.
+
+A handler that passes on what it received must not speak for itself: a
+`pymicro-not-started` of the server behind would have a call repeated that has run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from pymicro.rpc.status import RpcError
+from pymicro.rpc.wire.metadata import PUSHBACK, Pair, checked
+from pymicro.rpc.wire.status import RESERVED
+
+__all__ = ["sendable", "without_received"]
+
+
+def sendable(metadata: Iterable[tuple[str, str | bytes]], handled: BaseException | None) -> tuple[Pair, ...]:
+    """The pairs as a handler may send them.
+
+    Args:
+        handled: The exception the handler has in hand, if it has one.
+
+    Raises:
+        ValueError: Metadata that cannot be sent.
+    """
+    pairs = checked(metadata)
+    return without_received(tuple(pair for pair in pairs if not pair[0].startswith(RESERVED)), handled)
+
+
+def without_received(pairs: tuple[Pair, ...], exc: BaseException | None) -> tuple[Pair, ...]:
+    """The pairs without a pushback that one of the errors behind `exc` brought along.
+
+    A handler may set one of its own (`grpc-retry-pushback-ms`, gRFC A6): only
+    what an onward call's server meant for that call is left out.
+    """
+    if not any(key == PUSHBACK for key, _ in pairs):
+        return pairs
+    received = set(_received(exc))
+    return tuple(pair for pair in pairs if pair not in received)
+
+
+def _received(exc: BaseException | None) -> Iterable[Pair]:
+    """Pushbacks of received errors in a chain of exceptions."""
+    seen: set[int] = set()
+    waiting = [exc]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, grpc.aio.AioRpcError) and not (isinstance(one, RpcError) and one.callee is None):
+            yield from _pushbacks(one.trailing_metadata())
+
+
+def _pushbacks(metadata: Any) -> Iterable[Pair]:
+    return [(key, value) for key, value in metadata or () if key == PUSHBACK]

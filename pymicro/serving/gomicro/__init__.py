@@ -1,0 +1,1 @@
+"""What only callers from go-micro 1.x need."""

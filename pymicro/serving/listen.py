@@ -1,0 +1,83 @@
+"""Binding a port, with reasons a person can act on where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from pymicro.base.errors import ConfigError, StartError
+from pymicro.nodes.address import join_address, split_address
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+__all__ = ["listen", "probe"]
+
+
+async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
+    """Bind `server` to `host:port`; an empty host means all interfaces, port 0 any free port.
+
+    Returns:
+        The host (`::` for all interfaces where none was named) and the real port.
+
+    Raises:
+        ConfigError: The address is none, or its host does not resolve.
+        StartError: It cannot be bound: taken, not ours, not allowed.
+    """
+    try:
+        host, port = split_address(address)
+    except ValueError as exc:
+        raise ConfigError(f"server_address {address!r}: {exc}") from exc
+    # grpc-core takes [::] as both families, and as IPv4 alone where there is no IPv6.
+    host = host or "::"
+    where = join_address(host, port)
+    await probe(host, port)
+    try:
+        return host, server.add_insecure_port(where)
+    except RuntimeError as exc:
+        raise StartError(f"cannot listen on {where}: {exc}") from exc
+
+
+async def probe(host: str, port: int) -> None:
+    """Try an address with sockets of our own: grpc-core says only that it failed.
+
+    Raises:
+        ConfigError: The host does not resolve.
+        StartError: It cannot be bound; says why.
+    """
+    where = join_address(host, port)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as exc:
+        raise ConfigError(f"server_address {where}: {host!r} does not resolve ({exc})") from exc
+    failures = []
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                # As grpc-core binds: a port in TIME_WAIT is free, one that is listened on is not.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as exc:
+            failures.append(exc)
+    taken = [exc for exc in failures if exc.errno == errno.EADDRINUSE]
+    # A family that does not work (no IPv6 in a container) is no failure while another does.
+    if taken or len(failures) == len(found):
+        raise StartError(_reason((taken or failures)[0], where, port))
+
+
+def _reason(exc: OSError, where: str, port: int) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return (
+            f"{where} is taken: another process listens there. "
+            "Stop it, or choose another --server-address (port 0 takes any free port)"
+        )
+    if exc.errno == errno.EACCES:
+        why = "ports below 1024 need privileges" if port < 1024 else "it is not allowed"
+        return f"cannot listen on {where}: {why}"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {where}: this machine has no such address"
+    return f"cannot listen on {where}: {os.strerror(exc.errno or 0)}"

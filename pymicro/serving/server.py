@@ -1,0 +1,364 @@
+"""The serving end: handlers behind a port, with health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
+from pymicro.nodes.wellknown import server_ping_interval
+from pymicro.serving import health as health_service
+from pymicro.serving.call.context import Draining, Serving
+from pymicro.serving.call.dispatch import Dispatcher
+from pymicro.serving.call.requests import settle
+from pymicro.serving.call.threads import HandlerThreads
+from pymicro.serving.call_log import log_calls
+from pymicro.serving.endpoints import endpoints_of
+from pymicro.serving.gomicro.debug import Debug
+from pymicro.serving.gomicro.forms import GoMicro
+from pymicro.serving.gomicro.paths import Paths
+from pymicro.serving.handlers import HandlerTable, adopt, build, method_handlers
+from pymicro.serving.interceptors import ServerInterceptor, split
+from pymicro.serving.listen import listen
+from pymicro.serving.reflection import reflection_methods
+from pymicro.serving.router import Router
+from pymicro.serving.served import Served
+
+if TYPE_CHECKING:
+    from pymicro.nodes.node import Endpoint
+    from pymicro.settings.config import Config
+
+__all__ = ["Server"]
+
+log = logging.getLogger("pymicro.server")
+
+# How long handlers that the end of the grace has cancelled get to clean up.
+_CLEANUP = 1.0
+
+# How long a server that stops waits for its callers to leave. Watchers of the local registry
+# need 0.25 s to see that a node has left; who has not seen it after this has no watcher.
+_PATIENCE = 1.0
+
+# What grpc-core's channel arguments can hold; as an age it means for ever.
+_C_INT_MAX = (1 << 31) - 1
+
+
+class Server:
+    """Serves handlers, and tells its health; knows no registry.
+
+    In this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
+    `set_serving(False)`, `begin_drain`, `quieten`, `stop`. May be built before a loop runs.
+
+    Args:
+        interceptors: `async def f(call, proceed)`, the first one outermost; and
+            grpc.aio's own, which run outside those. Health and reflection are
+            seen by grpc.aio's only.
+        options: grpc channel arguments; they win over ours.
+        compression: Of responses.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor] = (),
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        self._config = config
+        self._interceptors, self._foreign = split(interceptors)
+        self._options = tuple(options)
+        self._compression = compression
+        self._tables: dict[str, HandlerTable] = {}
+        self._mismatches: list[HandlerMismatch] = []
+        self._adopted: dict[str, Mapping[str, Any]] = {}
+        self._dynamic: list[grpc.GenericRpcHandler] = []
+        self._threads = HandlerThreads(config.handler_threads)
+        self._serving: Serving | None = None
+        self._health: health_service.Health | None = None
+        self._debug: Debug | None = None
+        self._server: grpc.aio.Server | None = None
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._broken: BaseException | None = None
+
+    # Handlers
+
+    def add(self, obj: object, source: Any = None, *, partial: bool = False) -> None:
+        """Add an object with handlers; mismatches wait for `check`.
+
+        Args:
+            obj: An instance of a class with `@handler` methods, or of a
+                generated servicer's subclass.
+            source: The generated `*_pb2` module or a `ServiceDescriptor`; None
+                for a servicer.
+            partial: Whether rpcs without a handler are meant; they answer UNIMPLEMENTED.
+        """
+        self._not_bound_yet()
+        tables, mismatches = build(obj, source, partial=partial)
+        self._mismatches += mismatches
+        for table in tables:
+            self._add_table(table)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """What `add_…Servicer_to_server` calls; other generic handlers are served too."""
+        self._not_bound_yet()
+        for generic in generic_rpc_handlers:
+            methods = method_handlers(generic)
+            if methods is None:
+                self._dynamic.append(generic)
+            else:
+                self._adopt(generic.service_name(), methods)  # type: ignore[attr-defined]
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """What newer `add_…Servicer_to_server` functions call besides, with the same methods."""
+        self._not_bound_yet()
+        self._adopt(service_name, method_handlers)
+
+    def check(self) -> None:
+        """Refuse handlers that do not fit their protos.
+
+        Raises:
+            HandlersError: With every mismatch of everything that was added.
+        """
+        if self._mismatches:
+            raise HandlersError(self._mismatches)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of the proto services added, sorted."""
+        return tuple(sorted(self._tables))
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Every method added, for the registry record."""
+        return endpoints_of(self._tables[name] for name in self.services)
+
+    @property
+    def ping_interval(self) -> str:
+        """The shortest interval between a client's pings that it takes, as its node tells; empty if none."""
+        return server_ping_interval(self._grpc_options())
+
+    # Life cycle
+
+    async def bind(self, address: str) -> tuple[str, int]:
+        """Take the port; calls wait until `start`.
+
+        Returns:
+            Host and real port.
+
+        Raises:
+            HandlersError: As `check` does.
+            ConfigError: The address is none, or its host does not resolve.
+            StartError: It cannot be bound.
+        """
+        self._not_bound_yet()
+        self.check()
+        limit = self._config.max_concurrent_calls or math.inf
+        self._serving = Serving(asyncio.get_running_loop(), limit=limit)
+        self._health = health_service.health_of(self._tables)
+        self._debug = Debug(self._health)
+        gomicro = GoMicro(self._config.server_name)
+        server = grpc.aio.server(
+            interceptors=(gomicro, *self._foreign) if self._foreign else (),
+            options=self._grpc_options(),
+            compression=self._compression,
+            handlers=[self._router(self._serving, self._health, self._debug, gomicro)],
+        )
+        host, port = await listen(server, address)
+        self._server = server
+        return host, port
+
+    async def start(self) -> None:
+        """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
+        before = asyncio.all_tasks()
+        await self._bound().start()
+        # grpc only logs it if its accept loop breaks, and `wait_for_termination`
+        # does not return then as long as one call is open. So watch the task itself.
+        for task in asyncio.all_tasks() - before:
+            if getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop"):
+                task.add_done_callback(self._accept_loop_ended)
+
+    def set_serving(self, serving: bool) -> None:
+        """What health says."""
+        if self._health is not None:
+            self._health.set_serving(serving)
+
+    def begin_drain(self) -> None:
+        """Say NOT_SERVING, end health and reflection streams, set `context.draining`."""
+        if self._health is not None and self._serving is not None:
+            self._health.end()
+            self._serving.draining.begin()
+
+    async def quieten(self, pause: float) -> None:
+        """Serve on until callers have left, a second at most; `stop` ends it.
+
+        grpc's own stop ends calls that are on their way with a bare CANCELLED, which
+        does not say whether they ran. So it is left until no call comes any more.
+        Who calls on is not refused meanwhile: a caller behind a proxy has one
+        connection, to us, and goes elsewhere only when grpc ends it.
+
+        Args:
+            pause: Seconds without a call that tell that callers have left.
+        """
+        if self._serving is None:
+            return
+        serving, end = self._serving, time.monotonic() + _PATIENCE
+        while not self._stopping.is_set():
+            now, last = time.monotonic(), serving.last
+            if now >= last + pause:
+                await settle()  # a loop that was held up has not seen yet what came meanwhile
+                if serving.last == last:
+                    return
+            elif now >= end:
+                log.info("stopping while calls still come: some that are on their way may end with CANCELLED")
+                return
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(last + pause, end) - now):
+                        await self._stopping.wait()
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls, wait `grace` seconds for those in progress, cancel the rest.
+
+        May be called again with less grace. Returns in bounded time also when
+        handlers ignore their cancellation; the log then names them.
+        """
+        self._stopping.set()
+        self.begin_drain()
+        if self._server is not None:
+            await self._server.stop(grace)
+            await self._cleaned_up()
+        if self._debug is not None:
+            self._debug.close()
+        self._threads.close()
+        self._stopped.set()
+
+    async def wait_until_stopped(self) -> None:
+        """Return once `stop` has been called and is done.
+
+        Raises:
+            PymicroError: grpc's accept loop broke: nobody is answered any more,
+                and this server cannot be started again. With grpcio 1.85 one
+                request does that, one whose path is no UTF-8.
+        """
+        await self._stopped.wait()
+        if self._broken is not None:
+            raise PymicroError(f"grpc's accept loop broke: {self._broken!r}") from self._broken
+
+    @property
+    def in_progress(self) -> int:
+        """Calls being served, health and reflection not counted."""
+        return len(self._serving.calls) if self._serving else 0
+
+    @property
+    def draining(self) -> Draining:
+        """What handlers see as `context.draining`."""
+        return self._bound_serving().draining
+
+    def _router(
+        self, serving: Serving, health: health_service.Health, debug: Debug, gomicro: GoMicro
+    ) -> Router:
+        limit = self._config.max_message_size
+        foreign = bool(self._foreign)
+        interceptors = self._interceptors
+        if log.isEnabledFor(logging.DEBUG):
+            interceptors = (log_calls, *interceptors)
+        users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        # A set of calls of their own: a watch is no call in progress, and no limit concerns it.
+        aside = Serving(serving.loop, serving.draining)
+        own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
+        described = [table.descriptor for table in self._tables.values() if table.descriptor]
+        health_tables, _ = build(health, health_service.source)
+        methods = [method for table in health_tables for method in table.methods]
+        methods += reflection_methods([*described, health_service.source])
+        kept = {method.rpc.path: method for method in methods}
+        # A user may bring their own.
+        theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        around = None if foreign else gomicro.around
+        served = {
+            method.rpc.path: Served(method, theirs if method.rpc.path in kept else users, around)
+            for table in self._tables.values()
+            for method in table.methods
+        }
+        paths = Paths(served)
+        for path, method in kept.items():
+            if path not in served:
+                served[path] = Served(method, own, around)
+                paths.add(path)
+        for method in debug.methods(self._config.server_name):
+            if not paths.like(method.rpc.path):  # a user's own Debug comes first
+                served[method.rpc.path] = Served(method, own, around)
+                paths.add(method.rpc.path, by_end=True)
+        return Router(served, paths, self._dynamic, users, around)
+
+    def _grpc_options(self) -> list[tuple[str, Any]]:
+        ours = {
+            # Two servers would share one port silently.
+            "grpc.so_reuseport": 0,
+            "grpc.max_receive_message_length": self._config.max_message_size,
+            # Our clients ping every 20 s, also between calls; grpc-core's own limit is 5 minutes.
+            "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+            "grpc.keepalive_permit_without_calls": 1,
+        }
+        if self._config.max_connection_age:
+            # grpc-core spreads it by 10 % either way, so that the connections of one
+            # deployment do not end together. Calls in flight finish: its default for
+            # max_connection_age_grace_ms is no limit.
+            milliseconds = math.ceil(self._config.max_connection_age * 1000)
+            ours["grpc.max_connection_age_ms"] = min(milliseconds, _C_INT_MAX)
+        given = {name for name, _ in self._options}
+        return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
+
+    def _accept_loop_ended(self, task: asyncio.Task[Any]) -> None:
+        if not self._stopping.is_set() and not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+            self._stopped.set()
+
+    async def _cleaned_up(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _CLEANUP
+        serving = self._bound_serving()
+        tasks = {call.task for call in serving.calls if call.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=deadline - asyncio.get_running_loop().time())
+        for call in serving.calls:
+            log.warning("%s: its handler ignores that it was cancelled", call.method)
+
+    def _add_table(self, table: HandlerTable) -> None:
+        earlier = self._tables.get(table.service)
+        if earlier is not None:
+            found = f"a second one at {table.where}"
+            self._mismatches.append(
+                HandlerMismatch(earlier.where, table.service, "one object with its handlers", found)
+            )
+            return
+        self._tables[table.service] = table
+
+    def _adopt(self, service: str, methods: Mapping[str, Any]) -> None:
+        earlier = self._adopted.get(service)
+        if earlier is not None and dict(earlier) == dict(methods):
+            return  # generated code gives the same methods both ways
+        self._adopted[service] = methods
+        table, mismatches = adopt(service, methods)
+        self._mismatches += mismatches
+        self._add_table(table)
+
+    def _not_bound_yet(self) -> None:
+        if self._server is not None:
+            raise RuntimeError("handlers are added, and the port bound, once and before the server starts")
+
+    def _bound(self) -> grpc.aio.Server:
+        if self._server is None:
+            raise RuntimeError("bind the server first")
+        return self._server
+
+    def _bound_serving(self) -> Serving:
+        if self._serving is None:
+            raise RuntimeError("bind the server first")
+        return self._serving

@@ -1,0 +1,1 @@
+"""Settings, their kinds of values, and plug-ins by name."""

@@ -1,0 +1,356 @@
+"""Settings: flag > environment > code > default, each with where it came from.
+
+`Config` is the one documented place of every setting. The names are go-micro
+1.x's where it has the setting: setting `x_y` is flag `--x-y` (or `--x_y`) and
+environment variable `MICRO_X_Y`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymicro.base.errors import ConfigError
+from pymicro.settings import plugins
+from pymicro.settings.kinds import (
+    COUNT,
+    DURATION,
+    LIST,
+    PAIRS,
+    POSITIVE,
+    SECRET,
+    SIZE,
+    TEXT,
+    Kind,
+    one_of,
+    optional,
+    renamed,
+)
+
+__all__ = [
+    "Config",
+    "Kind",
+    "Setting",
+    "environment_name",
+    "flag_name",
+    "in_pod",
+    "load",
+    "parse_flags",
+    "render",
+    "settings",
+    "unknown_environment",
+    "without_effect",
+]
+
+PREFIX = "MICRO_"
+
+
+def in_pod(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a Kubernetes pod (what client-go's in-cluster check reads)."""
+    return bool(environ.get("KUBERNETES_SERVICE_HOST"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting's name and meaning; `settings()` lists them all."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    ignored: bool
+
+    @property
+    def flag(self) -> str:
+        """`--registry-address`."""
+        return flag_name(self.name)
+
+    @property
+    def variable(self) -> str:
+        """`MICRO_REGISTRY_ADDRESS`."""
+        return environment_name(self.name)
+
+
+def _setting(kind: Kind, default: Any, text: str, *, ignored: bool = False) -> Any:
+    # A factory, because dataclasses refuse a mutable default.
+    metadata = {"kind": kind, "default": default, "help": text, "ignored": ignored}
+    return field(default_factory=lambda: default, metadata=metadata, repr=kind is not SECRET)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Every setting's value in force. Seconds are floats, sizes are bytes.
+
+    `sources` says for each name where its value came from: `flag --registry`,
+    `environment MICRO_REGISTRY`, `code` or `default`.
+    """
+
+    server_name: str = _setting(TEXT, "", "name the service registers under")
+    server_version: str = _setting(TEXT, "", "version it registers with")
+    server_id: str = _setting(TEXT, "", "node id; made anew at each start if unset")
+    server_metadata: Mapping[str, str] = _setting(PAIRS, {}, "metadata its node carries in the registry")
+    server_address: str = _setting(
+        TEXT, "", "host:port to listen on; 127.0.0.1:0, in a Kubernetes pod 0.0.0.0:8080"
+    )
+    server_advertise: str = _setting(TEXT, "", "host or host:port to publish instead of the one bound")
+    registry: str = _setting(TEXT, "local", "where nodes are found")
+    registry_address: tuple[str, ...] = _setting(
+        LIST, (), "the registry's own address; its meaning is the registry's"
+    )
+    registry_namespace: tuple[str, ...] = _setting(
+        LIST, (), "namespaces to look in, where the registry has any; the own one if unset, * for all"
+    )
+    registry_advertise: str = _setting(
+        one_of("auto", "patch", "labels", "none"),
+        "auto",
+        "how the own node is published, where the registry knows several ways",
+    )
+    registry_user: str = _setting(TEXT, "", "user name, where the registry knows users")
+    registry_password: str = _setting(SECRET, "", "that user's password")
+    registry_tls_ca: str = _setting(
+        TEXT, "", "PEM file with the authorities that the registry's certificate is checked against"
+    )
+    registry_tls_cert: str = _setting(TEXT, "", "PEM file with the certificate shown to the registry")
+    registry_tls_key: str = _setting(TEXT, "", "PEM file with the key of that certificate")
+    register_ttl: int = _setting(
+        COUNT, 60, "seconds a registration lives unless renewed, where the registry forgets"
+    )
+    register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
+    selector: str = _setting(
+        renamed(default="registry", cache="registry"), "registry", "where a service's node sets come from"
+    )
+    balancer: str = _setting(TEXT, "p2c", "which node a call takes")
+    client_request_timeout: float = _setting(
+        DURATION, 5.0, "default timeout of unary calls, all attempts together; 0 for none"
+    )
+    client_retries: int = _setting(
+        COUNT, 1, "further attempts on other nodes, of calls that may safely be tried again; 0 for none"
+    )
+    outlier_ejection: str = _setting(
+        one_of("on", "off"), "on", "whether nodes whose calls fail are left out for a while"
+    )
+    subset_size: int = _setting(COUNT, 100, "most nodes of one service a client connects to; 0 for all")
+    zone: str = _setting(TEXT, "", "where this process runs; nodes of the same zone are preferred")
+    slow_start: float = _setting(
+        DURATION, 0.0, "time in which a new node's share of the calls grows to the full one; 0 for at once"
+    )
+    keepalive: float = _setting(
+        DURATION, 20.0, "interval of pings to nodes that permit them, so that dead ones are found; 0 for none"
+    )
+    forward_metadata: tuple[str, ...] = _setting(
+        LIST,
+        ("traceparent", "tracestate", "baggage", "x-request-id"),
+        "request metadata a handler's onward calls carry along",
+    )
+    max_message_size: int = _setting(SIZE, 4 << 20, "largest message sent or received")
+    max_connection_age: float = _setting(
+        DURATION, 0.0, "age at which a server ends a connection, with no call failing; 0 for never"
+    )
+    max_concurrent_calls: int = _setting(
+        COUNT, 0, "calls a server works on at a time; more are refused, to be tried elsewhere; 0 for no limit"
+    )
+    handler_threads: int = _setting(
+        POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are no coroutines"
+    )
+    drain_delay: float | None = _setting(
+        optional(DURATION), None, "wait between deregistering and stopping; the registry's if unset"
+    )
+    stop_grace: float = _setting(DURATION, 20.0, "time calls get to finish at a stop")
+    log_level: str = _setting(
+        one_of("debug", "info", "warning", "error", trace="debug", warn="warning", fatal="error"),
+        "info",
+        "least level logged",
+    )
+    log_format: str = _setting(
+        one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
+    )
+    loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
+    client_pool_size: int = _setting(COUNT, 100, "of go-micro; connections here multiplex", ignored=True)
+    client_pool_ttl: float = _setting(DURATION, 60.0, "of go-micro; connections here multiplex", ignored=True)
+    client: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")
+    server: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")
+    broker: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
+    broker_address: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
+    transport: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
+    transport_address: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
+    runtime: str = _setting(TEXT, "", "of go-micro; there is no runtime", ignored=True)
+    profile: str = _setting(TEXT, "", "of go-micro; there is no such profiler", ignored=True)
+
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def source(self, name: str) -> str:
+        """Where the value of `name` came from."""
+        return self.sources.get(name, "default")
+
+    def replace(self, source: str, **values: Any) -> Config:
+        """A copy with some values set, marked as coming from `source`."""
+        sources = {**self.sources, **dict.fromkeys(values, source)}
+        return dataclasses.replace(self, sources=sources, **values)
+
+
+def flag_name(name: str) -> str:
+    """`--registry-address` for `registry_address`."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_name(name: str) -> str:
+    """`MICRO_REGISTRY_ADDRESS` for `registry_address`."""
+    return PREFIX + name.upper()
+
+
+def _read_settings() -> Mapping[str, Setting]:
+    table = {}
+    for item in dataclasses.fields(Config):
+        if "kind" in item.metadata:
+            table[item.name] = Setting(item.name, **item.metadata)
+    return table
+
+
+_SETTINGS = _read_settings()
+
+
+def settings() -> Mapping[str, Setting]:
+    """All settings by name, in the order of `Config`."""
+    return _SETTINGS
+
+
+def _set(values: dict[str, Any], sources: dict[str, str], name: str, raw: Any, source: str) -> None:
+    kind = _SETTINGS[name].kind
+    try:
+        values[name] = kind.parse(raw) if isinstance(raw, str) else kind.accept(raw)
+    except (ValueError, TypeError) as exc:
+        where = f"{name}= in code" if source == "code" else source.removeprefix("flag ")
+        where = where.removeprefix("environment ")
+        raise ConfigError(f"{where}: {exc}") from exc
+    sources[name] = source
+
+
+def load(
+    code: Mapping[str, Any] | None = None,
+    argv: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Settle every setting: flag, else environment, else code, else default.
+
+    Args:
+        code: Values from keywords of `Service` or `Client`; None means not given.
+        argv: Flags, without the program's name.
+        environ: Where `MICRO_*` is read; an empty variable counts as unset.
+
+    Raises:
+        ConfigError: An unknown name or a value that cannot be used; says which
+            and what would be accepted.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, value in (code or {}).items():
+        if name not in _SETTINGS:
+            hint = plugins.did_you_mean(name, list(_SETTINGS))
+            raise ConfigError(f"there is no setting {name!r}{hint}")
+        if value is not None:
+            _set(values, sources, name, value, "code")
+    for name, setting in _SETTINGS.items():
+        text = environ.get(setting.variable, "")
+        if text.strip():
+            _set(values, sources, name, text, f"environment {setting.variable}")
+    for name, text in parse_flags(argv).items():
+        _set(values, sources, name, text, f"flag {_SETTINGS[name].flag}")
+    return Config(**values, sources=sources)
+
+
+def parse_flags(argv: Sequence[str]) -> dict[str, str]:
+    """Texts of the flags in `argv` by setting name; repeated list flags are joined by commas.
+
+    Raises:
+        ConfigError: An unknown flag (with the nearest known one), a flag without
+            its value, or something that is no flag at all.
+    """
+    flags: dict[str, str] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word in ("-", "--"):
+            raise ConfigError(f"unexpected argument {word!r}: only flags are understood here")
+        head, equals, value = word.partition("=")
+        name = head.lstrip("-").replace("-", "_")
+        setting = _SETTINGS.get(name)
+        if setting is None:
+            near = plugins.did_you_mean(name, list(_SETTINGS))
+            near = re.sub(r"'(\w+)'", lambda match: flag_name(match[1]), near)
+            raise ConfigError(f"unknown flag {head}{near}")
+        if not equals:
+            # A value never starts with two dashes: taking one would swallow the next flag.
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{setting.flag} needs a value ({setting.kind.metavar})")
+            value = rest.pop(0)
+        if setting.kind.repeated and name in flags:
+            value = f"{flags[name]},{value}"
+        flags[name] = value
+    return flags
+
+
+# What kubelet sets in every container for each Service of the namespace
+# (docker-links compatible): NAME_SERVICE_HOST, NAME_SERVICE_PORT[_PORTNAME],
+# NAME_PORT, NAME_PORT_80_TCP[_PROTO|_PORT|_ADDR].
+_KUBERNETES_LINK = re.compile(
+    r"MICRO(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+
+
+# Variables that go-micro 1.x reads and that are no flags of it (`profile` is, under another name).
+_GO_MICRO_ONLY = frozenset(
+    {
+        "MICRO_DEBUG_PROFILE",
+        "MICRO_PLUGIN",
+        "MICRO_PROXY",
+        "MICRO_PROXY_ADDRESS",
+        "MICRO_ROUTER",
+        "MICRO_ROUTER_ADDRESS",
+    }
+)
+
+
+def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What of go-micro's was given and changes nothing here: `environment MICRO_BROKER`, for the log.
+
+    Manifests of go-micro services set these; a service that is moved over starts with them unchanged.
+    """
+    given = [
+        config.source(name)
+        for name, setting in _SETTINGS.items()
+        if setting.ignored and config.source(name) != "default"
+    ]
+    return given + [f"environment {name}" for name in sorted(_GO_MICRO_ONLY) if environ.get(name)]
+
+
+def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """`MICRO_*` variables that nobody knows and that Kubernetes did not make, with a hint each.
+
+    Unknown ones are for the log, never an error: whoever names a Kubernetes
+    Service `micro` gets a dozen of them.
+    """
+    known = [setting.variable for setting in _SETTINGS.values()]
+    return [
+        f"{name} is no setting{plugins.did_you_mean(name, known)}"
+        for name in sorted(environ)
+        if name.startswith(PREFIX)
+        and name not in known
+        and name not in _GO_MICRO_ONLY
+        and not _KUBERNETES_LINK.fullmatch(name)
+    ]
+
+
+def render(config: Config) -> str:
+    """What `--print-config` prints: name, value and source of each setting, in columns."""
+    rows = [
+        (name, setting.kind.show(getattr(config, name)), config.source(name))
+        for name, setting in _SETTINGS.items()
+        if not (setting.ignored and config.source(name) == "default")
+    ]
+    rows = [(name, value or "-", source) for name, value, source in rows]
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{n:<{wide[0]}}  {v:<{wide[1]}}  {s}".rstrip() for n, v, s in rows)

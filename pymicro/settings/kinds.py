@@ -1,0 +1,164 @@
+"""How the values of settings are read and shown: one kind for each sort of value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymicro.base.durations import format_duration, parse_duration
+from pymicro.settings import plugins
+
+__all__ = [
+    "COUNT",
+    "DURATION",
+    "LIST",
+    "PAIRS",
+    "POSITIVE",
+    "SECRET",
+    "SIZE",
+    "TEXT",
+    "Kind",
+    "one_of",
+    "optional",
+    "renamed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a setting's value is read and shown.
+
+    Attributes:
+        metavar: Its placeholder in help texts.
+        parse: From a flag's or a variable's text; raises ValueError.
+        accept: From a value given in code; raises ValueError or TypeError.
+        show: Back to text, for `--print-config`.
+        repeated: Whether the flag may be given several times (values are joined).
+    """
+
+    metavar: str
+    parse: Callable[[str], Any]
+    accept: Callable[[Any], Any]
+    show: Callable[[Any], str] = str
+    repeated: bool = False
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(low: int) -> Callable[[Any], int]:
+    def accept(value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                value = int(value.strip())
+            except ValueError:
+                raise ValueError(f"{value!r} is no whole number") from None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{value!r} is no whole number")
+        if value < low:
+            raise ValueError(f"{value} is less than {low}")
+        return value
+
+    return accept
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number of seconds")
+    return parse_duration(repr(value))
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
+    return tuple(part for part in (_text(item).strip() for item in parts) if part)
+
+
+def _pairs(value: Any) -> Mapping[str, str]:
+    if isinstance(value, Mapping):
+        return {_text(key): _text(item) for key, item in value.items()}
+    pairs: dict[str, str] = {}
+    for part in _list(value):
+        key, equals, item = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"{part!r} is not of the form key=value")
+        pairs[key.strip()] = item.strip()
+    return pairs
+
+
+_SIZE = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE | re.ASCII)
+_SIZES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is no size (like 4MiB, 65536)")
+        value = int(match[1]) * _SIZES[(match[2] or "")[:1].upper()]
+    number = _number(1)(value)
+    if number >= 1 << 31:  # grpc-core keeps message lengths in a C int
+        raise ValueError(f"{number} is more than grpc can handle (2 GiB - 1)")
+    return number
+
+
+def _show_size(value: int) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % scale == 0:
+            return f"{value // scale}{unit}"
+    return str(value)
+
+
+def one_of(*choices: str, **aliases: str) -> Kind:
+    """One of these words; `aliases` are other people's words for some."""
+
+    def accept(value: Any) -> str:
+        text = _text(value).strip().lower()
+        text = aliases.get(text, text)
+        if text not in choices:
+            hint = plugins.did_you_mean(text, list(choices))
+            raise ValueError(f"{value!r} is none of {', '.join(choices)}{hint}")
+        return text
+
+    return Kind("|".join(choices), accept, accept)
+
+
+def renamed(**aliases: str) -> Kind:
+    """A plug-in's name; go-micro has other words for some."""
+
+    def accept(value: Any) -> str:
+        text = _text(value).strip()
+        return aliases.get(text, text)
+
+    return Kind("TEXT", accept, accept)
+
+
+TEXT = Kind("TEXT", str.strip, _text)
+# Not stripped: a password may begin with a space. Never shown.
+SECRET = Kind("TEXT", str, _text, lambda value: "(set)" if value else "")
+COUNT = Kind("N", _number(0), _number(0))
+POSITIVE = Kind("N", _number(1), _number(1))
+DURATION = Kind("DURATION", _seconds, _seconds, format_duration)
+SIZE = Kind("SIZE", _size, _size, _show_size)
+LIST = Kind("A,B", _list, _list, ",".join, repeated=True)
+PAIRS = Kind(
+    "KEY=VALUE", _pairs, _pairs, lambda value: ",".join(f"{k}={v}" for k, v in value.items()), repeated=True
+)
+
+
+def optional(kind: Kind) -> Kind:
+    """A value of this kind, or None."""
+
+    def show(value: Any) -> str:
+        return "" if value is None else kind.show(value)
+
+    def accept(value: Any) -> Any:
+        return None if value is None else kind.accept(value)
+
+    return Kind(kind.metavar, kind.parse, accept, show, kind.repeated)

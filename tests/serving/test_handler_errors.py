@@ -1,0 +1,538 @@
+"""What a handler raises, as the caller sees it: a status, and nothing that was not meant for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from pymicro.rpc.status import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from pymicro.rpc.wire.status import from_aio
+from pymicro.serving.call.context import CallContext
+from pymicro.serving.handlers import handler
+from pymicro.settings.config import Config
+from tests.protos import strict_pb2
+from tests.protos import zoo_pb2 as pb
+from tests.serving.serving import Running, eventually, everything_in, serving
+
+SECRET = "password=hunter2"
+KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
+Act = Callable[[CallContext], Awaitable[Any]]
+
+
+def all_shapes(act: Act) -> object:
+    """A handler for each shape that does `act` and then answers properly."""
+
+    class Keeper:
+        @handler
+        async def import_(self, request: pb.Animal, context: CallContext) -> pb.Animal:
+            return await act(context) or pb.Animal()
+
+        @handler
+        async def watch(self, request: pb.Query, context: CallContext) -> AsyncIterator[pb.Animal]:
+            yield pb.Animal(name="first")
+            yield await act(context) or pb.Animal()
+
+        @handler
+        async def count(self, requests: Any, context: CallContext) -> pb.Tally:
+            async for _ in requests:
+                pass
+            return await act(context) or pb.Tally()
+
+        @handler
+        async def talk(self, requests: Any, context: CallContext) -> AsyncIterator[pb.Animal]:
+            async for _ in requests:
+                pass
+            yield await act(context) or pb.Animal()
+
+    return Keeper()
+
+
+async def failures(act: Act, **options: Any) -> list[grpc.aio.AioRpcError]:
+    """The error of each shape when the handler does `act`."""
+    async with serving(all_shapes(act)) as running:
+        return [await running.failure(name, **options) for name in ("Import", "Watch", "Count", "Talk")]
+
+
+def the_code(errors: list[grpc.aio.AioRpcError]) -> grpc.StatusCode:
+    (code,) = {error.code() for error in errors}
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
+class Odd(BaseException):
+    """Not even an Exception."""
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        ValueError(SECRET),
+        KeyError(SECRET),
+        Odd(SECRET),
+        SystemExit(SECRET),
+        StopAsyncIteration(SECRET),
+        TimeoutError(SECRET),
+        asyncio.CancelledError(SECRET),
+        ExceptionGroup(SECRET, [NotFound(SECRET)]),
+        grpc.aio.UsageError(SECRET),
+    ],
+    ids=lambda exception: type(exception).__name__,
+)
+async def test_an_unexpected_exception_is_internal_and_its_text_stays_here(
+    exception: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> None:
+        raise exception
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    for error in errors:
+        assert SECRET not in everything_in(error)
+        match = re.fullmatch(r"internal error, id ([0-9a-f]{8})", error.details() or "")
+        assert match
+        (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
+        assert record.levelno == logging.ERROR
+        assert record.exc_info
+        assert "test_handler_errors.py:" in record.getMessage()
+        assert "/pymicro.tests.zoo.Keeper/" in record.getMessage()
+    assert len(caplog.records) == 4
+    assert SECRET in caplog.text
+
+
+async def test_a_raised_status_goes_out_with_details_and_trailers(caplog: pytest.LogCaptureFixture) -> None:
+    info = error_details_pb2.ErrorInfo(reason="NO_SUCH", domain="zoo")
+
+    async def act(context: CallContext) -> None:
+        context.set_trailing("x-set", "1")
+        raise NotFound("no such ant 🐜", error_details=[info], trailing_metadata=[("x-raised", "2")])
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.NOT_FOUND
+    for error in errors:
+        ours = from_aio(error, callee="/a/b on c")
+        assert isinstance(ours, NotFound)
+        assert ours.details() == "no such ant 🐜"
+        assert ours.error_details == (info,)
+        assert ours.from_peer is True
+        trailing = tuple(error.trailing_metadata() or ())
+        assert {("x-set", "1"), ("x-raised", "2")} <= set(trailing)
+    assert not caplog.records
+
+
+async def test_our_server_says_that_a_status_is_its_own() -> None:
+    async def act(context: CallContext) -> None:
+        raise Unavailable("the zoo is closed")
+
+    for error in await failures(act):
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert from_aio(error).from_peer is True
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        NotFound(SECRET, callee="/shop.Orders/Get on shop"),
+        grpc.aio.AioRpcError(
+            grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), grpc.aio.Metadata(), SECRET, SECRET
+        ),
+        DeadlineExceeded(SECRET, callee="/shop.Orders/Get on shop"),
+    ],
+    ids=["ours", "plain", "deadline"],
+)
+async def test_an_error_received_and_not_caught_is_internal(
+    received: grpc.aio.AioRpcError, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> None:
+        raise received
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    assert [SECRET in everything_in(error) for error in errors] == [False] * 4
+    callee = getattr(received, "callee", None) or "an onward call"
+    assert len([r for r in caplog.records if callee in r.getMessage()]) == 4
+
+
+async def test_an_error_raised_from_a_received_one_is_passed_on_deliberately() -> None:
+    async def act(context: CallContext) -> None:
+        try:
+            raise NotFound(SECRET, callee="/shop.Orders/Get on shop")
+        except NotFound as exc:
+            raise FailedPrecondition("order first") from exc
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.FAILED_PRECONDITION
+    assert {error.details() for error in errors} == {"order first"}
+    assert [SECRET in everything_in(error) for error in errors] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    "exception", [DeadlineExceeded(SECRET, callee="/a/b on c"), TimeoutError(SECRET)], ids=["received", "own"]
+)
+async def test_a_timeout_after_our_own_deadline_is_deadline_exceeded(
+    exception: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = []
+
+    async def note(call: CallContext, proceed: Any) -> Any:
+        call.add_done_callback(lambda context: outcomes.append((context.code(), context.details())))
+        return await proceed()
+
+    class Slow:
+        @handler("Import")
+        async def wait(self, request: pb.Animal, context: CallContext) -> pb.Animal:
+            # The caller's own timer and the cancel that follows it come at the same moment.
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+                raise exception from None
+            raise AssertionError
+
+    async with serving(Slow(), source=KEEPER, interceptors=[note]) as running:
+        error = await running.failure("Import", timeout=0.2)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await eventually(lambda: bool(outcomes), "the call has ended")
+    assert outcomes == [(grpc.StatusCode.DEADLINE_EXCEEDED, "deadline exceeded")]
+    assert SECRET not in caplog.text
+
+
+async def test_abort_passes_untouched(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(context: CallContext) -> None:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "all gone", (("x-why", "fire"),))
+
+    async def rich(context: CallContext) -> None:
+        status = type("Rich", (), {})()
+        status.code, status.details = grpc.StatusCode.ABORTED, "rich"
+        status.trailing_metadata = (("grpc-status-details-bin", b"\x08\x0a"),)
+        await context.abort_with_status(status)
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.DATA_LOSS
+    for error in errors:
+        assert error.details() == "all gone"
+        assert tuple(error.trailing_metadata() or ()) == (("x-why", "fire"),)
+    for error in await failures(rich):
+        assert error.details() == "rich"
+        assert tuple(error.trailing_metadata() or ()) == (("grpc-status-details-bin", b"\x08\x0a"),)
+    assert not caplog.records
+
+
+async def test_an_abort_that_is_swallowed_or_replaced_stands(caplog: pytest.LogCaptureFixture) -> None:
+    async def swallow(context: CallContext) -> None:
+        with contextlib.suppress(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.ABORTED, "meant")
+
+    async def replace(context: CallContext) -> None:
+        try:
+            await context.abort(grpc.StatusCode.ABORTED, "meant")
+        finally:
+            raise ValueError(SECRET)
+
+    for act in (swallow, replace):
+        errors = await failures(act)
+        assert the_code(errors) is grpc.StatusCode.ABORTED
+        assert {error.details() for error in errors} == {"meant"}
+        assert [SECRET in everything_in(error) for error in errors] == [False] * 4
+    assert "raised after the status was sent" in caplog.text
+
+
+async def test_a_code_set_before_an_exception_stands_and_the_text_stays_here() -> None:
+    async def described(context: CallContext) -> None:
+        context.set_code(grpc.StatusCode.NOT_FOUND)
+        context.set_details("no such ant")
+        raise ValueError(SECRET)
+
+    async def bare(context: CallContext) -> None:
+        context.set_code(5)  # type: ignore[arg-type]  # grpc takes numbers too
+        raise ValueError(SECRET)
+
+    for act, details in ((described, "no such ant"), (bare, r"error, id [0-9a-f]{8}")):
+        errors = await failures(act)
+        assert the_code(errors) is grpc.StatusCode.NOT_FOUND
+        for error in errors:
+            assert re.fullmatch(details, error.details() or "")
+            assert SECRET not in everything_in(error)
+
+
+async def test_a_code_set_without_an_exception_needs_no_response() -> None:
+    class Keeper:
+        @handler
+        async def import_(self, request: pb.Animal, context: CallContext) -> pb.Animal:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details("no such ant")
+            return None
+
+    async with serving(Keeper()) as running:
+        error = await running.failure("Import")
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such ant")
+
+
+@pytest.mark.parametrize("answer", [pb.Query(name=SECRET), SECRET, 7], ids=["message", "text", "number"])
+async def test_a_response_of_the_wrong_type_is_internal_and_the_log_says_what_and_where(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> Any:
+        return answer
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    assert [SECRET in everything_in(error) for error in errors] == [False] * 4
+    found = "pymicro.tests.zoo.Query" if isinstance(answer, pb.Query) else type(answer).__name__
+    for record in caplog.records:
+        assert "test_handler_errors.py:" in record.getMessage()
+        assert re.search(f"must answer pymicro.tests.zoo.(Animal|Tally), found {found}", record.getMessage())
+    assert len(caplog.records) == 4
+
+
+async def test_a_handler_that_forgets_to_return_is_internal(caplog: pytest.LogCaptureFixture) -> None:
+    class Keeper:
+        @handler
+        async def import_(self, request: pb.Animal) -> pb.Animal:
+            pb.Animal(name="lost")
+
+    async with serving(Keeper()) as running:
+        error = await running.failure("Import")
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "found NoneType" in caplog.text
+
+
+async def test_a_response_that_lacks_a_required_field_does_not_leak_its_name() -> None:
+    class Strictness:
+        @handler
+        async def fill(self, request: strict_pb2.Form) -> strict_pb2.Form:
+            return strict_pb2.Form(note=SECRET)
+
+    async with serving(Strictness(), source=strict_pb2) as running:
+        call = running.channel.unary_unary("/pymicro.tests.strict.Strictness/Fill")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(strict_pb2.Form(secret_field="x").SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert "secret_field" not in everything_in(caught.value)
+        # Nor does a request that lacks it.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"")
+        assert "secret_field" not in everything_in(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Import", "Watch", "Count", "Talk"])
+async def test_a_request_that_does_not_parse_is_refused_without_a_traceback(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> None: ...
+
+    async with serving(all_shapes(act)) as running:
+        path = f"/pymicro.tests.zoo.Keeper/{name}"
+        for junk in (b"\xff\xff\xff", b"\x0a\x05ab"):
+            error = await _sent(running, name, path, junk)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            kind = "Query" if name == "Watch" else "Animal"
+            assert error.details() == f"the request does not parse as pymicro.tests.zoo.{kind}"
+    assert not caplog.records
+
+
+async def _sent(running: Running, name: str, path: str, raw: bytes) -> grpc.aio.AioRpcError:
+    if name in ("Count", "Talk"):
+        call = running.channel.stream_unary(path)(timeout=20)
+        await call.write(raw)
+    else:
+        call = running.channel.unary_unary(path)(raw, timeout=20)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_response_over_the_limit_names_the_setting(caplog: pytest.LogCaptureFixture) -> None:
+    async def act(context: CallContext) -> Any:
+        return pb.Animal(name="x" * 70_000) if "Count" not in context.method else None
+
+    async with serving(all_shapes(act), config=Config(max_message_size=1 << 16)) as running:
+        for name in ("Import", "Watch", "Talk"):
+            error = await running.failure(name)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "max_message_size of 65536" in (error.details() or "")
+            assert "70004 bytes" in (error.details() or "")
+            assert isinstance(from_aio(error), ResourceExhausted)
+    assert "max_message_size" in caplog.text
+
+
+async def test_a_request_over_the_limit_is_refused_and_never_looks_like_an_end() -> None:
+    seen = {"requests": 0, "ends": 0}
+
+    class Counting:
+        @handler("Count")
+        async def count(self, requests: AsyncIterator[pb.Animal]) -> pb.Tally:
+            async for _ in requests:
+                seen["requests"] += 1
+            seen["ends"] += 1
+            return pb.Tally()
+
+        @handler("Import")
+        async def import_(self, request: pb.Animal) -> pb.Animal:
+            return request
+
+    async with serving(Counting(), source=KEEPER, config=Config(max_message_size=1 << 16)) as running:
+        assert await running.ask("Import", "x" * 60_000) == ["x" * 60_000]
+        for name in ("Import", "Count"):
+            error = (
+                await running.failure(name, "small", "x" * 70_000, ends=False)
+                if name == "Count"
+                else (await running.failure(name, "x" * 70_000))
+            )
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await eventually(lambda: running.server.in_progress == 0, "the handler was cancelled")
+    assert seen == {"requests": 1, "ends": 0}
+
+
+LONG = {
+    "ascii": "x" * 100_000,
+    "unicode": "🐜" * 30_000,
+    "percent": "%" * 30_000,
+    "surrogates": "\udcff name" * 10,
+    "control": "\x00\n" * 3000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+async def test_any_text_arrives_cut_to_what_callers_accept(text: str) -> None:
+    async def raised(context: CallContext) -> None:
+        raise Aborted(text)
+
+    async def aborted(context: CallContext) -> None:
+        await context.abort(grpc.StatusCode.ABORTED, text)
+
+    async def set_before(context: CallContext) -> None:
+        context.set_code(grpc.StatusCode.ABORTED)
+        context.set_details(text)
+
+    for act in (raised, aborted, set_before):
+        errors = await failures(act)
+        assert the_code(errors) is grpc.StatusCode.ABORTED
+        for error in errors:
+            found = error.details() or ""
+            assert found.removesuffix("...")[:10] == text.encode("utf-8", "replace").decode()[:10]
+            assert len(found) > 50
+
+
+async def test_details_and_trailers_that_are_too_large_are_left_out_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    big = error_details_pb2.DebugInfo(detail="x" * 20_000)
+
+    async def act(context: CallContext) -> None:
+        raise Aborted(
+            "no", error_details=[big], trailing_metadata=[("x-big", "y" * 20_000), ("x-small", "s")]
+        )
+
+    errors = await failures(act)
+    assert the_code(errors) is grpc.StatusCode.ABORTED
+    for error in errors:
+        assert tuple(error.trailing_metadata() or ()) == (("x-small", "s"),)
+    assert "too large or illegal, so not sent: x-big, error_details" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        (("x-ümlaut", "v"), "metadata key 'x-ümlaut'"),
+        (("x key", "v"), "metadata key 'x key'"),
+        (("x-text", "ü"), "name it x-text-bin"),
+        (("x-raw-bin", "text"), "its value must be bytes"),
+        (("x-long", "x" * 8000), "callers refuse more than 8 KiB"),
+    ],
+)
+async def test_metadata_that_cannot_be_sent_is_an_error_where_it_is_set(
+    pair: tuple[str, Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpc-core would drop the whole batch, the status with it, and the caller would wait for ever."""
+
+    async def trailing(context: CallContext) -> None:
+        context.set_trailing(*pair)
+
+    async def many(context: CallContext) -> None:
+        context.set_trailing_metadata([pair])
+
+    for act in (trailing, many):
+        assert the_code(await failures(act, timeout=5)) is grpc.StatusCode.INTERNAL
+        assert words in caplog.text
+        caplog.clear()
+    if pair[0] == "x-long":
+        return
+
+    async def initial(context: CallContext) -> None:
+        await context.send_initial_metadata([pair])
+
+    async def aborting(context: CallContext) -> None:
+        await context.abort(grpc.StatusCode.ABORTED, "", [pair])
+
+    for act in (initial, aborting):
+        async with serving(all_shapes(act)) as running:
+            assert (await running.failure("Import", timeout=5)).code() is grpc.StatusCode.INTERNAL
+        assert words in caplog.text
+
+    async def raising(context: CallContext) -> None:
+        raise Aborted("still arrives", trailing_metadata=[pair])
+
+    assert {error.details() for error in await failures(raising, timeout=5)} == {"still arrives"}
+
+
+async def test_abort_with_ok_is_an_error_of_the_handler() -> None:
+    async def act(context: CallContext) -> None:
+        await context.abort(grpc.StatusCode.OK, "fine")
+
+    assert the_code(await failures(act, timeout=5)) is grpc.StatusCode.INTERNAL
+
+
+async def test_an_exception_of_a_thread_is_treated_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    class Keeper:
+        @handler
+        def import_(self, request: pb.Animal) -> pb.Animal:
+            if request.name == "not found":
+                raise NotFound("no such ant")
+            raise {"stop": StopIteration, "exit": SystemExit}.get(request.name, ValueError)(SECRET)
+
+    async with serving(Keeper()) as running:
+        assert (await running.failure("Import", "not found")).details() == "no such ant"
+        for name in ("other", "stop", "exit"):
+            error = await running.failure("Import", name)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert SECRET not in everything_in(error)
+    assert caplog.text.count(f"ValueError: {SECRET}") == 1
+
+
+async def test_a_failing_clean_up_does_not_hide_why_the_stream_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = []
+
+    class Keeper:
+        @handler
+        async def watch(self, request: pb.Query) -> AsyncIterator[pb.Animal]:
+            try:
+                while True:
+                    yield pb.Animal(name="x" * 70_000)
+            finally:
+                ended.append(1)
+                raise ValueError(SECRET)
+
+    async with serving(Keeper(), config=Config(max_message_size=1 << 16)) as running:
+        error = await running.failure("Watch")
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ended
+    assert "cleaning up after" in caplog.text
