@@ -28,7 +28,7 @@ for name in pymicro.__all__:
 """
 
 
-# What `pymicro manifest` prints.
+# What `pymicro manifest` prints and `pymicro new` writes.
 DATA = {
     f"pymicro/cli/data/{name}"
     for name in (
@@ -39,6 +39,18 @@ DATA = {
         "manifests/rbac-self-register/admission-policy.yaml",
         "manifests/rbac-self-register/kustomization.yaml",
         "manifests/rbac-self-register/self-register.yaml",
+        "project/.dockerignore.template",
+        "project/.github/workflows/check.yml.template",
+        "project/.gitignore.template",
+        "project/Dockerfile.template",
+        "project/Makefile.template",
+        "project/README.md.template",
+        "project/protos/{{package}}/v1/{{package}}.proto.template",
+        "project/pyproject.toml.template",
+        "project/tests/test_{{package}}.py.template",
+        "project/{{package}}/__init__.py.template",
+        "project/{{package}}/client.py.template",
+        "project/{{package}}/server.py.template",
     )
 }
 
