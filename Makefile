@@ -95,7 +95,7 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks.simulate --write $(SIMULATE_ARGS)
 
-papers: $(INSTALLED) ## write anew what README.md and docs/ have from the code
+papers: $(GENERATED) ## write anew what README.md, docs/ and deploy/ have from the code
 	$(BIN)/python scripts/papers.py --write
 
 clean: ## remove everything that was made here

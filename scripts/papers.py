@@ -1,4 +1,4 @@
-"""What of the papers is made from the code: tables of settings, and the page of commands.
+"""What of the papers is made from the code: settings, commands, the greeter's manifest.
 
 `python scripts/papers.py --write` puts it there (`make papers`); a test holds the papers to it.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,13 @@ from pymicro.settings.config import Setting, settings
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- {}: written by `make papers` -->\n"
 END = "<!-- end of {} -->\n"
+
+GREETER = """\
+# Written by `make papers`. In examples/greeter this command prints it, and deploy/rbac; for a
+# service of yours it does the same:
+#
+#   {}
+"""
 
 # Defaults that are worked out, where the value on this machine would mislead.
 WORKED_OUT = {"handler_threads": "min(32, cores + 4)"}
@@ -98,17 +106,33 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-# Which part of which page is made by what.
+def greeter() -> str:
+    """deploy/greeter/server.yaml: what `pymicro manifest` prints, without what deploy/rbac has."""
+    argv = ["pymicro", "manifest", "server.py", "--image", "pymicro-greeter:dev"]
+    printed = subprocess.run(
+        [sys.executable, "-m", *argv],
+        cwd=ROOT / "examples/greeter",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    return f"{GREETER.format(' '.join(argv))}{printed[printed.index('apiVersion: apps/v1') :]}"
+
+
+# Which part of which page is made by what; without the name of a part, all of it.
 MADE = {
     "README.md": ("settings", short_table),
     "docs/configuration.md": ("settings", long_table),
     "docs/command-line.md": ("commands", commands),
+    "deploy/greeter/server.yaml": ("", greeter),
 }
 
 
 def made(page: str, text: str) -> str:
     """The text of a page with its part as it should be."""
     what, make = MADE[page]
+    if not what:
+        return make()
     begin, end = BEGIN.format(what), END.format(what)
     head, found, rest = text.partition(begin)
     _, ended, tail = rest.partition(end)

@@ -1,19 +1,30 @@
-"""What a service needs to run on Kubernetes, as the text of its manifests."""
+"""What a service needs to run on Kubernetes, as the text of its manifests.
+
+The text is in data/manifests, with comments for whoever keeps the manifests. `deploy/` applies the
+same files. A file that ends in `.template` has values to be filled in.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Literal
 
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError
-from pymicro.cli import manifest_templates as templates
 from pymicro.nodes.record import METADATA_PREFIX, label_problem, san, selector_key
 from pymicro.nodes.wellknown import KEEPALIVE
 
 __all__ = ["DEFAULT_PORT", "Deployed", "render"]
+
+_MANIFESTS = Path(__file__).with_name("data") / "manifests"
+# A policy belongs to the whole cluster and so has no namespace.
+_POLICY = "rbac-self-register/admission-policy.yaml"
+# `namespace:` is added after these: an object's name, and the name of the account that a role is bound to.
+_NAMES = re.compile(r"^(?:metadata:|  - kind: ServiceAccount)\n( +)name: .*", re.MULTILINE)
 
 # What a Service listens on in a pod, and what static callers expect.
 DEFAULT_PORT = 8080
@@ -97,26 +108,30 @@ class Deployed:
 
 def render(deployed: Deployed) -> str:
     """All manifests, as one stream of YAML documents."""
-    values = _values(deployed)
-    parts = [templates.DISCOVERY]
+    files = ["rbac/discovery.yaml"]
     if deployed.mode == "patch":
-        parts += [templates.SELF_REGISTER, templates.ADMISSION_POLICY]
-    parts.append(templates.DEPLOYMENT)
+        files += ["rbac-self-register/self-register.yaml", _POLICY]
+    files.append("deployment.yaml.template")
     if deployed.replicas > 1:
-        parts.append(templates.DISRUPTION_BUDGET)
-    return "---\n".join(part.substitute(values) for part in parts)
+        files.append("disruption-budget.yaml.template")
+    return "---\n".join(_manifest(file, deployed) for file in files)
+
+
+def _manifest(file: str, deployed: Deployed) -> str:
+    text = (_MANIFESTS / file).read_text(encoding="utf-8")
+    if file.endswith(".template"):
+        text = Template(text).substitute(_values(deployed))
+    if deployed.namespace and file != _POLICY:
+        text = _NAMES.sub(rf"\g<0>\n\g<1>namespace: {_scalar(deployed.namespace)}", text)
+    return text
 
 
 def _values(deployed: Deployed) -> dict[str, str | int]:
-    namespace = deployed.namespace
     grace = deployed.drain_delay + deployed.stop_grace + _SPARE
     return {
         "object": _scalar(deployed.object),
-        "container": _scalar(deployed.object),
         "app": _scalar(deployed.app),
         "version": _scalar(deployed.version),
-        "namespace": f"\n  namespace: {_scalar(namespace)}" if namespace else "",
-        "of_namespace": f"\n    namespace: {_scalar(namespace)}" if namespace else "",
         "replicas": deployed.replicas,
         "pod_metadata": _pod_metadata(deployed),
         "account": _account(deployed),

@@ -19,7 +19,6 @@ import click
 
 from pymicro._version import __version__
 from pymicro.cli.flags import debug_option
-from pymicro.cli.new_templates import CODE, TOOLS
 from pymicro.cli.report import InputError, say
 
 __all__ = ["new", "project"]
@@ -32,7 +31,17 @@ _TAKEN = ("deploy", "google", "grpc", "mypy", "protos", "pymicro_grpc", "pytest"
 # The service would be called like a message of its proto.
 _MESSAGES = ("hello_request", "hello_reply", "count_request", "count_reply")
 
-_ABOUT = dict(zip(CODE, ("what it serves", "the service", "a client", "its tests"), strict=True))
+# Its files, each with `.template` at the end of its name. In names and texts `{{name}}` and its like
+# are filled in. (Braces, because Makefile and Dockerfile have dollars of their own.)
+_FILES = Path(__file__).with_name("data") / "project"
+# What `new` shows of them, in this order.
+_ABOUT = {
+    "protos/{{package}}/v1/{{package}}.proto": "what it serves",
+    "{{package}}/server.py": "the service",
+    "{{package}}/client.py": "a client",
+    "tests/test_{{package}}.py": "its tests",
+    "Makefile": "what can be done with it: make lists it",
+}
 
 
 @click.command("new")
@@ -55,7 +64,6 @@ def new(name: str) -> int:
     _write(folder, project(name, package))
     say(f"{name}/ is a project with a service, its client and its tests:\n")
     shown = {_fill(path, name, package): about for path, about in _ABOUT.items()}
-    shown["Makefile"] = "what can be done with it: make lists it"
     width = max(map(len, shown))
     for path, about in shown.items():
         say(f"  {path:{width}}  {about}")
@@ -67,8 +75,11 @@ def new(name: str) -> int:
 
 def project(name: str, package: str) -> dict[str, str]:
     """The files of a project, by path."""
-    files = {**CODE, **TOOLS}
-    return {_fill(path, name, package): _fill(text, name, package) for path, text in files.items()}
+    texts = {
+        file.relative_to(_FILES).as_posix().removesuffix(".template"): file.read_text(encoding="utf-8")
+        for file in _FILES.rglob("*.template")
+    }
+    return {_fill(path, name, package): _fill(text, name, package) for path, text in texts.items()}
 
 
 def _package(name: str) -> str:

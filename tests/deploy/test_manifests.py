@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +15,19 @@ from pymicro.settings.config import Config, load
 from tests.processes import ROOT, Processes
 
 DEPLOY = ROOT / "deploy"
-FOLDERS = sorted(path.parent.name for path in DEPLOY.glob("*/kustomization.yaml"))
+# What deploy/rbac and deploy/rbac-self-register apply and `pymicro manifest` prints.
+MANIFESTS = ROOT / "pymicro/cli/data/manifests"
+DISCOVERY = MANIFESTS / "rbac/discovery.yaml"
+SELF_REGISTER = MANIFESTS / "rbac-self-register/self-register.yaml"
+POLICY = MANIFESTS / "rbac-self-register/admission-policy.yaml"
+FOLDERS = sorted(path.parent for place in (DEPLOY, MANIFESTS) for path in place.glob("*/kustomization.yaml"))
 
 
-def read(path: str) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / path).read_text()))
 
 
-def kind(path: str, wanted: str) -> dict[str, Any]:
+def kind(path: str | Path, wanted: str) -> dict[str, Any]:
     (only,) = [document for document in read(path) if document["kind"] == wanted]
     return only
 
@@ -44,15 +50,14 @@ def without_header(text: str) -> str:
 
 
 def test_manifest_prints_the_greeters_own() -> None:
-    files = ["rbac/discovery.yaml", "greeter/server.yaml"]
-    text = "---\n".join(without_header((DEPLOY / file).read_text()) for file in files)
-    assert greeter() == text
+    server = without_header((DEPLOY / "greeter/server.yaml").read_text())
+    assert greeter() == f"{DISCOVERY.read_text()}---\n{server}"
 
 
 def test_manifest_prints_the_same_account_and_policy() -> None:
     text = greeter(mode="patch")
-    assert (DEPLOY / "rbac-self-register/self-register.yaml").read_text() in text
-    assert (DEPLOY / "rbac-self-register/admission-policy.yaml").read_text() in text
+    assert SELF_REGISTER.read_text() in text
+    assert POLICY.read_text() in text
 
 
 def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() -> None:
@@ -83,17 +88,17 @@ def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() 
     assert printed == base
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_everything_a_kustomization_names_is_there_and_everything_there_is_named(folder: str) -> None:
-    (kustomization,) = read(f"{folder}/kustomization.yaml")
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_everything_a_kustomization_names_is_there_and_everything_there_is_named(folder: Path) -> None:
+    (kustomization,) = read(folder / "kustomization.yaml")
     patches = [patch["path"] for patch in kustomization.get("patches", ()) if "path" in patch]
     named = [*kustomization["resources"], *patches]
     for name in named:
-        place = DEPLOY / folder / name
+        place = folder / name
         assert place.is_file() or (place / "kustomization.yaml").is_file()
-    files = {path.name for path in (DEPLOY / folder).iterdir()} - {"kustomization.yaml"}
+    files = {path.name for path in folder.iterdir()} - {"kustomization.yaml"}
     assert files == {name for name in named if "/" not in name}
-    assert f"`{folder}/`" in (DEPLOY / "README.md").read_text()
+    assert f"`{folder.name}/`" in (DEPLOY / "README.md").read_text()
 
 
 PODS = ("greeter/server.yaml", "greeter/client.yaml")
@@ -145,24 +150,24 @@ def test_a_restart_never_has_fewer_pods_than_before() -> None:
 
 
 def test_clients_may_only_read_and_greeters_nothing() -> None:
-    (rule,) = kind("rbac/discovery.yaml", "Role")["rules"]
+    (rule,) = kind(DISCOVERY, "Role")["rules"]
     assert rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
     client = pod_spec("greeter/client.yaml")
-    assert client["serviceAccountName"] == kind("rbac/discovery.yaml", "ServiceAccount")["metadata"]["name"]
+    assert client["serviceAccountName"] == kind(DISCOVERY, "ServiceAccount")["metadata"]["name"]
     server = pod_spec("greeter/server.yaml")
     assert server["automountServiceAccountToken"] is False
 
 
 def test_self_registering_pods_may_patch_besides_and_are_marked_for_the_policy() -> None:
-    pods_rule, mark = kind("rbac-self-register/self-register.yaml", "Role")["rules"]
+    pods_rule, mark = kind(SELF_REGISTER, "Role")["rules"]
     assert pods_rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "patch"]}
-    policy = kind("rbac-self-register/admission-policy.yaml", "ValidatingAdmissionPolicy")["spec"]
+    policy = kind(POLICY, "ValidatingAdmissionPolicy")["spec"]
     asked = policy["matchConditions"][1]["expression"].replace(" ", "")
     (group,), (resource,), (verb,) = mark["apiGroups"], mark["resources"], mark["verbs"]
     assert asked.startswith(f"authorizer.group('{group}').resource('{resource}')")
     assert asked.endswith(f".check('{verb}').allowed()")
     assert policy["failurePolicy"] == "Fail"
-    binding = kind("rbac-self-register/admission-policy.yaml", "ValidatingAdmissionPolicyBinding")["spec"]
+    binding = kind(POLICY, "ValidatingAdmissionPolicyBinding")["spec"]
     assert binding["validationActions"] == ["Deny"]
 
 

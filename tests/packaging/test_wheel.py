@@ -28,6 +28,33 @@ for name in pymicro.__all__:
 """
 
 
+# What `pymicro manifest` prints and `pymicro new` writes.
+DATA = {
+    f"pymicro/cli/data/{name}"
+    for name in (
+        "manifests/deployment.yaml.template",
+        "manifests/disruption-budget.yaml.template",
+        "manifests/rbac/discovery.yaml",
+        "manifests/rbac/kustomization.yaml",
+        "manifests/rbac-self-register/admission-policy.yaml",
+        "manifests/rbac-self-register/kustomization.yaml",
+        "manifests/rbac-self-register/self-register.yaml",
+        "project/.dockerignore.template",
+        "project/.github/workflows/check.yml.template",
+        "project/.gitignore.template",
+        "project/Dockerfile.template",
+        "project/Makefile.template",
+        "project/README.md.template",
+        "project/protos/{{package}}/v1/{{package}}.proto.template",
+        "project/pyproject.toml.template",
+        "project/tests/test_{{package}}.py.template",
+        "project/{{package}}/__init__.py.template",
+        "project/{{package}}/client.py.template",
+        "project/{{package}}/server.py.template",
+    )
+}
+
+
 def names_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
@@ -38,7 +65,10 @@ def test_the_wheel_has_every_module_and_nothing_but_the_package(wheel: Path) -> 
     names = names_in(wheel)
     assert modules <= names
     info = {name for name in names if name.startswith("pymicro_grpc-") and ".dist-info/" in name}
-    assert names - modules - info == {"pymicro/py.typed"}
+    assert names - modules - info == {"pymicro/py.typed", *DATA}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in DATA:
+            assert archive.read(name) == (ROOT / name).read_bytes(), name
 
 
 def test_the_wheel_carries_licence_readme_and_entry_points(wheel: Path) -> None:
