@@ -104,7 +104,9 @@ class Config:
         LIST, (), "address of the registry; what it means depends on the registry"
     )
     registry_namespace: tuple[str, ...] = _setting(
-        LIST, (), "namespaces to look in, if the registry has any; its own if unset, * for all"
+        LIST,
+        (),
+        "namespaces to look in, if the registry has any; the one of this process if unset, * for all",
     )
     registry_advertise: str = _setting(
         one_of("auto", "patch", "labels", "none"),
