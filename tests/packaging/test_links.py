@@ -1,4 +1,4 @@
-"""Every link inside the repository's papers leads somewhere: the file is there, and so is the heading."""
+"""Every link of the documentation into the repository leads somewhere: to a file, and to a heading in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.processes import ROOT
 
 PAPERS = sorted(
     str(path.relative_to(ROOT))
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md")
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md")
 )
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`[^`\n]*`")
