@@ -1,4 +1,4 @@
-"""What of the papers is made from the code: settings, commands, the greeter's manifest.
+"""What of the papers is made from the code: the table of settings, the commands, the greeter's manifest.
 
 `python scripts/papers.py --write` puts it there (`make papers`); a test holds the papers to it.
 """
@@ -15,7 +15,7 @@ import click
 
 from pymicro.cli.app import command_line
 from pymicro.cli.flags import is_setting, settings_by_group
-from pymicro.settings.config import Setting, settings
+from pymicro.settings.config import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- {}: written by `make papers` -->\n"
@@ -41,18 +41,8 @@ def default_of(setting: Setting) -> str:
     return f"`{default}`" if default else ""
 
 
-def short_table() -> str:
-    """The README's: all settings that do something, in the order of `Config`."""
-    rows = [
-        f"| `{setting.name}` | {default_of(setting)} | {setting.help} |\n"
-        for setting in settings().values()
-        if not setting.ignored
-    ]
-    return "".join(["| setting | default | what it is |\n", "|---|---|---|\n", *rows])
-
-
-def long_table() -> str:
-    """docs/configuration.md's: in the groups of the help pages, with flag, variable and kind of value."""
+def table() -> str:
+    """The settings in the groups of the help pages, with flag, variable, kind of value and default."""
     parts = []
     for group, found in settings_by_group().items():
         parts.append(
@@ -69,7 +59,7 @@ def long_table() -> str:
 
 
 def commands() -> str:
-    """docs/command-line.md's: each command with its arguments and its own options."""
+    """Each command with its arguments and its own options."""
     context = click.Context(command_line, info_name="pymicro")
     parts = []
     for name in command_line.list_commands(context):
@@ -121,8 +111,7 @@ def greeter() -> str:
 
 # Which part of which page is made by what; without the name of a part, all of it.
 MADE = {
-    "README.md": ("settings", short_table),
-    "docs/configuration.md": ("settings", long_table),
+    "docs/configuration.md": ("settings", table),
     "docs/command-line.md": ("commands", commands),
     "deploy/greeter/server.yaml": ("", greeter),
 }

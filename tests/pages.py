@@ -98,3 +98,4 @@ def write(path: Path, text: str) -> None:
 
 
 README = Page("README.md")
+HANDLERS = Page("docs/handlers.md")

@@ -16,10 +16,12 @@ __all__ = ["bench"]
 @click.command("bench", cls=SettingsCommand)
 @request_options
 @click.option("-c", "--concurrency", type=int, metavar="N", help="Calls at a time.  [10; with --rate 1000]")
-@click.option("--rate", type=float, metavar="R", help="Calls a second, begun when they are due.")
-@click.option("-d", "--duration", metavar="DURATION", help="How long calls are begun, 1h at most.  [10s]")
+@click.option("--rate", type=float, metavar="R", help="Calls a second; each begins when it is due.")
+@click.option("-d", "--duration", metavar="DURATION", help="Begin calls for so long, 1h at most.  [10s]")
 @click.option("-n", "--requests", "count", type=int, metavar="N", help="End after so many calls.")
-@click.option("--warmup", metavar="DURATION", default="0s", help="The same load before, not counted.")
+@click.option(
+    "--warmup", metavar="DURATION", default="0s", help="Make the same load first, and do not count it."
+)
 @click.option(
     "-o",
     "--output",
@@ -42,27 +44,28 @@ def bench(
     output: str,
     **words: Any,
 ) -> int:
-    """Call METHOD of SERVICE again and again; print latencies, errors and the share of each node.
+    """Call METHOD of SERVICE again and again; print latencies, errors and each node's share.
 
-    SERVICE, METHOD and JSON are as in 'pymicro call'. A stream of requests is
-    sent whole in each call, and a call with a stream of replies counts when it
-    has ended. Calls go through the registry, the selector, the balancer and the
-    retries that a client with these settings has.
+    SERVICE, METHOD and JSON are as in 'pymicro call'. Each call sends a stream of
+    requests whole, and a call with a stream of replies counts when the stream has
+    ended. Calls go through the registry, the selector, the balancer and the retries
+    that a client with these settings has.
 
-    Without --rate each of the calls at a time is followed by the next one (a
-    slow service is called less). With --rate calls begin when they are due, and
-    latency counts from then: what had to wait behind slow calls shows it.
+    Without --rate a call begins when the one before it has ended, with --concurrency
+    calls at a time, so a slow service is called less. With --rate a call begins when
+    it is due, and its latency counts from then: a call that had to wait behind slow
+    ones shows it.
 
     With -o json an object: calls, ok, seconds, calls_per_second, latency_ms (min,
     mean, p50 to p99.9, max), errors (status, calls, the first message), nodes
     (id, address, version, calls, share), most_by_mean (the busiest node's calls
-    by the mean of all; 1 is even), retries, replies, unfinished, not_begun.
+    divided by the mean of all nodes; 1 is even), retries, replies, unfinished, not_begun.
 
-    Latency is that of calls that were OK. Calls that go on 5s after the end are
-    cancelled and counted as unfinished.
+    Latency is that of calls that were OK. A call that still runs 5s after the end is
+    cancelled and counts as unfinished.
 
-    Exit code 0 if every call was OK, 1 if not, 130 after Ctrl-C, which prints
-    what was measured until then.
+    Exit code 0 if every call was OK, 1 if not, 130 after Ctrl-C, which prints what
+    was measured until then.
     """
     from pymicro.cli.benching import bench_method
     from pymicro.cli.calling import CallOptions

@@ -29,17 +29,17 @@ def call(
 ) -> int:
     """Call METHOD of SERVICE and print the reply as JSON.
 
-    SERVICE is the name it registers under. METHOD is Greeter.SayHello,
-    Greeter/SayHello, or either with the package in front; SayHello alone where
-    only one service has it.
+    SERVICE is the name it registers under. METHOD is Greeter.SayHello or
+    Greeter/SayHello, with or without the package in front. SayHello alone is enough
+    if only one proto service has it.
 
-    JSON is the request (by default {}), @FILE reads it from a file, - from
-    stdin. A stream of requests is one document after the other; a stream of
-    replies is printed one a line, each as it comes. Names of fields are written
-    in lowerCamelCase and read in that form or as the proto spells them.
+    JSON is the request ({} if not given); @FILE reads it from a file, - from stdin.
+    A stream of requests is one document after the other. The replies of a stream are
+    printed one a line, as they come. Fields are printed in lowerCamelCase, and read
+    in that form or as the proto spells them.
 
-    An error status is printed as NOT_FOUND: text and ends the command with exit
-    code 64 plus the status.
+    An error is printed as NOT_FOUND: text. The exit code is then 64 plus the number
+    of the status.
     """
     # Behind these is grpc, which --help does without.
     from pymicro.cli.calling import CallOptions, call_method

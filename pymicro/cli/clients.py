@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def address_option(command: F) -> F:
     """`--address`."""
-    return click.option("--address", metavar="HOST:PORT", help="Ask this node; asks no registry.")(command)
+    return click.option("--address", metavar="HOST:PORT", help="Ask this node, and no registry.")(command)
 
 
 def read_address(text: str) -> str:

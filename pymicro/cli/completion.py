@@ -24,10 +24,10 @@ def completion(ctx: click.Context, shell: str) -> None:
     zsh, in ~/.zshrc after compinit:    eval "$(pymicro completion zsh)"
     fish, once: pymicro completion fish > ~/.config/fish/completions/pymicro.fish
 
-    Commands and flags are completed, files for 'run', and names of services,
-    methods and symbols, for which the registry in force is asked, and a node
-    where its record does not say enough. What does not answer in a second
-    completes nothing.
+    It completes commands and flags, files for 'run', and names of services, methods
+    and symbols. For the names it asks the registry in force, and a node if the
+    record does not say enough. If there is no answer within a second, nothing is
+    completed.
     """
     found = get_completion_class(shell)
     assert found is not None, "one of click's own"

@@ -16,8 +16,8 @@ __all__ = ["config"]
 def config(ctx: click.Context) -> None:
     """Show every setting's value and where it came from.
 
-    A flag wins over the environment (MICRO_*), that over what a program's code
-    says, and that over the default.
+    A flag wins over the environment (MICRO_*), the environment over the program's
+    code, and the code over the default.
     """
     found = settings.load(argv=settings_argv(ctx))
     for line in settings.unknown_environment():

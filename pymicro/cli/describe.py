@@ -21,7 +21,7 @@ __all__ = ["describe"]
     default="proto",
     help="Proto source (default), or the descriptors as JSON.",
 )
-@click.option("-a", "--all", "everything", is_flag=True, help="Health, reflection and the like too.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show health, reflection and the like too.")
 @address_option
 @click.pass_context
 def describe(
@@ -29,14 +29,14 @@ def describe(
 ) -> int:
     """Show the proto source of SERVICE, or of SYMBOL in it.
 
-    It is made of what its nodes say of themselves by reflection. SYMBOL is
-    Greeter, Greeter.SayHello (shown with the messages it takes and gives),
-    HelloRequest, HelloRequest.name, any of them with the package in front, or
-    the name of a proto file for all of it; without one all proto services.
+    It asks a node by reflection. SYMBOL is Greeter, Greeter.SayHello (shown with the
+    messages it takes and gives), HelloRequest or HelloRequest.name, with or without
+    the package in front; or the name of a proto file, for all that is in it. Without
+    SYMBOL it shows all proto services.
 
-    Comments are there where the server keeps them; servers in Python do not.
-    With -o json an object with name, kind, file and descriptor; without SYMBOL
-    an array of them.
+    Comments are shown if the server keeps them; servers in Python do not. With
+    -o json an object with name, kind, file and descriptor; without SYMBOL an array of
+    them.
     """
     # Behind it is grpc, which --help does without.
     from pymicro.cli.describing import describe_service

@@ -37,17 +37,17 @@ _CHECK = 24
 def doctor(ctx: click.Context, service: str, output: str) -> int:
     """Say why SERVICE cannot be found or reached.
 
-    Looks at the settings, then asks the registry all that it can tell (on
-    Kubernetes: credentials, the API server, rights, each pod), then looks names
-    up in the DNS where they are used, and calls the first 20 nodes. Without
-    SERVICE only at what concerns all services.
+    It looks at the settings. Then it asks the registry all that it can tell (on
+    Kubernetes: credentials, the API server, rights, each pod), looks up names in the
+    DNS if they are used, and calls the first 20 nodes. Without SERVICE it looks only
+    at what concerns all services.
 
-    Run it where the service is called from, with the same settings: in the pod of
-    a client, kubectl exec POD -- python -m pymicro doctor SERVICE.
+    Run it where the client runs, with the client's settings. In a client's pod:
+    kubectl exec POD -- python -m pymicro doctor SERVICE.
 
-    Exit code 0 if all is well (a note is no fault), 1 if there is a problem, 2
-    for bad input. With -o json an object with service, ok and findings; each of
-    these has check, level (ok, note or problem), text and fix.
+    Exit code 0 if all is well (a note is no fault), 1 if there is a problem, 2 for
+    bad input. With -o json an object with service, ok and findings. A finding has
+    check, level (ok, note or problem), text and fix.
     """
     return run(_doctor(service, output, settings_argv(ctx)))
 

@@ -27,7 +27,7 @@ _PROTOS = Path("protos")
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
     metavar="DIR",
-    help="Where the packages go.  [the current folder]",
+    help="Write the packages here.  [the current folder]",
 )
 @click.option(
     "-I",
@@ -37,17 +37,19 @@ _PROTOS = Path("protos")
     metavar="DIR",
     help="Where names in imports begin; may be repeated.  [each PATH, or the folder above its package]",
 )
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if the code is not that of the protos.")
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit 1 if the code differs from what the protos give."
+)
 @debug_option
 def gen(paths: tuple[Path, ...], out: Path, include: tuple[Path, ...], check: bool) -> int:
     """Make Python code of the protos at PATH, files or folders.  [protos]
 
-    Of greeter/v1/greeter.proto come greeter/v1/greeter_pb2.py and, if it has
-    services, greeter/v1/greeter_pb2_grpc.py, each with the types for it (.pyi).
-    They import each other relatively, so that they may lie in any package.
+    greeter/v1/greeter.proto becomes greeter/v1/greeter_pb2.py and, if it has
+    services, greeter/v1/greeter_pb2_grpc.py, each with its types (.pyi). They import
+    each other relatively, so they may lie in any package.
 
-    Protos of Google's (google/protobuf, google/api, google/rpc, google/type) may
-    be imported without further ado. It needs the extra tools.
+    Protos can import Google's (google/protobuf, google/api, google/rpc, google/type)
+    without any set-up. The command needs the extra tools.
     """
     if not paths and not _PROTOS.is_dir():
         raise InputError(

@@ -18,7 +18,11 @@ __all__ = ["health"]
 @output_option
 @watch_option
 @click.option(
-    "-n", "--name", default="", metavar="NAME", help="Of this proto service, such as greeter.v1.Greeter."
+    "-n",
+    "--name",
+    default="",
+    metavar="NAME",
+    help="Ask about this proto service, such as greeter.v1.Greeter.",
 )
 @click.option(
     "--timeout",
@@ -34,10 +38,10 @@ def health(
 ) -> int:
     """Show the health of each node of SERVICE, and how long its answer took.
 
-    Each is asked itself (grpc.health.v1): for the server as a whole, or for one
-    proto service with --name. One that does not answer is shown with why.
+    It asks each node itself (grpc.health.v1): about the server as a whole, or with
+    --name about one proto service. If a node does not answer, it shows why.
 
-    Exit code 0 if all are SERVING, 1 if one is not or there is none. With
+    Exit code 0 if all nodes are SERVING, 1 if one is not or there is no node. With
     -o json an array of objects with id, address, version, status, milliseconds
     and error.
     """

@@ -16,17 +16,17 @@ __all__ = ["list"]
 @click.command("list", cls=SettingsCommand)
 @click.argument("service", shell_complete=complete_services)
 @output_option
-@click.option("-a", "--all", "everything", is_flag=True, help="Health, reflection and the like too.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show health, reflection and the like too.")
 @address_option
 @click.pass_context
 def list(ctx: click.Context, service: str, output: str, everything: bool, address: str | None) -> int:
-    """List the methods of SERVICE, what each takes and gives.
+    """List the methods of SERVICE, and what each takes and gives.
 
-    They are what its nodes say of themselves by reflection; of a server without
-    reflection the endpoints in its registry record are listed.
+    It asks a node by reflection. If the server has no reflection, it lists the
+    endpoints in the registry record.
 
-    Messages of the method's own package are shown without it, with -o wide by
-    their full names. With -o json an array of proto services and their methods.
+    A message of the method's own package is shown without the package, with -o wide
+    by its full name. With -o json an array of proto services and their methods.
     """
     # Behind it is grpc, which --help does without.
     from pymicro.cli.methods import list_methods

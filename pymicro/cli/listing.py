@@ -31,8 +31,8 @@ def watch_option(command: F) -> F:
         "-w",
         "--watch",
         is_flag=True,
-        help="Go on: redrawn in place on a terminal, in a pipe a line for each change "
-        "(+ came, - left, ~ changed), with -o json the whole array.",
+        help="Go on until Ctrl-C. A terminal shows the table redrawn in place, a pipe gets a line for "
+        "each change (+ came, - left, ~ changed), with -o json the whole array.",
     )(command)
 
 

@@ -31,21 +31,25 @@ _DRAIN_DELAY = 5.0
     "--mode",
     type=click.Choice(["labels", "patch"]),
     default="labels",
-    help="How its pods are found: by the labels of their template, which needs no rights (default), "
-    "or by what each writes into its own pod, as go-micro's services do and their clients need it.",
+    help="How clients find its pods: by labels of the pod template, which needs no rights (default), "
+    "or by the record that each pod writes onto itself, which go-micro's clients need.",
 )
-@click.option("--image", metavar="IMAGE", default="", help="Of the container. [NAME:VERSION of the service]")
+@click.option(
+    "--image", metavar="IMAGE", default="", help="The container's image.  [NAME:VERSION of the service]"
+)
 @click.option(
     "--replicas", type=click.IntRange(min=0), default=3, metavar="N", help="How many pods run.  [3]"
 )
-@click.option("--namespace", metavar="NAMESPACE", default="", help="Written into every object that has one.")
+@click.option("--namespace", metavar="NAMESPACE", default="", help="Put every object into this namespace.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="What it listens on.  [that of server_address in its code, else 8080]",
+    help="The port it listens on.  [that of server_address in its code, else 8080]",
 )
-@click.option("--calls", is_flag=True, help="It calls other services: its account may look for them.")
+@click.option(
+    "--calls", is_flag=True, help="The service calls others: give its account the right to find them."
+)
 @debug_option
 @click.pass_context
 def manifest(
@@ -60,14 +64,14 @@ def manifest(
 ) -> int:
     """Print the Kubernetes manifests of the Service in TARGET.
 
-    TARGET is what 'pymicro run' is given in the image, where it is looked up
-    below /app: path.py, path.py:name, package.module or package.module:name. The
-    file is imported, not run.
+    TARGET is what the image gives to 'pymicro run', which looks it up below /app:
+    path.py, path.py:name, package.module or package.module:name. The command imports
+    the file and does not run it.
 
     \b
     pymicro manifest server.py --image greeter:1.0.0 | kubectl apply -f -
 
-    What is printed is a Deployment with its probes, how many of its pods may be
+    It prints a Deployment with its probes, a limit on how many of its pods may be
     away at a time, and the account that its clients run under.
     """
     from pymicro.cli.loader import UserCodeFailed, load_service

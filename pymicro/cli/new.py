@@ -50,11 +50,11 @@ _ABOUT = {
 def new(name: str) -> int:
     """Make a project for the service NAME, in a new folder NAME.
 
-    It has a proto, a service, a client and tests, a Makefile for everything that
-    is done with it, a Dockerfile, and a workflow for CI on GitHub.
+    The project has a proto, a service, a client and tests, a Makefile for everything
+    you do with it, a Dockerfile, and a workflow for CI on GitHub.
 
-    NAME is lower-case letters, digits, - and _; it is also the name under which the
-    service is found. The Python package is NAME with underscores.
+    NAME is lower-case letters, digits, - and _. Clients find the service under it.
+    The Python package is NAME with underscores.
     """
     package = _package(name)
     folder = Path(name)

@@ -39,8 +39,8 @@ _RETRY = 1.0
 def nodes(ctx: click.Context, service: str, output: str, watch: bool) -> int:
     """List the nodes of SERVICE: where calls to it would go.
 
-    Nodes that speak another protocol than gRPC are not called: -o wide shows them
-    too, and says why. With -o json an array of objects with id, address, service,
+    Clients do not call nodes that speak another protocol than gRPC. -o wide shows
+    these too, and says why they are not called. With -o json an array of objects with id, address, service,
     version, metadata and not_called (why calls do not go there; null if they do).
     Exit code 1 if there is no node to call.
     """

@@ -31,9 +31,9 @@ def request_options(command: F) -> F:
             "headers",
             metavar="KEY:VALUE",
             multiple=True,
-            help="Request metadata; base64 if the key ends in -bin. May be repeated.",
+            help="Metadata of the request; in base64 if the key ends in -bin. May be repeated.",
         ),
-        click.option("--address", metavar="HOST:PORT", help="Call this node; asks no registry."),
+        click.option("--address", metavar="HOST:PORT", help="Call this node, and ask no registry."),
         click.option(
             "--proto",
             "protos",
@@ -48,7 +48,7 @@ def request_options(command: F) -> F:
             "proto_paths",
             metavar="FOLDER",
             multiple=True,
-            help="Where --proto files and their imports are looked up.",
+            help="Look for --proto files and their imports here. May be repeated.",
         ),
     ]
     for decorate in reversed(decorators):

@@ -22,20 +22,20 @@ __all__ = ["run"]
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS]...")
 @click.option("--print-config", is_flag=True, help="Show each setting with its value and source, and exit.")
 @click.option(
-    "--reload", is_flag=True, help="Run it in a process of its own, anew after each change of its files."
+    "--reload", is_flag=True, help="Run it in a process of its own, and again after each change of its files."
 )
 @click.option(
     "--reload-dir",
     "folders",
     metavar="FOLDER",
     multiple=True,
-    help="With --reload: watch this folder besides TARGET's own. May be repeated.",
+    help="With --reload: watch this folder too, besides TARGET's own. May be repeated.",
 )
 @click.option(
     "--reload-stop-first",
     "stop_first",
     is_flag=True,
-    help="With --reload: for a program of which two cannot run side by side for a moment.",
+    help="With --reload: stop the old process first, for a program that cannot run twice at a time.",
 )
 @click.option("--supervised", "descriptor", type=int, hidden=True)
 @click.pass_context
@@ -52,17 +52,18 @@ def run(
     """Run the Service in TARGET until SIGTERM or SIGINT.
 
     TARGET is path.py, path.py:name, package.module or package.module:name; the
-    name is needed where there is more than one Service. It does what 'python
-    path.py' does: FLAGS are the program's own, among them the settings below,
-    which may also stand before TARGET.
+    name is needed if there is more than one Service. The command does what 'python
+    path.py' does. FLAGS go to the program; the settings below are among them, and
+    may also stand before TARGET.
 
-    Exit code 0 after a clean stop, 1 if it could not start, 2 for bad input or
-    handlers that do not fit their proto, 128 plus the signal after a second one.
+    Exit code 0 after a clean stop, 1 if the service could not start, 2 for bad input
+    or handlers that do not fit their proto, 128 plus the signal if a second signal
+    cut the stop short.
 
-    With --reload a change of a Python or configuration file (.py, .env, .toml,
-    .yaml, .ini, .cfg) starts it anew: the new process first, then the old one
-    leaves, so that no call fails. Code that cannot start leaves the old process
-    serving until the next change.
+    With --reload the service starts again after each change of a Python or
+    configuration file (.py, .env, .toml, .yaml, .ini, .cfg). The new process starts
+    first, then the old one leaves, so that no call fails. If the new code cannot
+    start, the old process serves on until the next change.
     """
     session = ctx.find_object(Session) or Session()
     if (folders or stop_first) and not reload:

@@ -91,79 +91,87 @@ class Config:
 
     server_name: str = _setting(TEXT, "", "name the service registers under")
     server_version: str = _setting(TEXT, "", "version it registers with")
-    server_id: str = _setting(TEXT, "", "node id; made anew at each start if unset")
-    server_metadata: Mapping[str, str] = _setting(PAIRS, {}, "metadata its node carries in the registry")
+    server_id: str = _setting(TEXT, "", "id of the node; a new one for each start if unset")
+    server_metadata: Mapping[str, str] = _setting(PAIRS, {}, "metadata that its node carries in the registry")
     server_address: str = _setting(
-        TEXT, "", "host:port to listen on; 127.0.0.1:0, in a Kubernetes pod 0.0.0.0:8080"
+        TEXT, "", "host:port to listen on; if unset 127.0.0.1:0, in a Kubernetes pod 0.0.0.0:8080"
     )
-    server_advertise: str = _setting(TEXT, "", "host or host:port to publish instead of the one bound")
-    registry: str = _setting(TEXT, "local", "where nodes are found")
+    server_advertise: str = _setting(
+        TEXT, "", "host or host:port to publish instead of the one it listens on"
+    )
+    registry: str = _setting(TEXT, "local", "registry that knows the nodes")
     registry_address: tuple[str, ...] = _setting(
-        LIST, (), "the registry's own address; its meaning is the registry's"
+        LIST, (), "address of the registry; what it means depends on the registry"
     )
     registry_namespace: tuple[str, ...] = _setting(
-        LIST, (), "namespaces to look in, where the registry has any; the own one if unset, * for all"
+        LIST,
+        (),
+        "namespaces to look in, if the registry has any; the one of this process if unset, * for all",
     )
     registry_advertise: str = _setting(
         one_of("auto", "patch", "labels", "none"),
         "auto",
-        "how the own node is published, where the registry knows several ways",
+        "how a service publishes its node, if the registry has several ways",
     )
-    registry_user: str = _setting(TEXT, "", "user name, where the registry knows users")
+    registry_user: str = _setting(TEXT, "", "user name, if the registry knows users")
     registry_password: str = _setting(SECRET, "", "that user's password")
     registry_tls_ca: str = _setting(
-        TEXT, "", "PEM file with the authorities that the registry's certificate is checked against"
+        TEXT, "", "PEM file with the authorities that the registry's certificate must come from"
     )
     registry_tls_cert: str = _setting(TEXT, "", "PEM file with the certificate shown to the registry")
     registry_tls_key: str = _setting(TEXT, "", "PEM file with the key of that certificate")
     register_ttl: int = _setting(
-        COUNT, 60, "seconds a registration lives unless renewed, where the registry forgets"
+        COUNT, 60, "seconds until a registry that forgets drops a node that is not renewed"
     )
     register_interval: int = _setting(COUNT, 30, "seconds between renewals of the registration; 0 for none")
     selector: str = _setting(
-        renamed(default="registry", cache="registry"), "registry", "where a service's node sets come from"
+        renamed(default="registry", cache="registry"),
+        "registry",
+        "selector that gives the nodes of a service",
     )
-    balancer: str = _setting(TEXT, "p2c", "which node a call takes")
+    balancer: str = _setting(TEXT, "p2c", "balancer that picks a node for each call")
     client_request_timeout: float = _setting(
-        DURATION, 5.0, "default timeout of unary calls, all attempts together; 0 for none"
+        DURATION, 5.0, "timeout of unary calls that have none, for all attempts together; 0 for none"
     )
     client_retries: int = _setting(
-        COUNT, 1, "further attempts on other nodes, of calls that may safely be tried again; 0 for none"
+        COUNT, 1, "further attempts on other nodes, if a call may safely be retried; 0 for none"
     )
     outlier_ejection: str = _setting(
-        one_of("on", "off"), "on", "whether nodes whose calls fail are left out for a while"
+        one_of("on", "off"), "on", "leave out nodes for a while if their calls fail"
     )
     subset_size: int = _setting(COUNT, 100, "most nodes of one service a client connects to; 0 for all")
-    zone: str = _setting(TEXT, "", "where this process runs; nodes of the same zone are preferred")
+    zone: str = _setting(TEXT, "", "zone of this process; it prefers nodes of the same zone")
     slow_start: float = _setting(
-        DURATION, 0.0, "time in which a new node's share of the calls grows to the full one; 0 for at once"
+        DURATION, 0.0, "time in which a new node's share of the calls grows to its full size; 0 for at once"
     )
     keepalive: float = _setting(
-        DURATION, 20.0, "interval of pings to nodes that permit them, so that dead ones are found; 0 for none"
+        DURATION, 20.0, "interval of the pings that find dead nodes, to nodes that permit them; 0 for none"
     )
     forward_metadata: tuple[str, ...] = _setting(
         LIST,
         ("traceparent", "tracestate", "baggage", "x-request-id"),
-        "request metadata a handler's onward calls carry along",
+        "request metadata that a handler's onward calls pass on",
     )
     max_message_size: int = _setting(SIZE, 4 << 20, "largest message sent or received")
     max_connection_age: float = _setting(
-        DURATION, 0.0, "age at which a server ends a connection, with no call failing; 0 for never"
+        DURATION, 0.0, "age at which a server ends a connection; no call fails; 0 for never"
     )
     max_concurrent_calls: int = _setting(
-        COUNT, 0, "calls a server works on at a time; more are refused, to be tried elsewhere; 0 for no limit"
+        COUNT,
+        0,
+        "calls a server works on at a time; it refuses more, and clients go elsewhere; 0 for no limit",
     )
     handler_threads: int = _setting(
-        POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are no coroutines"
+        POSITIVE, min(32, (os.cpu_count() or 1) + 4), "threads for handlers that are plain functions"
     )
     drain_delay: float | None = _setting(
-        optional(DURATION), None, "wait between deregistering and stopping; the registry's if unset"
+        optional(DURATION), None, "time between deregistering and stopping; the registry's own if unset"
     )
-    stop_grace: float = _setting(DURATION, 20.0, "time calls get to finish at a stop")
+    stop_grace: float = _setting(DURATION, 20.0, "time that calls have to finish at a stop")
     log_level: str = _setting(
         one_of("debug", "info", "warning", "error", trace="debug", warn="warning", fatal="error"),
         "info",
-        "least level logged",
+        "lowest level that is logged",
     )
     log_format: str = _setting(
         one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import pymicro
 from tests.pages import Page, write
 from tests.processes import ROOT, Processes
 from tests.terminal import Terminal
@@ -13,7 +16,14 @@ from tests.terminal import Terminal
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 # `text` is what is only shown: a drawing, a terminal's content.
 LANGUAGES = {"python", "proto", "toml", "yaml", "console", "text"}
-
+# The modules that users and authors of plug-ins import.
+PUBLIC = (
+    "pymicro",
+    "pymicro.testing",
+    "pymicro.discovery.registry",
+    "pymicro.discovery.selector",
+    "pymicro.balancing.balancer",
+)
 
 # It makes a project with a virtual environment of its own.
 ONCE = {"tutorial.md"}
@@ -38,3 +48,24 @@ def test_a_page_runs_as_pasted(
             terminal.follow(block.commands)
         else:
             assert block.language == "text", f"a block that nobody runs: name its file\n{block.text}"
+
+
+def imports(code: str) -> Iterator[tuple[str, list[str]]]:
+    """The modules that a program imports, each with the names taken from it."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+
+
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{name}" for name in PAGES)])
+def test_code_on_pages_imports_what_is_public(path: str) -> None:
+    for block in Page(path).blocks("python"):
+        for module, names in imports(block.text):
+            if module.partition(".")[0] != "pymicro":
+                continue
+            assert module in PUBLIC or module.startswith("pymicro.testing."), block.file
+            if module == "pymicro":
+                assert set(names) <= set(pymicro.__all__) | {"testing"}, block.file

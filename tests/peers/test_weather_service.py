@@ -1,4 +1,4 @@
-"""The service with four shapes that the README shows, in front of grpcurl."""
+"""The service with four shapes that docs/handlers.md shows, called by grpcurl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import README
+from tests.pages import HANDLERS
 from tests.peers.test_grpcurl import grpcurl
 from tests.processes import Processes
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.peers
 
 @pytest.fixture
 def weather(processes: Processes, tmp_path: Path) -> str:
-    """The address of the README's service, running in a directory of its own."""
+    """The address of the page's service, running in a directory of its own."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    README.write_files(folder)
-    for command in README.console("station.py"):
+    HANDLERS.write_files(folder)
+    for command in HANDLERS.console("station.py"):
         if "pymicro gen" in command.line:
             line = command.line.replace("pymicro", f"{sys.executable} -m pymicro", 1)
             assert processes.start("bash", "-c", line, cwd=folder).wait() == 0
