@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pymicro.base.tasks import Tasks
+from pymicro.base.sharing import Sharing
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.query import Query
 from pymicro.kubernetes.api.reflector import Reflector
@@ -21,13 +18,6 @@ __all__ = ["Reflectors"]
 T = TypeVar("T")
 
 _DEFAULT = Timing()
-
-
-@dataclass(slots=True)
-class _Shared:
-    reflector: Reflector[Any]
-    task: asyncio.Task[None]
-    users: int = 0
 
 
 class Reflectors:
@@ -43,26 +33,24 @@ class Reflectors:
     def __init__(self, client: KubeClient, *, timing: Timing = _DEFAULT) -> None:
         self._client = client
         self._timing = timing
-        self._shared: dict[tuple[Query, Callable[..., Any]], _Shared] = {}
-        self._tasks: Tasks | None = None
+        self._sharing: Sharing[tuple[Query, Callable[..., Any]], Reflector[Any]] = Sharing(
+            "pymicro reflectors"
+        )
 
     async def __aenter__(self) -> Self:
-        self._tasks = await Tasks("pymicro reflectors").__aenter__()
+        await self._sharing.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop every reflector and end every follower's loop."""
-        self._shared.clear()
-        tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            await tasks.__aexit__(kind, exc, traceback)
+        await self._sharing.__aexit__(kind, exc, traceback)
 
     @property
     def running(self) -> tuple[Reflector[Any], ...]:
         """Those that run now, to look at their state."""
-        return tuple(shared.reflector for shared in self._shared.values())
+        return tuple(self._sharing.running.values())
 
     @asynccontextmanager
     async def use(
@@ -78,22 +66,10 @@ class Reflectors:
         Raises:
             RuntimeError: Not entered, or left already.
         """
-        if self._tasks is None:
-            raise RuntimeError("the reflectors are not running")
-        key = (query, parse)
-        shared = self._shared.get(key)
-        if shared is None:
+
+        def make() -> tuple[Reflector[T], Coroutine[Any, Any, None]]:
             reflector = Reflector(self._client, query, parse, timing=self._timing)
-            # In an empty context: whoever asks first may be a handler, whose deadline is not ours.
-            task = contextvars.Context().run(self._tasks.start, reflector.run(), f"reflector of {query}")
-            shared = self._shared[key] = _Shared(reflector, task)
-        shared.users += 1
-        try:
-            yield shared.reflector
-        finally:
-            shared.users -= 1
-            if not shared.users and self._shared.get(key) is shared:
-                # Whoever comes next gets a new one; this one publishes nothing any more.
-                del self._shared[key]
-                shared.task.cancel()
-                await asyncio.wait([shared.task])
+            return reflector, reflector.run()
+
+        async with self._sharing.use((query, parse), f"reflector of {query}", make) as reflector:
+            yield reflector

@@ -92,7 +92,7 @@ async def test_closing_ends_everything_for_who_has_not_left() -> None:
             await anext(seen)
         assert [view async for view in seen] == []
         await use.__aexit__(None, None, None)
-        with pytest.raises(RuntimeError, match="not running"):
+        with pytest.raises(RuntimeError, match="not open"):
             async with reflectors.use(ALL, Reader().address):
                 pass
 

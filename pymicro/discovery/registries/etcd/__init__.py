@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.tasks import Tasks
+from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.diagnosis import diagnose
@@ -25,7 +26,7 @@ from pymicro.discovery.registries.etcd.endpoints import find_endpoints
 from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
 from pymicro.discovery.registries.etcd.lease import Publisher
 from pymicro.discovery.registries.etcd.members import Members
-from pymicro.discovery.registries.etcd.table import Turns, Unreadable, read_value
+from pymicro.discovery.registries.etcd.table import Unreadable, read_value
 from pymicro.discovery.registries.etcd.timing import Timing
 from pymicro.discovery.registries.etcd.users import Account
 from pymicro.discovery.registries.etcd.watch import ServiceWatch, Told
@@ -107,7 +108,7 @@ class EtcdRegistry:
         finally:
             self._open = None
             for watch in list(self._watches):
-                watch.latest.set(RegistryError(f"{self.describe()} is closed"))
+                watch.latest.close(RegistryError(f"{self.describe()} is closed"))
             await self._stack.aclose()
 
     def __repr__(self) -> str:
@@ -182,10 +183,8 @@ class EtcdRegistry:
         # handler's deadline.
         task = contextvars.Context().run(tasks.start, watch.run(), f"watch of {service}")
         try:
-            async for found in watch.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
+            async for nodes in watch.latest.follow():
+                yield nodes
         finally:
             self._watches.discard(watch)
             task.cancel()

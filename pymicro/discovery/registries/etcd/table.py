@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,12 +10,10 @@ from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import load_record
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["Reading", "ServiceTable", "Turns", "Unreadable", "read_value"]
+__all__ = ["Reading", "ServiceTable", "Unreadable", "read_value"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
-# How long values are read in one go before the event loop turns, in seconds.
-_SLICE = 0.01
 # Unreadable keys named in a line of the log.
 _NAMED = 3
 _LONGEST_KEY = 120
@@ -49,19 +45,6 @@ def read_value(value: bytes) -> Reading:
     except ValueError as exc:
         return Reading(problem=str(exc))
     return Reading(record.service, record.nodes, "; ".join(record.problems))
-
-
-class Turns:
-    """Lets the event loop turn while much is read: reading never suspends by itself."""
-
-    def __init__(self) -> None:
-        self._until = time.monotonic() + _SLICE
-
-    async def give(self) -> None:
-        """Give way, if that is due."""
-        if time.monotonic() >= self._until:
-            await asyncio.sleep(0)
-            self._until = time.monotonic() + _SLICE
 
 
 class Unreadable:

@@ -42,7 +42,7 @@ class _Subscription:
     """One watch: what it asks for and what it was told."""
 
     def __init__(self, service: str) -> None:
-        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self.latest: Latest[NodeSet] = Latest()
         self.service = service
         self._last: NodeSet | None = None
         self._told = 0.0
@@ -123,7 +123,7 @@ class _Poller:
 
     def _fail(self, asking: list[_Subscription], error: str) -> None:
         for subscription in asking:
-            subscription.latest.set(RegistryError(error))
+            subscription.latest.close(RegistryError(error))
 
 
 # One for each loop and folder, for as long as a registry uses it.
@@ -187,7 +187,7 @@ class LocalRegistry:
             except OSError as error:
                 log.warning("%s: %s", self.describe(), error)
         for subscription in list(self._watches):
-            subscription.latest.set(RegistryError(f"{self.describe()} is closed"))
+            subscription.latest.close(RegistryError(f"{self.describe()} is closed"))
             if poller is not None:
                 await poller.unsubscribe(subscription)
 
@@ -255,10 +255,8 @@ class LocalRegistry:
         subscription = poller.subscribe(service)
         self._watches.append(subscription)
         try:
-            async for found in subscription.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
+            async for nodes in subscription.latest.follow():
+                yield nodes
         finally:
             self._watches.remove(subscription)
             await poller.unsubscribe(subscription)

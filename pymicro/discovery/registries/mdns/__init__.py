@@ -9,13 +9,13 @@ interface in `interfaces`; this is the registry over them.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from ipaddress import ip_address
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
-from pymicro.base.tasks import Tasks
 from pymicro.base.turnstile import Turnstile
 from pymicro.discovery.registries.mdns.asking import Timing
 from pymicro.discovery.registries.mdns.browser import Browser
@@ -71,7 +71,6 @@ class MdnsRegistry:
         self._timing = timing
         self._link = Link(self._place, self._hear, self.describe())
         self._responder = Responder(self._link)
-        self._tasks: Tasks | None = None
         self._browser: Browser | None = None
         self._turnstile = Turnstile(self._enter, self._leave)
 
@@ -87,23 +86,20 @@ class MdnsRegistry:
     async def _enter(self) -> None:
         self._link.open()
         try:
-            self._tasks = await Tasks(self.describe()).__aenter__()
+            self._browser = await Browser(self._link, self._timing, self.describe()).__aenter__()
         except BaseException:
             self._link.close()
             raise
-        self._browser = Browser(self._link, self._tasks, self._timing)
 
     async def _leave(self) -> None:
-        tasks, browser = self._tasks, self._browser
-        self._tasks = self._browser = None
-        assert tasks is not None
+        browser, self._browser = self._browser, None
         assert browser is not None
         try:
             try:
                 await self._responder.close()
             finally:
                 browser.fail_all(RegistryError(f"{self.describe()} is closed"))
-                await tasks.__aexit__(None, None, None)
+                await browser.__aexit__(None, None, None)
         finally:
             self._link.close()
 
@@ -166,14 +162,9 @@ class MdnsRegistry:
         browser = self._opened()
         if problem := service_problem(service):
             raise RegistryError(f"{self.describe()}: {problem}")
-        subscription = browser.subscribe(service)
-        try:
-            async for found in subscription.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
-        finally:
-            await browser.unsubscribe(service, subscription)
+        async with aclosing(browser.watch(service)) as sets:
+            async for nodes in sets:
+                yield nodes
 
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted.
