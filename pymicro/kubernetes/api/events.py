@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.fields import mapping_at
 
 __all__ = ["ends_initial_events", "is_older", "read_event"]
 
@@ -32,9 +33,8 @@ def read_event(line: bytes) -> tuple[str, Mapping[str, Any]]:
 
 def ends_initial_events(bookmark: Mapping[str, Any]) -> bool:
     """Whether this bookmark says that a streaming list is complete."""
-    metadata = bookmark.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    return isinstance(annotations, dict) and annotations.get("k8s.io/initial-events-end") == "true"
+    annotations = mapping_at(mapping_at(bookmark, "metadata"), "annotations")
+    return annotations.get("k8s.io/initial-events-end") == "true"
 
 
 def is_older(version: str, than: str) -> bool:

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 from pymicro.base.backoff import Backoff
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["Health"]
+__all__ = ["ReflectorHealth"]
 
 
-class Health:
+class ReflectorHealth:
     """The course of one reflector's lists and watches.
 
     Args:
         timing: What is long and what is short.
         clock: Seconds of a monotonic clock.
-        uniform: Source of randomness, `(low, high) -> value`.
+        uniform: LoginSource of randomness, `(low, high) -> value`.
 
     Attributes:
         watches: Watches begun.
@@ -31,7 +31,7 @@ class Health:
     """
 
     def __init__(
-        self, timing: Timing, clock: Callable[[], float], uniform: Callable[[float, float], float]
+        self, timing: ReflectorTiming, clock: Callable[[], float], uniform: Callable[[float, float], float]
     ) -> None:
         self.watches = 0
         self.restarts = 0

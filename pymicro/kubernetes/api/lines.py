@@ -18,7 +18,7 @@ LONGEST_LINE = 16 << 20
 class Lines(AsyncIterator[bytes]):
     """The lines of a response, without their ends; empty ones are left out.
 
-    Reading buffered lines never suspends: whoever loops over them must let the event
+    Login buffered lines never suspends: whoever loops over them must let the event
     loop turn.
 
     Args:

@@ -16,23 +16,23 @@ from pymicro.base.turns import Turns
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.events import ends_initial_events, is_older, read_event
-from pymicro.kubernetes.api.health import Health
+from pymicro.kubernetes.api.health import ReflectorHealth
 from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.pages import Page
-from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.state import ReflectorState
 from pymicro.kubernetes.api.status import refusal
 from pymicro.kubernetes.api.table import Table, version_of
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["Query", "Reflector", "ReflectorState", "Timing"]
+__all__ = ["ObjectQuery", "Reflector", "ReflectorState", "ReflectorTiming"]
 
 log = logging.getLogger("pymicro.kube")
 
 T = TypeVar("T")
 
-_DEFAULT = Timing()
+_DEFAULT = ReflectorTiming()
 
 
 class _NoStreamingList(Exception):
@@ -61,16 +61,16 @@ class Reflector(Generic[T]):
         timing: When to do what.
         clock: Seconds of a monotonic clock.
         sleep: Waits before the next try.
-        uniform: Source of randomness, `(low, high) -> value`.
+        uniform: LoginSource of randomness, `(low, high) -> value`.
     """
 
     def __init__(
         self,
         client: KubeClient,
-        query: Query,
+        query: ObjectQuery,
         parse: Callable[[Mapping[str, Any]], T | None],
         *,
-        timing: Timing = _DEFAULT,
+        timing: ReflectorTiming = _DEFAULT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -86,7 +86,7 @@ class Reflector(Generic[T]):
         self._gathering = Gathering(self._publish, timing.gather)
         # What it fails with at present, once followers were told.
         self._failure: KubeError | None = None
-        self._health = Health(timing, clock, uniform)
+        self._health = ReflectorHealth(timing, clock, uniform)
         # Empty: everything must be listed.
         self._version = ""
         self._resync_at = 0.0
@@ -118,9 +118,9 @@ class Reflector(Generic[T]):
         """The values by uid: once all are known, after each change, and when they are confirmed.
 
         What is yielded is a view of all of them, not a copy: use it before the next await.
-        A lone change comes at once, more are gathered for `Timing.gather`; a slow follower sees the newest
-        only. The same may be yielded again, which says that it was still so at that moment.
-        Ends when the reflector does.
+        A lone change comes at once, more are gathered for `ReflectorTiming.gather`; a slow
+        follower sees the newest only. The same may be yielded again, which says that it was
+        still so at that moment. Ends when the reflector does.
 
         Raises:
             KubeError: The copy can no longer be kept in step. It is raised when that begins,

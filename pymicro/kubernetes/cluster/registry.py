@@ -6,8 +6,7 @@ import os
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.sharing import Sharing
@@ -17,10 +16,10 @@ from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import Cluster, find_cluster
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.pages import Page
-from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
+from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
-from pymicro.kubernetes.api.shared import Reflectors
-from pymicro.kubernetes.cluster.watching import Parse, ServiceWatch
+from pymicro.kubernetes.cluster.watch import ClusterWatch, Parse
 from pymicro.nodes.node import NodeSet
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def cluster_wide(namespaces: Sequence[str]) -> bool:
     return "*" in namespaces
 
 
-class ClusterRegistry:
+class ClusterRegistry(Turnstile):
     """A registry that reads from the Kubernetes API; see its two kinds for what.
 
     Args:
@@ -59,16 +58,20 @@ class ClusterRegistry:
     drain_delay = 5.0
 
     def __init__(
-        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        timing: ReflectorTiming | None = None,
     ) -> None:
+        super().__init__()
         self._config = config
         self._environ = environ
-        self._timing = timing or Timing()
-        self._turnstile = Turnstile(self._enter, self._leave)
+        self._timing = timing or ReflectorTiming()
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors] | None = None
         self._cluster: Cluster | None = None
-        self._watches: Sharing[str, ServiceWatch] = Sharing(
+        self._watches: Sharing[str, ClusterWatch] = Sharing(
             f"pymicro registry {self.name}", lambda watch: LINGER if watch.failing else 0.0
         )
 
@@ -78,7 +81,7 @@ class ClusterRegistry:
         """Why there can be no such service here; empty if there can."""
         raise NotImplementedError
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
         """What to ask for in these namespaces (None: in all)."""
         raise NotImplementedError
 
@@ -98,15 +101,6 @@ class ClusterRegistry:
         """Take back what is still published, in bounded time; the last user is leaving."""
 
     # Coming and going
-
-    async def __aenter__(self) -> Self:
-        await self._turnstile.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._turnstile.leave()
 
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
@@ -239,11 +233,11 @@ class ClusterRegistry:
         if problem := self._name_problem(service):
             raise RegistryError(self._explain(problem, service))
 
-        async def queries() -> Sequence[Query]:
+        async def queries() -> Sequence[ObjectQuery]:
             return self._queries(service, await self._namespaces())
 
-        def make() -> tuple[ServiceWatch, Coroutine[Any, Any, None]]:
-            watch = ServiceWatch(
+        def make() -> tuple[ClusterWatch, Coroutine[Any, Any, None]]:
+            watch = ClusterWatch(
                 queries, self._parse(service), self._refine, lambda error: self._explain(error, service)
             )
             return watch, watch.run(reflectors)

@@ -1,7 +1,7 @@
 """Registry `endpointslice`: the endpoints of any Kubernetes Service, pymicro's or not; read only.
 
-What a slice means is in `slices`, what `pymicro doctor` says in `diagnosis`; this
-is the registry over them.
+`reader` makes nodes of a slice, `diagnosis` is what `pymicro doctor` says; this is the
+registry over them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pymicro.base.findings import Finding
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
 from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
-from pymicro.kubernetes.cluster.watching import Parse
+from pymicro.kubernetes.cluster.watch import Parse
 from pymicro.kubernetes.slices.diagnosis import findings, look
 from pymicro.kubernetes.slices.reader import (
     SERVICE_LABEL,
@@ -58,7 +58,11 @@ class EndpointSliceRegistry(ClusterRegistry):
     name = "endpointslice"
 
     def __init__(
-        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        timing: ReflectorTiming | None = None,
     ) -> None:
         super().__init__(config, environ=environ, timing=timing)
         self._told = False
@@ -77,9 +81,9 @@ class EndpointSliceRegistry(ClusterRegistry):
         name, _, namespace = service.partition(".")
         return name, [namespace] if namespace else namespaces
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
         name, where = self._asked(service, namespaces)
-        return [Query(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
+        return [ObjectQuery(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
 
     def _parse(self, service: str) -> Parse:
         return SliceReader(service)

@@ -11,11 +11,11 @@ import pytest
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.health import Health
-from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.health import ReflectorHealth
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.resource import PODS
 from pymicro.kubernetes.api.table import Table
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
 REFUSED = KubeError("no connection")
 EXPIRED = KubeError("too old", status=410)
@@ -24,11 +24,11 @@ IDLE = KubeError("silent", kind="idle")
 
 
 class Course:
-    """A Health whose clock is moved by hand and whose pauses are their ceilings."""
+    """A `ReflectorHealth` whose clock is moved by hand and whose pauses are their ceilings."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.health = Health(Timing(), lambda: self.now, lambda low, high: high)
+        self.health = ReflectorHealth(ReflectorTiming(), lambda: self.now, lambda low, high: high)
 
     def pause(self, error: KubeError = REFUSED) -> float:
         return self.health.trouble(error)[0]
@@ -156,8 +156,8 @@ def test_one_expired_version_is_not_told_and_a_second_one_is(course: Course) -> 
 def reflector() -> Reflector[str]:
     """One that has listed one object, and asks nobody."""
     client = KubeClient(lambda: find_cluster(["http://127.0.0.1:1"]))
-    timing = Timing(gather=0.01)
-    reflector: Reflector[str] = Reflector(client, Query(PODS, "default"), str, timing=timing)
+    timing = ReflectorTiming(gather=0.01)
+    reflector: Reflector[str] = Reflector(client, ObjectQuery(PODS, "default"), str, timing=timing)
     table: Table[str] = Table(lambda found: "here", "pods")
     table.put({"metadata": {"uid": "a"}})
     reflector._synced(table, "1")

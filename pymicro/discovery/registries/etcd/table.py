@@ -10,7 +10,7 @@ from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import load_record
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["Reading", "ServiceTable", "Unreadable", "read_value"]
+__all__ = ["ServiceTable", "Unreadable", "ValueReading", "read_value"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
@@ -20,7 +20,7 @@ _LONGEST_KEY = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ValueReading:
     """What one value says.
 
     Attributes:
@@ -34,17 +34,17 @@ class Reading:
     problem: str = ""
 
 
-def read_value(value: bytes) -> Reading:
+def read_value(value: bytes) -> ValueReading:
     """Read what somebody wrote; whatever it is, this does not fail."""
     if not value:
-        return Reading(problem="it is empty, or larger than a message may be")
+        return ValueReading(problem="it is empty, or larger than a message may be")
     try:
         record = load_record(value.decode())
     except UnicodeDecodeError:
-        return Reading(problem="it is no valid UTF-8")
+        return ValueReading(problem="it is no valid UTF-8")
     except ValueError as exc:
-        return Reading(problem=str(exc))
-    return Reading(record.service, record.nodes, "; ".join(record.problems))
+        return ValueReading(problem=str(exc))
+    return ValueReading(record.service, record.nodes, "; ".join(record.problems))
 
 
 class Unreadable:
@@ -82,13 +82,13 @@ class ServiceTable:
         self._problems: dict[str, str] = {}
         self._table = NodeTable()
 
-    def replace(self, readings: Mapping[str, Reading]) -> None:
+    def replace(self, readings: Mapping[str, ValueReading]) -> None:
         """These are all keys there are."""
         self._nodes = {}
         self._problems = {}
         self.update(readings)
 
-    def update(self, readings: Mapping[str, Reading | None]) -> None:
+    def update(self, readings: Mapping[str, ValueReading | None]) -> None:
         """These keys were written, or (None) deleted."""
         for key, reading in readings.items():
             self._nodes.pop(key, None)

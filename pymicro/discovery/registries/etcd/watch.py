@@ -17,14 +17,14 @@ from pymicro.discovery.registries.etcd.client import EtcdClient, watching
 from pymicro.discovery.registries.etcd.errors import EtcdError, Kind, denied
 from pymicro.discovery.registries.etcd.members import Stream
 from pymicro.discovery.registries.etcd.table import (
-    Reading,
     ServiceTable,
     Unreadable,
+    ValueReading,
     read_value,
 )
 from pymicro.nodes.node import NodeSet
 
-__all__ = ["ServiceWatch", "Told"]
+__all__ = ["EtcdWatch", "Told"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
@@ -67,7 +67,7 @@ class Told:
         self._kinds.pop(service, None)
 
 
-class ServiceWatch:
+class EtcdWatch:
     """Follows the keys of one service until it is cancelled, or has failed.
 
     Whatever ends a watch – a member that stops, a compaction, silence –, all keys are
@@ -156,13 +156,13 @@ class ServiceWatch:
 
     async def _read_all(self) -> int:
         """All keys as they are; the revision at which they are so."""
-        readings: dict[str, Reading] = {}
+        readings: dict[str, ValueReading] = {}
         revision, turns = 0, Turns()
         async with aclosing(self._client.pages(self._prefix)) as pages:
             async for page in pages:
                 revision = revision or page.header.revision
                 for kv in page.kvs:
-                    readings[_text(kv.key)] = read_value(kv.value)
+                    readings[_key_text(kv.key)] = read_value(kv.value)
                     await turns.give()
         self._table.replace(readings)
         self._worked, self._gone = True, None
@@ -197,7 +197,7 @@ class ServiceWatch:
 
     async def _take(self, stream: Stream, limit: asyncio.Timeout, revision: int) -> bool:
         """One response, with all its fragments; whether to go on."""
-        readings: dict[str, Reading | None] = {}
+        readings: dict[str, ValueReading | None] = {}
         turns = Turns()
         while True:
             response = await stream.read()
@@ -205,7 +205,7 @@ class ServiceWatch:
                 return self._ended(stream, response)
             for event in response.events:
                 deleted = event.type == _DELETE
-                readings[_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
+                readings[_key_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
                 await turns.give()
             if not response.fragment:
                 break
@@ -263,5 +263,5 @@ class ServiceWatch:
             pause = self._timing.progress
 
 
-def _text(key: bytes) -> str:
+def _key_text(key: bytes) -> str:
     return key.decode(errors="backslashreplace")

@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from pymicro.base.errors import RegistryError
 from pymicro.base.sharing import Sharing
-from pymicro.discovery.registries.mdns.asking import Conversation, Timing
+from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
-from pymicro.discovery.registries.mdns.messages import Answer, Question
+from pymicro.discovery.registries.mdns.messages import Answer, MdnsQuestion
 from pymicro.discovery.registries.mdns.names import SERVICES, listed_service, service_of
-from pymicro.discovery.registries.mdns.watched import Watched
+from pymicro.discovery.registries.mdns.watch import MdnsWatch
 from pymicro.nodes.node import NodeSet
 
 __all__ = ["Browser"]
@@ -30,8 +30,8 @@ _MOST_COMPLAINTS = 128
 class _Listing(Conversation):
     """The question for the list of services."""
 
-    def __init__(self, link: Link, timing: Timing) -> None:
-        super().__init__(link, timing, Question(SERVICES))
+    def __init__(self, link: Link, timing: MdnsTiming) -> None:
+        super().__init__(link, timing, MdnsQuestion(SERVICES))
         self.services: set[str] = set()
 
     def found(self) -> bool:
@@ -50,10 +50,10 @@ class Browser:
         name: The registry, for the names of tasks.
     """
 
-    def __init__(self, link: Link, timing: Timing, name: str) -> None:
+    def __init__(self, link: Link, timing: MdnsTiming, name: str) -> None:
         self._link = link
         self._timing = timing
-        self._watched: Sharing[str, Watched] = Sharing(name)
+        self._watched: Sharing[str, MdnsWatch] = Sharing(name)
         self._listings: list[_Listing] = []
         self._complaints: set[tuple[str, str]] = set()
 
@@ -73,8 +73,8 @@ class Browser:
             RegistryError: It could not be asked.
         """
 
-        def make() -> tuple[Watched, Coroutine[Any, Any, None]]:
-            watched = Watched(self._link, self._timing, service, self.complain)
+        def make() -> tuple[MdnsWatch, Coroutine[Any, Any, None]]:
+            watched = MdnsWatch(self._link, self._timing, service, self.complain)
             return watched, watched.run()
 
         async with (
@@ -98,7 +98,7 @@ class Browser:
         listing = _Listing(self._link, self._timing)
         self._listings.append(listing)
         try:
-            await listing.settle(listing.ask())
+            await listing.collect(listing.ask())
         finally:
             self._listings.remove(listing)
         return sorted(listing.services)
@@ -127,7 +127,7 @@ class Browser:
         self._complaints.add(complaint)
         log.warning("passing over what %s says: %s", *complaint)
 
-    def _watched_at(self, name: str) -> Watched | None:
+    def _watched_at(self, name: str) -> MdnsWatch | None:
         return self._watched.get(service_of(name))
 
     def _list(self, name: str, source: Address) -> None:

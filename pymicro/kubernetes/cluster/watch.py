@@ -12,12 +12,12 @@ from typing import Any
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.latest import Latest
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query
-from pymicro.kubernetes.api.shared import Reflectors
+from pymicro.kubernetes.api.reflector import ObjectQuery
+from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["Parse", "ServiceWatch"]
+__all__ = ["ClusterWatch", "Parse"]
 
 log = logging.getLogger("pymicro.kubenodes")
 
@@ -28,7 +28,7 @@ CATCH_UP = 1.0
 Parse = Callable[[Mapping[str, Any]], tuple[Node, ...] | None]
 
 
-class ServiceWatch:
+class ClusterWatch:
     """Follows the objects of one service, in every namespace asked for, while somebody watches.
 
     The first set comes when every namespace has answered. From then on a
@@ -44,7 +44,7 @@ class ServiceWatch:
 
     def __init__(
         self,
-        queries: Callable[[], Awaitable[Sequence[Query]]],
+        queries: Callable[[], Awaitable[Sequence[ObjectQuery]]],
         parse: Parse,
         refine: Callable[[NodeSet], NodeSet],
         explain: Callable[[Exception], str],
@@ -54,9 +54,9 @@ class ServiceWatch:
         self._refine = refine
         self._explain = explain
         self._table = NodeTable()
-        self._asked: Sequence[Query] = ()
-        self._synced: set[Query] = set()
-        self._failing: set[Query] = set()
+        self._asked: Sequence[ObjectQuery] = ()
+        self._synced: set[ObjectQuery] = set()
+        self._failing: set[ObjectQuery] = set()
         # What the newest set has of the history: the highest resourceVersion.
         self._version = 0
         self._latest: Latest[NodeSet] = Latest()
@@ -85,7 +85,7 @@ class ServiceWatch:
             log.exception("a watch of the Kubernetes API died of a bug")
             self.end(exc)
 
-    async def _follow(self, reflectors: Reflectors, query: Query) -> None:
+    async def _follow(self, reflectors: Reflectors, query: ObjectQuery) -> None:
         async with reflectors.use(query, self._parse) as reflector:
             while True:
                 try:
@@ -99,7 +99,7 @@ class ServiceWatch:
                     if not told:
                         self._latest.fail(RegistryError(self._explain(exc)), stands=self._works_partly)
 
-    def _take(self, query: Query, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
+    def _take(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
         self._failing.discard(query)
         self._synced.add(query)
         nodes = self._refine(self._table.replace(query, objects))

@@ -21,14 +21,14 @@ from ipaddress import ip_address
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.discovery.registries.mdns import text
-from pymicro.discovery.registries.mdns.asking import Conversation, Timing
+from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
-from pymicro.discovery.registries.mdns.messages import Question, Seen
+from pymicro.discovery.registries.mdns.messages import MdnsQuestion, Seen
 from pymicro.discovery.registries.mdns.names import node_id, service_name
 from pymicro.nodes.address import join_address
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 
-__all__ = ["Watched"]
+__all__ = ["MdnsWatch"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
@@ -46,7 +46,7 @@ class _Subscription:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _KnownNode:
     """A node and what was last heard of it.
 
     Attributes:
@@ -63,18 +63,18 @@ class _Entry:
     missed: int = 0
 
 
-class Watched(Conversation):
+class MdnsWatch(Conversation):
     """One service that is watched."""
 
     def __init__(
-        self, link: Link, timing: Timing, service: str, complain: Callable[[Address, str], None]
+        self, link: Link, timing: MdnsTiming, service: str, complain: Callable[[Address, str], None]
     ) -> None:
-        super().__init__(link, timing, Question(service_name(service)))
+        super().__init__(link, timing, MdnsQuestion(service_name(service)))
         self.service = service
         self._subscriptions: list[_Subscription] = []
         self._joined = asyncio.Event()
         self._complain = complain
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _KnownNode] = {}
         self._set = EMPTY
         self._changed = False
         self._gathering = Gathering(self._publish, timing.gather)
@@ -121,7 +121,7 @@ class Watched(Conversation):
             self._asked = self._asked or asked
             newcomers = [one for one in self._subscriptions if not one.told]
             if newcomers:
-                await self.settle(asked)
+                await self.collect(asked)
                 for one in newcomers:
                     one.told = True
                 self._gathering.now()
@@ -174,7 +174,7 @@ class Watched(Conversation):
             except ValueError as exc:
                 self._complain(source, str(exc))
                 return
-            self._entries[seen.name] = _Entry(node, seen, said.size, now)
+            self._entries[seen.name] = _KnownNode(node, seen, said.size, now)
             self._change()
 
     def forget(self, name: str) -> None:

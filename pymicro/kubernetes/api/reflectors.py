@@ -9,15 +9,15 @@ from typing import Any, Self, TypeVar
 
 from pymicro.base.sharing import Sharing
 from pymicro.kubernetes.api.client import KubeClient
-from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import Reflector
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
 __all__ = ["Reflectors"]
 
 T = TypeVar("T")
 
-_DEFAULT = Timing()
+_DEFAULT = ReflectorTiming()
 
 
 class Reflectors:
@@ -30,10 +30,10 @@ class Reflectors:
         timing: For all reflectors.
     """
 
-    def __init__(self, client: KubeClient, *, timing: Timing = _DEFAULT) -> None:
+    def __init__(self, client: KubeClient, *, timing: ReflectorTiming = _DEFAULT) -> None:
         self._client = client
         self._timing = timing
-        self._sharing: Sharing[tuple[Query, Callable[..., Any]], Reflector[Any]] = Sharing(
+        self._sharing: Sharing[tuple[ObjectQuery, Callable[..., Any]], Reflector[Any]] = Sharing(
             "pymicro reflectors"
         )
 
@@ -54,7 +54,7 @@ class Reflectors:
 
     @asynccontextmanager
     async def use(
-        self, query: Query, parse: Callable[[Mapping[str, Any]], T | None]
+        self, query: ObjectQuery, parse: Callable[[Mapping[str, Any]], T | None]
     ) -> AsyncGenerator[Reflector[T], None]:
         """The running reflector for `query`; it stops when the last of its users has left.
 
