@@ -15,10 +15,10 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """The newest value of something, for any number of readers.
 
-    A reader sees the value in force and then each newer one; what came and went
-    while it was busy it never sees. Errors come in two kinds. `fail` tells those who
+    A reader sees the value in force and then each newer one. It never sees what came and
+    went while it was busy. Errors come in two kinds. `fail` tells those who
     read at that moment, and the next value may follow. `close` with an error is the
-    end, and whoever comes later hears of it too. Not for threads: one event loop only.
+    end: later readers get it too. Not for threads: one event loop only.
     """
 
     __slots__ = ("_changed", "_closed", "_end", "_failure", "_failures", "_stale", "_value", "_version")
@@ -46,7 +46,7 @@ class Latest(Generic[T]):
         self._wake()
 
     def fail(self, error: Exception, *, stands: bool = False) -> None:
-        """Raise `error` to everybody who reads now; whoever comes later does not see it.
+        """Raise `error` to everybody who reads now, and to nobody who comes later.
 
         Args:
             error: Each reader gets a copy: raising adds a traceback to what is raised.
@@ -71,7 +71,7 @@ class Latest(Generic[T]):
     async def follow(self) -> AsyncGenerator[T, None]:
         """The value in force, as soon as there is one, then each newer one that is met."""
         seen = 0
-        # A failure from before is no news to whoever comes now; the next one is.
+        # A new reader is not told of a failure from before, but of the next one.
         failures = self._failures
         while True:
             if self._end is not None:

@@ -1,4 +1,4 @@
-"""One running thing for all who use it."""
+"""One running thing for all of its users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Share(Generic[T]):
-    """What is shared, the task in which it works, and who uses it."""
+    """A thing, the task in which it works, and how many use it now."""
 
     thing: T
     task: asyncio.Task[Any]
@@ -31,7 +31,7 @@ class _Share(Generic[T]):
 class Sharing(Generic[K, T]):
     """Runs one thing for each key, from its first user's coming until its last user has gone.
 
-    Whoever comes when the thing has ended by itself gets a new one. `async with` the
+    A user who comes after the thing has ended by itself gets a new one. `async with` the
     sharing: all that runs ends with it. It may be entered again.
 
     Args:
@@ -53,7 +53,7 @@ class Sharing(Generic[K, T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End everything, whoever still uses it."""
+        """End everything, even what is still used."""
         shares, self._shares = self._shares, {}
         for share in shares.values():
             if share.expiry is not None:
@@ -91,8 +91,8 @@ class Sharing(Generic[K, T]):
         share = self._shares.get(key)
         if share is None or share.task.done():
             thing, work = make()
-            # In an empty context: whoever comes first may be a handler, whose deadline is
-            # not one of the work.
+            # In an empty context: the first user may be a handler, and the work must not
+            # inherit the deadline of its call.
             task = contextvars.Context().run(self._tasks.start, work, name)
             share = self._shares[key] = _Share(thing, task)
         if share.expiry is not None:

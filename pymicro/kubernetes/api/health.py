@@ -1,4 +1,4 @@
-"""What a reflector makes of its watches' fortunes: how long to wait, and what is a failure."""
+"""How a reflector's lists and watches fare: how long it waits, and what counts as a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReflectorHealth:
     Args:
         timing: What is long and what is short.
         clock: Seconds of a monotonic clock.
-        uniform: LoginSource of randomness, `(low, high) -> value`.
+        uniform: Source of randomness, `(low, high) -> value`.
 
     Attributes:
         watches: Watches begun.

@@ -61,7 +61,7 @@ class Reflector(Generic[T]):
         timing: When to do what.
         clock: Seconds of a monotonic clock.
         sleep: Waits before the next try.
-        uniform: LoginSource of randomness, `(low, high) -> value`.
+        uniform: Source of randomness, `(low, high) -> value`.
     """
 
     def __init__(

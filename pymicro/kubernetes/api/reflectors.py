@@ -1,4 +1,4 @@
-"""One reflector for all in this process who ask for the same."""
+"""Reflectors that are shared: everybody in this process who asks the same uses the same one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULT = ReflectorTiming()
 
 
 class Reflectors:
-    """Runs one reflector per query and parser, from its first user's coming to its last one's going.
+    """Runs one reflector for each query and parser, from its first user until its last one has left.
 
     `async with` it, within the client's own.
 

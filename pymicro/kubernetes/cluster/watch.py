@@ -1,4 +1,4 @@
-"""One service's node sets, read once from the API server for all who watch it."""
+"""One service's node sets, read once from the API server for everybody who watches it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ClusterWatch:
         except (ConfigError, KubeError) as exc:
             self.end(exc)
         except Exception as exc:
-            # A bug of ours; whoever watches must not wait for ever.
+            # A bug of ours; the watchers must not wait for ever.
             log.exception("a watch of the Kubernetes API died of a bug")
             self.end(exc)
 
@@ -115,8 +115,8 @@ class ClusterWatch:
     async def follow(self, after: int = 0) -> AsyncGenerator[NodeSet, None]:
         """The set, now and after each change, and again when it was confirmed.
 
-        Who comes while nothing works waits: until it does, or until the next
-        failure. What was known before is not handed out as if it were fresh.
+        A watcher who comes while nothing works waits until something does, or until the
+        next failure: what was known before is not handed out as if it were fresh.
 
         Args:
             after: A resourceVersion written from here: the first set has that, as a

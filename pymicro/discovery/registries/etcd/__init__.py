@@ -2,7 +2,7 @@
 
 Asking is in `client` over `members` (which of them to ask) over `connection`, as whom in
 `users`; the messages are in `messages`. A service's watch is in `watch` over `table`,
-publishing own nodes in `lease`, what `pymicro doctor` says in `diagnosis`; this is the
+publishing own nodes in `publisher`, what `pymicro doctor` says in `diagnosis`; this is the
 registry over them.
 """
 

@@ -98,7 +98,7 @@ class Browser:
         listing = _Listing(self._link, self._timing)
         self._listings.append(listing)
         try:
-            await listing.collect(listing.ask())
+            await listing.wait_for_answers(listing.ask())
         finally:
             self._listings.remove(listing)
         return sorted(listing.services)

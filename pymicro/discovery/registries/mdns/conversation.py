@@ -60,7 +60,7 @@ class Conversation:
         """
         return self.link.ask(self._question)
 
-    async def collect(self, asked: float) -> None:
+    async def wait_for_answers(self, asked: float) -> None:
         """Wait until all have answered, as far as that can be known.
 
         Raises:

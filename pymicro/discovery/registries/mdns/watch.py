@@ -121,7 +121,7 @@ class MdnsWatch(Conversation):
             self._asked = self._asked or asked
             newcomers = [one for one in self._subscriptions if not one.told]
             if newcomers:
-                await self.collect(asked)
+                await self.wait_for_answers(asked)
                 for one in newcomers:
                     one.told = True
                 self._gathering.now()
