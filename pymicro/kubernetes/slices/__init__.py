@@ -7,14 +7,13 @@ registry over them.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pymicro.base.findings import Finding
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
+from pymicro.kubernetes.api.reflector import ObjectQuery
 from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
@@ -29,9 +28,6 @@ from pymicro.kubernetes.slices.reader import (
 )
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import quoted
-
-if TYPE_CHECKING:
-    from pymicro.settings.config import Config
 
 __all__ = ["EndpointSliceRegistry"]
 
@@ -56,16 +52,8 @@ class EndpointSliceRegistry(ClusterRegistry):
     """
 
     name = "endpointslice"
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        environ: Mapping[str, str] = os.environ,
-        timing: ReflectorTiming | None = None,
-    ) -> None:
-        super().__init__(config, environ=environ, timing=timing)
-        self._told = False
+    # Whether it was said that nothing is published.
+    _told = False
 
     def _name_problem(self, service: str) -> str:
         parts = service.split(".")
