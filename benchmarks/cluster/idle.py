@@ -10,10 +10,10 @@ from benchmarks.cluster.pods import Pods
 from benchmarks.figures import Figure, Row
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
-from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import Reflector
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
 __all__ = ["idle"]
 
@@ -30,7 +30,7 @@ async def idle(pods: Pods, *, seconds: float) -> AsyncIterator[list[Row]]:
     again after each idle limit: of a busy one it would be fewer.
     """
     scale = seconds / 3600
-    usual = Timing()
+    usual = ReflectorTiming()
     timing = replace(
         usual,
         watch_timeout=tuple(length * scale for length in usual.watch_timeout),
@@ -41,7 +41,7 @@ async def idle(pods: Pods, *, seconds: float) -> AsyncIterator[list[Row]]:
     )
     await pods.create("idle", 3)
     async with KubeClient(lambda: find_cluster([f"kubeconfig={pods.kubeconfig}"])) as client:
-        query = Query(PODS, pods.namespace, labels="micro.mu/selector-idle=service")
+        query = ObjectQuery(PODS, pods.namespace, labels="micro.mu/selector-idle=service")
         reflector = Reflector(client, query, _uid, timing=timing)
         running = asyncio.create_task(reflector.run())
         await asyncio.sleep(seconds)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Latest
-from pymicro.base.tasks import Tasks
+from pymicro.base.sharing import Sharing
 from pymicro.discovery.registry import Registry
 from pymicro.nodes.node import EMPTY, NodeSet, differing
 
@@ -82,9 +81,6 @@ class _Topic:
         self.service = service
         self.label = _plain(service)
         self.latest: Latest[NodeSet] = Latest()
-        self.watchers = 0
-        self.task: asyncio.Task[None] | None = None
-        self.expiry: asyncio.TimerHandle | None = None
         self._clock = clock
         self._nodes: NodeSet | None = None
         self._confirmed = 0.0
@@ -148,28 +144,21 @@ class Directory:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
-        self._linger = linger
         self._backoff = backoff
         self._clock = clock
-        self._topics: dict[str, _Topic] = {}
-        self._tasks: Tasks | None = None
+        self._topics: Sharing[str, _Topic] = Sharing("pymicro directory", lambda _: linger)
 
     async def __aenter__(self) -> Self:
-        self._tasks = await Tasks("pymicro directory").__aenter__()
+        await self._topics.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop every watch and end every iterator."""
-        topics, self._topics = self._topics, {}
-        for topic in topics.values():
-            if topic.expiry is not None:
-                topic.expiry.cancel()
+        for topic in self._topics.running.values():
             topic.latest.close()
-        tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            await tasks.__aexit__(kind, exc, traceback)
+        await self._topics.__aexit__(kind, exc, traceback)
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
         """The newest set of `service`, as soon as one is known, and after each change.
@@ -177,12 +166,14 @@ class Directory:
         A slow reader gets the newest set only and holds nobody up. It never
         raises RegistryError (see `state`), and ends when the directory closes.
         """
-        topic = self._join(service)
-        try:
+
+        def make() -> tuple[_Topic, Coroutine[Any, Any, None]]:
+            topic = _Topic(service, self._clock)
+            return topic, self._follow(topic)
+
+        async with self._topics.use(service, f"watch of {service}", make) as topic:
             async for nodes in topic.latest.follow():
                 yield nodes
-        finally:
-            self._leave(topic)
 
     def state(self, service: str) -> ServiceState:
         """What is known of `service` now; nothing if nobody has watched it lately."""
@@ -199,35 +190,6 @@ class Directory:
             return f"{where} has not answered yet and failed with: {state.error}"
         listed = f"{where} listed {_count(state.nodes)} {_seconds(state.age)} ago"
         return listed if state.error is None else f"{listed} and has failed since with: {state.error}"
-
-    def _join(self, service: str) -> _Topic:
-        if self._tasks is None:
-            raise RuntimeError(f"the directory is not open: cannot watch {service!r}")
-        topic = self._topics.get(service)
-        if topic is None:
-            topic = self._topics[service] = _Topic(service, self._clock)
-            # In an empty context: a watch that a handler's call starts must not
-            # inherit the handler's deadline.
-            topic.task = contextvars.Context().run(
-                self._tasks.start, self._follow(topic), f"watch of {service}"
-            )
-        if topic.expiry is not None:
-            topic.expiry.cancel()
-            topic.expiry = None
-        topic.watchers += 1
-        return topic
-
-    def _leave(self, topic: _Topic) -> None:
-        topic.watchers -= 1
-        if topic.watchers == 0 and self._topics.get(topic.service) is topic:
-            topic.expiry = asyncio.get_running_loop().call_later(self._linger, self._expire, topic)
-
-    def _expire(self, topic: _Topic) -> None:
-        # The topic goes with its watch: whatever that still yields while it is
-        # being cancelled lands in a topic nobody reads any more.
-        del self._topics[topic.service]
-        if topic.task is not None:
-            topic.task.cancel()
 
     async def _follow(self, topic: _Topic) -> None:
         """Copy each set of the registry into `topic`, until cancelled."""

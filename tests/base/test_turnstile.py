@@ -9,23 +9,23 @@ import pytest
 from pymicro.base.turnstile import Turnstile
 
 
-class Shop:
+class Shop(Turnstile):
     """Takes a turn of the loop to open and to close, or as long as it is made to wait."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.log: list[str] = []
-        self.turnstile = Turnstile(self._open, self._close)
         self.failures: list[Exception] = []
         self.closing = asyncio.Event()
         self.closing.set()
 
-    async def _open(self) -> None:
+    async def _enter(self) -> None:
         await asyncio.sleep(0)
         if self.failures:
             raise self.failures.pop()
         self.log.append("open")
 
-    async def _close(self) -> None:
+    async def _leave(self) -> None:
         await self.closing.wait()
         self.log.append("closed")
 
@@ -33,22 +33,22 @@ class Shop:
 async def test_it_is_open_from_the_first_to_the_last() -> None:
     shop = Shop()
     for _ in range(2):
-        await asyncio.gather(*(shop.turnstile.enter() for _ in range(3)))
-        await asyncio.gather(*(shop.turnstile.leave() for _ in range(3)))
+        await asyncio.gather(*(shop.__aenter__() for _ in range(3)))
+        await asyncio.gather(*(shop.__aexit__(None, None, None) for _ in range(3)))
     assert shop.log == ["open", "closed"] * 2
 
 
 async def test_who_comes_while_it_closes_finds_it_open() -> None:
     shop = Shop()
-    await shop.turnstile.enter()
+    await shop.__aenter__()
     shop.closing.clear()
-    leaving = asyncio.create_task(shop.turnstile.leave())
-    coming = asyncio.create_task(shop.turnstile.enter())
+    leaving = asyncio.create_task(shop.__aexit__(None, None, None))
+    coming = asyncio.create_task(shop.__aenter__())
     await asyncio.sleep(0)  # both have begun
     shop.closing.set()
     await asyncio.gather(leaving, coming)
     assert shop.log == ["open", "closed", "open"]
-    await shop.turnstile.leave()
+    await shop.__aexit__(None, None, None)
     assert shop.log == ["open", "closed", "open", "closed"]
 
 
@@ -56,28 +56,28 @@ async def test_a_failure_to_open_is_for_who_came() -> None:
     shop = Shop()
     shop.failures.append(OSError("no key"))
     with pytest.raises(OSError, match="no key"):
-        await shop.turnstile.enter()
-    await shop.turnstile.enter()
-    await shop.turnstile.leave()
+        await shop.__aenter__()
+    await shop.__aenter__()
+    await shop.__aexit__(None, None, None)
     assert shop.log == ["open", "closed"]
 
 
 async def test_who_is_cancelled_while_leaving_has_left() -> None:
     shop = Shop()
-    await shop.turnstile.enter()
+    await shop.__aenter__()
     shop.closing.clear()
-    last = asyncio.create_task(shop.turnstile.leave())
-    coming = asyncio.create_task(shop.turnstile.enter())
+    last = asyncio.create_task(shop.__aexit__(None, None, None))
+    coming = asyncio.create_task(shop.__aenter__())
     await asyncio.sleep(0)  # one closes it, the other waits
-    impatient = asyncio.create_task(shop.turnstile.leave())  # on behalf of who is coming
+    impatient = asyncio.create_task(shop.__aexit__(None, None, None))  # on behalf of who is coming
     await asyncio.sleep(0)
     impatient.cancel()
     await asyncio.wait([impatient])
     assert impatient.cancelled()
     shop.closing.set()
     await asyncio.gather(last, coming)
-    await shop.turnstile.enter()
-    await shop.turnstile.leave()
+    await shop.__aenter__()
+    await shop.__aexit__(None, None, None)
     assert shop.log == ["open", "closed", "open", "closed"]
 
 
@@ -86,9 +86,9 @@ def test_it_outlives_event_loops() -> None:
 
     async def use() -> None:
         shops[:] = shops or [Shop()]
-        turnstile = shops[0].turnstile
-        await asyncio.gather(*(turnstile.enter() for _ in range(3)))
-        await asyncio.gather(*(turnstile.leave() for _ in range(3)))
+        shop = shops[0]
+        await asyncio.gather(*(shop.__aenter__() for _ in range(3)))
+        await asyncio.gather(*(shop.__aexit__(None, None, None) for _ in range(3)))
 
     asyncio.run(use())
     asyncio.run(use())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pymicro.base.errors import RegistryError
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from pymicro.kubernetes.pods import KubernetesRegistry
 from pymicro.nodes.node import Node
 from pymicro.settings.config import load
@@ -24,7 +24,7 @@ from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster
 
-QUICK = Timing(backoff_maximum=2.0)
+QUICK = ReflectorTiming(backoff_maximum=2.0)
 READER = "pymicro-client"
 SELF = "pymicro-self-register"
 
@@ -48,7 +48,7 @@ class Tenant:
         account: str = READER,
         own: dict[str, Any] | None = None,
         *,
-        timing: Timing = QUICK,
+        timing: ReflectorTiming = QUICK,
         **settings: Any,
     ) -> KubernetesRegistry:
         """As a process of the pod `own` has it, or one outside of all pods."""
@@ -253,7 +253,7 @@ async def test_while_the_api_server_is_away_the_nodes_stay_and_then_it_heals(
     one = tenant.pod("one", "10.0.0.1")
     tenant.pod("two", "10.0.0.2")
     # With the pauses that users have.
-    registry = tenant.registry(timing=Timing())
+    registry = tenant.registry(timing=ReflectorTiming())
     async with seeing(registry) as seen:
         await seen.see("10.0.0.1:8080", "10.0.0.2:8080")
         away = time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
-from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.resource import PODS
 from pymicro.kubernetes.pods import KubernetesRegistry
 from pymicro.kubernetes.pods.reader import PodReader
@@ -73,7 +73,7 @@ async def watched_loop() -> AsyncIterator[Blocked]:
 async def first_sync(plane: ControlPlane) -> tuple[Any, set[str], float, float]:
     """State, addresses, seconds and the longest block of a reflector's first list."""
     reader = PodReader("greeter")
-    query = Query(PODS, "default", labels="micro.mu/selector-greeter=service")
+    query = ObjectQuery(PODS, "default", labels="micro.mu/selector-greeter=service")
     cluster = await find_cluster([f"kubeconfig={plane.kubeconfig}"], {})
     async with KubeClient(cluster) as client:
         # Imports and TLS are no part of it.

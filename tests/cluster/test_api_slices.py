@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from pymicro.kubernetes.slices import EndpointSliceRegistry
 from pymicro.settings.config import load
 from tests.cluster import pods
@@ -40,7 +40,7 @@ class Shop:
 
     def registry(self) -> EndpointSliceRegistry:
         config = load({"registry_address": [f"kubeconfig={self._kubeconfig}"]}, environ={})
-        return EndpointSliceRegistry(config, environ={}, timing=Timing(backoff_maximum=2.0))
+        return EndpointSliceRegistry(config, environ={}, timing=ReflectorTiming(backoff_maximum=2.0))
 
     def pod(self, name: str, ip: str, port: int = 8080) -> dict[str, Any]:
         document = pod(name, ip, namespace=self.namespace, labels={"app": "greeter"}, ports={"grpc": port})

@@ -13,9 +13,9 @@ import pytest
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.cluster import pods
 from tests.cluster.plane import ControlPlane, until
 from tests.cluster.relay import Relay
@@ -24,7 +24,7 @@ from tests.fakes.pods import pod
 pytestmark = pytest.mark.cluster
 
 # Everything as it is by default, but for the longest pause: a test's outage is short.
-QUICK = Timing(backoff_maximum=2.0)
+QUICK = ReflectorTiming(backoff_maximum=2.0)
 
 
 def ready(found: Mapping[str, Any]) -> str | None:
@@ -57,8 +57,10 @@ class Follower:
 
 
 @contextlib.asynccontextmanager
-async def following(client: KubeClient, namespace: str, timing: Timing = QUICK) -> AsyncIterator[Follower]:
-    reflector = Reflector(client, Query(PODS, namespace), ready, timing=timing)
+async def following(
+    client: KubeClient, namespace: str, timing: ReflectorTiming = QUICK
+) -> AsyncIterator[Follower]:
+    reflector = Reflector(client, ObjectQuery(PODS, namespace), ready, timing=timing)
     follower = Follower(reflector)
     tasks = [asyncio.create_task(reflector.run()), asyncio.create_task(follower.run())]
     try:
@@ -194,7 +196,7 @@ async def test_without_a_watch_cache_a_compaction_alone_forgets(
     folder = uncached.service_account_folder(tmp_path / "account", namespace, "default")
     names = [f"pod-{number}" for number in range(7)]
     made = [make(uncached, namespace, name) for name in names]
-    timing = Timing(page_size=3, backoff_maximum=2.0)
+    timing = ReflectorTiming(page_size=3, backoff_maximum=2.0)
     async with (
         Relay(uncached.host, uncached.port) as relay,
         pod_client(uncached, folder, relay.port) as client,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from pymicro.kubernetes.api.reflector import Timing
+from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.pods import KubernetesRegistry
 from pymicro.kubernetes.slices import EndpointSliceRegistry
 from pymicro.nodes.node import Node
@@ -16,7 +16,7 @@ from pymicro.testing.registry import RegistryContract
 __all__ = ["QUICK", "EndpointSliceContract", "KubernetesContract", "kubernetes"]
 
 # The API server of a test comes back within a second, not within half a minute.
-QUICK = Timing(backoff_initial=0.05, backoff_maximum=0.2)
+QUICK = ReflectorTiming(backoff_initial=0.05, backoff_maximum=0.2)
 
 
 def kubernetes(

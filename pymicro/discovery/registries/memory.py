@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryRegistry"]
 
 
-class _Entry:
+class _ServiceNodes:
     """One service's nodes by id, and who watches them."""
 
     __slots__ = ("changed", "nodes", "owners", "watchers")
@@ -35,10 +35,10 @@ class _Store:
     """What the registries of one address share: services that have nodes or watchers."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _ServiceNodes] = {}
 
-    def entry(self, service: str) -> _Entry:
-        return self._entries.setdefault(service, _Entry())
+    def entry(self, service: str) -> _ServiceNodes:
+        return self._entries.setdefault(service, _ServiceNodes())
 
     def drop_if_idle(self, service: str) -> None:
         entry = self._entries.get(service)

@@ -13,7 +13,7 @@ from pymicro._version import __version__
 from pymicro.kubernetes.api.credentials import Cluster
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.lines import Lines
-from pymicro.kubernetes.api.reading import Reading, library
+from pymicro.kubernetes.api.login import Login, library
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.status import refusal
 
@@ -28,9 +28,9 @@ _LARGEST_REFUSAL = 64 << 10
 class _Transport:
     """A session of aiohttp, and how many requests are on it: it outlives its successor's coming."""
 
-    def __init__(self, rest: Any, reading: Reading) -> None:
+    def __init__(self, rest: Any, login: Login) -> None:
         self.rest = rest
-        self.tls = reading.tls
+        self.tls = login.tls
         self.users = 0
 
 
@@ -204,12 +204,12 @@ class KubeClient:
         }
         if content_type:
             headers["Content-Type"] = content_type
-        refused: Reading | None = None
+        refused: Login | None = None
         while True:
-            reading = await (await self.find()).reading(refused)
-            if reading.authorization:
-                headers["Authorization"] = reading.authorization
-            transport = await self._connect(reading)
+            login = await (await self.find()).login(refused)
+            if login.authorization:
+                headers["Authorization"] = login.authorization
+            transport = await self._connect(login)
             transport.users += 1
             deadline = asyncio.get_running_loop().time() + timeout
             try:
@@ -217,7 +217,7 @@ class KubeClient:
                     async with asyncio.timeout_at(deadline):
                         response = await transport.rest.request(
                             method,
-                            reading.server + asked.path,
+                            login.server + asked.path,
                             query_params=params,
                             headers=headers,
                             body=body,
@@ -227,7 +227,7 @@ class KubeClient:
                 try:
                     if response.status == 401 and refused is None:
                         # The token was replaced since it was read, most likely.
-                        refused = reading
+                        refused = login
                         continue
                     if not 200 <= response.status < 300:
                         raise await self._refusal(asked, response, deadline)
@@ -242,16 +242,16 @@ class KubeClient:
             finally:
                 await self._leave(transport)
 
-    async def _connect(self, reading: Reading) -> _Transport:
+    async def _connect(self, login: Login) -> _Transport:
         """The transport for these certificates; the one for others closes when nobody uses it any more."""
         rest = (await library()).client.rest
         old = self._transport
-        if old is not None and old.tls == reading.tls:
+        if old is not None and old.tls == login.tls:
             return old
         try:
-            transport = _Transport(rest.RESTClientObject(reading.configuration), reading)
+            transport = _Transport(rest.RESTClientObject(login.configuration), login)
         except (OSError, ValueError) as exc:  # ssl's errors are OSErrors
-            what = f"the certificates for {reading.server} cannot be used: {exc}"
+            what = f"the certificates for {login.server} cannot be used: {exc}"
             raise KubeError(what, kind="credentials") from exc
         self._transport = transport
         self._transports.add(transport)

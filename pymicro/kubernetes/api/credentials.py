@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
-from pymicro.kubernetes.api.reading import Reading, Source, library, read_configuration, signatures
+from pymicro.kubernetes.api.login import Login, LoginSource, library, read_login, signatures
 from pymicro.settings.config import in_pod
 
 __all__ = ["Cluster", "find_cluster"]
@@ -46,7 +46,7 @@ class Cluster:
 
     def __init__(
         self,
-        source: Source,
+        source: LoginSource,
         *,
         server: str,
         namespace: str,
@@ -60,7 +60,7 @@ class Cluster:
         self._source = source
         self._origin = origin
         self._clock = clock
-        self._reading: Reading | None = None
+        self._login: Login | None = None
         self._read_at = 0.0
         self._looked = 0.0
         self._complaint = ""
@@ -70,7 +70,7 @@ class Cluster:
         """`https://10.96.0.1:443 (service account shop/greeter)`."""
         return f"{self.server} ({self._origin})"
 
-    async def reading(self, refused: Reading | None = None) -> Reading:
+    async def login(self, refused: Login | None = None) -> Login:
         """The credentials to use now.
 
         Args:
@@ -81,11 +81,11 @@ class Cluster:
             KubeError: There are none, and why.
         """
         async with self._lock:
-            known = self._reading
+            known = self._login
             if known is not None and known is not refused and not self._stale(known):
                 return known
             try:
-                self._reading = await self._source.read()
+                self._login = await self._source.read()
             except KubeError as exc:
                 # A file that is just being replaced: what was read before may do until the
                 # server says otherwise.
@@ -97,18 +97,18 @@ class Cluster:
                 return known
             self._complaint = ""
             self._read_at = self._looked = self._clock()
-            self.server = self._reading.server
-            return self._reading
+            self.server = self._login.server
+            return self._login
 
     def close(self) -> None:
         """Remove the files that were written for it."""
         self._source.close()
-        self._reading = None
+        self._login = None
 
-    def _ran_out(self, known: Reading) -> bool:
+    def _ran_out(self, known: Login) -> bool:
         return known.lifetime is not None and self._clock() - self._read_at >= known.lifetime
 
-    def _stale(self, known: Reading) -> bool:
+    def _stale(self, known: Login) -> bool:
         if self._ran_out(known):
             return True
         now = self._clock()
@@ -126,7 +126,7 @@ class _ServiceAccount:
         self._token = os.path.join(folder, "token")
         self._ca = os.path.join(folder, "ca.crt")
 
-    async def read(self) -> Reading:
+    async def read(self) -> Login:
         files = signatures((self._token, self._ca))
         kubernetes = await library()
         configuration = kubernetes.client.Configuration()
@@ -144,7 +144,7 @@ class _ServiceAccount:
             raise KubeError(
                 f"the service account in {folder} cannot be read: {exc}", kind="credentials"
             ) from exc
-        return read_configuration(configuration, files)
+        return read_login(configuration, files)
 
     def close(self) -> None:
         pass
@@ -156,10 +156,10 @@ class _Address:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    async def read(self) -> Reading:
+    async def read(self) -> Login:
         configuration = (await library()).client.Configuration()
         configuration.host = self._url
-        return read_configuration(configuration, ())
+        return read_login(configuration, ())
 
     def close(self) -> None:
         pass
@@ -240,8 +240,8 @@ def _in_pod(folder: str, environ: Mapping[str, str], clock: Callable[[], float])
     if not port:
         raise ConfigError("KUBERNETES_SERVICE_HOST is set and KUBERNETES_SERVICE_PORT is not: is this a pod?")
     try:
-        token = _text(folder, "token")
-        own = _text(folder, "namespace") if os.path.exists(os.path.join(folder, "namespace")) else ""
+        token = _read_file(folder, "token")
+        own = _read_file(folder, "namespace") if os.path.exists(os.path.join(folder, "namespace")) else ""
     except (OSError, ValueError) as exc:
         raise ConfigError(
             f"this pod has no service account to ask the Kubernetes API with: {exc} "
@@ -291,7 +291,7 @@ def _default_kubeconfig(environ: Mapping[str, str]) -> str:
     return path if os.path.exists(path) else ""
 
 
-def _text(folder: str, name: str) -> str:
+def _read_file(folder: str, name: str) -> str:
     with open(os.path.join(folder, name), encoding="utf-8") as file:
         return file.read().strip()
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.fields import mapping_at
 
-__all__ = ["Turns", "ends_initial_events", "is_older", "read_event"]
+__all__ = ["ends_initial_events", "is_older", "read_event"]
 
 # Kubernetes' versions are etcd's revisions, 64 bits.
 _LONGEST_VERSION = 20
@@ -34,9 +33,8 @@ def read_event(line: bytes) -> tuple[str, Mapping[str, Any]]:
 
 def ends_initial_events(bookmark: Mapping[str, Any]) -> bool:
     """Whether this bookmark says that a streaming list is complete."""
-    metadata = bookmark.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    return isinstance(annotations, dict) and annotations.get("k8s.io/initial-events-end") == "true"
+    annotations = mapping_at(mapping_at(bookmark, "metadata"), "annotations")
+    return annotations.get("k8s.io/initial-events-end") == "true"
 
 
 def is_older(version: str, than: str) -> bool:
@@ -48,24 +46,3 @@ def is_older(version: str, than: str) -> bool:
 
 def _is_number(version: str) -> bool:
     return version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION
-
-
-class Turns:
-    """Lets the event loop turn by elapsed time.
-
-    Awaiting what is buffered already never suspends, so a loop over events could hold the
-    event loop for as long as they last.
-
-    Args:
-        after: Seconds.
-    """
-
-    def __init__(self, after: float) -> None:
-        self._after = after
-        self._since = time.perf_counter()
-
-    async def pause(self) -> None:
-        """Let others run, if the time is up."""
-        if time.perf_counter() - self._since >= self._after:
-            await asyncio.sleep(0)
-            self._since = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a reflector makes of its watches' fortunes: how long to wait, and what is a failure."""
+"""How a reflector's lists and watches fare: how long it waits, and what counts as a failure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from pymicro.base.backoff import Backoff
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["Health"]
+__all__ = ["ReflectorHealth"]
 
 
-class Health:
+class ReflectorHealth:
     """The course of one reflector's lists and watches.
 
     Args:
@@ -31,7 +31,7 @@ class Health:
     """
 
     def __init__(
-        self, timing: Timing, clock: Callable[[], float], uniform: Callable[[float, float], float]
+        self, timing: ReflectorTiming, clock: Callable[[], float], uniform: Callable[[float, float], float]
     ) -> None:
         self.watches = 0
         self.restarts = 0

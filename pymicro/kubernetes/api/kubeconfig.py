@@ -15,8 +15,8 @@ from typing import Any
 
 from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.login import Login, library, read_login, signatures
 from pymicro.kubernetes.api.plugin import run_plugin
-from pymicro.kubernetes.api.reading import Reading, library, read_configuration, signatures
 
 __all__ = ["Context", "Kubeconfig"]
 
@@ -62,7 +62,7 @@ class Kubeconfig:
         self._folder: str | None = None
         self._remove: Callable[[], object] = lambda: None
 
-    async def read(self) -> Reading:
+    async def read(self) -> Login:
         """Read the files again, and run the plug-in if the user has one.
 
         Raises:
@@ -104,7 +104,7 @@ class Kubeconfig:
         except Exception as exc:
             # The library raises whatever a malformed file makes it stumble over.
             raise KubeError(f"{self._name()}, context {context.name!r}: {exc}", kind="credentials") from exc
-        return read_configuration(configuration, files, lifetime)
+        return read_login(configuration, files, lifetime)
 
     def close(self) -> None:
         """Remove the certificates that were written."""

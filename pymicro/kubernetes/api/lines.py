@@ -18,8 +18,8 @@ LONGEST_LINE = 16 << 20
 class Lines(AsyncIterator[bytes]):
     """The lines of a response, without their ends; empty ones are left out.
 
-    Reading buffered lines never suspends: whoever loops over them must let the event
-    loop turn.
+    Reading buffered lines never suspends: a loop over them must let the event loop turn
+    itself (`pymicro.base.turns`).
 
     Args:
         read: Gives what has arrived, waiting for something; nothing at the end.

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reading import library
+from pymicro.kubernetes.api.login import library
 
 __all__ = ["Credential", "run_plugin"]
 

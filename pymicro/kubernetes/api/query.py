@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pymicro.kubernetes.api.resource import Resource
 
-__all__ = ["Query"]
+__all__ = ["ObjectQuery"]
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class ObjectQuery:
     """Objects of one resource.
 
     Attributes:

@@ -7,30 +7,32 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.latest import Gathering, Latest
+from pymicro.base.turns import Turns
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.events import Turns, ends_initial_events, is_older, read_event
-from pymicro.kubernetes.api.health import Health
+from pymicro.kubernetes.api.events import ends_initial_events, is_older, read_event
+from pymicro.kubernetes.api.health import ReflectorHealth
 from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.pages import Page
-from pymicro.kubernetes.api.publication import Publication
-from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.state import ReflectorState
 from pymicro.kubernetes.api.status import refusal
 from pymicro.kubernetes.api.table import Table, version_of
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["Query", "Reflector", "ReflectorState", "Timing"]
+__all__ = ["ObjectQuery", "Reflector", "ReflectorState", "ReflectorTiming"]
 
 log = logging.getLogger("pymicro.kube")
 
 T = TypeVar("T")
 
-_DEFAULT = Timing()
+_DEFAULT = ReflectorTiming()
 
 
 class _NoStreamingList(Exception):
@@ -65,10 +67,10 @@ class Reflector(Generic[T]):
     def __init__(
         self,
         client: KubeClient,
-        query: Query,
+        query: ObjectQuery,
         parse: Callable[[Mapping[str, Any]], T | None],
         *,
-        timing: Timing = _DEFAULT,
+        timing: ReflectorTiming = _DEFAULT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -80,10 +82,11 @@ class Reflector(Generic[T]):
         self._sleep = sleep
         self._uniform = uniform
         self._table: Table[T] = Table(parse, str(query))
-        self._publication: Publication[T] = Publication(
-            str(query), lambda: self._table.objects, timing.gather
-        )
-        self._health = Health(timing, clock, uniform)
+        self._latest: Latest[Mapping[str, T]] = Latest()
+        self._gathering = Gathering(self._publish, timing.gather)
+        # What it fails with at present, once followers were told.
+        self._failure: KubeError | None = None
+        self._health = ReflectorHealth(timing, clock, uniform)
         # Empty: everything must be listed.
         self._version = ""
         self._resync_at = 0.0
@@ -107,7 +110,7 @@ class Reflector(Generic[T]):
             restarts=self._health.restarts,
             errors=dict(self._health.errors),
             skipped=self._table.skipped,
-            failure=self._publication.failure,
+            failure=self._failure,
             streaming_list=self._streaming_list,
         )
 
@@ -115,9 +118,9 @@ class Reflector(Generic[T]):
         """The values by uid: once all are known, after each change, and when they are confirmed.
 
         What is yielded is a view of all of them, not a copy: use it before the next await.
-        A lone change comes at once, more are gathered for `Timing.gather`; a slow follower sees the newest
-        only. The same may be yielded again, which says that it was still so at that moment.
-        Ends when the reflector does.
+        A lone change comes at once, more are gathered for `ReflectorTiming.gather`; a slow
+        follower sees the newest only. The same may be yielded again, which says that it was
+        still so at that moment. Ends when the reflector does.
 
         Raises:
             KubeError: The copy can no longer be kept in step. It is raised when that begins,
@@ -125,7 +128,7 @@ class Reflector(Generic[T]):
                 takes an old copy for a fresh one; follow again to learn when it works. A
                 watch that breaks and is there again with the next try is no failure.
         """
-        return self._publication.follow()
+        return self._latest.follow()
 
     async def run(self) -> None:
         """Do the work, until cancelled: nothing the server or the network does ends it."""
@@ -145,7 +148,8 @@ class Reflector(Generic[T]):
                 if pause > 0:
                     await self._sleep(pause)
         finally:
-            self._publication.close()
+            self._gathering.cancel()
+            self._latest.close()
 
     # What is asked
 
@@ -227,7 +231,7 @@ class Reflector(Generic[T]):
             for found in page.objects():
                 if isinstance(found, dict):
                     table.put(found)
-                await turns.pause()
+                await turns.give()
         except (ValueError, RecursionError) as exc:
             raise KubeError(f"a page of {self.query} cannot be read: {exc!r}", kind="malformed") from exc
         return page
@@ -285,7 +289,7 @@ class Reflector(Generic[T]):
                 return
             if self._clock() >= limit:
                 break
-            await turns.pause()
+            await turns.give()
         raise KubeError(f"the streaming list of {self.query} did not end as one", kind="refused")
 
     async def _watch(self) -> None:
@@ -301,7 +305,7 @@ class Reflector(Generic[T]):
             self._health.opened()
             # To say that it works again, and not at once: an expired version comes as the
             # first event, and what was missed comes now too.
-            self._publication.later()
+            self._gathering.later()
             await self._read(lines, params, seconds)
 
     async def _read(self, lines: Lines, params: Mapping[str, str], seconds: int) -> None:
@@ -315,7 +319,7 @@ class Reflector(Generic[T]):
             self._take(kind, found)
             if self._clock() >= until:
                 return
-            await turns.pause()
+            await turns.give()
 
     def _take(self, kind: str, found: Mapping[str, Any]) -> None:
         """One event of a watch."""
@@ -324,13 +328,13 @@ class Reflector(Generic[T]):
         self._version = version or self._version
         self._health.event()
         if kind == "BOOKMARK":
-            self._publication.later()
+            self._gathering.later()
         elif kind in ("ADDED", "MODIFIED"):
             if self._table.put(found):
-                self._publication.soon()
+                self._gathering.soon()
         # Not by what the object says: one that lost its label still shows the old labels.
         elif kind == "DELETED" and self._table.drop(found):
-            self._publication.soon()
+            self._gathering.soon()
 
     def _compare(self, version: str) -> None:
         if is_older(version, self._version):
@@ -351,7 +355,14 @@ class Reflector(Generic[T]):
         self._lists += 1
         spread = self._timing.resync * self._timing.resync_jitter
         self._resync_at = self._last_sync + self._timing.resync + self._uniform(-spread, spread)
-        self._publication.now()
+        self._gathering.now()
+
+    def _publish(self) -> None:
+        """Show followers the objects there are; what failed before works again."""
+        if self._failure is not None:
+            log.info("%s: the API works again", self.query)
+            self._failure = None
+        self._latest.set(MappingProxyType(self._table.objects))
 
     def _trouble(self, error: KubeError) -> float:
         """Something went wrong; returns how long to wait before the next try."""
@@ -361,12 +372,13 @@ class Reflector(Generic[T]):
         pause, tell = self._health.trouble(error)
         if tell:
             self._tell(error)
-        else:
-            self._publication.postpone()
+        elif self._failure is not None:
+            # It does not work again yet, whatever it looked like.
+            self._gathering.cancel()
         return pause
 
     def _tell(self, error: KubeError) -> None:
-        before = self._publication.failure
+        before = self._failure
         if before is None or before.kind != error.kind:
             # What never mends by itself is loud.
             loud = error.kind in ("forbidden", "unauthorized", "config", "credentials")
@@ -376,7 +388,10 @@ class Reflector(Generic[T]):
             log.log(
                 logging.ERROR if loud else logging.INFO, "%s (%s, trying again): %s", self.query, kept, error
             )
-        self._publication.fail(error)
+        # What was to be published stays in the table, for when it works again.
+        self._gathering.cancel()
+        self._failure = error
+        self._latest.fail(error)
 
     def _refused(self, params: Mapping[str, str], status: Mapping[str, Any]) -> KubeError:
         """The error that an ERROR event means."""

@@ -36,7 +36,7 @@ def refusal(
     said = status.get("code")
     if not code and isinstance(said, int):
         code = said
-    reason = _text(status.get("reason"))
+    reason = _log_text(status.get("reason"))
     details = status.get("details")
     if isinstance(details, dict):
         causes = details.get("causes")
@@ -49,7 +49,7 @@ def refusal(
         if retry_after is None and isinstance(seconds, int) and seconds > 0:
             retry_after = float(seconds)
     answer = f"{code or 'an error'} {reason}".rstrip()
-    message = _text(status.get("message"))
+    message = _log_text(status.get("message"))
     if message:
         answer += f": {message}"
     if code == 403 and asked.resource is not None:
@@ -66,7 +66,7 @@ def refusal(
     return KubeError(text, status=code, reason=reason, retry_after=retry_after)
 
 
-def _text(value: object) -> str:
+def _log_text(value: object) -> str:
     """A string that fits into one line of a log."""
     if not isinstance(value, str):
         return ""

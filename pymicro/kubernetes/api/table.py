@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from pymicro.kubernetes.api.fields import mapping_at
+
 __all__ = ["Table", "version_of"]
 
 log = logging.getLogger("pymicro.kube")
@@ -19,14 +21,9 @@ _LONGEST_TEXT = 300
 _MOST_COMPLAINTS = 100
 
 
-def _metadata(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    metadata = found.get("metadata")
-    return metadata if isinstance(metadata, dict) else {}
-
-
 def version_of(found: Mapping[str, Any]) -> str:
     """The resourceVersion of an object or a list; empty if there is none."""
-    version = _metadata(found).get("resourceVersion")
+    version = mapping_at(found, "metadata").get("resourceVersion")
     return version if isinstance(version, str) else ""
 
 
@@ -66,7 +63,7 @@ class Table(Generic[T]):
 
     def put(self, found: Mapping[str, Any]) -> bool:
         """An object as it is now; returns whether that changes anything."""
-        uid = _metadata(found).get("uid")
+        uid = mapping_at(found, "metadata").get("uid")
         if not isinstance(uid, str) or not uid:
             # Nothing to remember it by, so its name has to do.
             self._skip(f"without uid: {self._name(found)}", found, "it has no uid")
@@ -90,7 +87,7 @@ class Table(Generic[T]):
 
     def drop(self, found: Mapping[str, Any]) -> bool:
         """An object that is gone, or no longer selected; returns whether that changes anything."""
-        uid = _metadata(found).get("uid")
+        uid = mapping_at(found, "metadata").get("uid")
         if not isinstance(uid, str):
             return False
         self._bad.pop(uid, None)
@@ -109,6 +106,6 @@ class Table(Generic[T]):
 
     @staticmethod
     def _name(found: Mapping[str, Any]) -> str:
-        metadata = _metadata(found)
+        metadata = mapping_at(found, "metadata")
         name = f"{metadata.get('namespace')}/{metadata.get('name')}"[:_LONGEST_TEXT]
         return name if name.isprintable() else repr(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Timing"]
+__all__ = ["ReflectorTiming"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
+class ReflectorTiming:
     """When a reflector does what; all in seconds but `page_size`.
 
     Attributes:

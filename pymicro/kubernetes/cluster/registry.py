@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import os
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import ConfigError, RegistryError
-from pymicro.base.tasks import Tasks
+from pymicro.base.sharing import Sharing
+from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import Cluster, find_cluster
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.pages import Page
-from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
+from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
-from pymicro.kubernetes.api.shared import Reflectors
-from pymicro.kubernetes.cluster.watching import Parse, ServiceWatch
+from pymicro.kubernetes.cluster.watch import ClusterWatch, Parse
 from pymicro.nodes.node import NodeSet
 
 if TYPE_CHECKING:
@@ -40,16 +38,13 @@ _LISTS = 3
 # back within 30 s of a failure, and must not find all begun anew.
 LINGER = 60.0
 
-# Turns of the loop during a long list, in objects.
-_TURN = 20
-
 
 def cluster_wide(namespaces: Sequence[str]) -> bool:
     """Whether the setting `registry_namespace` means all namespaces."""
     return "*" in namespaces
 
 
-class ClusterRegistry:
+class ClusterRegistry(Turnstile):
     """A registry that reads from the Kubernetes API; see its two kinds for what.
 
     Args:
@@ -63,16 +58,22 @@ class ClusterRegistry:
     drain_delay = 5.0
 
     def __init__(
-        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        timing: ReflectorTiming | None = None,
     ) -> None:
+        super().__init__()
         self._config = config
         self._environ = environ
-        self._timing = timing or Timing()
-        self._turnstile = Turnstile(self._enter, self._leave)
+        self._timing = timing or ReflectorTiming()
         self._stack = AsyncExitStack()
-        self._open: tuple[KubeClient, Reflectors, Tasks] | None = None
+        self._open: tuple[KubeClient, Reflectors] | None = None
         self._cluster: Cluster | None = None
-        self._watches: dict[str, ServiceWatch] = {}
+        self._watches: Sharing[str, ClusterWatch] = Sharing(
+            f"pymicro registry {self.name}", lambda watch: LINGER if watch.failing else 0.0
+        )
 
     # What is different between the two
 
@@ -80,7 +81,7 @@ class ClusterRegistry:
         """Why there can be no such service here; empty if there can."""
         raise NotImplementedError
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
         """What to ask for in these namespaces (None: in all)."""
         raise NotImplementedError
 
@@ -101,21 +102,12 @@ class ClusterRegistry:
 
     # Coming and going
 
-    async def __aenter__(self) -> Self:
-        await self._turnstile.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._turnstile.leave()
-
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(KubeClient(self._find))
             reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
-            tasks = await stack.enter_async_context(Tasks(f"pymicro registry {self.name}"))
-            self._open = client, reflectors, tasks
+            await stack.enter_async_context(self._watches)
+            self._open = client, reflectors
             self._stack = stack.pop_all()
 
     async def _leave(self) -> None:
@@ -123,15 +115,12 @@ class ClusterRegistry:
             await self._withdraw()
         finally:
             self._open = None
-            watches, self._watches = self._watches, {}
-            for watch in watches.values():
-                if watch.expiry is not None:
-                    watch.expiry.cancel()
+            for watch in self._watches.running.values():
                 watch.end(RegistryError(f"{self.describe()} is closed"))
             await self._stack.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.describe()!r} watches={sorted(self._watches)}>"
+        return f"<{type(self).__name__} {self.describe()!r} watches={sorted(self._watches.running)}>"
 
     def describe(self) -> str:
         """`registry kubernetes (namespace shop of https://10.96.0.1:443)`, as far as it is known."""
@@ -155,7 +144,7 @@ class ClusterRegistry:
         self._cluster = await find_cluster(self._config.registry_address, self._environ)
         return self._cluster
 
-    def _opened(self) -> tuple[KubeClient, Reflectors, Tasks]:
+    def _opened(self) -> tuple[KubeClient, Reflectors]:
         if self._open is None:
             raise RuntimeError(f"{self.describe()} is used outside its `async with`")
         return self._open
@@ -204,15 +193,15 @@ class ClusterRegistry:
         params = {"limit": str(_PAGE)}
         params |= {key: text for key, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
         path = resource.path(namespace)
+        turns = Turns()
         while True:
             answer = await self._client.read("GET", path, params=params)
             try:
                 page = Page(answer)
-                for count, found in enumerate(page.objects()):
-                    if count % _TURN == 0:
-                        await asyncio.sleep(0)
+                for found in page.objects():
                     if isinstance(found, dict):
                         yield found
+                    await turns.give()
             except (ValueError, RecursionError) as exc:
                 raise KubeError(f"list {resource.plural}: the answer is no list: {exc}") from exc
             if not page.proceed:
@@ -240,52 +229,22 @@ class ClusterRegistry:
             RegistryError: There can be no such service here, or the API server could
                 not be asked.
         """
-        _, reflectors, tasks = self._opened()
+        _, reflectors = self._opened()
         if problem := self._name_problem(service):
             raise RegistryError(self._explain(problem, service))
-        watch = self._watches.get(service)
-        if watch is None or watch.over:
-            watch = self._watches[service] = self._make(service)
-            # In an empty context: a watch that a handler's call starts must not
-            # inherit the handler's deadline.
-            watch.task = contextvars.Context().run(tasks.start, watch.run(reflectors), f"watch of {service}")
-        if watch.expiry is not None:
-            watch.expiry.cancel()
-            watch.expiry = None
-        watch.watchers += 1
-        try:
-            async for nodes in watch.follow(self._written(service)):
-                yield nodes
-        finally:
-            watch.watchers -= 1
-            if not watch.watchers:
-                self._unwatched(service, watch)
 
-    def _make(self, service: str) -> ServiceWatch:
-        async def queries() -> Sequence[Query]:
+        async def queries() -> Sequence[ObjectQuery]:
             return self._queries(service, await self._namespaces())
 
-        return ServiceWatch(
-            queries,
-            self._parse(service),
-            self._refine,
-            lambda error: self._explain(error, service),
-        )
+        def make() -> tuple[ClusterWatch, Coroutine[Any, Any, None]]:
+            watch = ClusterWatch(
+                queries, self._parse(service), self._refine, lambda error: self._explain(error, service)
+            )
+            return watch, watch.run(reflectors)
 
-    def _unwatched(self, service: str, watch: ServiceWatch) -> None:
-        """Nobody watches any more: end it, at once or, while it fails, a little later."""
-        if watch.failing and not watch.over:
-            loop = asyncio.get_running_loop()
-            watch.expiry = loop.call_later(LINGER, self._expire, service, watch)
-        else:
-            self._expire(service, watch)
-
-    def _expire(self, service: str, watch: ServiceWatch) -> None:
-        watch.over = True
-        if self._watches.get(service) is watch:
-            del self._watches[service]
-        if watch.task is not None:
-            watch.task.cancel()
+        async with self._watches.use(service, f"watch of {service}", make) as watch:
+            async for nodes in watch.follow(self._written(service)):
+                yield nodes
 
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted.

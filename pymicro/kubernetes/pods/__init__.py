@@ -1,7 +1,7 @@
 """Registry `kubernetes`: the live pods of a cluster, with no server of our own.
 
-What a pod means is in `pods`, publishing the own one in `publish`, what
-`pymicro doctor` says in `diagnosis`; this is the registry over them.
+`reader` makes nodes of a pod, `own_pod` looks at the own pod and `publisher` patches
+it, `diagnosis` is what `pymicro doctor` says; this is the registry over them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding, Level
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
 from pymicro.kubernetes.api.resource import PODS
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
-from pymicro.kubernetes.cluster.watching import Parse
-from pymicro.kubernetes.pods.diagnosis import LookedAt, findings, is_kin, kin_selectors, look
-from pymicro.kubernetes.pods.publish import Publisher, own_address, own_pod
+from pymicro.kubernetes.cluster.watch import Parse
+from pymicro.kubernetes.pods.diagnosis import DiagnosedPod, findings, is_kin, kin_selectors, look
+from pymicro.kubernetes.pods.own_pod import OwnPod, own_address, own_pod
+from pymicro.kubernetes.pods.publisher import PodPublisher
 from pymicro.kubernetes.pods.reader import PodReader, services_of
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import SERVICE, TYPE_LABEL, label_problem, selector_key
@@ -55,17 +56,22 @@ class KubernetesRegistry(ClusterRegistry):
     name = "kubernetes"
 
     def __init__(
-        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        timing: ReflectorTiming | None = None,
     ) -> None:
         super().__init__(config, environ=environ, timing=timing)
-        self._publisher = Publisher(config.registry_advertise, environ, lambda: self._client, self._find_pod)
+        pod = OwnPod(environ, lambda: self._client, self._find_pod)
+        self._publisher = PodPublisher(config.registry_advertise, lambda: self._client, pod)
 
     def _name_problem(self, service: str) -> str:
         return label_problem(service)
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
         labels = f"{selector_key(service)}={SERVICE}"
-        return [Query(PODS, namespace, labels=labels) for namespace in namespaces]
+        return [ObjectQuery(PODS, namespace, labels=labels) for namespace in namespaces]
 
     def _parse(self, service: str) -> Parse:
         return PodReader(service)
@@ -165,12 +171,12 @@ class KubernetesRegistry(ClusterRegistry):
 
     async def _look(
         self, service: str, namespaces: Sequence[str | None]
-    ) -> tuple[list[LookedAt], list[LookedAt]]:
+    ) -> tuple[list[DiagnosedPod], list[DiagnosedPod]]:
         """Pods with the label, and pods without it that look as if they were meant."""
-        labelled: list[LookedAt] = []
-        kin: dict[str, LookedAt] = {}
+        labelled: list[DiagnosedPod] = []
+        kin: dict[str, DiagnosedPod] = {}
 
-        def read_kin(pod: Mapping[str, Any]) -> LookedAt | None:
+        def read_kin(pod: Mapping[str, Any]) -> DiagnosedPod | None:
             return look(pod, service) if is_kin(pod, service) else None
 
         for namespace in namespaces:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.findings import Finding, Level
+from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.cluster.checks import place
-from pymicro.kubernetes.pods.reader import PORT, PodReader, Reading, Why, annotations_of, labels_of
+from pymicro.kubernetes.pods.reader import PORT, PodReader, PodReading, Why, annotations_of, labels_of
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import SERVICE, TYPE_LABEL, record_key, selector_key
 from pymicro.nodes.wellknown import other_protocol
 
-__all__ = ["LookedAt", "findings", "is_kin", "kin_selectors", "look"]
+__all__ = ["DiagnosedPod", "findings", "is_kin", "kin_selectors", "look"]
 
 # Pods listed one by one; what is wrong with a thousand is wrong with these.
 _LISTED = 30
@@ -30,7 +31,7 @@ _KIN = ("app.kubernetes.io/name", "app")
 
 
 @dataclass(frozen=True, slots=True)
-class LookedAt:
+class DiagnosedPod:
     """A pod and what was made of it.
 
     Attributes:
@@ -40,15 +41,14 @@ class LookedAt:
     uid: str
     name: str
     namespace: str
-    reading: Reading
+    reading: PodReading
     untyped: bool = False
 
 
-def look(pod: Mapping[str, Any], service: str) -> LookedAt:
+def look(pod: Mapping[str, Any], service: str) -> DiagnosedPod:
     """Read a pod for `service`."""
-    metadata = pod.get("metadata")
-    named: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}
-    return LookedAt(
+    named = mapping_at(pod, "metadata")
+    return DiagnosedPod(
         str(named.get("uid", "")),
         str(named.get("name", "")),
         str(named.get("namespace", "")),
@@ -77,8 +77,8 @@ def is_kin(pod: Mapping[str, Any], service: str) -> bool:
 def findings(
     service: str,
     namespaces: Sequence[str | None],
-    labelled: Sequence[LookedAt],
-    kin: Sequence[LookedAt],
+    labelled: Sequence[DiagnosedPod],
+    kin: Sequence[DiagnosedPod],
 ) -> Iterator[Finding]:
     """What the pods say.
 
@@ -118,11 +118,11 @@ def findings(
         )
 
 
-def _check(pod: LookedAt, several: bool) -> str:
+def _check(pod: DiagnosedPod, several: bool) -> str:
     return f"pod {pod.namespace}/{pod.name}" if several else f"pod {pod.name}"
 
 
-def _of_pod(pod: LookedAt, check: str, service: str, found: int) -> Finding:
+def _of_pod(pod: DiagnosedPod, check: str, service: str, found: int) -> Finding:
     reading = pod.reading
     if not reading.why:
         called = _called(reading)
@@ -139,11 +139,11 @@ def _of_pod(pod: LookedAt, check: str, service: str, found: int) -> Finding:
     return Finding(check, level, f"does not count: {reading.text}", _mending(reading.why, pod, service))
 
 
-def _called(reading: Reading) -> list[Node]:
+def _called(reading: PodReading) -> list[Node]:
     return [node for node in reading.nodes if not other_protocol(node.metadata)]
 
 
-def _mending(why: Why, pod: LookedAt, service: str) -> str:
+def _mending(why: Why, pod: DiagnosedPod, service: str) -> str:
     if why == "not ready":
         return f"kubectl -n {pod.namespace} describe pod {pod.name}: its readiness probe and its containers"
     if why == "no port":

@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
+from pymicro.kubernetes.api.fields import mapping_at, mappings_at
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import (
@@ -35,7 +36,7 @@ from pymicro.nodes.wellknown import GRPC, PROTOCOL, ZONE, other_protocol, zone_t
 __all__ = [
     "PORT",
     "PodReader",
-    "Reading",
+    "PodReading",
     "Why",
     "addresses_of",
     "annotations_of",
@@ -67,7 +68,7 @@ _FAULTS = frozenset({"bad annotation", "foreign address"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PodReading:
     """What a pod means for a service.
 
     Attributes:
@@ -101,24 +102,24 @@ class PodReader:
             raise ValueError(reading.text)
         return reading.nodes or None
 
-    def read(self, pod: Mapping[str, Any]) -> Reading:
+    def read(self, pod: Mapping[str, Any]) -> PodReading:
         """The pod's nodes, or why it has none to call."""
-        metadata = _mapping(pod, "metadata")
-        status = _mapping(pod, "status")
+        metadata = mapping_at(pod, "metadata")
+        status = mapping_at(pod, "status")
         if metadata.get("deletionTimestamp"):
-            return Reading(why="terminating", text="it is being deleted")
+            return PodReading(why="terminating", text="it is being deleted")
         # A finished pod keeps its address in the status, which another one may have by now.
         phase = status.get("phase")
         if phase in ("Succeeded", "Failed"):
-            return Reading(why="finished", text=f"it has ended ({phase})")
+            return PodReading(why="finished", text=f"it has ended ({phase})")
         if problem := _unready(status):
-            return Reading(why="not ready", text=problem)
+            return PodReading(why="not ready", text=problem)
         record = annotations_of(pod).get(record_key(self.service))
         if record:
             return self._registered(pod, record)
         return self._labelled(pod)
 
-    def _registered(self, pod: Mapping[str, Any], text: object) -> Reading:
+    def _registered(self, pod: Mapping[str, Any], text: object) -> PodReading:
         key = record_key(self.service)
         try:
             if not isinstance(text, str):
@@ -134,7 +135,7 @@ class PodReader:
         zone = _zone(pod)
         nodes = tuple(_in_zone(node, zone) for node in record.nodes if is_of(node.address, addresses))
         if not all(other_protocol(node.metadata) for node in nodes):
-            return Reading(nodes, registered=True)
+            return PodReading(nodes, registered=True)
         dialled = [node for node in record.nodes if not other_protocol(node.metadata)]
         if dialled:
             where = ", ".join(addresses) or "none yet"
@@ -147,22 +148,22 @@ class PodReader:
             return _wrong("bad annotation", f"annotation {key}: {record.problems[0]}")
         if record.nodes:
             text = f"annotation {key} names the protocol {other_protocol(record.nodes[0].metadata)}"
-            return Reading(nodes, "other protocol", text, registered=True)
+            return PodReading(nodes, "other protocol", text, registered=True)
         return _wrong("bad annotation", f"annotation {key}: it lists no nodes")
 
-    def _labelled(self, pod: Mapping[str, Any]) -> Reading:
+    def _labelled(self, pod: Mapping[str, Any]) -> PodReading:
         key = selector_key(self.service)
         labels = labels_of(pod)
         if labels.get(key) != SERVICE:
-            return Reading(why="no label", text=f"it lacks the label {key}: {SERVICE}")
+            return PodReading(why="no label", text=f"it lacks the label {key}: {SERVICE}")
         port = grpc_port(pod)
         if port is None:
-            return Reading(
+            return PodReading(
                 why="no port", text=f"no port of its containers is named {PORT}{_named_ports(pod)}"
             )
         addresses = addresses_of(pod)
         if not addresses:
-            return Reading(why="no address", text="it has no address yet")
+            return PodReading(why="no address", text="it has no address yet")
         version = labels.get(_VERSION)
         given = {
             name.removeprefix(METADATA_PREFIX): value
@@ -174,13 +175,13 @@ class PodReader:
             metadata = share_pairs({**given, **_zone(pod), PROTOCOL: GRPC})
         except ValueError as exc:
             return _wrong("bad annotation", f"annotations {METADATA_PREFIX}…: {exc}")
-        return Reading(
+        return PodReading(
             (
                 Node(
-                    id=str(_mapping(pod, "metadata").get("uid", "")),
+                    id=str(mapping_at(pod, "metadata").get("uid", "")),
                     address=join_address(addresses[0], port),
                     service=self.service,
-                    version=_one(version) if isinstance(version, str) else "",
+                    version=_shared_text(version) if isinstance(version, str) else "",
                     metadata=metadata,
                 ),
             )
@@ -208,20 +209,20 @@ def services_of(pod: Mapping[str, Any]) -> Iterator[str]:
 
 def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     """Its labels."""
-    return _mapping(_mapping(pod, "metadata"), "labels")
+    return mapping_at(mapping_at(pod, "metadata"), "labels")
 
 
 def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     """Its annotations."""
-    return _mapping(_mapping(pod, "metadata"), "annotations")
+    return mapping_at(mapping_at(pod, "metadata"), "annotations")
 
 
 def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
     """The addresses it really has, as kubelet reports them; the main one first."""
-    status = _mapping(pod, "status")
+    status = mapping_at(pod, "status")
     first = status.get("podIP")
     found = dict.fromkeys([first] if first and isinstance(first, str) else [])
-    for item in _items(status, "podIPs"):
+    for item in mappings_at(status, "podIPs"):
         address = item.get("ip")
         if address and isinstance(address, str):
             found[address] = None
@@ -238,10 +239,10 @@ def grpc_port(pod: Mapping[str, Any]) -> int | None:
 
 
 def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    spec = _mapping(pod, "spec")
-    sidecars = [one for one in _items(spec, "initContainers") if one.get("restartPolicy") == "Always"]
-    for container in [*_items(spec, "containers"), *sidecars]:
-        yield from _items(container, "ports")
+    spec = mapping_at(pod, "spec")
+    sidecars = [one for one in mappings_at(spec, "initContainers") if one.get("restartPolicy") == "Always"]
+    for container in [*mappings_at(spec, "containers"), *sidecars]:
+        yield from mappings_at(container, "ports")
 
 
 def _named_ports(pod: Mapping[str, Any]) -> str:
@@ -252,7 +253,7 @@ def _named_ports(pod: Mapping[str, Any]) -> str:
 
 def _unready(status: Mapping[str, Any]) -> str:
     """Why the pod is not Ready; empty if it is."""
-    for condition in _items(status, "conditions"):
+    for condition in mappings_at(status, "conditions"):
         if condition.get("type") == "Ready":
             if condition.get("status") == "True":
                 return ""
@@ -299,8 +300,8 @@ def _same_ip(text: str) -> str:
         return text
 
 
-def _wrong(why: Why, text: str) -> Reading:
-    return Reading(why=why, text=text, registered=True)
+def _wrong(why: Why, text: str) -> PodReading:
+    return PodReading(why=why, text=text, registered=True)
 
 
 def _one_line(text: str) -> str:
@@ -309,16 +310,6 @@ def _one_line(text: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _one(version: str) -> str:
+def _shared_text(version: str) -> str:
     # The same text for ten thousand nodes.
     return version[:LONGEST_TEXT]
-
-
-def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    inner = found.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def _items(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    inner = found.get(key)
-    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []

@@ -1,24 +1,23 @@
 """Registry `endpointslice`: the endpoints of any Kubernetes Service, pymicro's or not; read only.
 
-What a slice means is in `slices`, what `pymicro doctor` says in `diagnosis`; this
-is the registry over them.
+`reader` makes nodes of a slice, `diagnosis` is what `pymicro doctor` says; this is the
+registry over them.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pymicro.base.findings import Finding
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery
 from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
-from pymicro.kubernetes.cluster.watching import Parse
+from pymicro.kubernetes.cluster.watch import Parse
 from pymicro.kubernetes.slices.diagnosis import findings, look
 from pymicro.kubernetes.slices.reader import (
     SERVICE_LABEL,
@@ -29,9 +28,6 @@ from pymicro.kubernetes.slices.reader import (
 )
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import quoted
-
-if TYPE_CHECKING:
-    from pymicro.settings.config import Config
 
 __all__ = ["EndpointSliceRegistry"]
 
@@ -56,12 +52,8 @@ class EndpointSliceRegistry(ClusterRegistry):
     """
 
     name = "endpointslice"
-
-    def __init__(
-        self, config: Config, *, environ: Mapping[str, str] = os.environ, timing: Timing | None = None
-    ) -> None:
-        super().__init__(config, environ=environ, timing=timing)
-        self._told = False
+    # Whether it was said that nothing is published.
+    _told = False
 
     def _name_problem(self, service: str) -> str:
         parts = service.split(".")
@@ -77,9 +69,9 @@ class EndpointSliceRegistry(ClusterRegistry):
         name, _, namespace = service.partition(".")
         return name, [namespace] if namespace else namespaces
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Query]:
+    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
         name, where = self._asked(service, namespaces)
-        return [Query(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
+        return [ObjectQuery(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
 
     def _parse(self, service: str) -> Parse:
         return SliceReader(service)

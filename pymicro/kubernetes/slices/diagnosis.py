@@ -10,26 +10,26 @@ from pymicro.base.findings import Finding, Level
 from pymicro.kubernetes.cluster.checks import place
 from pymicro.kubernetes.slices.reader import SliceReading, name_of, read_slice
 
-__all__ = ["LookedAt", "findings", "look"]
+__all__ = ["DiagnosedSlice", "findings", "look"]
 
 # Endpoints listed one by one; what is wrong with a thousand is wrong with these.
 _LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
-class LookedAt:
+class DiagnosedSlice:
     """A slice and what was made of it."""
 
     name: str
     reading: SliceReading
 
 
-def look(found: Mapping[str, Any], service: str) -> LookedAt:
+def look(found: Mapping[str, Any], service: str) -> DiagnosedSlice:
     """Read a slice for `service`."""
-    return LookedAt(name_of(found), read_slice(found, service))
+    return DiagnosedSlice(name_of(found), read_slice(found, service))
 
 
-def findings(service: str, namespace: str | None, slices: Sequence[LookedAt]) -> Iterator[Finding]:
+def findings(service: str, namespace: str | None, slices: Sequence[DiagnosedSlice]) -> Iterator[Finding]:
     """What the slices of `service` in one namespace (None: in all) say."""
     where = place(namespace)
     if not slices:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from pymicro.kubernetes.api.fields import mapping_at, mappings_at
 from pymicro.nodes.address import is_ip, join_address
 from pymicro.nodes.node import NO_METADATA, Node, NodeSet
 from pymicro.nodes.wellknown import ZONE
@@ -102,18 +103,18 @@ def read_slice(found: Mapping[str, Any], service: str) -> SliceReading:
     port = _port(found)
     if port is None:
         return SliceReading(problem=f"none of its ports is named {_PORT}{_ports_text(found)}")
-    return SliceReading(tuple(_endpoint(one, port, service) for one in _items(found, "endpoints")))
+    return SliceReading(tuple(_endpoint(one, port, service) for one in mappings_at(found, "endpoints")))
 
 
 def name_of(found: Mapping[str, Any]) -> str:
     """The slice's own name."""
-    return _text(_mapping(found, "metadata"), "name")
+    return _short_text(mapping_at(found, "metadata"), "name")
 
 
 def owner_of(found: Mapping[str, Any]) -> tuple[str, str]:
     """Name and namespace of the Service a slice belongs to."""
-    metadata = _mapping(found, "metadata")
-    return _text(_mapping(metadata, "labels"), SERVICE_LABEL), _text(metadata, "namespace")
+    metadata = mapping_at(found, "metadata")
+    return _short_text(mapping_at(metadata, "labels"), SERVICE_LABEL), _short_text(metadata, "namespace")
 
 
 def one_family(nodes: NodeSet) -> NodeSet:
@@ -132,12 +133,12 @@ def _endpoint(found: Mapping[str, Any], port: int, service: str) -> EndpointRead
     addresses = found.get("addresses")
     # "No semantics are defined for additional addresses beyond the first."
     address = addresses[0] if isinstance(addresses, list) and addresses else None
-    target = _mapping(found, "targetRef")
-    name = _text(target, "name")
+    target = mapping_at(found, "targetRef")
+    name = _short_text(target, "name")
     if not isinstance(address, str) or not is_ip(address) or "%" in address:
         return EndpointReading(name or "an endpoint", why="no address")
     name = name or address
-    conditions = _mapping(found, "conditions")
+    conditions = mapping_at(found, "conditions")
     # A Service with publishNotReadyAddresses has endpoints that are ready *and* terminating.
     if conditions.get("terminating") is True:
         return EndpointReading(name, why="terminating")
@@ -145,21 +146,25 @@ def _endpoint(found: Mapping[str, Any], port: int, service: str) -> EndpointRead
     if conditions.get("ready") is False:
         return EndpointReading(name, why="not ready")
     where = join_address(address, port)
-    node = Node(_text(target, "uid") or where, where, service, "", _metadata(found))
+    node = Node(_short_text(target, "uid") or where, where, service, "", _metadata(found))
     return EndpointReading(name, node)
 
 
 def _metadata(found: Mapping[str, Any]) -> Mapping[str, str]:
-    zone, hostname, hints = _text(found, "zone"), _text(found, "nodeName"), _mapping(found, "hints")
+    zone, hostname, hints = (
+        _short_text(found, "zone"),
+        _short_text(found, "nodeName"),
+        mapping_at(found, "hints"),
+    )
     zones, nodes = (
-        ",".join(_text(one, "name") for one in _items(hints, key)[:_MOST_HINTS])
+        ",".join(_short_text(one, "name") for one in mappings_at(hints, key)[:_MOST_HINTS])
         for key in ("forZones", "forNodes")
     )
-    return _one_mapping(zone, hostname, zones, nodes)
+    return _shared_metadata(zone, hostname, zones, nodes)
 
 
 @lru_cache(maxsize=2048)
-def _one_mapping(zone: str, hostname: str, zones: str, nodes: str) -> Mapping[str, str]:
+def _shared_metadata(zone: str, hostname: str, zones: str, nodes: str) -> Mapping[str, str]:
     # One for all pods of a machine.
     given = {ZONE: zone, HOSTNAME: hostname, FOR_ZONES: zones, FOR_NODES: nodes}
     return {key: text for key, text in given.items() if text} or NO_METADATA
@@ -170,7 +175,7 @@ def _port(found: Mapping[str, Any]) -> int | None:
     # A slice's port without a number stands for all ports: of no use to a caller.
     ports = [
         one
-        for one in _items(found, "ports")
+        for one in mappings_at(found, "ports")
         if one.get("protocol") in (None, "TCP") and type(one.get("port")) is int and 0 < one["port"] < 65536
     ]
     for fits in (
@@ -185,20 +190,13 @@ def _port(found: Mapping[str, Any]) -> int | None:
 
 
 def _ports_text(found: Mapping[str, Any]) -> str:
-    ports = [f"{_text(one, 'name') or 'unnamed'} {one.get('port')}" for one in _items(found, "ports")[:8]]
+    ports = [
+        f"{_short_text(one, 'name') or 'unnamed'} {one.get('port')}"
+        for one in mappings_at(found, "ports")[:8]
+    ]
     return f", and it has several: {', '.join(ports)}" if ports else ", and it has none at all"
 
 
-def _text(found: Mapping[str, Any], key: str) -> str:
+def _short_text(found: Mapping[str, Any], key: str) -> str:
     text = found.get(key)
     return text if isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() else ""
-
-
-def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    inner = found.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def _items(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    inner = found.get(key)
-    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pymicro.discovery.registries.etcd import EtcdRegistry, Timing
+from pymicro.discovery.registries.etcd import EtcdRegistry, EtcdTiming
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.settings.config import load
 from pymicro.testing.waiting import closed, expect
@@ -19,7 +19,7 @@ PATIENCE = 15.0
 ROOT = "/micro/registry/"
 
 # Silence and outages are noticed within some seconds.
-QUICK = Timing(
+QUICK = EtcdTiming(
     call=2.0,
     attempt=1.5,
     connect=1.0,
@@ -32,7 +32,7 @@ QUICK = Timing(
 )
 
 
-def etcd_registry(*addresses: str, timing: Timing | None = QUICK, **settings: Any) -> EtcdRegistry:
+def etcd_registry(*addresses: str, timing: EtcdTiming | None = QUICK, **settings: Any) -> EtcdRegistry:
     """A registry that asks these members."""
     return EtcdRegistry(load({"registry_address": addresses, **settings}, environ={}), timing=timing)
 

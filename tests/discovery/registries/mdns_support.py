@@ -23,14 +23,14 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from pymicro.discovery.registries.mdns import MdnsRegistry, Timing
+from pymicro.discovery.registries.mdns import MdnsRegistry, MdnsTiming
 from pymicro.nodes.node import Node
 from pymicro.settings.config import load
 
 GROUP = "224.0.0.251"
 
 # First sets come sooner, and a node that is killed is missed after a second or so.
-QUICK = Timing(quiet=0.02, empty=0.15, answer=0.15, first=0.1, longest=0.3)
+QUICK = MdnsTiming(quiet=0.02, empty=0.15, answer=0.15, first=0.1, longest=0.3)
 
 PATIENCE = 10.0
 
@@ -42,7 +42,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make(port: int, *, timing: Timing = QUICK) -> MdnsRegistry:
+def make(port: int, *, timing: MdnsTiming = QUICK) -> MdnsRegistry:
     """A registry on the loopback interface."""
     return MdnsRegistry(load({"registry_address": f"127.0.0.1:{port}"}, environ={}), timing=timing)
 

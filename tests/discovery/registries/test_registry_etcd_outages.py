@@ -16,7 +16,7 @@ import pytest
 
 from pymicro.base.errors import RegistryError
 from pymicro.discovery.directory import Directory
-from pymicro.discovery.registries.etcd import EtcdRegistry, Timing
+from pymicro.discovery.registries.etcd import EtcdRegistry, EtcdTiming
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.testing.waiting import closed, first
 from tests.chaos.proxy import Hole
@@ -225,7 +225,7 @@ async def test_a_member_that_hangs_is_passed_over_in_the_time_a_stop_has(etcd: E
     """Its connections are accepted by the kernel, so only time tells."""
     with Etcd(tmp_path) as hanging:
         hanging.pause()
-        registry = etcd_registry(hanging.address, etcd.address, timing=Timing())
+        registry = etcd_registry(hanging.address, etcd.address, timing=EtcdTiming())
         began = time.monotonic()
         async with following(registry):
             pass

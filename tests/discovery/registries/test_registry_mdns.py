@@ -17,9 +17,9 @@ import pytest
 
 from pymicro.base.errors import ConfigError, PluginError, RegistryError
 from pymicro.discovery.registries.local.json import dump_node
-from pymicro.discovery.registries.mdns import MdnsRegistry, Timing, messages
+from pymicro.discovery.registries.mdns import MdnsRegistry, MdnsTiming, messages
 from pymicro.discovery.registries.mdns.interfaces import Interface, place
-from pymicro.discovery.registries.mdns.watched import Watched
+from pymicro.discovery.registries.mdns.watch import MdnsWatch
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.settings.config import load
 from pymicro.testing.waiting import closed, expect, first
@@ -197,7 +197,7 @@ async def test_a_service_that_no_node_can_have_cannot_be_watched() -> None:
 
 async def test_the_first_set_waits_while_answers_come() -> None:
     port = free_port()
-    timing = Timing(quiet=0.1, answer=10.0)
+    timing = MdnsTiming(quiet=0.1, answer=10.0)
     async with make(port, timing=timing) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
         watching = asyncio.ensure_future(first(sets, within=PATIENCE))
@@ -212,7 +212,7 @@ async def test_the_first_set_waits_while_answers_come() -> None:
 
 async def test_a_first_question_that_got_lost_is_asked_again_before_a_set_is_empty() -> None:
     port = free_port()
-    timing = Timing(empty=5.0, answer=10.0)
+    timing = MdnsTiming(empty=5.0, answer=10.0)
     async with make(port, timing=timing) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
         watching = asyncio.ensure_future(first(sets, within=PATIENCE))
@@ -226,7 +226,7 @@ async def test_a_first_question_that_got_lost_is_asked_again_before_a_set_is_emp
 # Who answers no more
 
 
-SLOW = Timing(answer=0.2, first=0.2, longest=0.2)
+SLOW = MdnsTiming(answer=0.2, first=0.2, longest=0.2)
 
 
 async def counted(sets: AsyncIterator[NodeSet], sizes: Counter[int]) -> None:
@@ -263,9 +263,9 @@ def misses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     is asked again.
     """
     found: list[int] = []
-    judge = Watched._judge
+    judge = MdnsWatch._judge
 
-    def judging(watched: Watched) -> int:
+    def judging(watched: MdnsWatch) -> int:
         before = {name: entry.missed for name, entry in watched._entries.items()}
         longest = judge(watched)
         after = {name: entry.missed for name, entry in watched._entries.items()}
@@ -273,7 +273,7 @@ def misses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             found.append(sum(after.values()) if after else GONE)
         return longest
 
-    monkeypatch.setattr(Watched, "_judge", judging)
+    monkeypatch.setattr(MdnsWatch, "_judge", judging)
     return found
 
 
@@ -323,7 +323,7 @@ async def test_watches_that_come_all_the_time_do_not_keep_a_node_that_is_gone() 
 
 async def test_what_is_announced_is_seen_long_before_the_next_question() -> None:
     port = free_port()
-    async with make(port, timing=Timing(answer=60.0)) as registry, make(port) as other:
+    async with make(port, timing=MdnsTiming(answer=60.0)) as registry, make(port) as other:
         sets = registry.watch("greeter")
         assert await first(sets, within=PATIENCE) == NodeSet()
         await other.register(node())
@@ -337,7 +337,7 @@ async def test_a_node_whose_time_is_over_leaves_with_the_first_question_that_it_
     misses: list[int],
 ) -> None:
     port = free_port()
-    async with make(port, timing=Timing(answer=0.3, first=1.2)) as registry, peer(port) as speaker:
+    async with make(port, timing=MdnsTiming(answer=0.3, first=1.2)) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
         watching = asyncio.ensure_future(expect(sets, [node()], within=PATIENCE))
         asked = await speaker.group.next_question()
@@ -351,7 +351,7 @@ async def test_a_node_whose_time_is_over_leaves_with_the_first_question_that_it_
 async def test_a_process_that_was_busy_itself_gives_nobody_up() -> None:
     port = free_port()
     # So impatient that a node leaves with the first question that it does not answer.
-    timing = Timing(answer=0.2, first=0.1, longest=0.1, unanswered=1)
+    timing = MdnsTiming(answer=0.2, first=0.1, longest=0.1, unanswered=1)
     # More than are read before the loop's timers get their turn.
     answers = [said(number) for number in range(100)]
     sizes: Counter[int] = Counter()
@@ -378,17 +378,17 @@ def stand_still() -> None:
 async def test_questions_become_rarer_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     # The pauses that are meant: on a busy machine those on the wire are longer.
     pauses: list[float] = []
-    somebody_joins = Watched._somebody_joins
+    somebody_joins = MdnsWatch._somebody_joins
 
-    async def joining(watched: Watched, until: float) -> bool:
+    async def joining(watched: MdnsWatch, until: float) -> bool:
         pause = until - asyncio.get_running_loop().time()
         if pause > watched.timing.answer:  # else it is an answer that is waited for
             pauses.append(pause)
         return await somebody_joins(watched, until)
 
-    monkeypatch.setattr(Watched, "_somebody_joins", joining)
+    monkeypatch.setattr(MdnsWatch, "_somebody_joins", joining)
     port = free_port()
-    timing = Timing(answer=0.05, first=0.1, longest=0.4)
+    timing = MdnsTiming(answer=0.05, first=0.1, longest=0.4)
     async with make(port, timing=timing) as registry, peer(port) as listener:
         await registry.register(node())
         sets = registry.watch("greeter")

@@ -13,7 +13,7 @@ from typing import Any
 import dns.rrset
 import pytest
 
-from pymicro.discovery.registries.mdns import responder, text, watched
+from pymicro.discovery.registries.mdns import responder, text, watch
 from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.testing.waiting import closed, expect, first
 from tests.discovery.registries.mdns_support import (
@@ -226,7 +226,7 @@ async def test_a_flood_of_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptu
 async def test_nodes_past_the_most_are_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watched, "MOST_NODES", 3)
+    monkeypatch.setattr(watch, "MOST_NODES", 3)
     port = free_port()
     async with make(port) as registry, peer(port) as speaker:
         sets = registry.watch("greeter")
@@ -240,7 +240,7 @@ async def test_nodes_past_the_most_are_left_out(
 
 async def test_nodes_that_say_too_much_together_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(json.dumps(document()))
-    monkeypatch.setattr(watched, "MOST_TEXT", 2 * size)
+    monkeypatch.setattr(watch, "MOST_TEXT", 2 * size)
     await watch_answered_with([said(1), said(2, document=document(Version="a longer version"))], [node(1)])
 
 

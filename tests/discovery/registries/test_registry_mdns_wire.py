@@ -357,7 +357,7 @@ async def test_what_others_would_not_read_is_refused(changes: dict[str, object],
 
 
 def test_ones_own_writing_is_read_by_ones_own_reader() -> None:
-    question = messages.Question("größe.micro.", messages.PTR)
+    question = messages.MdnsQuestion("größe.micro.", messages.PTR)
     assert messages.read(messages.write_query(question, id=3)) == messages.Query(3, (question,), frozenset())
     instance = messages.Instance("a.größe.micro.", "host.", 80, "10.0.0.1", b"".join(packed({"a": "b"})))
     written = messages.write_answer(instance, pointer="größe.micro.", question=question, id=5)

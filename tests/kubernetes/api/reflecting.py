@@ -15,9 +15,9 @@ from pymicro.base.tasks import Tasks
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 PATIENCE = 10.0
 
 # Seconds become hundredths; no number is so small that a busy machine makes it a failure.
-QUICK = Timing(
+QUICK = ReflectorTiming(
     stream_list_wait=3.0,
     stream_list_retry=60.0,
     idle_limit=1.0,
@@ -48,7 +48,7 @@ QUICK = Timing(
 )
 
 
-def quick(**changes: Any) -> Timing:
+def quick(**changes: Any) -> ReflectorTiming:
     """`QUICK` with something else in it."""
     return dataclasses.replace(QUICK, **changes)
 
@@ -201,7 +201,7 @@ async def reflecting(
     *,
     namespace: str | None = "default",
     labels: str = "",
-    timing: Timing = QUICK,
+    timing: ReflectorTiming = QUICK,
     moment: Time | None = None,
     uniform: Callable[[float, float], float] | None = None,
     address: str = "",
@@ -220,7 +220,7 @@ async def reflecting(
     ):
         reflector = Reflector(
             client,
-            Query(PODS, namespace, labels),
+            ObjectQuery(PODS, namespace, labels),
             parse,
             timing=timing,
             clock=moment.clock if moment else time.monotonic,

@@ -374,7 +374,7 @@ async def test_requests_share_connections() -> None:
 
 @pytest.mark.parametrize("absent", ["aiohttp", "kubernetes_asyncio", "grpc"])
 def test_importing_costs_nothing_of_what_it_uses_later(absent: str) -> None:
-    code = "import pymicro.kubernetes.api.access, pymicro.kubernetes.api.shared, sys; print(*sys.modules)"
+    code = "import pymicro.kubernetes.api.access, pymicro.kubernetes.api.reflectors, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = done.stdout.split()
     assert "pymicro.kubernetes.api.client" in loaded

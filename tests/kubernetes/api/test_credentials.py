@@ -179,7 +179,7 @@ async def test_a_stream_too_is_opened_again_after_a_401(
         serving(only(token(serial=1)), tls=old_server(tmp_path)) as served,
         in_pod(served, account, clock) as client,
     ):
-        await (await client.find()).reading()
+        await (await client.find()).login()
         account.rotate(token(serial=1))
         async with client.stream("/", {}, connect_timeout=5, idle_timeout=5):
             pass
@@ -286,7 +286,7 @@ async def test_a_token_that_does_not_say_whose_it_is_works_as_well(account: Acco
     cluster = await find_cluster((), environ, str(account.folder))
     assert cluster.account == f"the service account in {account.folder}"
     assert cluster.describe() == "https://10.96.0.1:443 (service account)"
-    assert (await cluster.reading()).authorization == f"Bearer {odd}"
+    assert (await cluster.login()).authorization == f"Bearer {odd}"
 
 
 # By a URL
@@ -386,7 +386,7 @@ async def test_several_files_are_one_and_a_context_is_chosen_by_name(tmp_path: P
     assert (await find_cluster((), environ)).server == "http://10.0.0.1:1"
     there = await find_cluster(["context=there"], environ)
     assert (there.server, there.namespace, there.account) == ("http://10.0.0.2:1", "default", "")
-    assert (await there.reading()).authorization == ""
+    assert (await there.login()).authorization == ""
 
 
 async def test_who_makes_another_context_current_does_not_mean_programs_that_run(
@@ -397,10 +397,10 @@ async def test_who_makes_another_context_current_does_not_mean_programs_that_run
     both: dict[str, Any] = {"cluster": {}, "contexts": contexts, "clusters": clusters}
     path = write(tmp_path, **{**both, "current-context": "one"})
     cluster = await find_cluster([f"kubeconfig={path}"], {}, clock=clock)
-    assert (await cluster.reading()).server == "http://one:1"
+    assert (await cluster.login()).server == "http://one:1"
     write(tmp_path, **{**both, "current-context": "two"})
     clock.now += 1.0
-    assert (await cluster.reading()).server == "http://one:1"
+    assert (await cluster.login()).server == "http://one:1"
 
 
 @pytest.mark.parametrize(
@@ -610,7 +610,7 @@ async def test_a_plug_in_whose_tokens_are_stale_is_not_run_for_each_request(
 async def test_a_plug_in_is_run_again_after_a_401(program: Plugin, clock: Clock) -> None:
     program.give(token="first")
     async with serving(only("second")) as served, program.client(served.url, clock) as client:
-        await (await client.find()).reading()
+        await (await client.find()).login()
         program.give(token="second")
         assert await client.request("GET", "/version")
         assert len(program.runs) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
 from tests.kubernetes.api.reflecting import Time, least, lists, reflecting
@@ -24,7 +24,9 @@ async def test_429_storm() -> None:
         api.create(pod("a"))
         moment = Time()
         # No jitter, so what is waited for is what the server asked for.
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005), uniform=least) as seen:
+        async with reflecting(
+            api, moment=moment, timing=ReflectorTiming(gather=0.005), uniform=least
+        ) as seen:
             await seen.shows("a")
             storm = api.refuse(429, verb="watch", retry_after=7)
             start = moment.now
@@ -45,7 +47,9 @@ async def test_429_from_the_start() -> None:
         moment = Time()
         storm = api.refuse(429, times=12, retry_after=7)
         start = moment.now
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005), uniform=least) as seen:
+        async with reflecting(
+            api, moment=moment, timing=ReflectorTiming(gather=0.005), uniform=least
+        ) as seen:
             await seen.shows("a")
             assert storm.given == 12
             # A streaming list and the pages instead of it may be asked for in one go.
@@ -56,7 +60,7 @@ async def test_500s_for_an_hour_while_the_last_pods_stay() -> None:
     async with FakeKubeApi() as api:
         api.create(pod("a"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a")
             storm = api.refuse(500)
             start, asked = moment.now, len(api.requests)
@@ -80,7 +84,7 @@ async def test_server_down_two_minutes_then_up() -> None:
     async with FakeKubeApi() as api:
         api.create(pod("a"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a")
             start = moment.now
             await api.stop()
@@ -158,7 +162,10 @@ async def test_a_thousand_clients_restarting_at_once() -> None:
 
             async def one(number: int) -> None:
                 async with reflecting(
-                    api, moment=moments[number], timing=Timing(), uniform=random.Random(number).uniform
+                    api,
+                    moment=moments[number],
+                    timing=ReflectorTiming(),
+                    uniform=random.Random(number).uniform,
                 ) as seen:
                     await seen.until(lambda: len(moments[number].pauses) >= 6, "six tries")
 
@@ -177,7 +184,7 @@ async def test_a_clock_jump() -> None:
     async with FakeKubeApi() as api:
         api.create(pod("a"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a")
             for jump, name in ((7200.0, "b"), (-7200.0, "c")):
                 # A laptop that slept, a virtual machine that was moved.

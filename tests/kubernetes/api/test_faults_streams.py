@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
 from tests.fakes.slices import slice
@@ -80,7 +80,7 @@ async def test_clean_close_every_second() -> None:
     async with FakeKubeApi() as api:
         api.create(pod("a"))
         moment = Time()
-        timing = Timing(gather=0.005)
+        timing = ReflectorTiming(gather=0.005)
         async with reflecting(api, moment=moment, timing=timing, uniform=most) as seen:
             await seen.shows("a")
             api.greet(lambda watch: watch.end())
@@ -101,7 +101,7 @@ async def test_a_watch_that_ends_after_a_while_is_watched_again_at_once() -> Non
     async with FakeKubeApi() as api:
         api.create(pod("a"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a")
             for round_ in range(5):
                 await api.watched()

@@ -9,7 +9,7 @@ import dataclasses
 
 import pytest
 
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi, Request, StreamingList
 from tests.fakes.kube_watch import Watch
 from tests.fakes.pods import pod
@@ -49,7 +49,7 @@ async def test_410_twice(streaming: bool) -> None:
     async with FakeKubeApi(streaming_list="yes" if streaming else "refused") as api:
         api.create(pod("a"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a")
             # Every watch answers 410, right after a list too, five times in all.
             again = iter(range(5))
@@ -127,7 +127,7 @@ async def test_an_event_the_server_lost_is_found_by_listing_again_now_and_then()
         api.create(pod("a"))
         api.create(pod("b"))
         moment = Time()
-        async with reflecting(api, moment=moment, timing=Timing(gather=0.005)) as seen:
+        async with reflecting(api, moment=moment, timing=ReflectorTiming(gather=0.005)) as seen:
             await seen.shows("a", "b")
             api.lose_event(lambda: api.delete("a"))
             for minute in range(29):

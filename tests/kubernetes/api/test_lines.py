@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.events import Turns, is_older, read_event
+from pymicro.kubernetes.api.events import is_older, read_event
 from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.pages import Page
 
@@ -152,24 +152,3 @@ def test_versions_are_compared_as_numbers_where_they_are_numbers() -> None:
     assert not is_older("", "10")
     assert not is_older("٣", "10")
     assert not is_older("1" * 5000, "10")
-
-
-async def test_a_loop_over_what_is_there_lets_others_run_by_elapsed_time() -> None:
-    turned = 0
-
-    async def other() -> None:
-        nonlocal turned
-        while True:
-            turned += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    turns = Turns(0.005)
-    for _ in range(3):
-        await turns.pause()
-    assert turned == 0
-    turns = Turns(0.0)
-    for _ in range(3):
-        await turns.pause()
-    assert turned == 3
-    task.cancel()

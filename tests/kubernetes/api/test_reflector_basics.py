@@ -16,13 +16,15 @@ from pymicro.base.tasks import Tasks
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import Cluster, find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Reflector, Timing
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector, ReflectorTiming
 from pymicro.kubernetes.api.resource import PODS
 from tests.fakes.kube_api import FakeKubeApi, Request, StreamingList
 from tests.fakes.pods import pod
 
-QUICK = Timing(backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.1, gather=0.01, stream_list_wait=0.3)
-GREETERS = Query(PODS, "default", labels="app=greeter")
+QUICK = ReflectorTiming(
+    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.1, gather=0.01, stream_list_wait=0.3
+)
+GREETERS = ObjectQuery(PODS, "default", labels="app=greeter")
 
 
 def address(found: Mapping[str, Any]) -> str | None:
@@ -39,7 +41,7 @@ def greeter(name: str, ip: str, **changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def reflecting(
-    api: FakeKubeApi, query: Query = GREETERS, timing: Timing = QUICK, parse: Any = address
+    api: FakeKubeApi, query: ObjectQuery = GREETERS, timing: ReflectorTiming = QUICK, parse: Any = address
 ) -> AsyncIterator[Reflector[str]]:
     async with KubeClient(lambda: find_cluster([api.url])) as client:
         reflector: Reflector[str] = Reflector(client, query, parse, timing=timing)
@@ -93,7 +95,7 @@ async def test_a_list_in_pages_is_followed_by_a_watch_from_its_version() -> None
     async with FakeKubeApi(streaming_list="refused") as api:
         for number in range(7):
             api.create(greeter(f"p{number}", f"10.0.0.{number}"))
-        timing = Timing(page_size=3, gather=0.01)
+        timing = ReflectorTiming(page_size=3, gather=0.01)
         async with reflecting(api, timing=timing) as reflector, aclosing(reflector.follow()) as seen:
             await until(seen, *(f"10.0.0.{number}" for number in range(7)))
             version = api.store.version
@@ -151,7 +153,7 @@ async def test_a_slow_follower_sees_the_newest_only_and_holds_nobody_up() -> Non
 async def test_changes_are_gathered_before_they_are_seen() -> None:
     async with (
         FakeKubeApi() as api,
-        reflecting(api, timing=Timing(gather=0.05)) as reflector,
+        reflecting(api, timing=ReflectorTiming(gather=0.05)) as reflector,
         aclosing(reflector.follow()) as seen,
     ):
         await until(seen)
@@ -237,7 +239,7 @@ async def test_a_parser_that_trips_over_an_object_hides_no_other(caplog: pytest.
 async def test_everything_is_listed_again_after_a_while_and_heals_what_was_lost() -> None:
     async with FakeKubeApi() as api:
         api.create(greeter("a", "10.0.0.1"))
-        timing = Timing(resync=0.3, short_watch=0.05, watch_timeout=(1, 1), gather=0.01)
+        timing = ReflectorTiming(resync=0.3, short_watch=0.05, watch_timeout=(1, 1), gather=0.01)
         async with reflecting(api, timing=timing) as reflector, aclosing(reflector.follow()) as seen:
             await until(seen, "10.0.0.1")
             await api.until(lambda: len(api.requests) >= 3, "two more lists")
@@ -249,7 +251,7 @@ async def test_everything_is_listed_again_after_a_while_and_heals_what_was_lost(
 async def test_a_watch_that_ends_as_agreed_goes_on_without_a_list_and_without_telling() -> None:
     async with FakeKubeApi() as api:
         api.create(greeter("a", "10.0.0.1"))
-        timing = Timing(watch_timeout=(1, 1), short_watch=0.5, gather=0.01)
+        timing = ReflectorTiming(watch_timeout=(1, 1), short_watch=0.5, gather=0.01)
         async with reflecting(api, timing=timing) as reflector, aclosing(reflector.follow()) as seen:
             await until(seen, "10.0.0.1")
             await api.until(lambda: len(api.requests) == 2, "a second watch")
@@ -294,7 +296,7 @@ async def test_reading_a_list_lets_others_run(streaming: StreamingList) -> None:
             parsed.append(turned)
             return "x"
 
-        async with reflecting(api, timing=Timing(yield_after=0.0), parse=parse) as reflector:
+        async with reflecting(api, timing=ReflectorTiming(yield_after=0.0), parse=parse) as reflector:
             task = asyncio.create_task(other())
             async with aclosing(reflector.follow()) as seen:
                 await anext(seen)

@@ -8,10 +8,14 @@ from contextlib import aclosing
 
 import pytest
 
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.health import Health
-from pymicro.kubernetes.api.publication import Publication
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.health import ReflectorHealth
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
+from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.api.table import Table
+from pymicro.kubernetes.api.timing import ReflectorTiming
 
 REFUSED = KubeError("no connection")
 EXPIRED = KubeError("too old", status=410)
@@ -20,11 +24,11 @@ IDLE = KubeError("silent", kind="idle")
 
 
 class Course:
-    """A Health whose clock is moved by hand and whose pauses are their ceilings."""
+    """A `ReflectorHealth` whose clock is moved by hand and whose pauses are their ceilings."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.health = Health(Timing(), lambda: self.now, lambda low, high: high)
+        self.health = ReflectorHealth(ReflectorTiming(), lambda: self.now, lambda low, high: high)
 
     def pause(self, error: KubeError = REFUSED) -> float:
         return self.health.trouble(error)[0]
@@ -149,124 +153,44 @@ def test_one_expired_version_is_not_told_and_a_second_one_is(course: Course) -> 
 # What followers see
 
 
-def publication(current: Mapping[str, int], gather: float = 0.01) -> Publication[int]:
-    return Publication("pods", lambda: current, gather)
+def reflector() -> Reflector[str]:
+    """One that has listed one object, and asks nobody."""
+    client = KubeClient(lambda: find_cluster(["http://127.0.0.1:1"]))
+    timing = ReflectorTiming(gather=0.01)
+    reflector: Reflector[str] = Reflector(client, ObjectQuery(PODS, "default"), str, timing=timing)
+    table: Table[str] = Table(lambda found: "here", "pods")
+    table.put({"metadata": {"uid": "a"}})
+    reflector._synced(table, "1")
+    return reflector
 
 
-async def next_of(seen: AsyncGenerator[Mapping[str, int], None]) -> dict[str, int]:
+async def next_of(seen: AsyncGenerator[Mapping[str, str], None]) -> dict[str, str]:
     return dict(await asyncio.wait_for(anext(seen), 5))
 
 
-async def waits(seen: asyncio.Task[object]) -> bool:
-    await asyncio.wait([seen], timeout=0.05)
-    return not seen.done()
-
-
-async def test_whoever_follows_when_it_begins_to_fail_is_told_and_sees_when_it_works_again() -> None:
-    news = publication({"a": 1})
-    news.now()
-    async with aclosing(news.follow()) as seen:
-        assert await next_of(seen) == {"a": 1}
-        news.fail(REFUSED)
-        with pytest.raises(KubeError, match="no connection") as caught:
-            await anext(seen)
-    assert caught.value is not REFUSED, "a shared error would gather everybody's traceback"
-    async with aclosing(news.follow()) as seen:
-        waiting = asyncio.ensure_future(next_of(seen))
-        # What is known may be old: whoever comes now gets neither that nor the old error.
-        assert await waits(waiting)
-        news.now()
-        assert await waiting == {"a": 1}
-
-
-async def test_whoever_came_while_it_failed_is_told_of_the_next_failure() -> None:
-    news = publication({"a": 1})
-    news.fail(REFUSED)
-    async with aclosing(news.follow()) as seen:
-        waiting = asyncio.ensure_future(next_of(seen))
-        assert await waits(waiting)
-        news.fail(KubeError("still not"))
-        with pytest.raises(KubeError, match="still not"):
-            await waiting
-
-
-async def test_a_failure_that_has_passed_is_no_news() -> None:
-    news = publication({"a": 1})
-    news.now()
-    async with aclosing(news.follow()) as seen:
-        await next_of(seen)
-        news.fail(REFUSED)
-        news.now()
-        assert await next_of(seen) == {"a": 1}
-        waiting = asyncio.ensure_future(next_of(seen))
-        assert await waits(waiting)
-        news.close()
-        with pytest.raises(StopAsyncIteration):
-            await waiting
-
-
 async def test_what_seemed_to_work_and_does_not_is_not_published() -> None:
-    news = publication({"a": 1})
-    news.fail(REFUSED)
-    news.soon()
-    news.postpone()
+    news = reflector()
+    news._tell(REFUSED)
     async with aclosing(news.follow()) as seen:
         waiting = asyncio.ensure_future(next_of(seen))
-        assert await waits(waiting)
-        assert news.failure is REFUSED
-        news.soon()
-        assert await waiting == {"a": 1}
-        assert news.failure is None
+        news._health.opened()
+        news._gathering.later()
+        news._trouble(IDLE)
+        await asyncio.wait([waiting], timeout=0.05)
+        assert not waiting.done()
+        assert news.state.failure is REFUSED
+        news._gathering.soon()
+        assert await waiting == {"a": "here"}
+        assert news.state.failure is None
         # While it works nothing is held back.
-        news.soon()
-        news.postpone()
-        assert await next_of(seen) == {"a": 1}
-
-
-async def test_a_lone_change_is_published_at_once_and_the_next_ones_together() -> None:
-    known = {"a": 0}
-    news = publication(known, gather=0.05)
-    loop = asyncio.get_running_loop()
-
-    async def change() -> None:
-        while True:
-            known["a"] += 1
-            news.soon()
-            await asyncio.sleep(0.002)
-
-    changing = asyncio.create_task(change())
-    async with aclosing(news.follow()) as seen:
-        assert (await next_of(seen))["a"] == 1
-        begun = loop.time()
-        editions = 0
-        while loop.time() < begun + 0.25:
-            await next_of(seen)
-            editions += 1
-    changing.cancel()
-    # Put off by no later change, and twenty a second at most.
-    assert 1 <= editions <= 5
-
-
-async def test_what_is_only_confirmed_waits_until_a_change_comes() -> None:
-    news = publication({"a": 1}, gather=60.0)
-    async with aclosing(news.follow()) as seen:
-        news.later()
-        waiting = asyncio.ensure_future(next_of(seen))
-        assert await waits(waiting)
-        news.soon()
-        assert await waiting == {"a": 1}
-        news.soon()
-        waiting = asyncio.ensure_future(next_of(seen))
-        assert await waits(waiting)
-        news.close()
-        with pytest.raises(StopAsyncIteration):
-            await waiting
+        news._health.opened()
+        news._gathering.later()
+        news._trouble(IDLE)
+        assert await next_of(seen) == {"a": "here"}
 
 
 async def test_a_view_cannot_be_written_to() -> None:
-    news = publication({"a": 1})
-    news.now()
-    async with aclosing(news.follow()) as seen:
+    async with aclosing(reflector().follow()) as seen:
         view = await anext(seen)
         with pytest.raises(TypeError):
-            view["a"] = 2  # type: ignore[index]
+            view["a"] = "there"  # type: ignore[index]

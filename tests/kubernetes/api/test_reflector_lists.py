@@ -16,23 +16,25 @@ from pymicro.base.tasks import Tasks
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query, Reflector
+from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.timing import Timing
+from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.kube_status import status_object
 from tests.fakes.kube_watch import Watch
 from tests.fakes.pods import pod
 from tests.kubernetes.api.serving import Served, serving
 
-QUICK = Timing(backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.01, gather=0.01, stream_list_wait=0.3)
+QUICK = ReflectorTiming(
+    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.01, gather=0.01, stream_list_wait=0.3
+)
 
 
 @asynccontextmanager
-async def reflecting(url: str, timing: Timing = QUICK) -> AsyncIterator[Reflector[str]]:
+async def reflecting(url: str, timing: ReflectorTiming = QUICK) -> AsyncIterator[Reflector[str]]:
     async with KubeClient(lambda: find_cluster([url], environ={})) as client, Tasks("test") as tasks:
         reflector: Reflector[str] = Reflector(
-            client, Query(PODS, "default"), lambda found: str(found["metadata"]["name"]), timing=timing
+            client, ObjectQuery(PODS, "default"), lambda found: str(found["metadata"]["name"]), timing=timing
         )
         tasks.start(reflector.run(), "reflector")
         yield reflector
@@ -141,7 +143,7 @@ async def test_lists_are_repeated_at_moments_of_ones_own() -> None:
         KubeClient(lambda: find_cluster([api.url], environ={})) as client,
         Tasks("test") as tasks,
     ):
-        reflector: Reflector[str] = Reflector(client, Query(PODS, None), lambda _: "", uniform=uniform)
+        reflector: Reflector[str] = Reflector(client, ObjectQuery(PODS, None), lambda _: "", uniform=uniform)
         tasks.start(reflector.run(), "reflector")
         await first(reflector)
     assert asked_for == [(300.0, 600.0), (-180.0, 180.0)]

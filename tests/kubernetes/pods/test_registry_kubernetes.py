@@ -169,7 +169,7 @@ async def test_a_server_that_fails_is_told_and_later_watchers_wait_for_news() ->
         assert text.endswith(": `pymicro doctor greeter` says more")
         # Old nodes are not handed out as if they were fresh: the next try fails first.
         assert api.url in await failure(registry.watch("greeter"))
-        watching = len(registry._watches)
+        watching = len(registry._watches.running)
         api.create(labelled("two", "10.0.0.2"))
         last = registry.watch("greeter")
         refusal.end()

@@ -12,7 +12,7 @@ import pytest
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.kubernetes.pods import KubernetesRegistry
-from pymicro.kubernetes.pods.publish import own_address, own_pod
+from pymicro.kubernetes.pods.own_pod import own_address, own_pod
 from pymicro.nodes.node import Endpoint, Node, Value
 from pymicro.nodes.record import load_record
 from pymicro.settings.config import load

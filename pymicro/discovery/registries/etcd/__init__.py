@@ -2,7 +2,7 @@
 
 Asking is in `client` over `members` (which of them to ask) over `connection`, as whom in
 `users`; the messages are in `messages`. A service's watch is in `watch` over `table`,
-publishing own nodes in `lease`, what `pymicro doctor` says in `diagnosis`; this is the
+publishing own nodes in `publisher`, what `pymicro doctor` says in `diagnosis`; this is the
 registry over them.
 """
 
@@ -13,22 +13,22 @@ import contextvars
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.tasks import Tasks
+from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.diagnosis import diagnose
 from pymicro.discovery.registries.etcd.endpoints import find_endpoints
 from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
-from pymicro.discovery.registries.etcd.lease import Publisher
 from pymicro.discovery.registries.etcd.members import Members
-from pymicro.discovery.registries.etcd.table import Turns, Unreadable, read_value
-from pymicro.discovery.registries.etcd.timing import Timing
+from pymicro.discovery.registries.etcd.publisher import KeyPublisher
+from pymicro.discovery.registries.etcd.table import Unreadable, read_value
+from pymicro.discovery.registries.etcd.timing import EtcdTiming
 from pymicro.discovery.registries.etcd.users import Account
-from pymicro.discovery.registries.etcd.watch import ServiceWatch, Told
+from pymicro.discovery.registries.etcd.watch import EtcdWatch, Told
 from pymicro.nodes.address import private_host, source_host, split_address
 from pymicro.nodes.node import Node, NodeSet
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from pymicro.base.findings import Finding
     from pymicro.settings.config import Config
 
-__all__ = ["EtcdRegistry", "Timing"]
+__all__ = ["EtcdRegistry", "EtcdTiming"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
 
-class EtcdRegistry:
+class EtcdRegistry(Turnstile):
     """Nodes in etcd (API v3), one key each, shared with services of go-micro 1.x.
 
     A process that dies without taking its node back is gone for everybody when its
@@ -60,27 +60,18 @@ class EtcdRegistry:
     name = "etcd"
     drain_delay = 5.0
 
-    def __init__(self, config: Config, *, timing: Timing | None = None) -> None:
+    def __init__(self, config: Config, *, timing: EtcdTiming | None = None) -> None:
+        super().__init__()
         self._config = config
-        self._timing = timing or Timing()
+        self._timing = timing or EtcdTiming()
         self._endpoints = find_endpoints(config)
         if config.registry_password and not config.registry_user:
             raise ConfigError("registry_password is set and registry_user is not: whose password is it?")
-        self._turnstile = Turnstile(self._enter, self._leave)
         self._stack = AsyncExitStack()
-        self._open: tuple[EtcdClient, Publisher, Tasks] | None = None
-        self._watches: set[ServiceWatch] = set()
+        self._open: tuple[EtcdClient, KeyPublisher, Tasks] | None = None
+        self._watches: set[EtcdWatch] = set()
         self._unreadable = Unreadable()
         self._told = Told()
-
-    async def __aenter__(self) -> Self:
-        await self._turnstile.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._turnstile.leave()
 
     async def _enter(self) -> None:
         config = self._config
@@ -92,7 +83,7 @@ class EtcdRegistry:
             stack.push_async_callback(members.close)
             client = EtcdClient(members)
             tasks = await stack.enter_async_context(Tasks("pymicro registry etcd"))
-            publisher = Publisher(client, tasks.start, config.register_ttl, config.register_interval)
+            publisher = KeyPublisher(client, tasks.start, config.register_ttl, config.register_interval)
             self._open = client, publisher, tasks
             self._stack = stack.pop_all()
 
@@ -107,7 +98,7 @@ class EtcdRegistry:
         finally:
             self._open = None
             for watch in list(self._watches):
-                watch.latest.set(RegistryError(f"{self.describe()} is closed"))
+                watch.latest.close(RegistryError(f"{self.describe()} is closed"))
             await self._stack.aclose()
 
     def __repr__(self) -> str:
@@ -136,7 +127,7 @@ class EtcdRegistry:
             )
         return host
 
-    def _opened(self) -> tuple[EtcdClient, Publisher, Tasks]:
+    def _opened(self) -> tuple[EtcdClient, KeyPublisher, Tasks]:
         if self._open is None:
             raise RuntimeError(f"{self.describe()} is used outside its `async with`")
         return self._open
@@ -176,16 +167,14 @@ class EtcdRegistry:
             prefix = prefix_of(service)
         except ValueError as exc:
             raise RegistryError(f"registry etcd: {exc}") from None
-        watch = ServiceWatch(client, service, prefix, self._unreadable, self._told)
+        watch = EtcdWatch(client, service, prefix, self._unreadable, self._told)
         self._watches.add(watch)
         # In an empty context: a watch that a handler's call starts must not inherit the
         # handler's deadline.
         task = contextvars.Context().run(tasks.start, watch.run(), f"watch of {service}")
         try:
-            async for found in watch.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
+            async for nodes in watch.latest.follow():
+                yield nodes
         finally:
             self._watches.discard(watch)
             task.cancel()

@@ -8,8 +8,8 @@ import grpc
 import grpc.aio
 
 from pymicro.discovery.registries.etcd.endpoints import TlsFiles
-from pymicro.discovery.registries.etcd.messages import Method
-from pymicro.discovery.registries.etcd.timing import Timing
+from pymicro.discovery.registries.etcd.messages import EtcdMethod
+from pymicro.discovery.registries.etcd.timing import EtcdTiming
 
 __all__ = ["Connection", "connect"]
 
@@ -40,13 +40,13 @@ class Connection:
         self.users = 0
         self._channel = channel
 
-    def unary(self, method: Method) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+    def unary(self, method: EtcdMethod) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
         """To call `method` with."""
         return self._channel.unary_unary(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
         )
 
-    def stream(self, method: Method) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
+    def stream(self, method: EtcdMethod) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
         """To call `method` with, where both sides stream."""
         return self._channel.stream_stream(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
@@ -58,7 +58,7 @@ class Connection:
         await self._channel.close()
 
 
-def connect(endpoint: str, tls: TlsFiles | None, timing: Timing) -> Connection:
+def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connection:
     """A connection that is made when it is first used.
 
     Raises:

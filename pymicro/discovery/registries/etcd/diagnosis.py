@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.findings import Finding
+from pymicro.base.turns import Turns
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.errors import EtcdError
 from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
-from pymicro.discovery.registries.etcd.table import Reading, Turns, read_value
+from pymicro.discovery.registries.etcd.table import ValueReading, read_value
 from pymicro.discovery.registries.etcd.users import Account
 from pymicro.nodes.record import quoted
 from pymicro.settings.plugins import did_you_mean
@@ -40,7 +41,7 @@ class _Found:
     keys: int = 0
     nodes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[str, str] = field(default_factory=dict)
-    own: dict[str, Reading] = field(default_factory=dict)
+    own: dict[str, ValueReading] = field(default_factory=dict)
 
 
 async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, None]:

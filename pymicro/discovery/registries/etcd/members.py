@@ -28,8 +28,8 @@ from pymicro.discovery.registries.etcd.errors import (
     reason,
     refused,
 )
-from pymicro.discovery.registries.etcd.messages import Method
-from pymicro.discovery.registries.etcd.timing import Timing
+from pymicro.discovery.registries.etcd.messages import EtcdMethod
+from pymicro.discovery.registries.etcd.timing import EtcdTiming
 from pymicro.discovery.registries.etcd.users import Account, Metadata
 
 __all__ = ["Members", "Stream"]
@@ -100,7 +100,7 @@ class Members:
         timing: As given.
     """
 
-    def __init__(self, endpoints: Endpoints, account: Account, timing: Timing) -> None:
+    def __init__(self, endpoints: Endpoints, account: Account, timing: EtcdTiming) -> None:
         self.endpoints = endpoints
         self.account = account
         self.timing = timing
@@ -156,7 +156,7 @@ class Members:
             # They could be read before: perhaps somebody is replacing them just now.
             raise EtcdError(str(exc), kind="files") from exc
 
-    async def call(self, method: Method, request: Any, doing: Doing) -> Any:
+    async def call(self, method: EtcdMethod, request: Any, doing: Doing) -> Any:
         """The response to one request, of whichever member answers.
 
         Raises:
@@ -216,7 +216,7 @@ class Members:
         return reason(error, self.timeout, tls=tls if first else None)
 
     @asynccontextmanager
-    async def stream(self, method: Method, doing: Doing) -> AsyncIterator[Stream]:
+    async def stream(self, method: EtcdMethod, doing: Doing) -> AsyncIterator[Stream]:
         """A call in which both sides stream; it ends with the block.
 
         Raises:
@@ -235,7 +235,7 @@ class Members:
             finally:
                 call.cancel()
 
-    async def ask_one(self, endpoint: str, method: Method, request: Any, doing: Doing) -> Any:
+    async def ask_one(self, endpoint: str, method: EtcdMethod, request: Any, doing: Doing) -> Any:
         """The response of this member, over a connection of its own and as nobody.
 
         Raises:

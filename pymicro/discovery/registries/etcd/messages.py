@@ -23,7 +23,7 @@ __all__ = [
     "RANGE",
     "STATUS",
     "WATCH",
-    "Method",
+    "EtcdMethod",
     "message",
 ]
 
@@ -110,7 +110,7 @@ def message(kind: str, /, **fields: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class EtcdMethod:
     """One of etcd's RPC methods.
 
     Attributes:
@@ -122,12 +122,12 @@ class Method:
     response: Any
 
 
-RANGE = Method("/etcdserverpb.KV/Range", _CLASSES["RangeResponse"])
-PUT = Method("/etcdserverpb.KV/Put", _CLASSES["PutResponse"])
-DELETE_RANGE = Method("/etcdserverpb.KV/DeleteRange", _CLASSES["DeleteRangeResponse"])
-LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", _CLASSES["LeaseGrantResponse"])
-LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", _CLASSES["LeaseRevokeResponse"])
-LEASE_KEEP_ALIVE = Method("/etcdserverpb.Lease/LeaseKeepAlive", _CLASSES["LeaseKeepAliveResponse"])
-WATCH = Method("/etcdserverpb.Watch/Watch", _CLASSES["WatchResponse"])
-AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", _CLASSES["AuthenticateResponse"])
-STATUS = Method("/etcdserverpb.Maintenance/Status", _CLASSES["StatusResponse"])
+RANGE = EtcdMethod("/etcdserverpb.KV/Range", _CLASSES["RangeResponse"])
+PUT = EtcdMethod("/etcdserverpb.KV/Put", _CLASSES["PutResponse"])
+DELETE_RANGE = EtcdMethod("/etcdserverpb.KV/DeleteRange", _CLASSES["DeleteRangeResponse"])
+LEASE_GRANT = EtcdMethod("/etcdserverpb.Lease/LeaseGrant", _CLASSES["LeaseGrantResponse"])
+LEASE_REVOKE = EtcdMethod("/etcdserverpb.Lease/LeaseRevoke", _CLASSES["LeaseRevokeResponse"])
+LEASE_KEEP_ALIVE = EtcdMethod("/etcdserverpb.Lease/LeaseKeepAlive", _CLASSES["LeaseKeepAliveResponse"])
+WATCH = EtcdMethod("/etcdserverpb.Watch/Watch", _CLASSES["WatchResponse"])
+AUTHENTICATE = EtcdMethod("/etcdserverpb.Auth/Authenticate", _CLASSES["AuthenticateResponse"])
+STATUS = EtcdMethod("/etcdserverpb.Maintenance/Status", _CLASSES["StatusResponse"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,19 +10,17 @@ from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import load_record
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["Reading", "ServiceTable", "Turns", "Unreadable", "read_value"]
+__all__ = ["ServiceTable", "Unreadable", "ValueReading", "read_value"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
-# How long values are read in one go before the event loop turns, in seconds.
-_SLICE = 0.01
 # Unreadable keys named in a line of the log.
 _NAMED = 3
 _LONGEST_KEY = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ValueReading:
     """What one value says.
 
     Attributes:
@@ -38,30 +34,17 @@ class Reading:
     problem: str = ""
 
 
-def read_value(value: bytes) -> Reading:
+def read_value(value: bytes) -> ValueReading:
     """Read what somebody wrote; whatever it is, this does not fail."""
     if not value:
-        return Reading(problem="it is empty, or larger than a message may be")
+        return ValueReading(problem="it is empty, or larger than a message may be")
     try:
         record = load_record(value.decode())
     except UnicodeDecodeError:
-        return Reading(problem="it is no valid UTF-8")
+        return ValueReading(problem="it is no valid UTF-8")
     except ValueError as exc:
-        return Reading(problem=str(exc))
-    return Reading(record.service, record.nodes, "; ".join(record.problems))
-
-
-class Turns:
-    """Lets the event loop turn while much is read: reading never suspends by itself."""
-
-    def __init__(self) -> None:
-        self._until = time.monotonic() + _SLICE
-
-    async def give(self) -> None:
-        """Give way, if that is due."""
-        if time.monotonic() >= self._until:
-            await asyncio.sleep(0)
-            self._until = time.monotonic() + _SLICE
+        return ValueReading(problem=str(exc))
+    return ValueReading(record.service, record.nodes, "; ".join(record.problems))
 
 
 class Unreadable:
@@ -99,13 +82,13 @@ class ServiceTable:
         self._problems: dict[str, str] = {}
         self._table = NodeTable()
 
-    def replace(self, readings: Mapping[str, Reading]) -> None:
+    def replace(self, readings: Mapping[str, ValueReading]) -> None:
         """These are all keys there are."""
         self._nodes = {}
         self._problems = {}
         self.update(readings)
 
-    def update(self, readings: Mapping[str, Reading | None]) -> None:
+    def update(self, readings: Mapping[str, ValueReading | None]) -> None:
         """These keys were written, or (None) deleted."""
         for key, reading in readings.items():
             self._nodes.pop(key, None)

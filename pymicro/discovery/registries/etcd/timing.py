@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Timing"]
+__all__ = ["EtcdTiming"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
+class EtcdTiming:
     """When what is done; all in seconds.
 
     Attributes:

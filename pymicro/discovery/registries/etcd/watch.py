@@ -11,20 +11,20 @@ from typing import Any
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import RegistryError
-from pymicro.base.latest import Latest
+from pymicro.base.latest import Gathering, Latest
+from pymicro.base.turns import Turns
 from pymicro.discovery.registries.etcd.client import EtcdClient, watching
 from pymicro.discovery.registries.etcd.errors import EtcdError, Kind, denied
 from pymicro.discovery.registries.etcd.members import Stream
 from pymicro.discovery.registries.etcd.table import (
-    Reading,
     ServiceTable,
-    Turns,
     Unreadable,
+    ValueReading,
     read_value,
 )
 from pymicro.nodes.node import NodeSet
 
-__all__ = ["ServiceWatch", "Told"]
+__all__ = ["EtcdWatch", "Told"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
@@ -67,7 +67,7 @@ class Told:
         self._kinds.pop(service, None)
 
 
-class ServiceWatch:
+class EtcdWatch:
     """Follows the keys of one service until it is cancelled, or has failed.
 
     Whatever ends a watch – a member that stops, a compaction, silence –, all keys are
@@ -88,15 +88,14 @@ class ServiceWatch:
     def __init__(
         self, client: EtcdClient, service: str, prefix: str, unreadable: Unreadable, told: Told
     ) -> None:
-        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self.latest: Latest[NodeSet] = Latest()
         self._client = client
         self._timing = client.members.timing
         self._service = service
         self._prefix = prefix
         self._told = told
         self._table = ServiceTable(service, unreadable)
-        self._timer: asyncio.TimerHandle | None = None
-        self._published = float("-inf")
+        self._gathering = Gathering(lambda: self.latest.set(self._table.nodes()), self._timing.gather)
         self._began = time.monotonic()
         # Whether there was a set, and since when etcd is away after that.
         self._worked = False
@@ -110,15 +109,15 @@ class ServiceWatch:
         self._doubted = False
 
     async def run(self) -> None:
-        """Follow until cancelled or until there is a failure to tell, which is `latest` then."""
+        """Follow until cancelled or until there is a failure to tell, which closes `latest`."""
         try:
             await self._follow()
         except Exception as exc:
             # A bug of ours; whoever watches must not wait for ever.
             log.exception("the watch of %s died of a bug", self._service)
-            self.latest.set(RegistryError(f"registry etcd: {type(exc).__name__}: {exc}"))
+            self.latest.close(RegistryError(f"registry etcd: {type(exc).__name__}: {exc}"))
         finally:
-            self._cancel_timer()
+            self._gathering.cancel()
 
     async def _follow(self) -> None:
         timing = self._timing
@@ -137,7 +136,7 @@ class ServiceWatch:
                 backoff.reset()
             elif error is not None and self._is_to_tell(error):
                 self._told.tell(self._service, error.kind)
-                self.latest.set(error)
+                self.latest.close(error)
                 return
             # After a watch that held, too: thousands of them lose the same member at once.
             await asyncio.sleep(backoff.next())
@@ -157,18 +156,18 @@ class ServiceWatch:
 
     async def _read_all(self) -> int:
         """All keys as they are; the revision at which they are so."""
-        readings: dict[str, Reading] = {}
+        readings: dict[str, ValueReading] = {}
         revision, turns = 0, Turns()
         async with aclosing(self._client.pages(self._prefix)) as pages:
             async for page in pages:
                 revision = revision or page.header.revision
                 for kv in page.kvs:
-                    readings[_text(kv.key)] = read_value(kv.value)
+                    readings[_key_text(kv.key)] = read_value(kv.value)
                     await turns.give()
         self._table.replace(readings)
         self._worked, self._gone = True, None
         self._told.works(self._service)
-        self._publish()
+        self._gathering.now()
         return revision
 
     async def _watch(self, revision: int) -> None:
@@ -198,7 +197,7 @@ class ServiceWatch:
 
     async def _take(self, stream: Stream, limit: asyncio.Timeout, revision: int) -> bool:
         """One response, with all its fragments; whether to go on."""
-        readings: dict[str, Reading | None] = {}
+        readings: dict[str, ValueReading | None] = {}
         turns = Turns()
         while True:
             response = await stream.read()
@@ -206,7 +205,7 @@ class ServiceWatch:
                 return self._ended(stream, response)
             for event in response.events:
                 deleted = event.type == _DELETE
-                readings[_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
+                readings[_key_text(event.kv.key)] = None if deleted else read_value(event.kv.value)
                 await turns.give()
             if not response.fragment:
                 break
@@ -220,11 +219,11 @@ class ServiceWatch:
             self._doubted = False
         elif readings:
             self._table.update(readings)
-            self._publish_soon()
+            self._gathering.soon()
         else:
             # Progress: everything until now has come.
             self._answers = True
-            self._publish()
+            self._gathering.now()
         silence = self._timing.progress + self._timing.progress_timeout
         limit.reschedule(asyncio.get_running_loop().time() + silence if self._answers else None)
         return True
@@ -263,25 +262,6 @@ class ServiceWatch:
             await stream.write(self._client.progress_request())
             pause = self._timing.progress
 
-    # Publishing
 
-    def _publish_soon(self) -> None:
-        """A lone change waits for nobody, and a thousand of them make twenty sets a second."""
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            moment = max(loop.time(), self._published + self._timing.gather)
-            self._timer = loop.call_at(moment, self._publish)
-
-    def _publish(self) -> None:
-        self._cancel_timer()
-        self._published = asyncio.get_running_loop().time()
-        self.latest.set(self._table.nodes())
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _text(key: bytes) -> str:
+def _key_text(key: bytes) -> str:
     return key.decode(errors="backslashreplace")

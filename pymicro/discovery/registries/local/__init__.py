@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
-from pymicro.discovery.registries.local.folder import Folder, Record
+from pymicro.discovery.registries.local.folder import Folder, NodeFile
 from pymicro.discovery.registries.local.scan import Scanner
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 from pymicro.settings.plugins import did_you_mean
@@ -38,11 +38,11 @@ POLL_INTERVAL = 0.25
 CONFIRM_INTERVAL = 1.0
 
 
-class _Subscription:
+class _FolderWatch:
     """One watch: what it asks for and what it was told."""
 
     def __init__(self, service: str) -> None:
-        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self.latest: Latest[NodeSet] = Latest()
         self.service = service
         self._last: NodeSet | None = None
         self._told = 0.0
@@ -59,7 +59,7 @@ class _Poller:
 
     def __init__(self, folder: Folder) -> None:
         self._scanner = Scanner(folder)
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[_FolderWatch] = []
         self._task: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
         self._nodes: list[Node] = []
@@ -76,9 +76,9 @@ class _Poller:
             self._sets = {service: NodeSet.of(found) for service, found in by_service.items()}
         return self._sets
 
-    def subscribe(self, service: str) -> _Subscription:
+    def subscribe(self, service: str) -> _FolderWatch:
         """Begin a watch: its first set is read after this moment."""
-        subscription = _Subscription(service)
+        subscription = _FolderWatch(service)
         self._subscriptions.append(subscription)
         self._joined.set()
         if self._task is None:
@@ -89,7 +89,7 @@ class _Poller:
             )
         return subscription
 
-    async def unsubscribe(self, subscription: _Subscription) -> None:
+    async def unsubscribe(self, subscription: _FolderWatch) -> None:
         """End a watch; the last one ends the reading."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
@@ -121,9 +121,9 @@ class _Poller:
             except TimeoutError:
                 pass
 
-    def _fail(self, asking: list[_Subscription], error: str) -> None:
+    def _fail(self, asking: list[_FolderWatch], error: str) -> None:
         for subscription in asking:
-            subscription.latest.set(RegistryError(error))
+            subscription.latest.close(RegistryError(error))
 
 
 # One for each loop and folder, for as long as a registry uses it.
@@ -160,8 +160,8 @@ class LocalRegistry:
         self._folder = Folder(address[0] if address else None)
         self._poller: _Poller | None = None
         self._users = 0
-        self._records: dict[tuple[str, str], Record] = {}
-        self._watches: list[_Subscription] = []
+        self._records: dict[tuple[str, str], NodeFile] = {}
+        self._watches: list[_FolderWatch] = []
 
     async def __aenter__(self) -> Self:
         self._folder.prepare()
@@ -187,7 +187,7 @@ class LocalRegistry:
             except OSError as error:
                 log.warning("%s: %s", self.describe(), error)
         for subscription in list(self._watches):
-            subscription.latest.set(RegistryError(f"{self.describe()} is closed"))
+            subscription.latest.close(RegistryError(f"{self.describe()} is closed"))
             if poller is not None:
                 await poller.unsubscribe(subscription)
 
@@ -220,7 +220,7 @@ class LocalRegistry:
                 log.info("registering %s at %s again in %s", node.service, node.address, self._folder)
             # The new file first: the node is never missing in between, and two
             # files with one node are one node.
-            self._records[key] = Record.create(self._folder, node)
+            self._records[key] = NodeFile.create(self._folder, node)
             if held is not None:
                 held.remove()
         except OSError as exc:
@@ -255,10 +255,8 @@ class LocalRegistry:
         subscription = poller.subscribe(service)
         self._watches.append(subscription)
         try:
-            async for found in subscription.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
+            async for nodes in subscription.latest.follow():
+                yield nodes
         finally:
             self._watches.remove(subscription)
             await poller.unsubscribe(subscription)

@@ -22,7 +22,7 @@ from pymicro.base.errors import RegistryError
 from pymicro.discovery.registries.local.json import dump_node
 from pymicro.nodes.node import Node
 
-__all__ = ["LARGEST", "Folder", "Record", "lock"]
+__all__ = ["LARGEST", "Folder", "NodeFile", "lock"]
 
 # A node of a service with some hundred methods; nobody reads more than this.
 LARGEST = 1 << 20
@@ -129,7 +129,7 @@ class Folder:
 # the child closes them all first thing. (An RLock: a signal handler that forks
 # may have interrupted the very thread that holds it.)
 _forking = threading.RLock()
-_held: set[Record] = set()
+_held: set[NodeFile] = set()
 
 
 def _after_fork_in_child() -> None:
@@ -144,10 +144,10 @@ os.register_at_fork(
 )
 
 
-class Record:
+class NodeFile:
     """One node's file, held locked by this process until `remove`.
 
-    Build it with `Record.create`.
+    Build it with `NodeFile.create`.
     """
 
     def __init__(self, node: Node, path: Path, descriptor: int) -> None:
@@ -156,7 +156,7 @@ class Record:
         self._descriptor: int | None = descriptor
 
     @classmethod
-    def create(cls, folder: Folder, node: Node) -> Record:
+    def create(cls, folder: Folder, node: Node) -> NodeFile:
         """Lock, write and name a file for `node`.
 
         Raises:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from pymicro.base.errors import RegistryError
+from pymicro.base.turns import Turns
 from pymicro.discovery.registries.local.folder import LARGEST, Folder, lock
 from pymicro.discovery.registries.local.json import load_node
 from pymicro.nodes.node import Node
@@ -91,14 +92,12 @@ class Scanner:
         except OSError as exc:
             raise RegistryError(f"registry local: cannot read {self._folder}: {exc.strerror}") from exc
         files: dict[str, _File] = {}
-        pause = time.monotonic() + _SLICE
+        turns = Turns(_SLICE)
         for name in names:
             found = self._look(folder, name, self._files.get(name))
             if found is not None:
                 files[name] = found
-            if time.monotonic() >= pause:
-                await asyncio.sleep(0)
-                pause = time.monotonic() + _SLICE
+            await turns.give()
         return files
 
     def _look(self, folder: int, name: str, known: _File | None) -> _File | None:

@@ -9,19 +9,18 @@ interface in `interfaces`; this is the registry over them.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from ipaddress import ip_address
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
-from pymicro.base.tasks import Tasks
 from pymicro.base.turnstile import Turnstile
-from pymicro.discovery.registries.mdns.asking import Timing
 from pymicro.discovery.registries.mdns.browser import Browser
+from pymicro.discovery.registries.mdns.conversation import MdnsTiming
 from pymicro.discovery.registries.mdns.interfaces import place
 from pymicro.discovery.registries.mdns.link import Address, Link
-from pymicro.discovery.registries.mdns.messages import SRV, Query, Question, read, require_zeroconf
+from pymicro.discovery.registries.mdns.messages import SRV, MdnsQuestion, Query, read, require_zeroconf
 from pymicro.discovery.registries.mdns.names import instance_name, service_problem
 from pymicro.discovery.registries.mdns.responder import Responder
 from pymicro.nodes.address import split_address
@@ -31,12 +30,12 @@ from pymicro.settings.plugins import did_you_mean
 if TYPE_CHECKING:
     from pymicro.settings.config import Config
 
-__all__ = ["MdnsRegistry", "Timing"]
+__all__ = ["MdnsRegistry", "MdnsTiming"]
 
-_TIMING = Timing()
+_TIMING = MdnsTiming()
 
 
-class MdnsRegistry:
+class MdnsRegistry(Turnstile):
     """Nodes on one link, this machine's loopback interface unless another is asked for.
 
     go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
@@ -65,45 +64,32 @@ class MdnsRegistry:
     # Its watchers hear the goodbye at once, and gather for a moment what changes.
     notice = 0.2
 
-    def __init__(self, config: Config, *, timing: Timing = _TIMING) -> None:
+    def __init__(self, config: Config, *, timing: MdnsTiming = _TIMING) -> None:
+        super().__init__()
         require_zeroconf()
         self._place = place(config.registry_address)
         self._timing = timing
         self._link = Link(self._place, self._hear, self.describe())
         self._responder = Responder(self._link)
-        self._tasks: Tasks | None = None
         self._browser: Browser | None = None
-        self._turnstile = Turnstile(self._enter, self._leave)
-
-    async def __aenter__(self) -> Self:
-        await self._turnstile.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._turnstile.leave()
 
     async def _enter(self) -> None:
         self._link.open()
         try:
-            self._tasks = await Tasks(self.describe()).__aenter__()
+            self._browser = await Browser(self._link, self._timing, self.describe()).__aenter__()
         except BaseException:
             self._link.close()
             raise
-        self._browser = Browser(self._link, self._tasks, self._timing)
 
     async def _leave(self) -> None:
-        tasks, browser = self._tasks, self._browser
-        self._tasks = self._browser = None
-        assert tasks is not None
+        browser, self._browser = self._browser, None
         assert browser is not None
         try:
             try:
                 await self._responder.close()
             finally:
                 browser.fail_all(RegistryError(f"{self.describe()} is closed"))
-                await tasks.__aexit__(None, None, None)
+                await browser.__aexit__(None, None, None)
         finally:
             self._link.close()
 
@@ -141,7 +127,7 @@ class MdnsRegistry:
         self._check_address(node)
         self._responder.publish(node)
         # Asked of a name that nobody else has, so that only we answer.
-        question = Question(instance_name(node.id, node.service), SRV)
+        question = MdnsQuestion(instance_name(node.id, node.service), SRV)
         for _ in range(2):
             self._link.ask(question)
             if await self._link.heard(self._timing.answer):
@@ -166,14 +152,9 @@ class MdnsRegistry:
         browser = self._opened()
         if problem := service_problem(service):
             raise RegistryError(f"{self.describe()}: {problem}")
-        subscription = browser.subscribe(service)
-        try:
-            async for found in subscription.latest.follow():
-                if isinstance(found, RegistryError):
-                    raise found
-                yield found
-        finally:
-            await browser.unsubscribe(service, subscription)
+        async with aclosing(browser.watch(service)) as sets:
+            async for nodes in sets:
+                yield nodes
 
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted.

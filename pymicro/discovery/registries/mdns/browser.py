@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
 
 from pymicro.base.errors import RegistryError
-from pymicro.base.tasks import Tasks
-from pymicro.discovery.registries.mdns.asking import Conversation, Timing
+from pymicro.base.sharing import Sharing
+from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
-from pymicro.discovery.registries.mdns.messages import Answer, Question
+from pymicro.discovery.registries.mdns.messages import Answer, MdnsQuestion
 from pymicro.discovery.registries.mdns.names import SERVICES, listed_service, service_of
-from pymicro.discovery.registries.mdns.watched import Subscription, Watched
+from pymicro.discovery.registries.mdns.watch import MdnsWatch
+from pymicro.nodes.node import NodeSet
 
 __all__ = ["Browser"]
 
@@ -27,8 +30,8 @@ _MOST_COMPLAINTS = 128
 class _Listing(Conversation):
     """The question for the list of services."""
 
-    def __init__(self, link: Link, timing: Timing) -> None:
-        super().__init__(link, timing, Question(SERVICES))
+    def __init__(self, link: Link, timing: MdnsTiming) -> None:
+        super().__init__(link, timing, MdnsQuestion(SERVICES))
         self.services: set[str] = set()
 
     def found(self) -> bool:
@@ -39,53 +42,52 @@ class _Listing(Conversation):
 class Browser:
     """Watches services on an open link; it is handed each answer that is heard there.
 
+    `async with` it: leaving ends the asking.
+
     Args:
         link: Open while anything is watched.
-        tasks: Own the asking.
         timing: How often.
+        name: The registry, for the names of tasks.
     """
 
-    def __init__(self, link: Link, tasks: Tasks, timing: Timing) -> None:
+    def __init__(self, link: Link, timing: MdnsTiming, name: str) -> None:
         self._link = link
-        self._tasks = tasks
         self._timing = timing
-        self._watched: dict[str, Watched] = {}
+        self._watched: Sharing[str, MdnsWatch] = Sharing(name)
         self._listings: list[_Listing] = []
         self._complaints: set[tuple[str, str]] = set()
 
-    def subscribe(self, service: str) -> Subscription:
-        """Begin a watch: what its first set says is asked after this moment."""
-        watched = self._watched.get(service)
-        if watched is None or watched.task is None or watched.task.done():
-            watched = self._watched[service] = Watched(self._link, self._timing, service, self.complain)
-        subscription = Subscription()
-        watched.subscriptions.append(subscription)
-        watched.joined.set()
-        if watched.task is None:
-            # In an empty context: whoever watches first may be a handler, whose deadline is not ours.
-            watched.task = contextvars.Context().run(
-                self._tasks.start, watched.run(), f"questions for {service}"
-            )
-        return subscription
+    async def __aenter__(self) -> Self:
+        await self._watched.__aenter__()
+        return self
 
-    async def unsubscribe(self, service: str, subscription: Subscription) -> None:
-        """End a watch; the last one of a service ends the asking."""
-        watched = self._watched.get(service)
-        if watched is None or watched.task is None:
-            return
-        if subscription in watched.subscriptions:
-            watched.subscriptions.remove(subscription)
-        # One that failed has none any more.
-        if not watched.subscriptions:
-            del self._watched[service]
-            watched.task.cancel()
-            await asyncio.wait([watched.task])
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._watched.__aexit__(kind, exc, traceback)
+
+    async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
+        """The nodes of `service`; what the first set says is asked after this moment.
+
+        Raises:
+            RegistryError: It could not be asked.
+        """
+
+        def make() -> tuple[MdnsWatch, Coroutine[Any, Any, None]]:
+            watched = MdnsWatch(self._link, self._timing, service, self.complain)
+            return watched, watched.run()
+
+        async with (
+            self._watched.use(service, f"questions for {service}", make) as watched,
+            aclosing(watched.follow()) as sets,
+        ):
+            async for nodes in sets:
+                yield nodes
 
     def fail_all(self, error: RegistryError) -> None:
         """End every watch with `error`."""
-        for watched in self._watched.values():
-            for subscription in watched.subscriptions:
-                subscription.latest.set(error)
+        for watched in self._watched.running.values():
+            watched.fail(error)
 
     async def services(self) -> list[str]:
         """Ask for the list of services.
@@ -96,7 +98,7 @@ class Browser:
         listing = _Listing(self._link, self._timing)
         self._listings.append(listing)
         try:
-            await listing.settle(listing.ask())
+            await listing.wait_for_answers(listing.ask())
         finally:
             self._listings.remove(listing)
         return sorted(listing.services)
@@ -125,7 +127,7 @@ class Browser:
         self._complaints.add(complaint)
         log.warning("passing over what %s says: %s", *complaint)
 
-    def _watched_at(self, name: str) -> Watched | None:
+    def _watched_at(self, name: str) -> MdnsWatch | None:
         return self._watched.get(service_of(name))
 
     def _list(self, name: str, source: Address) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.mdns.interfaces import Interface, Place
-from pymicro.discovery.registries.mdns.messages import Question, write_query
+from pymicro.discovery.registries.mdns.messages import MdnsQuestion, write_query
 
 __all__ = ["Address", "Link", "group_socket"]
 
@@ -120,7 +120,7 @@ class Link:
                 opened.close()
         self._group = self._asker = None
 
-    def ask(self, question: Question) -> float:
+    def ask(self, question: MdnsQuestion) -> float:
         """Ask everybody; returns the moment, to be compared with `echoed`.
 
         After a question that was not heard the sockets are made anew: the

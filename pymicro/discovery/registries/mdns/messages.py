@@ -26,9 +26,9 @@ __all__ = [
     "TXT",
     "Answer",
     "Instance",
+    "MdnsQuestion",
     "Pointer",
     "Query",
-    "Question",
     "Seen",
     "read",
     "require_zeroconf",
@@ -51,7 +51,7 @@ _LONGEST_STRING = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class MdnsQuestion:
     """What is asked for.
 
     Attributes:
@@ -74,7 +74,7 @@ class Query:
     """
 
     id: int
-    questions: tuple[Question, ...]
+    questions: tuple[MdnsQuestion, ...]
     known: frozenset[str]
 
 
@@ -157,7 +157,7 @@ class _Writer:
             self.data += labels[start]
         self.data.append(0)
 
-    def question(self, question: Question) -> None:
+    def question(self, question: MdnsQuestion) -> None:
         self.name(question.name)
         self.pack("HH", question.kind, _IN | (_UNICAST if question.unicast else 0))
 
@@ -177,7 +177,7 @@ class _Writer:
             self.data += part
 
 
-def write_query(question: Question, id: int = 0) -> bytes:
+def write_query(question: MdnsQuestion, id: int = 0) -> bytes:
     """A message that asks one question."""
     writer = _Writer()
     writer.pack("HHHHHH", id, 0, 1, 0, 0, 0)
@@ -189,7 +189,7 @@ def write_answer(
     instance: Instance,
     *,
     pointer: str = "",
-    question: Question | None = None,
+    question: MdnsQuestion | None = None,
     id: int = 0,
     ttl: int = TTL,
 ) -> bytes:
@@ -281,7 +281,8 @@ def read(data: bytes) -> Query | Answer:
             texts[record.name] = (_joined(record.text), ttl)
     if message.is_query():
         questions = tuple(
-            Question(question.name, question.type, bool(question.unique)) for question in message.questions
+            MdnsQuestion(question.name, question.type, bool(question.unique))
+            for question in message.questions
         )
         # Suppression ends at half the time, RFC 6762 7.1.
         known = frozenset(pointer.target for pointer in pointers if pointer.ttl >= TTL // 2)

@@ -21,8 +21,8 @@ from pymicro.discovery.registries.mdns.messages import (
     TXT,
     Answer,
     Instance,
+    MdnsQuestion,
     Query,
-    Question,
     write_answer,
 )
 from pymicro.discovery.registries.mdns.names import (
@@ -61,7 +61,7 @@ _LISTED_ADDRESS = "0.0.0.0"  # noqa: S104, RUF100
 
 
 @dataclass(slots=True, eq=False)
-class _Published:
+class _OwnName:
     """A name we answer for; the newest object of a name is the one in force."""
 
     instance: Instance
@@ -74,10 +74,10 @@ class _Published:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    published: _Published
+    published: _OwnName
     to: Address | None = None
     pointer: str = ""
-    question: Question | None = None
+    question: MdnsQuestion | None = None
     id: int = 0
 
 
@@ -87,8 +87,8 @@ class Responder:
     def __init__(self, link: Link) -> None:
         self._link = link
         # Service's name in the DNS → node's name there → node.
-        self._nodes: dict[str, dict[str, _Published]] = {}
-        self._listed: dict[str, _Published] = {}
+        self._nodes: dict[str, dict[str, _OwnName]] = {}
+        self._listed: dict[str, _OwnName] = {}
         self._pending: deque[_Pending] = deque()
         self._pump_handle: asyncio.TimerHandle | None = None
 
@@ -110,7 +110,7 @@ class Responder:
         before = self._nodes.get(service, {}).get(name)
         if before is not None and before.node == node:
             return
-        published = _Published(_instance(node), node)
+        published = _OwnName(_instance(node), node)
         if not node.version:
             log.info("%s has no version: watchers of go-micro's pass over it", node.service)
         if before is not None:
@@ -118,7 +118,7 @@ class Responder:
         self._nodes.setdefault(service, {})[name] = published
         if node.service not in self._listed:
             listed = Instance(listed_name(node.service), host_name(), _LISTED_PORT, _LISTED_ADDRESS)
-            self._listed[node.service] = _Published(listed)
+            self._listed[node.service] = _OwnName(listed)
         self._announce(published)
         published.timers = [_later(seconds, self._announce, published) for seconds in ANNOUNCED]
 
@@ -177,11 +177,11 @@ class Responder:
                     pause = max(published.rescued + RESCUE - now, 0)
                     published.rescue = _later(pause, self._rescue, published)
 
-    def _rescue(self, published: _Published) -> None:
+    def _rescue(self, published: _OwnName) -> None:
         published.rescue, published.rescued = None, asyncio.get_running_loop().time()
         self._announce(published)
 
-    def _asked(self, question: Question) -> Iterator[tuple[_Published, str]]:
+    def _asked(self, question: MdnsQuestion) -> Iterator[tuple[_OwnName, str]]:
         name, kind = question.name, question.kind
         if kind in (PTR, ANY):
             if name == SERVICES:
@@ -190,10 +190,10 @@ class Responder:
         if kind in (SRV, TXT, ANY):
             yield from ((nodes[name], "") for nodes in self._nodes.values() if name in nodes)
 
-    def _announce(self, published: _Published) -> None:
+    def _announce(self, published: _OwnName) -> None:
         self._send(_Pending(published))
 
-    def _retire(self, published: _Published) -> None:
+    def _retire(self, published: _OwnName) -> None:
         published.gone = True
         for timer in (*published.timers, published.rescue):
             if timer is not None:
@@ -274,7 +274,7 @@ def _instance(node: Node) -> Instance:
         try:
             text.load(packed)  # what others would not read is not written
             # The longest message there is: with the question that it answers.
-            write_answer(instance, pointer=asked, question=Question(asked))
+            write_answer(instance, pointer=asked, question=MdnsQuestion(asked))
         except ValueError as exc:
             problem = str(exc)
             continue

@@ -18,7 +18,7 @@ from pymicro.nodes.address import split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import dump_record, load_record
 
-__all__ = ["Publisher"]
+__all__ = ["KeyPublisher"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
@@ -26,7 +26,7 @@ _UNREACHABLE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104, RUF100
 
 
 @dataclass(slots=True)
-class _Published:
+class _OwnKey:
     """One node's key.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Published:
     keeper: asyncio.Task[Any] | None = None
 
 
-class Publisher:
+class KeyPublisher:
     """Writes nodes of this process, keeps them, and takes them back.
 
     Each registration renews the lease, and repairs: a lease that was lost, a key that
@@ -76,7 +76,7 @@ class Publisher:
         self._start = start
         self._ttl = ttl
         self._interval = interval
-        self._published: dict[tuple[str, str], _Published] = {}
+        self._published: dict[tuple[str, str], _OwnKey] = {}
         self._told = False
 
     async def publish(self, node: Node) -> None:
@@ -87,7 +87,7 @@ class Publisher:
             ConfigError: It never can be: a name or an address that is no use.
         """
         key, text = self._check(node)
-        published = self._published.setdefault((node.service, node.id), _Published(key))
+        published = self._published.setdefault((node.service, node.id), _OwnKey(key))
         async with published.writing:
             if self._published.get((node.service, node.id)) is not published:
                 return  # taken back while this waited
@@ -111,7 +111,7 @@ class Publisher:
             )
         return key, text.encode()
 
-    async def _write(self, node: Node, published: _Published) -> None:
+    async def _write(self, node: Node, published: _OwnKey) -> None:
         """Bring etcd in line."""
         client, text = self._client, published.wanted
         if published.lease and not await client.keep_alive(published.lease):
@@ -135,7 +135,7 @@ class Publisher:
             raise
         published.text = text
 
-    async def _stands(self, node: Node, published: _Published) -> bool:
+    async def _stands(self, node: Node, published: _OwnKey) -> bool:
         """Whether the key is as it was written."""
         try:
             found = await self._client.get(published.key)
@@ -158,7 +158,7 @@ class Publisher:
 
     # Between registrations
 
-    def _keep(self, node: Node, published: _Published) -> None:
+    def _keep(self, node: Node, published: _OwnKey) -> None:
         """Start the keeper, if the lease needs one."""
         if not published.lease or (self._interval and self._interval * 2 <= published.granted):
             return
@@ -177,7 +177,7 @@ class Publisher:
                 self._start, self._renew(node, published), f"lease of {node.id}"
             )
 
-    async def _renew(self, node: Node, published: _Published) -> None:
+    async def _renew(self, node: Node, published: _OwnKey) -> None:
         while True:
             await asyncio.sleep(published.granted / 3)
             async with published.writing:
@@ -236,7 +236,7 @@ class Publisher:
             raise first
 
 
-async def _end_keeper(published: _Published) -> None:
+async def _end_keeper(published: _OwnKey) -> None:
     keeper, published.keeper = published.keeper, None
     if keeper is not None:
         keeper.cancel()

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass
 
 from pymicro.discovery.registries.mdns.link import Link
-from pymicro.discovery.registries.mdns.messages import Question
+from pymicro.discovery.registries.mdns.messages import MdnsQuestion
 
-__all__ = ["Conversation", "Timing"]
+__all__ = ["Conversation", "MdnsTiming"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
+class MdnsTiming:
     """How often is asked and how long is waited, in seconds.
 
     Attributes:
@@ -42,7 +42,7 @@ class Conversation:
         answers: How many were heard; whoever hears them counts.
     """
 
-    def __init__(self, link: Link, timing: Timing, question: Question) -> None:
+    def __init__(self, link: Link, timing: MdnsTiming, question: MdnsQuestion) -> None:
         self.link = link
         self.timing = timing
         self.answers = 0
@@ -60,7 +60,7 @@ class Conversation:
         """
         return self.link.ask(self._question)
 
-    async def settle(self, asked: float) -> None:
+    async def wait_for_answers(self, asked: float) -> None:
         """Wait until all have answered, as far as that can be known.
 
         Raises:

@@ -11,14 +11,14 @@ import pytest
 
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
-from pymicro.kubernetes.api.query import Query
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import Reflector
+from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.shared import Reflectors
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
 
-ALL = Query(PODS, "default")
+ALL = ObjectQuery(PODS, "default")
 
 
 class Reader:
@@ -56,7 +56,7 @@ async def test_another_query_or_parser_is_another_watch() -> None:
         async with (
             reflectors.use(ALL, reader.address) as one,
             reflectors.use(ALL, Reader().address) as another_parser,
-            reflectors.use(Query(PODS, "default", labels="a=b"), reader.address) as another_query,
+            reflectors.use(ObjectQuery(PODS, "default", labels="a=b"), reader.address) as another_query,
         ):
             assert len({id(one), id(another_parser), id(another_query)}) == 3
             await api.watched(count=3)
@@ -92,7 +92,7 @@ async def test_closing_ends_everything_for_who_has_not_left() -> None:
             await anext(seen)
         assert [view async for view in seen] == []
         await use.__aexit__(None, None, None)
-        with pytest.raises(RuntimeError, match="not running"):
+        with pytest.raises(RuntimeError, match="not open"):
             async with reflectors.use(ALL, Reader().address):
                 pass
 

@@ -12,24 +12,23 @@ it was busy itself, or because multicast does not work, counts for nothing.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pymicro.base.errors import RegistryError
-from pymicro.base.latest import Latest
+from pymicro.base.latest import Gathering, Latest
 from pymicro.discovery.registries.mdns import text
-from pymicro.discovery.registries.mdns.asking import Conversation, Timing
+from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
-from pymicro.discovery.registries.mdns.messages import Question, Seen
+from pymicro.discovery.registries.mdns.messages import MdnsQuestion, Seen
 from pymicro.discovery.registries.mdns.names import node_id, service_name
 from pymicro.nodes.address import join_address
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 
-__all__ = ["Subscription", "Watched"]
+__all__ = ["MdnsWatch"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
@@ -38,16 +37,16 @@ MOST_NODES = 1024
 MOST_TEXT = 32 << 20
 
 
-class Subscription:
+class _Subscription:
     """One watch: what it is told, from when its first set is whole."""
 
     def __init__(self) -> None:
-        self.latest: Latest[NodeSet | RegistryError] = Latest()
+        self.latest: Latest[NodeSet] = Latest()
         self.told = False
 
 
 @dataclass(slots=True)
-class _Entry:
+class _KnownNode:
     """A node and what was last heard of it.
 
     Attributes:
@@ -64,24 +63,38 @@ class _Entry:
     missed: int = 0
 
 
-class Watched(Conversation):
+class MdnsWatch(Conversation):
     """One service that is watched."""
 
     def __init__(
-        self, link: Link, timing: Timing, service: str, complain: Callable[[Address, str], None]
+        self, link: Link, timing: MdnsTiming, service: str, complain: Callable[[Address, str], None]
     ) -> None:
-        super().__init__(link, timing, Question(service_name(service)))
+        super().__init__(link, timing, MdnsQuestion(service_name(service)))
         self.service = service
-        self.task: asyncio.Task[None] | None = None
-        self.subscriptions: list[Subscription] = []
-        self.joined = asyncio.Event()
+        self._subscriptions: list[_Subscription] = []
+        self._joined = asyncio.Event()
         self._complain = complain
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _KnownNode] = {}
         self._set = EMPTY
         self._changed = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._gathering = Gathering(self._publish, timing.gather)
         # The oldest question that has not been judged.
         self._asked: float | None = None
+
+    async def follow(self) -> AsyncGenerator[NodeSet, None]:
+        """The nodes, from the first set on that is asked for after this moment.
+
+        Raises:
+            RegistryError: They cannot be asked for any more.
+        """
+        subscription = _Subscription()
+        self._subscriptions.append(subscription)
+        self._joined.set()
+        try:
+            async for nodes in subscription.latest.follow():
+                yield nodes
+        finally:
+            self._subscriptions.remove(subscription)
 
     def found(self) -> bool:
         """Whether any node is known."""
@@ -92,27 +105,26 @@ class Watched(Conversation):
         try:
             await self._run()
         except RegistryError as exc:
-            self._fail(str(exc))
+            self.fail(exc)
         except Exception as exc:
             # A bug of ours; the watches must not wait for ever.
             log.exception("watching %s failed", self.service)
-            self._fail(f"registry mdns: {type(exc).__name__}: {exc}")
+            self.fail(RegistryError(f"registry mdns: {type(exc).__name__}: {exc}"))
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._gathering.cancel()
 
     async def _run(self) -> None:
         pause = self.timing.first
         while True:
-            self.joined.clear()
+            self._joined.clear()
             asked = self.ask()
             self._asked = self._asked or asked
-            newcomers = [one for one in self.subscriptions if not one.told]
+            newcomers = [one for one in self._subscriptions if not one.told]
             if newcomers:
-                await self.settle(asked)
+                await self.wait_for_answers(asked)
                 for one in newcomers:
                     one.told = True
-                self._publish()
+                self._gathering.now()
                 pause = self.timing.first
             due = self._asked + self.timing.answer
             if await self._somebody_joins(due) and asyncio.get_running_loop().time() < due:
@@ -129,7 +141,7 @@ class Watched(Conversation):
     async def _somebody_joins(self, until: float) -> bool:
         try:
             async with asyncio.timeout_at(until):
-                await self.joined.wait()
+                await self._joined.wait()
                 return True
         except TimeoutError:
             return False
@@ -162,7 +174,7 @@ class Watched(Conversation):
             except ValueError as exc:
                 self._complain(source, str(exc))
                 return
-            self._entries[seen.name] = _Entry(node, seen, said.size, now)
+            self._entries[seen.name] = _KnownNode(node, seen, said.size, now)
             self._change()
 
     def forget(self, name: str) -> None:
@@ -218,27 +230,22 @@ class Watched(Conversation):
             )
             del self._entries[name]
             self._changed = True
-        self._publish()
+        self._gathering.now()
         return longest
 
     def _change(self) -> None:
         self._changed = True
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = contextvars.Context().run(loop.call_later, self.timing.gather, self._publish)
+        self._gathering.later()
 
     def _publish(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._changed:
             self._changed = False
             self._set = NodeSet.of(entry.node for entry in self._entries.values())
-        for one in self.subscriptions:
+        for one in self._subscriptions:
             if one.told:
                 one.latest.set(self._set)
 
-    def _fail(self, error: str) -> None:
-        for one in self.subscriptions:
-            one.latest.set(RegistryError(error))
-        self.subscriptions.clear()
+    def fail(self, error: RegistryError) -> None:
+        """End every watch with `error`."""
+        for one in self._subscriptions:
+            one.latest.close(error)

@@ -1,4 +1,4 @@
-"""Credentials as they were read at one moment, and the library that reads them."""
+"""What a request is sent with, as it was read at one moment, and the library that reads it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Reading", "Source", "library", "read_configuration", "signatures"]
+__all__ = ["Login", "LoginSource", "library", "read_login", "signatures"]
 
 # (path, inode, size, time of change) of a file, or None where there is none. An
 # inode is part of it because Kubernetes swaps a symbolic link to rotate a token.
@@ -17,7 +17,7 @@ Signature = tuple[str, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Login:
     """Everything needed to send a request, as it was when it was read.
 
     Attributes:
@@ -37,10 +37,10 @@ class Reading:
     lifetime: float | None = None
 
 
-class Source(Protocol):
+class LoginSource(Protocol):
     """Where credentials come from."""
 
-    async def read(self) -> Reading:
+    async def read(self) -> Login:
         """Read all of it now.
 
         Raises:
@@ -66,15 +66,13 @@ def signatures(paths: Iterable[str]) -> tuple[Signature, ...]:
     return tuple(of(path) for path in paths)
 
 
-def read_configuration(
-    configuration: Any, files: tuple[Signature, ...], lifetime: float | None = None
-) -> Reading:
-    """What a filled Configuration of kubernetes_asyncio says."""
+def read_login(configuration: Any, files: tuple[Signature, ...], lifetime: float | None = None) -> Login:
+    """The login that a filled Configuration of kubernetes_asyncio means."""
     given = configuration
     # Each watch holds a connection; its default of 100 would be the most services a process can watch.
     given.connection_pool_maxsize = 0
     certificates = [path for path in (given.ssl_ca_cert, given.cert_file, given.key_file) if path]
-    return Reading(
+    return Login(
         configuration=given,
         server=given.host.rstrip("/"),
         # A token file may end in a newline, which no header may.

@@ -1,4 +1,4 @@
-"""One service's node sets, read once from the API server for all who watch it."""
+"""One service's node sets, read once from the API server for everybody who watches it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any
 
-from pymicro.base.errors import ConfigError, PymicroError, RegistryError
+from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.latest import Latest
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import Query
-from pymicro.kubernetes.api.shared import Reflectors
+from pymicro.kubernetes.api.reflector import ObjectQuery
+from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["Parse", "ServiceWatch"]
+__all__ = ["ClusterWatch", "Parse"]
 
 log = logging.getLogger("pymicro.kubenodes")
 
@@ -29,22 +28,7 @@ CATCH_UP = 1.0
 Parse = Callable[[Mapping[str, Any]], tuple[Node, ...] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _News:
-    """The newest set and the newest failure, and how many of each there have been.
-
-    Attributes:
-        version: What the set has of the history: the highest resourceVersion.
-    """
-
-    nodes: NodeSet | None = None
-    sets: int = 0
-    error: str = ""
-    errors: int = 0
-    version: int = 0
-
-
-class ServiceWatch:
+class ClusterWatch:
     """Follows the objects of one service, in every namespace asked for, while somebody watches.
 
     The first set comes when every namespace has answered. From then on a
@@ -56,33 +40,26 @@ class ServiceWatch:
         parse: From an object to its nodes; equal for equal services.
         refine: What to make of the nodes of all objects together.
         explain: An error, as watchers are told of it.
-
-    Attributes:
-        watchers: How many watch now; the owner counts.
-        over: Whether it has ended by itself and is of no use any more.
     """
 
     def __init__(
         self,
-        queries: Callable[[], Awaitable[Sequence[Query]]],
+        queries: Callable[[], Awaitable[Sequence[ObjectQuery]]],
         parse: Parse,
         refine: Callable[[NodeSet], NodeSet],
         explain: Callable[[Exception], str],
     ) -> None:
-        self.watchers = 0
-        self.over = False
-        self.expiry: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None] | None = None
         self._queries = queries
         self._parse = parse
         self._refine = refine
         self._explain = explain
         self._table = NodeTable()
-        self._asked: Sequence[Query] = ()
-        self._synced: set[Query] = set()
-        self._failing: set[Query] = set()
-        self._news = _News()
-        self._latest: Latest[_News] = Latest()
+        self._asked: Sequence[ObjectQuery] = ()
+        self._synced: set[ObjectQuery] = set()
+        self._failing: set[ObjectQuery] = set()
+        # What the newest set has of the history: the highest resourceVersion.
+        self._version = 0
+        self._latest: Latest[NodeSet] = Latest()
 
     @property
     def failing(self) -> bool:
@@ -102,15 +79,13 @@ class ServiceWatch:
                 for query in self._asked:
                     group.create_task(self._follow(reflectors, query), name=f"follow {query}")
         except (ConfigError, KubeError) as exc:
-            self._tell_error(exc)
+            self.end(exc)
         except Exception as exc:
-            # A bug of ours; whoever watches must not wait for ever.
+            # A bug of ours; the watchers must not wait for ever.
             log.exception("a watch of the Kubernetes API died of a bug")
-            self._tell_error(exc)
-        finally:
-            self.over = True
+            self.end(exc)
 
-    async def _follow(self, reflectors: Reflectors, query: Query) -> None:
+    async def _follow(self, reflectors: Reflectors, query: ObjectQuery) -> None:
         async with reflectors.use(query, self._parse) as reflector:
             while True:
                 try:
@@ -122,33 +97,26 @@ class ServiceWatch:
                     told = query in self._failing and self._works_partly
                     self._failing.add(query)
                     if not told:
-                        self._tell_error(exc)
+                        self._latest.fail(RegistryError(self._explain(exc)), stands=self._works_partly)
 
-    def _take(self, query: Query, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
+    def _take(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
         self._failing.discard(query)
         self._synced.add(query)
         nodes = self._refine(self._table.replace(query, objects))
         if len(self._synced) == len(self._asked):
-            news = self._news
             # Versions are those of etcd, whatever the namespace.
-            newest = max(news.version, int(version) if version.isdigit() else 0)
-            self._news = replace(news, nodes=nodes, sets=news.sets + 1, version=newest)
-            self._latest.set(self._news)
+            self._version = max(self._version, int(version) if version.isdigit() else 0)
+            self._latest.set(nodes)
 
-    def _tell_error(self, error: Exception) -> None:
-        self._news = replace(self._news, error=self._explain(error), errors=self._news.errors + 1)
-        self._latest.set(self._news)
-
-    def end(self, error: PymicroError) -> None:
+    def end(self, error: Exception) -> None:
         """Tell those who watch that there is nothing more to come."""
-        self.over = True
-        self._tell_error(error)
+        self._latest.close(RegistryError(self._explain(error)))
 
     async def follow(self, after: int = 0) -> AsyncGenerator[NodeSet, None]:
         """The set, now and after each change, and again when it was confirmed.
 
-        Who comes while nothing works waits: until it does, or until the next
-        failure. What was known before is not handed out as if it were fresh.
+        A watcher who comes while nothing works waits until something does, or until the
+        next failure: what was known before is not handed out as if it were fresh.
 
         Args:
             after: A resourceVersion written from here: the first set has that, as a
@@ -157,21 +125,14 @@ class ServiceWatch:
         Raises:
             RegistryError: The API server could not be asked.
         """
-        errors = self._news.errors
-        if after > self._news.version and self._news.sets:
+        if after > self._version and self._version:
             await self._catch_up(after)
-        sets = self._news.sets if self._failing and not self._works_partly else 0
-        async for news in self._latest.follow():
-            if news.sets > sets and news.nodes is not None:
-                sets = news.sets
-                yield news.nodes
-            if news.errors > errors:
-                raise RegistryError(news.error)
+        async for nodes in self._latest.follow():
+            yield nodes
 
     async def _catch_up(self, version: int) -> None:
-        errors = self._news.errors
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP):
-                async for news in self._latest.follow():
-                    if news.version >= version or news.errors > errors:
+            async with asyncio.timeout(CATCH_UP), aclosing(self._latest.follow()) as sets:
+                async for _ in sets:
+                    if self._version >= version:
                         return

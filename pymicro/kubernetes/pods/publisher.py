@@ -1,12 +1,10 @@
-"""Publishing the own node: labels that are there already, or go-micro's patch onto the own pod."""
+"""Publishing the own nodes: labels that the own pod has already, or go-micro's patch onto it."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +12,8 @@ from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.pods.reader import (
-    PORT,
-    addresses_of,
-    annotations_of,
-    grpc_port,
-    is_of,
-    labels_of,
-)
-from pymicro.nodes.address import split_address
+from pymicro.kubernetes.pods.own_pod import OwnPod
+from pymicro.kubernetes.pods.reader import annotations_of, labels_of
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import (
     RECORD_PREFIX,
@@ -34,41 +25,16 @@ from pymicro.nodes.record import (
     record_key,
     selector_key,
 )
-from pymicro.settings.config import in_pod
 
-__all__ = ["Publisher", "own_address", "own_pod"]
+__all__ = ["PodPublisher"]
 
 log = logging.getLogger("pymicro.registry.kubernetes")
 
 _PATCH = "application/strategic-merge-patch+json"
 
 
-def own_pod(environ: Mapping[str, str]) -> str:
-    """The name of the pod this process runs in; empty outside of one.
-
-    HOSTNAME is the pod's name unless it has hostNetwork or spec.hostname.
-    """
-    return environ.get("POD_NAME") or (environ.get("HOSTNAME", "") if in_pod(environ) else "")
-
-
-def own_address(environ: Mapping[str, str]) -> str:
-    """The pod's IP: as the downward API says, else the one from which the API server is reached."""
-    given = environ.get("POD_IP")
-    if given:
-        return given
-    # TEST-NET-1 (RFC 5737): nothing is sent, the kernel only chooses a route.
-    target = environ.get("KUBERNETES_SERVICE_HOST") or "192.0.2.1"
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((target, 9))
-            return str(sock.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"
-
-
 @dataclass(slots=True)
-class _Published:
+class _OwnRecord:
     """What this process wrote for one service.
 
     Attributes:
@@ -82,34 +48,26 @@ class _Published:
     written: bool = False
 
 
-class Publisher:
+class PodPublisher:
     """Makes nodes of this process known in the way `registry_advertise` says.
 
     Args:
         mode: `auto`, `patch`, `labels` or `none`.
-        environ: The environment of the pod.
         client: The API server; asked only inside the methods.
-        find_pod: Lists the own pod: namespace, name → the pod, if there is one.
+        pod: The own pod.
 
     Attributes:
         written: The newest resourceVersion written for each service.
     """
 
-    def __init__(
-        self,
-        mode: str,
-        environ: Mapping[str, str],
-        client: Callable[[], KubeClient],
-        find_pod: Callable[[str, str], Awaitable[Mapping[str, Any] | None]],
-    ) -> None:
+    def __init__(self, mode: str, client: Callable[[], KubeClient], pod: OwnPod) -> None:
         self._mode = mode
-        self._environ = environ
         self._client = client
-        self._find_pod = find_pod
+        self._pod = pod
         self.written: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._modes: dict[str, str] = {}
-        self._published: dict[str, _Published] = {}
+        self._published: dict[str, _OwnRecord] = {}
         self._checked: set[tuple[str, str]] = set()
         self._seen: set[tuple[str, str]] = set()
         self._told: set[str] = set()
@@ -133,7 +91,9 @@ class Publisher:
         first = (node.service, node.id) not in self._seen
         self._seen.add((node.service, node.id))
         try:
-            self._check(node)
+            if problem := label_problem(node.service):
+                raise ConfigError(problem)
+            self._pod.check_advertised(node)
             async with self._writing:
                 await self._publish(node)
         except ConfigError as exc:
@@ -142,35 +102,13 @@ class Publisher:
             # The service runs; whoever can mend this may do so meanwhile.
             raise RegistryError(str(exc)) from exc
 
-    def _check(self, node: Node) -> None:
-        if problem := label_problem(node.service):
-            raise ConfigError(problem)
-        if not own_pod(self._environ):
-            raise ConfigError(
-                f"{node.service} runs outside a pod of Kubernetes (POD_NAME is not set), so it cannot be "
-                "registered there; --registry-advertise none runs it unregistered"
-            )
-        host, _ = split_address(node.address)
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            raise ConfigError(
-                f"{node.service} advertises {node.address}, and only a pod's own IP counts: "
-                "set POD_IP by the downward API, or --server-advertise to the pod's IP"
-            ) from None
-        if (address.is_loopback or address.is_unspecified) and host != self._environ.get("POD_IP"):
-            raise ConfigError(
-                f"{node.service} advertises {node.address}, which nobody else can reach: "
-                "listen on 0.0.0.0 (--server-address 0.0.0.0:8080)"
-            )
-
     async def _publish(self, node: Node) -> None:
-        mode = self._modes.get(node.service) or await self._settle(node)
+        mode = self._modes.get(node.service) or await self._decide(node)
         if mode == "labels":
             await self._check_labels(node)
             return
         self._modes[node.service] = mode
-        published = self._published.setdefault(node.service, _Published())
+        published = self._published.setdefault(node.service, _OwnRecord())
         for service, other in self._published.items():
             if service != node.service and record_key(service) == record_key(node.service) and other.nodes:
                 raise ConfigError(
@@ -182,11 +120,11 @@ class Publisher:
             published.text = None
         await self._write(node.service, published, node)
 
-    async def _settle(self, node: Node) -> str:
-        """`auto` made up its mind: the way for this service."""
+    async def _decide(self, node: Node) -> str:
+        """Whether to publish by labels or by a patch."""
         if self._mode != "auto":
             return self._mode
-        pod = await self._look()
+        pod = await self._pod.look()
         if isinstance(pod, str):
             self._say(
                 f"{node.service} is found by the labels of its pod, if it has them: the pod itself "
@@ -195,9 +133,7 @@ class Publisher:
             self._modes[node.service] = "labels"
             self._checked.add((node.service, node.address))
             return "labels"
-        # A record is one that an earlier process of this pod has left, with the label.
-        labelled = labels_of(pod).get(selector_key(node.service)) == SERVICE
-        return "labels" if labelled and not annotations_of(pod).get(record_key(node.service)) else "patch"
+        return "labels" if self._pod.is_labelled(pod, node.service) else "patch"
 
     # Labels
 
@@ -207,7 +143,7 @@ class Publisher:
             return
         unchecked = f"the labels and the port of the pod of {node.service} cannot be checked"
         try:
-            pod = await self._look()
+            pod = await self._pod.look()
         except KubeError as exc:
             self._say(f"{unchecked}: {exc}")
             return  # the pod is found all the same; the next renewal looks again
@@ -215,34 +151,14 @@ class Publisher:
             self._say(f"{unchecked}: {pod}")
             self._checked.add((node.service, node.address))
             return
-        labels = labels_of(pod)
-        wanted = {TYPE_LABEL: SERVICE, selector_key(node.service): SERVICE}
-        lacking = [f"{key}: {value}" for key, value in wanted.items() if labels.get(key) != value]
-        if lacking:
-            raise ConfigError(
-                f"nobody finds {node.service}: {self._pod_text()} lacks the label "
-                f"{' and the label '.join(lacking)} "
-                "(registry_advertise is labels; they belong into the pod template)"
-            )
-        named, (_, port) = grpc_port(pod), split_address(node.address)
-        if named is None:
-            raise ConfigError(
-                f"nobody finds {node.service}: no container port of {self._pod_text()} is named {PORT} "
-                f"(the process listens on {port})"
-            )
-        if named != port:
-            raise ConfigError(
-                f"the port named {PORT} of {self._pod_text()} is {named}, "
-                f"and {node.service} listens on {port}: nobody would reach it"
-            )
-        self._check_address(pod, node)
+        self._pod.check_labels(pod, node)
         self._checked.add((node.service, node.address))
         self._modes[node.service] = "labels"
-        log.info("%s is found by the labels of %s", node.service, self._pod_text())
+        log.info("%s is found by the labels of %s", node.service, self._pod)
 
     # Patches
 
-    async def _write(self, service: str, published: _Published, node: Node | None = None) -> None:
+    async def _write(self, service: str, published: _OwnRecord, node: Node | None = None) -> None:
         """Bring the pod in line with `published`, if it is not."""
         try:
             text = dump_record(list(published.nodes.values())) if published.nodes else None
@@ -261,13 +177,13 @@ class Publisher:
             raise
         published.text, published.written = text, True
         if node is not None:
-            self._check_address(pod, node)
+            self._pod.check_address(pod, node)
             await self._sweep(pod)
 
     async def _stands(self, service: str, text: str) -> bool:
         """Whether the pod still says what was written."""
         try:
-            pod = await self._own()
+            pod = await self._pod.read()
         except KubeError as exc:
             if exc.status != 403:
                 raise
@@ -276,7 +192,7 @@ class Publisher:
         there = annotations_of(pod).get(record_key(service)) == text
         if there and labels.get(selector_key(service)) == SERVICE and labels.get(TYPE_LABEL) == SERVICE:
             return True
-        log.warning("somebody changed the registration of %s on %s; mending it", service, self._pod_text())
+        log.warning("somebody changed the registration of %s on %s; mending it", service, self._pod)
         return False
 
     async def _sweep(self, pod: Mapping[str, Any]) -> None:
@@ -297,7 +213,7 @@ class Publisher:
                 if nodes and all(node.address in addresses for node in nodes):
                     left.append(key.removeprefix(RECORD_PREFIX))
         if left:
-            log.info("removing what an earlier process has left on %s: %s", self._pod_text(), ", ".join(left))
+            log.info("removing what an earlier process has left on %s: %s", self._pod, ", ".join(left))
             await self._patch(dict.fromkeys(left))
 
     async def _patch(self, records: Mapping[str, str | None]) -> Mapping[str, Any]:
@@ -309,7 +225,7 @@ class Publisher:
             annotations[record_key(service)] = text
         if any(text is not None for text in records.values()):
             labels[TYPE_LABEL] = SERVICE
-        namespace, name = await self._where()
+        namespace, name = await self._pod.where()
         try:
             pod = await self._client().request(
                 "PATCH",
@@ -319,7 +235,7 @@ class Publisher:
             )
         except KubeError as exc:
             if exc.status == 404:
-                raise self._no_pod() from exc
+                raise self._pod.missing() from exc
             if exc.status in (400, 422):
                 raise ConfigError(str(exc)) from exc
             raise
@@ -351,49 +267,6 @@ class Publisher:
                 await self._patch({node.service: None})
             except ConfigError as exc:
                 log.debug("%s needs no deregistering: %s", node.id, exc)
-
-    # The own pod
-
-    async def _where(self) -> tuple[str, str]:
-        return (await self._client().find()).namespace, own_pod(self._environ)
-
-    def _pod_text(self) -> str:
-        return f"pod {own_pod(self._environ)}"
-
-    async def _look(self) -> Mapping[str, Any] | str:
-        """The own pod, or why it may not be looked at: then its labels have to do, which need no rights."""
-        try:
-            await self._client().find()
-        except ConfigError as exc:
-            return str(exc)  # no service account's token, say
-        try:
-            return await self._own()
-        except KubeError as exc:
-            if exc.status != 403:
-                raise
-            return "pods may not be listed"
-
-    async def _own(self) -> Mapping[str, Any]:
-        pod = await self._find_pod(*await self._where())
-        if pod is None:
-            raise self._no_pod()
-        return pod
-
-    def _no_pod(self) -> ConfigError:
-        namespace = self._client().cluster.namespace
-        return ConfigError(
-            f"there is no {self._pod_text()} in namespace {namespace}: set POD_NAME and POD_NAMESPACE by the "
-            "downward API (HOSTNAME is not the pod's name with hostNetwork or spec.hostname)"
-        )
-
-    def _check_address(self, pod: Mapping[str, Any], node: Node) -> None:
-        addresses = addresses_of(pod)
-        # Kubelet writes them a moment after the container has started.
-        if addresses and not is_of(node.address, addresses):
-            raise ConfigError(
-                f"{node.service} advertises {node.address}, which is no address of {self._pod_text()} "
-                f"({', '.join(addresses)}): set POD_IP by the downward API, or --server-advertise"
-            )
 
     def _say(self, text: str) -> None:
         if text not in self._told:

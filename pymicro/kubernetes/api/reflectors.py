@@ -1,0 +1,75 @@
+"""Reflectors that are shared: everybody in this process who asks the same uses the same one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pymicro.base.sharing import Sharing
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.query import ObjectQuery
+from pymicro.kubernetes.api.reflector import Reflector
+from pymicro.kubernetes.api.timing import ReflectorTiming
+
+__all__ = ["Reflectors"]
+
+T = TypeVar("T")
+
+_DEFAULT = ReflectorTiming()
+
+
+class Reflectors:
+    """Runs one reflector for each query and parser, from its first user until its last one has left.
+
+    `async with` it, within the client's own.
+
+    Args:
+        client: Asks; neither entered nor left here.
+        timing: For all reflectors.
+    """
+
+    def __init__(self, client: KubeClient, *, timing: ReflectorTiming = _DEFAULT) -> None:
+        self._client = client
+        self._timing = timing
+        self._sharing: Sharing[tuple[ObjectQuery, Callable[..., Any]], Reflector[Any]] = Sharing(
+            "pymicro reflectors"
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._sharing.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop every reflector and end every follower's loop."""
+        await self._sharing.__aexit__(kind, exc, traceback)
+
+    @property
+    def running(self) -> tuple[Reflector[Any], ...]:
+        """Those that run now, to look at their state."""
+        return tuple(self._sharing.running.values())
+
+    @asynccontextmanager
+    async def use(
+        self, query: ObjectQuery, parse: Callable[[Mapping[str, Any]], T | None]
+    ) -> AsyncGenerator[Reflector[T], None]:
+        """The running reflector for `query`; it stops when the last of its users has left.
+
+        Args:
+            query: What to reflect.
+            parse: As `Reflector` takes it. Reflectors are shared where this is equal, so
+                pass the same function, or a bound method of an object that is the same.
+
+        Raises:
+            RuntimeError: Not entered, or left already.
+        """
+
+        def make() -> tuple[Reflector[T], Coroutine[Any, Any, None]]:
+            reflector = Reflector(self._client, query, parse, timing=self._timing)
+            return reflector, reflector.run()
+
+        async with self._sharing.use((query, parse), f"reflector of {query}", make) as reflector:
+            yield reflector
