@@ -97,6 +97,7 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 
 papers: $(GENERATED) ## write anew what README.md, docs/ and deploy/ have from the code
 	$(BIN)/python scripts/papers.py --write
+	$(BIN)/python -m scripts.public_names --write
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
