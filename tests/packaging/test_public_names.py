@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 from scripts.public_changes import changes
-from scripts.public_names import FILE, MODULES, WIRE, main, names, read, report, text_of
+from scripts.public_names import FILE, MODULES, ROOT, WIRE, main, names, read, report, text_of
 
 
 def test_the_code_has_the_names_that_are_promised() -> None:
@@ -66,6 +67,21 @@ def test_no_name_stands_there_that_only_parts_of_pymicro_use() -> None:
 def test_what_stands_on_the_wire_is_what_is_sent() -> None:
     assert len(set(WIRE)) == len(WIRE)
     assert all(key == key.lower() for key in WIRE), "metadata keys are lower case"
+
+
+def test_the_page_tells_of_each_logger_group_and_key_that_is_promised() -> None:
+    page = (ROOT / "docs" / "stability.md").read_text()
+    told = set(re.findall(r"`([\w./-]+)", page))
+    sorts = ("logger ", "entry point group ", "extra ", "fixture ", "variable ", "wire ")
+    for name in names():
+        if name.startswith(sorts):
+            word = name.rpartition(" ")[2]
+            assert word in told, f"{name} is not on the page"
+    assert not {word for word in told if word.startswith("pymicro-")} - {"pymicro-", *WIRE}, (
+        "keys that nobody sends"
+    )
+    for module in MODULES:
+        assert f"`{module}`" in page
 
 
 # The judge of changes
