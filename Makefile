@@ -15,7 +15,7 @@ GENERATED := examples/greeter/greeter/.generated
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-plots test-cluster test-gomicro test-all-pythons test-3.11 test-3.12 \
+.PHONY: help setup gen demo test test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
 	test-3.13 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
@@ -60,12 +60,16 @@ test-gomicro: $(GENERATED) ## pymicro and real go-micro 1.18 peers, both ways (L
 	peer=$$(scripts/gomicro) && assets=$$(scripts/controlplane) && GOMICRO_PEER="$$peer" KUBEBUILDER_ASSETS="$$assets" \
 		$(BIN)/python -m pytest -m gomicro tests/gomicro $(PYTEST_ARGS)
 
+test-compat: $(GENERATED) ## this checkout and the last release: each calls the other (needs git's history)
+	release=$$(PYTHON="$(abspath $(BIN))/python" scripts/last-release) && \
+		LAST_RELEASE="$$release" $(BIN)/python -m pytest -m compat tests/compat $(PYTEST_ARGS)
+
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
 # Without what takes minutes and does not depend on the Python, which `make test` has run.
 test-3.11 test-3.12 test-3.13: test-%:
 	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
-		PYTEST_ARGS="-m 'not peers and not cluster and not gomicro and not chaos and not once' $(PYTEST_ARGS)"
+		PYTEST_ARGS="-m 'not peers and not cluster and not gomicro and not compat and not chaos and not once' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
 	scripts/test-lowest
@@ -83,6 +87,7 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 types: $(GENERATED) ## mypy, strict; of the examples too, with the types that `pymicro gen` makes
 	$(BIN)/mypy
 	cd examples/greeter && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
+	cd examples/plugins && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 
 bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -97,6 +102,7 @@ simulate: $(INSTALLED) ## balancers, ejection and retries in virtual time; write
 
 papers: $(GENERATED) ## write anew what README.md, docs/ and deploy/ have from the code
 	$(BIN)/python scripts/papers.py --write
+	$(BIN)/python -m scripts.public_names --write
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

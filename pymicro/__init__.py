@@ -1,6 +1,7 @@
 """pymicro: gRPC services in Python that find and balance over live nodes by themselves.
 
 Names are loaded when they are first used, so that `import pymicro` costs little.
+`docs/stability.md` says which names stay, and for how long.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pymicro._version import __version__
+from pymicro.base.deprecated import Deprecated, deprecated
 
 if TYPE_CHECKING:
     from pymicro.base.errors import (
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
         RegistryError,
         StartError,
     )
+    from pymicro.calling.channel import Channel
     from pymicro.client import Client
     from pymicro.discovery.registries.memory import MemoryRegistry
     from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
     from pymicro.presets import kubernetes_service
-    from pymicro.rpc.scope import detached
+    from pymicro.rpc.interceptors import InterceptedCall, Proceed
+    from pymicro.rpc.scope import NoCall, detached
     from pymicro.rpc.status import (
         Aborted,
         AlreadyExists,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
+    from pymicro.rpc.wire.shape import Shape
     from pymicro.service import Service
     from pymicro.serving.call.context import CallContext, current
     from pymicro.serving.handlers import handler, idempotent
@@ -52,7 +57,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pymicro.settings.config": ["Config"],
-    "pymicro.rpc.scope": ["detached"],
+    "pymicro.calling.channel": ["Channel"],
+    "pymicro.rpc.interceptors": ["InterceptedCall", "Proceed"],
+    "pymicro.rpc.scope": ["NoCall", "detached"],
+    "pymicro.rpc.wire.shape": ["Shape"],
     "pymicro.base.errors": [
         "ConfigError",
         "HandlerMismatch",
@@ -92,11 +100,15 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
+# Names that go away. A row stays for two minor versions (docs/stability.md).
+_GOING: dict[str, Deprecated] = {}
+
 __all__ = [  # noqa: PLE0604, RUF100
     "Aborted",
     "AlreadyExists",
     "CallContext",
     "Cancelled",
+    "Channel",
     "Client",
     "Config",
     "ConfigError",
@@ -106,9 +118,11 @@ __all__ = [  # noqa: PLE0604, RUF100
     "FailedPrecondition",
     "HandlerMismatch",
     "HandlersError",
+    "InterceptedCall",
     "Internal",
     "InvalidArgument",
     "MemoryRegistry",
+    "NoCall",
     "NoNode",
     "Node",
     "NodeSet",
@@ -116,11 +130,13 @@ __all__ = [  # noqa: PLE0604, RUF100
     "OutOfRange",
     "PermissionDenied",
     "PluginError",
+    "Proceed",
     "PymicroError",
     "RegistryError",
     "ResourceExhausted",
     "RpcError",
     "Service",
+    "Shape",
     "StartError",
     "Unauthenticated",
     "Unavailable",
@@ -139,7 +155,7 @@ __all__ = [  # noqa: PLE0604, RUF100
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return deprecated(__name__, name, _GOING)
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value

@@ -1,12 +1,16 @@
-"""The contract of balancers: which node a call takes."""
+"""The contract of balancers: which node a call takes.
+
+For authors of plug-ins: all that a balancer needs of pymicro is here. `docs/plugins.md` shows one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from pymicro.base.errors import NoNode
+from pymicro.base.errors import ConfigError, NoNode, PluginError
 from pymicro.nodes.node import Node, NodeSet
+from pymicro.settings.config import Config
 
 __all__ = [
     "CANCELLED",
@@ -14,9 +18,15 @@ __all__ = [
     "OUTCOMES",
     "Balancer",
     "CallInfo",
+    "Config",
+    "ConfigError",
+    "NoNode",
+    "Node",
+    "NodeSet",
     "Outcome",
     "Pick",
     "PlainPick",
+    "PluginError",
     "nothing_left",
 ]
 

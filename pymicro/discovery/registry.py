@@ -1,4 +1,7 @@
-"""The contract of registries: who is there, and that we are."""
+"""The contract of registries: who is there, and that we are.
+
+For authors of plug-ins: all that a registry needs of pymicro is here. `docs/plugins.md` shows one.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,24 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from pymicro.base.errors import ConfigError, PluginError, RegistryError
 from pymicro.base.findings import Finding
-from pymicro.nodes.node import Node, NodeSet
+from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
+from pymicro.settings.config import Config
 
-__all__ = ["Diagnosable", "Registry"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Diagnosable",
+    "Endpoint",
+    "Finding",
+    "Node",
+    "NodeSet",
+    "PluginError",
+    "Registry",
+    "RegistryError",
+    "Value",
+]
 
 
 class Registry(Protocol):

@@ -1,21 +1,54 @@
-"""The contract of selectors: from a service's name to its node sets."""
+"""The contract of selectors: from a service's name to its node sets.
+
+For authors of plug-ins: all that a selector needs of pymicro is here. `docs/plugins.md` shows one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from pymicro.nodes.node import NodeSet
+from pymicro.base.errors import ConfigError, PluginError, RegistryError
+from pymicro.nodes.node import Node, NodeSet
+from pymicro.settings.config import Config
 
-__all__ = ["Selector"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Node",
+    "NodeSet",
+    "NodeSource",
+    "PluginError",
+    "RegistryError",
+    "Selector",
+]
+
+
+class NodeSource(Protocol):
+    """What the registry lists, as every selector is handed it.
+
+    Only a selector with `uses_registry` may ask: the source is open for no other.
+    All who ask for one service share one watch of the registry.
+    """
+
+    def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
+        """All nodes of `service`, as soon as they are known and after each change, until it is closed.
+
+        It never raises RegistryError: while the registry fails, the last set stands.
+        """
+        ...
+
+    def describe_state(self, service: str) -> str:
+        """What the registry said last, for messages: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
+        ...
 
 
 class Selector(Protocol):
-    """Turns a service's name into node sets. Built as `Selector(config, directory)`.
+    """Turns a service's name into node sets. Built as `Selector(config, source)`.
 
     Attributes:
         name: As it is chosen by, such as `registry`.
-        uses_registry: Whether it asks the directory it is built with; the client
+        uses_registry: Whether it asks the `NodeSource` it is built with; the client
             does not even open the registry for one that does not.
     """
 

@@ -1,26 +1,38 @@
 """What every selector must do, as tests to inherit.
 
 class TestMine(SelectorContract):
-    service = "greeter"
-
     @asynccontextmanager
     async def make(self):
-        yield Mine(config, directory)
+        async with node_source(Node("a", "127.0.0.1:1", "greeter")) as source:
+            yield Mine(Config(), source)
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
 import pytest
 
 from pymicro.base.errors import RegistryError
-from pymicro.discovery.selector import Selector
+from pymicro.discovery.directory import Directory
+from pymicro.discovery.registries.memory import MemoryRegistry
+from pymicro.discovery.selector import NodeSource, Selector
+from pymicro.nodes.node import Node
 from pymicro.testing.waiting import closed, first, nothing_left_of
 
-__all__ = ["SelectorContract"]
+__all__ = ["SelectorContract", "node_source"]
+
+
+@asynccontextmanager
+async def node_source(*nodes: Node) -> AsyncIterator[NodeSource]:
+    """What a selector under test is handed: an open source that lists these nodes."""
+    async with MemoryRegistry() as registry, Directory(registry) as source:
+        for node in nodes:
+            await registry.register(node)
+        yield source
 
 
 class SelectorContract:

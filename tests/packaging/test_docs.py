@@ -25,8 +25,8 @@ PUBLIC = (
     "pymicro.balancing.balancer",
 )
 
-# It makes a project with a virtual environment of its own.
-ONCE = {"tutorial.md"}
+# They make a project with a virtual environment of its own.
+ONCE = {"plugins.md", "tutorial.md"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from pymicro.nodes.node import Node, NodeSet
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
 
-    from pymicro.discovery.directory import Directory
+    from pymicro.discovery.selector import NodeSource
     from pymicro.settings.config import Config
 
 __all__ = ["DnsSelector"]
@@ -114,7 +114,7 @@ class DnsSelector:
 
     Args:
         config: As every selector has it; nothing is read from it.
-        directory: As every selector has it; not used.
+        source: As every selector has it; not used.
         environ: Where `DNS_SELECTOR_DOMAIN_NAME` is read, now.
         interval: Seconds between look-ups, give or take a tenth.
         least: Least seconds between look-ups, whatever `refresh` asks for.
@@ -129,7 +129,7 @@ class DnsSelector:
     def __init__(
         self,
         config: Config,
-        directory: Directory,
+        source: NodeSource,
         *,
         environ: Mapping[str, str] = os.environ,
         interval: float = 30.0,

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 from pymicro.nodes.node import NodeSet
 
 if TYPE_CHECKING:
-    from pymicro.discovery.directory import Directory
+    from pymicro.discovery.selector import NodeSource
     from pymicro.settings.config import Config
 
 __all__ = ["RegistrySelector"]
 
 
 class RegistrySelector:
-    """Passes on what the directory knows; watches of one service are shared there."""
+    """Passes on what the source knows; watches of one service are shared there."""
 
     name = "registry"
     uses_registry = True
 
-    def __init__(self, config: Config, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, config: Config, source: NodeSource) -> None:
+        self._source = source
 
     def describe(self, service: str) -> str:
         """What the registry said last: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
-        return self._directory.describe_state(service)
+        return self._source.describe_state(service)
 
     def watch(self, service: str) -> AsyncIterator[NodeSet]:
-        """The directory's sets. Never raises RegistryError: the directory tries again itself."""
-        return self._directory.watch(service)
+        """The source's sets. Never raises RegistryError: the source tries again itself."""
+        return self._source.watch(service)
 
     def refresh(self, service: str) -> None:
         """Do nothing: the registry's watch tells of each change unasked."""

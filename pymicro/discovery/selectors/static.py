@@ -12,7 +12,7 @@ from pymicro.nodes.address import is_dns_name
 from pymicro.nodes.node import Node, NodeSet
 
 if TYPE_CHECKING:
-    from pymicro.discovery.directory import Directory
+    from pymicro.discovery.selector import NodeSource
     from pymicro.settings.config import Config
 
 __all__ = ["StaticSelector"]
@@ -38,7 +38,7 @@ class StaticSelector:
 
     Args:
         config: As every selector has it; nothing is read from it.
-        directory: As every selector has it; not used.
+        source: As every selector has it; not used.
         environ: Where the two variables are read, now.
 
     Raises:
@@ -49,7 +49,7 @@ class StaticSelector:
     uses_registry = False
 
     def __init__(
-        self, config: Config, directory: Directory, *, environ: Mapping[str, str] = os.environ
+        self, config: Config, source: NodeSource, *, environ: Mapping[str, str] = os.environ
     ) -> None:
         self._domain = environ.get(DOMAIN_VARIABLE, "").strip().lstrip(".")
         text = environ.get(PORT_VARIABLE, "").strip() or str(DEFAULT_PORT)

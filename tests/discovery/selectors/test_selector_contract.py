@@ -18,14 +18,9 @@ from pymicro.discovery.selectors.registry import RegistrySelector
 from pymicro.discovery.selectors.static import StaticSelector
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 from pymicro.settings.config import load
-from pymicro.testing.selector import SelectorContract
+from pymicro.testing.selector import SelectorContract, node_source
 
-
-@contextlib.asynccontextmanager
-async def directory() -> AsyncIterator[Directory]:
-    async with MemoryRegistry() as registry, Directory(registry) as opened:
-        await registry.register(Node(id="a", address="127.0.0.1:1", service="greeter"))
-        yield opened
+GREETER = Node(id="a", address="127.0.0.1:1", service="greeter")
 
 
 class TestRegistry(SelectorContract):
@@ -33,8 +28,8 @@ class TestRegistry(SelectorContract):
 
     @contextlib.asynccontextmanager
     async def make(self) -> AsyncIterator[Selector]:
-        async with directory() as opened:
-            yield RegistrySelector(load(environ={}), opened)
+        async with node_source(GREETER) as source:
+            yield RegistrySelector(load(environ={}), source)
 
 
 class TestStatic(SelectorContract):
@@ -67,7 +62,7 @@ class Sound(RegistrySelector):
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
         if service == "refused":
             raise RegistryError("'refused' is refused")
-        async with contextlib.aclosing(self._directory.watch(service)) as sets:
+        async with contextlib.aclosing(self._source.watch(service)) as sets:
             async for nodes in sets:
                 yield nodes
 
@@ -172,8 +167,8 @@ class Suite(SelectorContract):
 
     @contextlib.asynccontextmanager
     async def make(self) -> AsyncIterator[Selector]:
-        async with directory() as opened:
-            yield self.kind(load(environ={}), opened)
+        async with node_source(GREETER) as source:
+            yield self.kind(load(environ={}), source)
 
 
 @pytest.mark.parametrize("name", ALL_TESTS)

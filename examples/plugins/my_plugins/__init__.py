@@ -1,0 +1,2 @@
+# my_plugins/__init__.py
+"""Plug-ins of ours for pymicro."""
