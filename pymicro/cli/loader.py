@@ -13,9 +13,9 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError, note
 from pymicro.cli.target import Target
-from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.service import Service

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
-from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["Target"]
 
