@@ -14,17 +14,17 @@ import grpc
 
 from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
 from pymicro.nodes.wellknown import server_ping_interval
+from pymicro.rpc.grpcio import is_accept_loop, let_events_arrive, method_handlers
 from pymicro.serving import health as health_service
 from pymicro.serving.call.context import Draining, Serving
 from pymicro.serving.call.dispatch import Dispatcher
-from pymicro.serving.call.requests import settle
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.call_log import log_calls
 from pymicro.serving.endpoints import endpoints_of
 from pymicro.serving.gomicro.debug import Debug
 from pymicro.serving.gomicro.forms import GoMicro
 from pymicro.serving.gomicro.paths import Paths
-from pymicro.serving.handlers import HandlerTable, adopt, build, method_handlers
+from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.listen import listen
 from pymicro.serving.reflection import reflection_methods
@@ -179,10 +179,8 @@ class Server:
         """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
         before = asyncio.all_tasks()
         await self._bound().start()
-        # grpc only logs it if its accept loop breaks, and `wait_for_termination`
-        # does not return then as long as one call is open. So watch the task itself.
         for task in asyncio.all_tasks() - before:
-            if getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop"):
+            if is_accept_loop(task):  # grpc tells nobody if it breaks
                 task.add_done_callback(self._accept_loop_ended)
 
     def set_serving(self, serving: bool) -> None:
@@ -213,7 +211,7 @@ class Server:
         while not self._stopping.is_set():
             now, last = time.monotonic(), serving.last
             if now >= last + pause:
-                await settle()  # a loop that was held up has not seen yet what came meanwhile
+                await let_events_arrive()  # a loop that was held up has not seen yet what came meanwhile
                 if serving.last == last:
                     return
             elif now >= end:
@@ -245,8 +243,7 @@ class Server:
 
         Raises:
             PymicroError: grpc's accept loop broke: nobody is answered any more,
-                and this server cannot be started again. With grpcio 1.85 one
-                request does that, one whose path is no UTF-8.
+                and this server cannot be started again (see `rpc.grpcio.is_accept_loop`).
         """
         await self._stopped.wait()
         if self._broken is not None:

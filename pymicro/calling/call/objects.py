@@ -195,8 +195,8 @@ class _UnaryResponse(_Call):
                 if self._ends(call, exc):
                     raise self._error(exc) from None
             except BaseException:
-                # Cancelled while it waited; or the request could not be serialized, of
-                # which grpc.aio makes no status: the call must end all the same.
+                # Somebody cancelled the wait, or the request cannot be sent, which does not
+                # end a call of grpc.aio's. The call must end all the same.
                 if not self.done():
                     self.cancel()
                 raise
@@ -205,7 +205,7 @@ class _UnaryResponse(_Call):
 class _Dropped(_Call):
     """A call that ends when nobody holds it any more.
 
-    grpc.aio lets a stream whose reader has gone away run for ever. So nothing
+    grpc.aio lets a stream that nobody reads any more run for ever. So nothing
     that lives as long as the real call may hold this object.
     """
 

@@ -203,8 +203,8 @@ class Plan:
     def reconsider(self, error: AioRpcError) -> bool:
         """Whether the call goes on although it ended with this error, which differs from what was told first.
 
-        A request that is written while the peer's refusal arrives fails in grpc-core,
-        and grpc.aio makes INTERNAL of that before it has the peer's status.
+        That happens to a stream that writes a request while the peer's refusal arrives
+        (see `rpc.grpcio`).
         """
         if not self._doubtful:
             return False

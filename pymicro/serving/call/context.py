@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
-from grpc.aio import EOF, InternalError, Metadata, ServicerContext, UsageError
+from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 
 from pymicro.rpc import scope as scopes
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Mapper, apply
 from pymicro.rpc.wire.metadata import (
     IDEMPOTENT,
@@ -27,7 +28,6 @@ from pymicro.rpc.wire.metadata import (
 )
 from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import clip
-from pymicro.serving.call.requests import settle
 from pymicro.serving.call.trailers import sendable
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ class CallContext(ServicerContext[Any, Any]):
     async def _read(self) -> Any:
         message = await self._live().read()
         if message is EOF:
-            await settle()
+            await let_events_arrive()  # it may be no end, but a broken stream
             return message
         if not self.request_mappers:
             return message
@@ -391,8 +391,8 @@ class CallContext(ServicerContext[Any, Any]):
             message = await apply(self.response_mappers, message)
         try:
             await emit(self._route.encode(message))
-        except InternalError:
-            await settle()  # the caller has gone, and the cancellation is on its way
+        except CallerGone:
+            await let_events_arrive()  # the cancellation of this call is on its way
             raise
 
 

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
-from grpc.aio import InternalError
 
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Interceptor, apply, mapped, through
 from pymicro.serving.call.admission import begin, refuse_start
 from pymicro.serving.call.context import CallContext, Serving
 from pymicro.serving.call.refusal import NotOverridden, refuse
 from pymicro.serving.call.relay import Relay
-from pymicro.serving.call.requests import Requests, settle
+from pymicro.serving.call.requests import Requests
 from pymicro.serving.call.route import Route, Unparsable
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.handlers.types import Method, Style
@@ -226,8 +226,8 @@ def _push_bare(route: Route) -> _Push:
                 await emit(encode(message))
         except BaseException as exc:
             try:
-                if isinstance(exc, InternalError):
-                    await settle()  # the caller has gone, and the cancellation is on its way
+                if isinstance(exc, CallerGone):
+                    await let_events_arrive()  # the cancellation of this call is on its way
             finally:
                 await _close(responses, route)
             raise

@@ -8,12 +8,12 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc.aio import AbortError, BaseError, InternalError, UsageError
+from grpc.aio import AbortError, BaseError, UsageError
 
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
-from pymicro.serving.call.requests import settle
 from pymicro.serving.call.route import BadResponse
 from pymicro.serving.call.trailers import without_received
 
@@ -58,7 +58,7 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
             raise exc
         # Nobody cancelled this call: the handler awaited something that was. Left to
         # grpc, the caller would wait until its deadline.
-    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | InternalError):
+    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | CallerGone):
         raise exc  # the server has stopped, and nothing can be sent any more
     if context.done():
         # The status has gone out, by `abort`, and something else was raised over it.
@@ -78,10 +78,10 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
         if wire.dropped:
             log.warning("%s: too large or illegal, so not sent: %s", route.path, ", ".join(wire.dropped))
         raise
-    except InternalError:
-        # The caller has gone, by the same deadline perhaps. grpc is about to hear of that,
-        # and logs an error if this reaches it before.
-        await settle()
+    except CallerGone:
+        # Perhaps by the same deadline. grpc is about to hear of that, and logs an error if
+        # this exception reaches it before.
+        await let_events_arrive()
         raise
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pymicro.serving.handlers.mark import handler, idempotent
-from pymicro.serving.handlers.servicers import adopt, adopt_method, method_handlers
+from pymicro.serving.handlers.servicers import adopt, adopt_method
 from pymicro.serving.handlers.table import build
 from pymicro.serving.handlers.types import HandlerTable, Method, Rpc, Style
 
@@ -17,5 +17,4 @@ __all__ = [
     "build",
     "handler",
     "idempotent",
-    "method_handlers",
 ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import HandlerMismatch
+from pymicro.rpc.grpcio import method_handlers
 from pymicro.rpc.idempotent import says_idempotent
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.handlers.fit import fit
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import MethodDescriptor
 
-__all__ = ["adopt", "adopt_method", "method_handlers", "tables_of_servicer"]
+__all__ = ["adopt", "adopt_method", "tables_of_servicer"]
 
 
 class _Recorder:
@@ -102,15 +103,6 @@ def adopt_method(
         idempotent=says_idempotent(descriptor) or is_idempotent(function),
     )
     return method, []
-
-
-def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None:
-    """The methods of what `grpc.method_handlers_generic_handler` made; None for anything more dynamic."""
-    # It keeps them by path under a private name and offers no other way to list them.
-    by_path = getattr(generic, "_method_handlers", None)
-    if not isinstance(by_path, dict) or not hasattr(generic, "service_name"):
-        return None
-    return {path.rpartition("/")[2]: given for path, given in by_path.items()}
 
 
 def _adder(cls: type) -> Callable[[object, Any], None] | None:
