@@ -27,9 +27,9 @@ from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.listen import listen
-from pymicro.serving.reflection import reflection_methods
+from pymicro.serving.reflection import reflection_handlers
 from pymicro.serving.router import Router
-from pymicro.serving.served import Served
+from pymicro.serving.rpc_forms import RpcForms
 
 if TYPE_CHECKING:
     from pymicro.nodes.node import Endpoint
@@ -82,7 +82,7 @@ class Server:
         self._dynamic: list[grpc.GenericRpcHandler] = []
         self._threads = HandlerThreads(config.handler_threads)
         self._serving: Serving | None = None
-        self._health: health_service.Health | None = None
+        self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
         self._server: grpc.aio.Server | None = None
         self._stopping = asyncio.Event()
@@ -260,7 +260,7 @@ class Server:
         return self._bound_serving().draining
 
     def _router(
-        self, serving: Serving, health: health_service.Health, debug: Debug, gomicro: GoMicro
+        self, serving: Serving, health: health_service.HealthService, debug: Debug, gomicro: GoMicro
     ) -> Router:
         limit = self._config.max_message_size
         foreign = bool(self._foreign)
@@ -274,26 +274,26 @@ class Server:
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
-        methods += reflection_methods([*described, health_service.source])
+        methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
         # A user may bring their own.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        around = None if foreign else gomicro.around
+        translate = None if foreign else gomicro.translated
         served = {
-            method.rpc.path: Served(method, theirs if method.rpc.path in kept else users, around)
+            method.rpc.path: RpcForms(method, theirs if method.rpc.path in kept else users, translate)
             for table in self._tables.values()
             for method in table.methods
         }
         paths = Paths(served)
         for path, method in kept.items():
             if path not in served:
-                served[path] = Served(method, own, around)
+                served[path] = RpcForms(method, own, translate)
                 paths.add(path)
-        for method in debug.methods(self._config.server_name):
+        for method in debug.handlers(self._config.server_name):
             if not paths.like(method.rpc.path):  # a user's own Debug comes first
-                served[method.rpc.path] = Served(method, own, around)
+                served[method.rpc.path] = RpcForms(method, own, translate)
                 paths.add(method.rpc.path, by_end=True)
-        return Router(served, paths, self._dynamic, users, around)
+        return Router(served, paths, self._dynamic, users, translate)
 
     def _grpc_options(self) -> list[tuple[str, Any]]:
         ours = {

@@ -26,7 +26,7 @@ from pymicro.testing.faults import Faults
 if TYPE_CHECKING:
     from pymicro.calling.channel import Channel
     from pymicro.nodes.node import Node
-    from pymicro.runtime.assemble import Settings
+    from pymicro.runtime.base_client import Settings
     from pymicro.runtime.life import Life
     from pymicro.service import Service
 

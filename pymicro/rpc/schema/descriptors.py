@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from pymicro.base.errors import PymicroError
 from pymicro.base.suggest import nearest
 
-__all__ = ["Method", "MethodNotFound", "Schema", "SchemaError", "nearest_name", "split_method"]
+__all__ = ["MethodNotFound", "ProtoMethod", "Schema", "SchemaError", "nearest_name", "split_method"]
 
 
 class SchemaError(PymicroError):
@@ -28,7 +28,7 @@ class MethodNotFound(SchemaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class ProtoMethod:
     """One RPC method with its message classes.
 
     Attributes:
@@ -138,7 +138,7 @@ class Schema:
         except KeyError:
             return None
 
-    def find_method(self, text: str, services: Iterable[str] | None = None) -> Method:
+    def find_method(self, text: str, services: Iterable[str] | None = None) -> ProtoMethod:
         """The method a person means by `text`.
 
         Args:
@@ -163,8 +163,8 @@ class Schema:
             raise MethodNotFound(f"method {text!r} may be each of {names}: say which")
         raise MethodNotFound(_not_found(text, there, candidates))
 
-    def _method(self, descriptor: MethodDescriptor) -> Method:
-        return Method(
+    def _method(self, descriptor: MethodDescriptor) -> ProtoMethod:
+        return ProtoMethod(
             descriptor,
             message_factory.GetMessageClass(descriptor.input_type),
             message_factory.GetMessageClass(descriptor.output_type),

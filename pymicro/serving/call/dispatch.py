@@ -19,9 +19,9 @@ from pymicro.serving.call.context import CallContext, Serving
 from pymicro.serving.call.refusal import NotOverridden, refuse
 from pymicro.serving.call.relay import Relay
 from pymicro.serving.call.requests import Requests
-from pymicro.serving.call.route import Route, Unparsable
+from pymicro.serving.call.rpc_codec import RpcCodec, Unparsable
 from pymicro.serving.call.threads import HandlerThreads
-from pymicro.serving.handlers.types import Method, Style
+from pymicro.serving.handlers.types import RpcHandler, Style
 
 __all__ = ["Dispatcher"]
 
@@ -57,34 +57,34 @@ class Dispatcher:
         self._foreign = foreign
         self._limit = limit
 
-    def build(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def build(self, handler: RpcHandler) -> grpc.RpcMethodHandler[Any, Any]:
         """The method as grpc serves it."""
-        route = Route(method, raw=not self._foreign, limit=self._limit)
-        shape = route.shape
+        codec = RpcCodec(handler, raw=not self._foreign, limit=self._limit)
+        shape = codec.shape
         make = getattr(grpc, f"{shape.value}_rpc_method_handler")
         made: grpc.RpcMethodHandler[Any, Any] = make(
-            self._dispatch(route),
-            request_deserializer=route.parse if shape.request_streaming else route.parse_unary,
-            response_serializer=None if route.raw else route.serialize,
+            self._dispatch(codec),
+            request_deserializer=codec.parse if shape.request_streaming else codec.parse_unary,
+            response_serializer=None if codec.raw else codec.serialize,
         )
         return made
 
-    def _dispatch(self, route: Route) -> Callable[[Any, Any], Any]:
-        if not route.shape.response_streaming:
-            return self._guarded(route, self._responder(route), route.encode)
+    def _dispatch(self, codec: RpcCodec) -> Callable[[Any, Any], Any]:
+        if not codec.shape.response_streaming:
+            return self._guarded(codec, self._responder(codec), codec.encode)
         if not self._foreign:
             # Responses go straight to grpc: no generator of ours between the handler's and the wire.
-            return self._guarded(route, self._pusher(route), _nothing)
-        if self._interceptors or route.method.style is not Style.STREAM:
-            return self._guarded_stream(route, _relayed(route, self._pusher(route)), _as_it_is)
-        return self._guarded_stream(route, _iterator(route.method), route.encode)
+            return self._guarded(codec, self._pusher(codec), _nothing)
+        if self._interceptors or codec.handler.style is not Style.STREAM:
+            return self._guarded_stream(codec, _relayed(codec, self._pusher(codec)), _as_it_is)
+        return self._guarded_stream(codec, _iterator(codec.handler), codec.encode)
 
     # The guard. A coroutine and an async generator cannot share a `try` block, so it stands twice.
     # As one `async with` for both it would cost every call half a microsecond more, and
     # double what dispatch costs.
 
     def _guarded(
-        self, route: Route, run: _Run, finish: Callable[[Any], Any]
+        self, codec: RpcCodec, run: _Run, finish: Callable[[Any], Any]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         """Admit a call, run its handler, and turn what that raises into a status.
 
@@ -93,12 +93,12 @@ class Dispatcher:
             finish: Makes of its result what grpc gets.
         """
         serving, calls = self._serving, self._serving.calls
-        streams = route.shape.request_streaming
+        streams = codec.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> Any:
-            call = begin(context, route, serving)
+            call = begin(context, codec, serving)
             if call is None:
-                await refuse_start(context, route, serving)
+                await refuse_start(context, codec, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -106,7 +106,7 @@ class Dispatcher:
                     request = Requests(request)
                 return finish(await run(request, call))
             except BaseException as exc:
-                return await refuse(call, context, route, exc)
+                return await refuse(call, context, codec, exc)
             finally:
                 call.active = False
                 calls.discard(call)
@@ -114,7 +114,7 @@ class Dispatcher:
         return dispatch
 
     def _guarded_stream(
-        self, route: Route, iterate: _Iterate, finish: Callable[[Any], Any]
+        self, codec: RpcCodec, iterate: _Iterate, finish: Callable[[Any], Any]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         """The same for foreign interceptors, which iterate responses.
 
@@ -123,12 +123,12 @@ class Dispatcher:
             finish: Makes of each what grpc gets.
         """
         serving, calls = self._serving, self._serving.calls
-        streams = route.shape.request_streaming
+        streams = codec.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
-            call = begin(context, route, serving)
+            call = begin(context, codec, serving)
             if call is None:
-                await refuse_start(context, route, serving)
+                await refuse_start(context, codec, serving)
             try:
                 if type(request) is Unparsable:
                     raise request.error
@@ -137,51 +137,51 @@ class Dispatcher:
                     async for message in responses:
                         yield finish(message)
                 except BaseException:
-                    await _close(responses, route)
+                    await _close(responses, codec)
                     raise
             except BaseException as exc:
-                await refuse(call, context, route, exc)
+                await refuse(call, context, codec, exc)
             finally:
                 call.active = False
                 calls.discard(call)
 
         return dispatch
 
-    def _responder(self, route: Route) -> _Run:
+    def _responder(self, codec: RpcCodec) -> _Run:
         """Calls a handler, through our interceptors, for one response."""
-        interceptors, respond = self._interceptors, self._responder_bare(route.method)
+        interceptors, respond = self._interceptors, self._responder_bare(codec.handler)
         if not interceptors:
             return respond
 
         def responder(request: Any, call: CallContext) -> Awaitable[Any]:
             async def innermost() -> Any:
                 response = await respond(await _request_for(call, request), call)
-                route.check(response)
+                codec.check(response)
                 return await apply(call.response_mappers, response)
 
             return through(interceptors, call, innermost)
 
         return responder
 
-    def _responder_bare(self, method: Method) -> _Run:
-        function = method.function
-        if method.style is Style.UNIMPLEMENTED:
-            return _not_overridden(method)
-        if method.style is Style.THREAD:
+    def _responder_bare(self, handler: RpcHandler) -> _Run:
+        function = handler.function
+        if handler.style is Style.UNIMPLEMENTED:
+            return _not_overridden(handler)
+        if handler.style is Style.THREAD:
             run = self._threads.run
-            if method.takes_context:
+            if handler.takes_context:
                 return lambda request, call: run(function, request, call)
             return lambda request, call: run(function, request)
-        if method.takes_context:
+        if handler.takes_context:
             return function
         return lambda request, call: function(request)
 
-    def _pusher(self, route: Route) -> _Push:
+    def _pusher(self, codec: RpcCodec) -> _Push:
         """Runs a handler, through our interceptors, and writes its responses."""
-        interceptors, method = self._interceptors, route.method
-        push = _push_bare(route) if not interceptors else _push_mapped(route)
-        if method.style is Style.UNIMPLEMENTED:
-            push = _not_overridden(method)
+        interceptors, handler = self._interceptors, codec.handler
+        push = _push_bare(codec) if not interceptors else _push_mapped(codec)
+        if handler.style is Style.UNIMPLEMENTED:
+            push = _not_overridden(handler)
         if not interceptors:
             return push
 
@@ -194,16 +194,16 @@ class Dispatcher:
         return intercepted
 
 
-def _iterator(method: Method) -> _Iterate:
-    function = method.function
-    if method.takes_context:
+def _iterator(handler: RpcHandler) -> _Iterate:
+    function = handler.function
+    if handler.takes_context:
         return function
     return lambda request, call: function(request)
 
 
-def _relayed(route: Route, push: _Push) -> _Iterate:
+def _relayed(codec: RpcCodec, push: _Push) -> _Iterate:
     """Responses that are pushed, as an iterator."""
-    name = f"pymicro-stream-{route.path}"
+    name = f"pymicro-stream-{codec.path}"
 
     def iterate(request: Any, call: CallContext) -> AsyncIterator[Any]:
         relay = Relay()
@@ -213,10 +213,10 @@ def _relayed(route: Route, push: _Push) -> _Iterate:
     return iterate
 
 
-def _push_bare(route: Route) -> _Push:
-    if route.method.style is Style.WRITER:
-        return route.method.function
-    iterate, encode = _iterator(route.method), route.encode
+def _push_bare(codec: RpcCodec) -> _Push:
+    if codec.handler.style is Style.WRITER:
+        return codec.handler.function
+    iterate, encode = _iterator(codec.handler), codec.encode
 
     async def push(request: Any, call: CallContext) -> None:
         emit = call.emit
@@ -229,17 +229,17 @@ def _push_bare(route: Route) -> _Push:
                 if isinstance(exc, CallerGone):
                     await let_events_arrive()  # the cancellation of this call is on its way
             finally:
-                await _close(responses, route)
+                await _close(responses, codec)
             raise
 
     return push
 
 
-def _push_mapped(route: Route) -> _Push:
+def _push_mapped(codec: RpcCodec) -> _Push:
     """Like `_push_bare`, but through `call.write`, which knows the interceptors' mappers."""
-    if route.method.style is Style.WRITER:
-        return route.method.function
-    iterate = _iterator(route.method)
+    if codec.handler.style is Style.WRITER:
+        return codec.handler.function
+    iterate = _iterator(codec.handler)
 
     async def push(request: Any, call: CallContext) -> None:
         responses = iterate(request, call)
@@ -247,13 +247,13 @@ def _push_mapped(route: Route) -> _Push:
             async for message in responses:
                 await call.write(message)
         except BaseException:
-            await _close(responses, route)
+            await _close(responses, codec)
             raise
 
     return push
 
 
-async def _close(responses: Any, route: Route) -> None:
+async def _close(responses: Any, codec: RpcCodec) -> None:
     """Let a generator that is not exhausted clean up, here in the call's own task."""
     aclose = getattr(responses, "aclose", None)
     if aclose is None:
@@ -262,7 +262,7 @@ async def _close(responses: Any, route: Route) -> None:
         await aclose()
     except Exception:
         # What ended the stream matters more than what the clean-up met.
-        log.exception("%s: cleaning up after %s failed", route.path, route.method.label)
+        log.exception("%s: cleaning up after %s failed", codec.path, codec.handler.label)
 
 
 async def _request_for(call: CallContext, request: Any) -> Any:
@@ -274,9 +274,9 @@ async def _request_for(call: CallContext, request: Any) -> Any:
     return await apply(mappers, request)
 
 
-def _not_overridden(method: Method) -> Callable[[Any, CallContext], Coroutine[Any, Any, Any]]:
+def _not_overridden(handler: RpcHandler) -> Callable[[Any, CallContext], Coroutine[Any, Any, Any]]:
     async def refuse_it(request: Any, call: CallContext) -> Any:
-        raise NotOverridden(f"{method.rpc.path} is in the proto, but this server does not implement it")
+        raise NotOverridden(f"{handler.rpc.path} is in the proto, but this server does not implement it")
 
     return refuse_it
 

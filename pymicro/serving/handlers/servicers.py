@@ -16,13 +16,13 @@ from pymicro.serving.handlers.fit import fit
 from pymicro.serving.handlers.inspection import place_of_class
 from pymicro.serving.handlers.mark import is_idempotent
 from pymicro.serving.handlers.protos import message_class, rpc_of, service_by_name
-from pymicro.serving.handlers.types import HandlerTable, Method, Rpc, Style
+from pymicro.serving.handlers.types import HandlerTable, Rpc, RpcHandler, Style
 
 if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import MethodDescriptor
 
-__all__ = ["adopt", "adopt_method", "tables_of_servicer"]
+__all__ = ["adopt", "adopt_handler", "tables_of_servicer"]
 
 
 class _Recorder:
@@ -64,7 +64,7 @@ def adopt(
     rpcs = descriptor.methods_by_name if descriptor else {}
     methods, mismatches = [], []
     for name, given in handlers.items():
-        method, wrong = adopt_method(f"/{service}/{name}", given, rpcs.get(name))
+        method, wrong = adopt_handler(f"/{service}/{name}", given, rpcs.get(name))
         mismatches += wrong
         if method is not None:
             methods.append(method)
@@ -73,9 +73,9 @@ def adopt(
     return HandlerTable(service, where, tuple(methods), descriptor), mismatches
 
 
-def adopt_method(
+def adopt_handler(
     path: str, given: grpc.RpcMethodHandler[Any, Any], descriptor: MethodDescriptor | None = None
-) -> tuple[Method | None, list[HandlerMismatch]]:
+) -> tuple[RpcHandler | None, list[HandlerMismatch]]:
     """One of grpc's method handlers as a `Method`."""
     shape = Shape.of(bool(given.request_streaming), bool(given.response_streaming))
     known = Rpc(path, shape, descriptor=descriptor)
@@ -91,7 +91,7 @@ def adopt_method(
         style, mismatches = Style.UNIMPLEMENTED, []
     if style is None or mismatches:
         return None, mismatches
-    method = Method(
+    method = RpcHandler(
         rpc=known,
         style=style,
         function=function,

@@ -22,7 +22,7 @@ from pymicro.serving.handlers.protos import (
     suggested,
 )
 from pymicro.serving.handlers.servicers import tables_of_servicer
-from pymicro.serving.handlers.types import HandlerTable, Method
+from pymicro.serving.handlers.types import HandlerTable, RpcHandler
 
 __all__ = ["build"]
 
@@ -109,7 +109,7 @@ class _Builder:
     service: ServiceDescriptor
     partial: bool
     mismatches: list[HandlerMismatch] = field(default_factory=list)
-    methods: dict[str, Method] = field(default_factory=dict)
+    methods: dict[str, RpcHandler] = field(default_factory=dict)
     claimed: dict[str, str] = field(default_factory=dict)  # rpc → who answers it already
 
     def build(self) -> tuple[list[HandlerTable], list[HandlerMismatch]]:
@@ -154,7 +154,7 @@ class _Builder:
         self.claimed[rpc.name] = f"{label} ({seen.where})"
         self.mismatches += mismatches
         if style is not None and not mismatches:
-            self.methods[rpc.name] = Method(
+            self.methods[rpc.name] = RpcHandler(
                 rpc=known,
                 style=style,
                 function=function,
