@@ -37,6 +37,11 @@ async def served(shape: str, behaviour: Behaviour, **serializers: Any) -> AsyncI
         await server.stop(0)
 
 
+def begun(channel: grpc.aio.Channel, shape: str) -> Any:
+    """A call of any shape; one with a stream of requests writes none, which could meet a refusal."""
+    return getattr(channel, shape)(PREFIX + "Do")(None if shape.startswith("stream") else b"")
+
+
 async def answers(request: Any, context: Any) -> bytes:
     return b"answer"
 
@@ -73,7 +78,7 @@ async def asked_when_done(call: Any) -> tuple[Any, ...]:
 @pytest.mark.parametrize("shape", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_a_done_callback_learns_the_outcome_without_waiting(shape: str) -> None:
     async with served(shape, refuses) as channel:
-        call = getattr(channel, shape)(PREFIX + "Do")(iter([b""]) if shape.startswith("stream") else b"")
+        call = begun(channel, shape)
         code, text, trailers, debug = await asked_when_done(call)
         assert (code, text) == (grpc.StatusCode.FAILED_PRECONDITION, "no")
         assert trailers["why"] == "because"
@@ -95,7 +100,7 @@ async def cancels_it(request: Any, context: Any) -> None:
 @pytest.mark.parametrize("shape", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_only_our_own_cancellation_has_no_debug_string(shape: str) -> None:
     async with served(shape, hangs) as channel:
-        call = getattr(channel, shape)(PREFIX + "Do")(None if shape.startswith("stream") else b"")
+        call = begun(channel, shape)
         asked = asyncio.ensure_future(asked_when_done(call))
         await asyncio.sleep(0)
         call.cancel()
@@ -103,7 +108,7 @@ async def test_only_our_own_cancellation_has_no_debug_string(shape: str) -> None
         assert (code, text, debug) == (grpc.StatusCode.CANCELLED, grpcio.LOCALLY_CANCELLED, None)
         assert grpcio.cancelled_here(call)
     async with served(shape, cancels_it) as channel:
-        call = getattr(channel, shape)(PREFIX + "Do")(iter([b""]) if shape.startswith("stream") else b"")
+        call = begun(channel, shape)
         code, _, _, debug = await asked_when_done(call)
         assert code is grpc.StatusCode.CANCELLED
         assert debug
@@ -113,7 +118,7 @@ async def test_only_our_own_cancellation_has_no_debug_string(shape: str) -> None
 @pytest.mark.parametrize("shape", ["unary_stream", "stream_stream"])
 async def test_waiting_for_the_connection_of_an_ended_stream_raises_what_ended_it(shape: str) -> None:
     async with served(shape, refuses) as channel:
-        call = getattr(channel, shape)(PREFIX + "Do")(iter([b""]) if shape.startswith("stream") else b"")
+        call = begun(channel, shape)
         assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call.wait_for_connection()

@@ -196,75 +196,56 @@ def _signed(metadata: Metadata, caller: grpc.aio.Metadata) -> Metadata:
     return (*metadata, *caller)
 
 
-class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):
+class _OneRequest(MultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _Requests(MultiCallable):
+    streams = True
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryUnaryMultiCallable(_OneRequest, _UnaryUnary):
     """`await stub.Method(request)`."""
 
     call_type = UnaryUnaryCall
     drops = False
     _limited = True
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-
-class UnaryStreamMultiCallable(MultiCallable, _UnaryStream):
+class UnaryStreamMultiCallable(_OneRequest, _UnaryStream):
     """`async for response in stub.Method(request)`."""
 
     call_type = UnaryStreamCall
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-
-class StreamUnaryMultiCallable(MultiCallable, _StreamUnary):
+class StreamUnaryMultiCallable(_Requests, _StreamUnary):
     """`await stub.Method(requests)`, or with `write` and `done_writing`."""
 
     call_type = StreamUnaryCall
-    streams = True
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamStreamMultiCallable(MultiCallable, _StreamStream):
+class StreamStreamMultiCallable(_Requests, _StreamStream):
     """`async for response in stub.Method(requests)`, or with `read` and `write`."""
 
     call_type = StreamStreamCall
-    streams = True
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
