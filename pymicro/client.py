@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pymicro.runtime.assemble import Calling, Settings, split_instances
+from pymicro.runtime.base_client import BaseClient, Settings, split_instances
 from pymicro.settings.config import load
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 
-class Client(Calling):
+class Client(BaseClient):
     """Calls services by name, with the settings of the environment.
 
         async with pymicro.Client() as client:

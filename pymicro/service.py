@@ -19,8 +19,8 @@ from pymicro.calling.channel import Channel
 from pymicro.nodes.address import join_address
 from pymicro.nodes.node import Node
 from pymicro.runtime import logs
-from pymicro.runtime.assemble import Calling, Instances, Settings, split_instances
-from pymicro.runtime.life import Hook, Life, Lifespan, Plan, node_metadata
+from pymicro.runtime.base_client import BaseClient, Instances, Settings, split_instances
+from pymicro.runtime.life import Hook, Life, Lifespan, ServiceParts, node_metadata
 from pymicro.runtime.supervised import supervisor
 from pymicro.serving.server import Server
 from pymicro.settings import config as configuration
@@ -93,9 +93,9 @@ class Service:
         if not name:
             raise ConfigError("a service needs a name")
         self._code = values
-        self.client = Calling(instances, client_interceptors, client_options)
+        self.client = BaseClient(instances, client_interceptors, client_options)
         self.ran = False
-        self._plan = Plan(
+        self._parts = ServiceParts(
             interceptors=tuple(interceptors),
             options=tuple(options),
             compression=compression,
@@ -121,29 +121,29 @@ class Service:
 
         Handlers that do not fit are reported all at once when the service starts.
         """
-        self._plan.added.append(lambda server: server.add(servicer, source, partial=partial))
+        self._parts.added.append(lambda server: server.add(servicer, source, partial=partial))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
         handlers = tuple(generic_rpc_handlers)
-        self._plan.added.append(lambda server: server.add_generic_rpc_handlers(handlers))
+        self._parts.added.append(lambda server: server.add_generic_rpc_handlers(handlers))
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
-        self._plan.added.append(
+        self._parts.added.append(
             lambda server: server.add_registered_method_handlers(service_name, method_handlers)
         )
 
     def on_start(self, hook: HookT) -> HookT:
         """Decorator: call this before the first call is served."""
-        self._plan.start_hooks.append(hook)
+        self._parts.start_hooks.append(hook)
         return hook
 
     def on_stop(self, hook: HookT) -> HookT:
         """Decorator: call this after the last call has ended."""
-        self._plan.stop_hooks.append(hook)
+        self._parts.stop_hooks.append(hook)
         return hook
 
     # Settings
@@ -191,7 +191,7 @@ class Service:
             print(configuration.render(self.config))  # noqa: T201
             raise SystemExit(0)
 
-    def settle(self, argv: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
+    def config_for(self, argv: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
         """The settings that `init` would find with these flags and variables; changes nothing.
 
         Raises:
@@ -201,10 +201,10 @@ class Service:
 
     def node_metadata(self, config: Config) -> Mapping[str, str]:
         """The pairs that its node would carry with these settings, `metadata` and our own."""
-        return node_metadata(config, Server(config, options=self._plan.options))
+        return node_metadata(config, Server(config, options=self._parts.options))
 
     def _init(self, argv: Sequence[str]) -> None:
-        config = self.settle(argv)
+        config = self.config_for(argv)
         if self._config is not None:
             if config != self._config:
                 raise ConfigError("init() was called before, with other settings")
@@ -270,7 +270,7 @@ class Service:
             raise PymicroError(f"{self.name} is running already")
         if self._config is None:
             self._init(())
-        running = self._running = Life(self, self._plan, self.client)
+        running = self._running = Life(self, self._parts, self.client)
         try:
             await running.start()
         except BaseException:
@@ -312,10 +312,10 @@ class Service:
 
                 def make(interceptors: Sequence[Any]) -> Life:
                     # What a life itself needs of a client is the registry.
-                    calling = Calling(only)
-                    calling.equip(config, only)
-                    plan = replace(self._plan, interceptors=(*interceptors, *self._plan.interceptors))
-                    life = Life(self, plan, calling)
+                    client = BaseClient(only)
+                    client.equip(config, only)
+                    parts = replace(self._parts, interceptors=(*interceptors, *self._parts.interceptors))
+                    life = Life(self, parts, client)
                     if self._running is None or not self._running.started:
                         self._running = life  # an earlier one could not start
                     return life
@@ -352,7 +352,7 @@ class Service:
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
         above = supervisor.get()
-        running = self._running = Life(self, self._plan, self.client, above)
+        running = self._running = Life(self, self._parts, self.client, above)
         # Start and stop in one task, as whatever `lifespan` enters has to be left.
         life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 

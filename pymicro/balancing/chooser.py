@@ -16,7 +16,7 @@ from math import inf
 from operator import attrgetter
 
 from pymicro.balancing.balancer import CANCELLED, Balancer, CallInfo, Outcome, Pick, PlainPick
-from pymicro.balancing.policy.outliers import FAILURES, PATIENCE, Outliers, Record, most_out
+from pymicro.balancing.policy.outliers import FAILURES, PATIENCE, History, Outliers, most_out
 from pymicro.balancing.policy.warming import Warming
 from pymicro.balancing.policy.zones import in_zone
 from pymicro.base.errors import NoNode
@@ -76,7 +76,7 @@ class Chooser:
         # Clients of one zone must not all fill it up with the same nodes of another.
         self._seed = self._rng.randbytes(16).hex()
         self._outliers = Outliers(clock(), self._rng.uniform)
-        self._records = self._outliers.records
+        self._records = self._outliers.histories
         self._everyone = self._outliers.everyone
         self._slow_start = slow_start > 0
         self._warming = Warming(slow_start)
@@ -105,7 +105,7 @@ class Chooser:
         panic threshold of 50 %).
 
         Args:
-            nodes: All of the service; a record is kept for each as long as it is here.
+            nodes: All of the service; a history is kept for each as long as it is here.
             reachable: Those of them that a call may be started on now.
             failed: How many of them cannot be connected to.
         """
@@ -139,7 +139,7 @@ class Chooser:
                 self._arrived.add(node.key)
                 if self._reachable:
                     self._warming.joined(node.key, now)
-        self._warming.settle(len(reachable), now)
+        self._warming.review(len(reachable), now)
 
     def _those_to_use(self) -> NodeSet:
         reachable, out = self._reachable, self._probeable
@@ -152,11 +152,11 @@ class Chooser:
 
     def reconnected(self, key: str) -> None:
         """The node's connection was lost and made again: ask at once how it is."""
-        record = self._outliers.ejected.get(key)
-        if record is not None:
-            record.due = -inf
+        history = self._outliers.ejected.get(key)
+        if history is not None:
+            history.due = -inf
             # What was asked over the lost connection will get no answer.
-            record.probe = None
+            history.probe = None
             self._next_probe = -inf
 
     # A call begins
@@ -190,11 +190,11 @@ class Chooser:
         """The pick of a node that is to be probed now, if there is one."""
         soonest = inf
         for key, node in self._probeable.items():
-            record = self._outliers.ejected.get(key)
-            if record is not None:
-                if record.due <= now:
-                    return _probe(record, node, now)
-                soonest = min(soonest, record.due)
+            history = self._outliers.ejected.get(key)
+            if history is not None:
+                if history.due <= now:
+                    return _probe(history, node, now)
+                soonest = min(soonest, history.due)
         self._next_probe = soonest
         return None
 
@@ -218,10 +218,10 @@ class Chooser:
         if not untried:
             return None
         node = self._rng.choice([node for node in untried if node.key not in out] or untried)
-        record = out.get(node.key)
+        history = out.get(node.key)
         now = self._clock()
-        if record is not None and record.due <= now:
-            return _probe(record, node, now)
+        if history is not None and history.due <= now:
+            return _probe(history, node, now)
         return PlainPick(node)
 
     # A call has ended
@@ -239,39 +239,39 @@ class Chooser:
             return
         pick.done(outcome)
         try:
-            record = self._records[pick.node.key]
+            history = self._records[pick.node.key]
         except KeyError:
             return
-        if record.out:
-            self._answered(record, pick)
+        if history.out:
+            self._answered(history, pick)
         else:
-            record.successes += 1
+            history.successes += 1
             self._everyone.successes += 1
 
     def _judge(self, pick: Pick, outcome: Outcome, late: bool) -> None:
         pick.done(CANCELLED if late else outcome)
-        record = self._records.get(pick.node.key)
-        if record is None:
+        history = self._records.get(pick.node.key)
+        if history is None:
             return
         if late or outcome.local:
-            if record.probe is pick:
-                record.probe = None
-                record.due = self._next_probe = -inf
+            if history.probe is pick:
+                history.probe = None
+                history.due = self._next_probe = -inf
         elif outcome.code not in FAILURES:
-            if record.out:
-                self._answered(record, pick)
+            if history.out:
+                self._answered(history, pick)
             else:
-                record.successes += 1
+                history.successes += 1
                 self._everyone.successes += 1
-        elif not record.out:
+        elif not history.out:
             now = self._clock()
-            reason = self._outliers.fail(record, now)
+            reason = self._outliers.fail(history, now)
             if reason and self._can_spare(pick.node.key):
                 self._probeable[pick.node.key] = pick.node
                 self._attend()
                 self._eject(pick.node, f"{reason}, the last with status {outcome.code}", now)
                 self.changed()
-        elif record.probe is pick:
+        elif history.probe is pick:
             self._eject(pick.node, f"its probe failed with status {outcome.code}", self._clock())
 
     def _can_spare(self, key: str) -> bool:
@@ -287,9 +287,9 @@ class Chooser:
         self._next_probe = -inf
         log.info("%s: node %s is ejected for %.1f s: %s", node.service, node.key, seconds, reason)
 
-    def _answered(self, record: Record, pick: Pick) -> None:
+    def _answered(self, history: History, pick: Pick) -> None:
         """A call on an ejected node succeeded. Only a probe counts: others began before it was ejected."""
-        if record.probe is pick:
+        if history.probe is pick:
             node = pick.node
             seconds = self._outliers.back(node.key, self._clock())
             self._probeable.pop(node.key, None)
@@ -301,8 +301,8 @@ class Chooser:
         self._special = bool(self._probeable) or self._warming.ramping
 
 
-def _probe(record: Record, node: Node, now: float) -> Pick:
+def _probe(history: History, node: Node, now: float) -> Pick:
     pick = PlainPick(node)
-    record.probe = pick
-    record.due = now + PATIENCE
+    history.probe = pick
+    history.due = now + PATIENCE
     return pick

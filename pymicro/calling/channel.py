@@ -10,6 +10,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.channel_state import ChannelState
 from pymicro.calling.call.multicallable import (
     StreamStreamMultiCallable,
@@ -17,8 +18,7 @@ from pymicro.calling.call.multicallable import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
-from pymicro.calling.call.plan import Plan
-from pymicro.calling.connections.method import MethodSpec
+from pymicro.calling.connections.method import Method
 from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["Channel"]
@@ -42,7 +42,7 @@ class Channel(ChannelState, grpc.aio.Channel):
         self._closed = True
         self.target = None
         if grace:
-            calls = [item.call for item in self.live if isinstance(item, Plan)]
+            calls = [item.call for item in self.live if isinstance(item, Attempts)]
             waits = [asyncio.ensure_future(call.code()) for call in calls]
             if waits:
                 _, late = await asyncio.wait(waits, timeout=grace)
@@ -78,15 +78,15 @@ class Channel(ChannelState, grpc.aio.Channel):
         while self.get_state(try_to_connect=True) is not _READY:
             await self.open().change()
 
-    def _spec(
+    def _method(
         self,
         shape: Shape,
         method: str,
         request_serializer: Callable[..., Any] | None,
         response_deserializer: Callable[..., Any] | None,
         registered: bool | None,
-    ) -> MethodSpec:
-        return self._core.spec(shape, method, request_serializer, response_deserializer, bool(registered))
+    ) -> Method:
+        return self._core.method(shape, method, request_serializer, response_deserializer, bool(registered))
 
     # Generated stubs of grpcio-tools 1.64 and later pass _registered_method.
 
@@ -97,10 +97,10 @@ class Channel(ChannelState, grpc.aio.Channel):
         response_deserializer: Callable[..., Any] | None = None,
         _registered_method: bool | None = False,
     ) -> UnaryUnaryMultiCallable:
-        spec = self._spec(
+        made = self._method(
             Shape.UNARY_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
-        return UnaryUnaryMultiCallable(self, spec)
+        return UnaryUnaryMultiCallable(self, made)
 
     def unary_stream(
         self,
@@ -109,10 +109,10 @@ class Channel(ChannelState, grpc.aio.Channel):
         response_deserializer: Callable[..., Any] | None = None,
         _registered_method: bool | None = False,
     ) -> UnaryStreamMultiCallable:
-        spec = self._spec(
+        made = self._method(
             Shape.UNARY_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
-        return UnaryStreamMultiCallable(self, spec)
+        return UnaryStreamMultiCallable(self, made)
 
     def stream_unary(
         self,
@@ -121,10 +121,10 @@ class Channel(ChannelState, grpc.aio.Channel):
         response_deserializer: Callable[..., Any] | None = None,
         _registered_method: bool | None = False,
     ) -> StreamUnaryMultiCallable:
-        spec = self._spec(
+        made = self._method(
             Shape.STREAM_UNARY, method, request_serializer, response_deserializer, _registered_method
         )
-        return StreamUnaryMultiCallable(self, spec)
+        return StreamUnaryMultiCallable(self, made)
 
     def stream_stream(
         self,
@@ -133,7 +133,7 @@ class Channel(ChannelState, grpc.aio.Channel):
         response_deserializer: Callable[..., Any] | None = None,
         _registered_method: bool | None = False,
     ) -> StreamStreamMultiCallable:
-        spec = self._spec(
+        made = self._method(
             Shape.STREAM_STREAM, method, request_serializer, response_deserializer, _registered_method
         )
-        return StreamStreamMultiCallable(self, spec)
+        return StreamStreamMultiCallable(self, made)

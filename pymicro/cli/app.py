@@ -12,6 +12,7 @@ import click
 
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, PymicroError
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import (
@@ -24,7 +25,6 @@ from pymicro.cli.report import (
     complain,
     note,
 )
-from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["command_line", "main"]
 

@@ -10,7 +10,7 @@ from pymicro.cli.listing import print_table
 from pymicro.cli.load import Load, Ran
 from pymicro.cli.report import dump, on_terminal, printable, say
 from pymicro.cli.tally import Tally
-from pymicro.rpc.schema import Method
+from pymicro.rpc.schema import ProtoMethod
 
 __all__ = ["Report"]
 
@@ -24,7 +24,7 @@ class Report:
     """One run, ready to be printed."""
 
     service: str
-    method: Method
+    method: ProtoMethod
     load: Load
     tally: Tally
     ran: Ran

@@ -16,11 +16,11 @@ from pymicro.cli.calling import CallOptions
 from pymicro.cli.clients import known_nodes, make_client
 from pymicro.cli.exchange import multicallable, only_request, read_requests
 from pymicro.cli.load import Load, apply_load
+from pymicro.cli.message_types import Reflected
 from pymicro.cli.progress import Progress
 from pymicro.cli.report import EXIT_FAILED, EXIT_INTERRUPTED, InputError, note
 from pymicro.cli.tally import Tally
-from pymicro.cli.types import Reflected
-from pymicro.rpc.schema import Method, MethodNotFound
+from pymicro.rpc.schema import MethodNotFound, ProtoMethod
 from pymicro.rpc.status import RpcError
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ class _Caller:
     """
 
     def __init__(
-        self, channel: Channel, method: Method, requests: Sequence[bytes], options: CallOptions, tally: Tally
+        self,
+        channel: Channel,
+        method: ProtoMethod,
+        requests: Sequence[bytes],
+        options: CallOptions,
+        tally: Tally,
     ) -> None:
         self._make = multicallable(channel, method, None)
         self._method = method
@@ -63,7 +68,7 @@ class _Caller:
             await asyncio.sleep(0)
         else:
             tally.latencies.add(time.perf_counter() - begin)
-        tally.went_to(call.node, call.plan.attempts)
+        tally.went_to(call.node, call.attempts.made)
 
 
 async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *, as_json: bool) -> int:

@@ -16,9 +16,9 @@ from pymicro.calling.call.channel_state import UNSET
 from pymicro.calling.peers.reflection import ReflectionClient
 from pymicro.cli.clients import at_address, make_client, near_name, read_address, read_seconds
 from pymicro.cli.exchange import Exchange
+from pymicro.cli.message_types import MessageTypes, ProtoFiles, Reflected
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
-from pymicro.cli.requests import Requests, open_requests
-from pymicro.cli.types import ProtoFiles, Reflected, Types
+from pymicro.cli.request_source import RequestSource, open_requests
 from pymicro.rpc.schema import MethodNotFound, SchemaError
 from pymicro.rpc.status import RpcError, Unavailable
 
@@ -43,7 +43,7 @@ class CallOptions:
 
     service: str
     method: str
-    requests: Requests
+    requests: RequestSource
     timeout: float | None
     headers: tuple[Header, ...]
     address: str | None
@@ -147,7 +147,7 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
     return 0
 
 
-async def _tell_status(exc: RpcError, types: Types) -> None:
+async def _tell_status(exc: RpcError, types: MessageTypes) -> None:
     note(f"{exc.code().name}: {exc.details()}")
     if exc.micro_code is not None:
         note(f"  go-micro error {exc.micro_code}" + (f" of {exc.micro_id}" if exc.micro_id else ""))

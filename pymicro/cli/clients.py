@@ -10,9 +10,9 @@ import click
 
 from pymicro.base.durations import parse_duration
 from pymicro.base.errors import RegistryError
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
 from pymicro.nodes.address import join_address, split_address
-from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.client import Client

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.doctor_nodes import check_nodes, resolve
 from pymicro.discovery.registry import Diagnosable
 from pymicro.nodes.wellknown import other_protocol, others_text
-from pymicro.settings import plugins
 from pymicro.settings.config import in_pod, unknown_environment, without_effect
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ async def _nobody(client: Client, service: str) -> Finding:
         return Finding("nodes", "problem", text)
     try:
         async with asyncio.timeout(_NODES_TIMEOUT):
-            text += plugins.did_you_mean(service, await client.services())
+            text += did_you_mean(service, await client.services())
     except (RegistryError, TimeoutError):
         pass  # one that cannot list services
     return Finding("nodes", "problem", text, "is it running, with the same registry and registry_address?")

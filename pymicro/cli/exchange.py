@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from pymicro.base.durations import format_duration
+from pymicro.cli.message_types import MessageTypes
 from pymicro.cli.report import InputError, dump, note, on_terminal, say
-from pymicro.cli.requests import Requests
-from pymicro.cli.types import Types
-from pymicro.rpc.schema import JsonError, Method, UnknownTypes
+from pymicro.cli.request_source import RequestSource
+from pymicro.rpc.schema import JsonError, ProtoMethod, UnknownTypes
 from pymicro.rpc.status import RpcError
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class Exchange:
         verbose: Tell node, metadata and time on stderr.
     """
 
-    def __init__(self, method: Method, types: Types, requests: Requests, *, verbose: bool) -> None:
+    def __init__(
+        self, method: ProtoMethod, types: MessageTypes, requests: RequestSource, *, verbose: bool
+    ) -> None:
         self._method = method
         self._types = types
         self._requests = requests
@@ -115,7 +117,7 @@ class Exchange:
         note(f"time: {format_duration(round(took, 4))}")
 
 
-def multicallable(channel: Channel, method: Method, serializer: Callable[[Any], bytes] | None) -> Any:
+def multicallable(channel: Channel, method: ProtoMethod, serializer: Callable[[Any], bytes] | None) -> Any:
     """What a stub would hold for the method.
 
     Args:
@@ -130,7 +132,7 @@ def multicallable(channel: Channel, method: Method, serializer: Callable[[Any], 
     )
 
 
-async def only_request(source: Requests, method: Method, types: Types) -> Message:
+async def only_request(source: RequestSource, method: ProtoMethod, types: MessageTypes) -> Message:
     """The request of a method that takes one.
 
     Raises:
@@ -143,7 +145,9 @@ async def only_request(source: Requests, method: Method, types: Types) -> Messag
     return requests[0]
 
 
-async def read_requests(source: Requests, method: Method, types: Types) -> AsyncIterator[Message]:
+async def read_requests(
+    source: RequestSource, method: ProtoMethod, types: MessageTypes
+) -> AsyncIterator[Message]:
     """The requests for a method, each as soon as its document is complete.
 
     Raises:

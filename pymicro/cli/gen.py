@@ -72,9 +72,9 @@ def gen(paths: tuple[Path, ...], out: Path, include: tuple[Path, ...], check: bo
 
 def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
     """The code by path, as it is written; nothing of grpc's for a proto without services."""
-    from pymicro.cli.gen_stubs import Types, types_of_services
+    from pymicro.cli.gen_stubs import TypeNames, types_of_services
 
-    types = Types(compiled.described)
+    types = TypeNames(compiled.described)
     layout = Layout(_local(compiled, sources, out), in_package(out))
     texts: dict[str, str] = {}
     for file in compiled.described.file:

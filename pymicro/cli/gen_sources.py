@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
-from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["Sources", "gather", "module_of", "shown"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ServiceDescriptorProto,
     )
 
-__all__ = ["Types", "types_of_services"]
+__all__ = ["TypeNames", "types_of_services"]
 
 _HEAD = """\
 from collections.abc import AsyncIterator as _AsyncIterator
@@ -48,7 +48,7 @@ def add_{name}Servicer_to_server(servicer: {name}Servicer, server: _Server) -> N
 """
 
 
-class Types(dict[str, tuple[str, str]]):
+class TypeNames(dict[str, tuple[str, str]]):
     """Of each message, by its full name in the proto: the module, and the name in it."""
 
     def __init__(self, described: FileDescriptorSet) -> None:
@@ -65,7 +65,7 @@ def _messages(found: Iterable[DescriptorProto], above: str, outer: str) -> Itera
         yield from _messages(message.nested_type, full, f"{name}.")
 
 
-def types_of_services(file: FileDescriptorProto, types: Types, layout: Layout) -> str:
+def types_of_services(file: FileDescriptorProto, types: TypeNames, layout: Layout) -> str:
     """The `_pb2_grpc.pyi` of a proto that has services.
 
     Raises:
@@ -88,7 +88,7 @@ def types_of_services(file: FileDescriptorProto, types: Types, layout: Layout) -
     return head_of_types(imports) + head + "".join(_service(service, types) for service in file.service)
 
 
-def _service(service: ServiceDescriptorProto, types: Types) -> str:
+def _service(service: ServiceDescriptorProto, types: TypeNames) -> str:
     calls = handlers = ""
     for method in service.method:
         request, response = (_type(name, types) for name in _ends(method))
@@ -113,7 +113,7 @@ def _ends(method: MethodDescriptorProto) -> tuple[str, str]:
     return method.input_type, method.output_type
 
 
-def _type(full: str, types: Types) -> str:
+def _type(full: str, types: TypeNames) -> str:
     module, name = types[full]
     if not _importable(module) or not _importable(name):
         return "_Any"

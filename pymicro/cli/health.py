@@ -46,12 +46,12 @@ def health(
     and error.
     """
     # Behind it is grpc, which --help does without.
-    from pymicro.cli.healths import Question, show_health, watch_health
+    from pymicro.cli.healths import HealthQuestion, show_health, watch_health
 
     seconds = read_seconds("--timeout", timeout)
     if not seconds:
         raise InputError(f"--timeout: in {timeout} no node can answer")
-    question = Question(
+    question = HealthQuestion(
         service=service,
         name=name,
         timeout=seconds,

@@ -12,7 +12,7 @@ from typing import Any
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import RegistryError
 from pymicro.base.tasks import Tasks
-from pymicro.calling.peers.health import Health, check_health, follow_health
+from pymicro.calling.peers.health import NodeHealth, check_health, follow_health
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
 from pymicro.cli.doctor_nodes import resolve
 from pymicro.cli.listing import columns, print_array
@@ -22,7 +22,7 @@ from pymicro.client import Client
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import DeadlineExceeded, NotFound, RpcError, Unavailable, Unimplemented
 
-__all__ = ["Question", "show_health", "watch_health"]
+__all__ = ["HealthQuestion", "show_health", "watch_health"]
 
 # So many are asked at the same time.
 _AT_ONCE = 100
@@ -33,7 +33,7 @@ _GATHER = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class HealthQuestion:
     """Whose health is asked.
 
     Attributes:
@@ -59,7 +59,7 @@ class _State:
     """
 
     node: Node
-    health: Health | None
+    health: NodeHealth | None
     error: str = ""
 
     @property
@@ -101,7 +101,7 @@ def _header(wide: bool) -> list[str]:
     return ["ID", "ADDRESS", "VERSION", "TIME", "HEALTH"] if wide else ["ADDRESS", "TIME", "HEALTH"]
 
 
-async def show_health(question: Question, argv: Sequence[str], output: str) -> int:
+async def show_health(question: HealthQuestion, argv: Sequence[str], output: str) -> int:
     """Print the health of every node; gives the exit code."""
     async with make_client(at_address(argv, question.service, question.address)) as client:
         listed = await known_nodes(client, question.service)
@@ -183,7 +183,7 @@ def _happened(details: str) -> str:
     return details
 
 
-async def watch_health(question: Question, argv: Sequence[str], output: str) -> int:
+async def watch_health(question: HealthQuestion, argv: Sequence[str], output: str) -> int:
     """Show the health of every node until it is interrupted."""
     wide = output == "wide"
     form: Form[_State] = Form(
@@ -216,7 +216,7 @@ class _Watched:
         remark: About the nodes as a whole.
     """
 
-    def __init__(self, client: Client, question: Question, tasks: Tasks) -> None:
+    def __init__(self, client: Client, question: HealthQuestion, tasks: Tasks) -> None:
         self.changed = asyncio.Event()
         self.remark = ""
         self._client = client
@@ -261,10 +261,10 @@ class _Watched:
     async def _follow(self, node: Node) -> None:
         question = self._question
 
-        def tell(found: Health | RpcError) -> None:
+        def tell(found: NodeHealth | RpcError) -> None:
             if node.key not in self._followed:
                 return  # it has left, and its tasks have not ended yet
-            if isinstance(found, Health):
+            if isinstance(found, NodeHealth):
                 self._states[node.key] = _State(node, found)
             else:
                 self._states[node.key] = _State(node, None, _reason(found, question.timeout))

@@ -13,9 +13,9 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError, note
-from pymicro.cli.target import Target
-from pymicro.settings.plugins import did_you_mean
+from pymicro.cli.service_place import ServicePlace
 
 if TYPE_CHECKING:
     from pymicro.service import Service
@@ -38,12 +38,12 @@ def load_service(target: str, argv: Sequence[str]) -> Service:
         InputError: No such file, module or name, or not exactly one Service.
         UserCodeFailed: The import failed within the user's code.
     """
-    found = Target.read(target)
+    found = ServicePlace.read(target)
     module = _import_file(found, argv) if found.is_file else _import_module(found, argv)
     return _named(module, found.name, found.place) if found.name else _only(module, found.place)
 
 
-def _import_file(target: Target, argv: Sequence[str]) -> ModuleType:
+def _import_file(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
     path, place = target.path(), target.place
     folder = str(path.resolve().parent)
     if not sys.flags.safe_path:  # as `python path.py` and `python -P path.py`
@@ -74,7 +74,7 @@ def _module_name(stem: str, folder: str) -> str:
     return stem
 
 
-def _import_module(target: Target, argv: Sequence[str]) -> ModuleType:
+def _import_module(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
     target.parts()
     place = target.place
     if not sys.flags.safe_path:  # as `python -m package.module`; the console script has its own folder there

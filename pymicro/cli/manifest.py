@@ -85,7 +85,7 @@ def manifest(
         complain(session, str(exc), exc.__cause__ or exc)
         return EXIT_FAILED
     # Variables of the machine this is printed on say nothing about the pod.
-    config = service.settle(environ={})
+    config = service.config_for(environ={})
     port, listen = _listening(config, port)
     deployed = Deployed(
         service=config.server_name,

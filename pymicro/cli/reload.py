@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pymicro.cli.report import InputError, note
-from pymicro.cli.target import Target
+from pymicro.cli.service_place import ServicePlace
 from pymicro.runtime.supervisor import Supervisor
 from pymicro.settings import config as configuration
 
@@ -62,7 +62,7 @@ def run_reloading(
 
 
 def _folders(target: str, more: Sequence[str]) -> list[Path]:
-    folders = [Target.read(target).folder()]
+    folders = [ServicePlace.read(target).folder()]
     for name in more:
         folder = Path(name)
         if not folder.is_dir():

@@ -22,7 +22,7 @@ from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import KEEPALIVE, ZONE
 from pymicro.runtime.advertise import Advertisement, advertised_address
-from pymicro.runtime.assemble import Calling
+from pymicro.runtime.base_client import BaseClient
 from pymicro.runtime.supervised import Supervised
 from pymicro.serving.server import Server
 from pymicro.settings import config as configuration
@@ -31,7 +31,7 @@ from pymicro.settings.config import Config
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["Hook", "Life", "Lifespan", "Plan", "node_metadata"]
+__all__ = ["Hook", "Life", "Lifespan", "ServiceParts", "node_metadata"]
 
 log = logging.getLogger("pymicro")
 
@@ -45,7 +45,7 @@ Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 @dataclass(slots=True)
-class Plan:
+class ServiceParts:
     """What a service is made of, before and apart from any life of it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Life:
 
     Args:
         service: What hooks are called with.
-        calling: The client in it, equipped.
+        client: The client in it, equipped.
         supervisor: Is asked before anything is opened, and told when the start is over.
 
     Attributes:
@@ -83,12 +83,12 @@ class Life:
     """
 
     def __init__(
-        self, service: object, plan: Plan, calling: Calling, supervisor: Supervised | None = None
+        self, service: object, parts: ServiceParts, client: BaseClient, supervisor: Supervised | None = None
     ) -> None:
         self._service = service
-        self._plan = plan
-        self._calling = calling
-        self._config = calling.config
+        self._parts = parts
+        self._client = client
+        self._config = client.config
         self._supervisor = supervisor
         self._stack = AsyncExitStack()
         self._server: Server | None = None
@@ -110,11 +110,11 @@ class Life:
             StartError: The port is taken, for example.
             RegistryError: The registry cannot work here.
         """
-        plan, config = self._plan, self._config
+        parts, config = self._parts, self._config
         server = Server(
-            config, interceptors=plan.interceptors, options=plan.options, compression=plan.compression
+            config, interceptors=parts.interceptors, options=parts.options, compression=parts.compression
         )
-        for add in plan.added:
+        for add in parts.added:
             add(server)
         server.check()
         self._server = server
@@ -128,7 +128,7 @@ class Life:
             self.bound = await server.bind(_listen_address(config))
             # From here on the port is ours, and grpc-core frees it in stop().
             stack.push_async_callback(self._stop_server, server)
-            registry = self._calling.registry
+            registry = self._client.registry
             await stack.enter_async_context(registry)
             self.node = Node(
                 id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
@@ -138,11 +138,11 @@ class Life:
                 metadata=node_metadata(config, server),
                 endpoints=server.endpoints(),
             )
-            await stack.enter_async_context(self._calling)
+            await stack.enter_async_context(self._client)
             stack.push_async_callback(self._on_stop)
-            if plan.lifespan is not None:
-                await stack.enter_async_context(_call(plan.lifespan, self._service))
-            for hook in plan.start_hooks:
+            if parts.lifespan is not None:
+                await stack.enter_async_context(_call(parts.lifespan, self._service))
+            for hook in parts.start_hooks:
                 await _run(hook, self._service)
             await server.start()
             await stack.enter_async_context(self._serving(server))
@@ -225,10 +225,10 @@ class Life:
     @property
     def _drain_delay(self) -> float:
         delay = self._config.drain_delay
-        return self._calling.registry.drain_delay if delay is None else delay
+        return self._client.registry.drain_delay if delay is None else delay
 
     async def _leave(self, server: Server) -> None:
-        await server.quieten(getattr(self._calling.registry, "notice", NOTICE))
+        await server.quieten(getattr(self._client.registry, "notice", NOTICE))
         await server.stop(self._config.stop_grace)
 
     async def _wait(self, seconds: float) -> None:
@@ -237,7 +237,7 @@ class Life:
                 await self._hurried.wait()
 
     async def _on_stop(self) -> None:
-        for hook in self._plan.stop_hooks:
+        for hook in self._parts.stop_hooks:
             try:
                 await _run(hook, self._service)
             except Exception:

@@ -16,14 +16,14 @@ from grpc_health.v1 import health_pb2
 from pymicro.rpc.status import NotFound
 from pymicro.serving.handlers.mark import handler
 
-__all__ = ["Health", "source"]
+__all__ = ["HealthService", "source"]
 
 _Response = health_pb2.HealthCheckResponse
 
 source = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 
-class Health:
+class HealthService:
     """The health of the server ("") and of each proto service, which stand and fall together.
 
     Args:
@@ -80,7 +80,7 @@ class Health:
         self._changed = asyncio.Event()
 
 
-class _HealthWithList(Health):
+class _HealthServiceWithList(HealthService):
     @handler
     async def list(self, request: Any) -> Any:
         """The status of every service."""
@@ -88,7 +88,7 @@ class _HealthWithList(Health):
         return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, response))
 
 
-def health_of(services: Iterable[str]) -> Health:
+def health_of(services: Iterable[str]) -> HealthService:
     """Health with List, where the installed grpcio-health-checking knows List."""
     # Without it the rpc is not in the proto either, so callers rightly hear UNIMPLEMENTED.
-    return _HealthWithList(services) if "List" in source.methods_by_name else Health(services)
+    return _HealthServiceWithList(services) if "List" in source.methods_by_name else HealthService(services)

@@ -19,16 +19,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.context import CallContext
 from pymicro.serving.handlers.inspection import place_of_function
-from pymicro.serving.handlers.types import Method, Rpc, Style
+from pymicro.serving.handlers.types import Rpc, RpcHandler, Style
 
-__all__ = ["reflection_methods"]
+__all__ = ["reflection_handlers"]
 
 T = TypeVar("T")
 
 _ALPHA, _V1 = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 
 
-def reflection_methods(services: Iterable[ServiceDescriptor]) -> list[Method]:
+def reflection_handlers(services: Iterable[ServiceDescriptor]) -> list[RpcHandler]:
     """The two reflection services, describing `services` and themselves."""
     described = list(services)
     names = {service.full_name for service in described}
@@ -42,7 +42,7 @@ def reflection_methods(services: Iterable[ServiceDescriptor]) -> list[Method]:
 
     # One function under both names: the messages of v1 have v1alpha's bytes.
     return [
-        Method(
+        RpcHandler(
             rpc=Rpc(
                 path=f"/{package}.ServerReflection/ServerReflectionInfo",
                 shape=Shape.STREAM_STREAM,

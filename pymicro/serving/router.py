@@ -13,8 +13,8 @@ from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.gomicro.caller import ORDINARY, Caller, caller_of
 from pymicro.serving.gomicro.codecs import ACCEPTED, is_json
 from pymicro.serving.gomicro.paths import Paths
-from pymicro.serving.handlers.servicers import adopt_method
-from pymicro.serving.served import Around, Handler, Served, refusing
+from pymicro.serving.handlers.servicers import adopt_handler
+from pymicro.serving.rpc_forms import GrpcHandler, RpcForms, Translate, refusing
 
 __all__ = ["Router"]
 
@@ -35,25 +35,25 @@ class Router(grpc.GenericRpcHandler):
         paths: The same ones, for who calls them by another prefix.
         dynamic: Other people's generic handlers, asked for paths not among these.
         dispatcher: Serves what those find.
-        around: As for `Served`.
+        translate: As for `RpcForms`.
     """
 
     def __init__(
         self,
-        served: Mapping[str, Served],
+        served: Mapping[str, RpcForms],
         paths: Paths,
         dynamic: Sequence[grpc.GenericRpcHandler],
         dispatcher: Dispatcher,
-        around: Around | None,
+        translate: Translate | None,
     ) -> None:
         self._ordinary = {path: one.ordinary for path, one in served.items()}
         self._served = dict(served)
         self._paths = paths
         self._dynamic = tuple(dynamic)
         self._dispatcher = dispatcher
-        self._around = around
+        self._translate = translate
 
-    def service(self, handler_call_details: Any) -> Handler:
+    def service(self, handler_call_details: Any) -> GrpcHandler:
         """Never None: a path that nobody serves is answered by who says so."""
         for key, _ in handler_call_details.invocation_metadata:
             if key in _MARKS:
@@ -64,7 +64,7 @@ class Router(grpc.GenericRpcHandler):
         found = self._ordinary.get(handler_call_details.method)
         return found if found is not None else self._otherwise(handler_call_details, ORDINARY, False)
 
-    def _marked(self, details: Any, caller: Caller) -> Handler:
+    def _marked(self, details: Any, caller: Caller) -> GrpcHandler:
         """For go-micro's callers, and others that name a form of messages."""
         json = is_json(caller.content_type)
         if json is None:
@@ -75,7 +75,7 @@ class Router(grpc.GenericRpcHandler):
             return self._otherwise(details, caller, json)
         return served.handler(json, caller.go_micro)
 
-    def _otherwise(self, details: Any, caller: Caller, json: bool) -> Handler:
+    def _otherwise(self, details: Any, caller: Caller, json: bool) -> GrpcHandler:
         path = details.method
         for generic in self._dynamic:
             try:
@@ -84,18 +84,18 @@ class Router(grpc.GenericRpcHandler):
                 log.exception("%s: the generic handler %r failed", path, generic)
                 continue
             if given is not None:
-                method, _ = adopt_method(path, given)
+                method, _ = adopt_handler(path, given)
                 if method is None:
                     return self._for(caller, given)
-                return Served(method, self._dispatcher, self._around).handler(json, caller.go_micro)
+                return RpcForms(method, self._dispatcher, self._translate).handler(json, caller.go_micro)
         like = self._paths.like(path)
         if len(like) == 1:
             return self._served[like[0]].handler(json, caller.go_micro)
         # Elsewhere it may be known: this address was another service's, or this node is an older one.
         return self._refuse(self._paths.explain(path), caller)
 
-    def _refuse(self, text: str, caller: Caller) -> Handler:
+    def _refuse(self, text: str, caller: Caller) -> GrpcHandler:
         return self._for(caller, refusing(text))
 
-    def _for(self, caller: Caller, handler: Handler) -> Handler:
-        return self._around(handler) if caller.go_micro and self._around else handler
+    def _for(self, caller: Caller, handler: GrpcHandler) -> GrpcHandler:
+        return self._translate(handler) if caller.go_micro and self._translate else handler

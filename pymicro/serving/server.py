@@ -14,22 +14,22 @@ import grpc
 
 from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
 from pymicro.nodes.wellknown import server_ping_interval
+from pymicro.rpc.grpcio import is_accept_loop, let_events_arrive, method_handlers
 from pymicro.serving import health as health_service
 from pymicro.serving.call.context import Draining, Serving
 from pymicro.serving.call.dispatch import Dispatcher
-from pymicro.serving.call.requests import settle
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.call_log import log_calls
 from pymicro.serving.endpoints import endpoints_of
 from pymicro.serving.gomicro.debug import Debug
 from pymicro.serving.gomicro.forms import GoMicro
 from pymicro.serving.gomicro.paths import Paths
-from pymicro.serving.handlers import HandlerTable, adopt, build, method_handlers
+from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.listen import listen
-from pymicro.serving.reflection import reflection_methods
+from pymicro.serving.reflection import reflection_handlers
 from pymicro.serving.router import Router
-from pymicro.serving.served import Served
+from pymicro.serving.rpc_forms import RpcForms
 
 if TYPE_CHECKING:
     from pymicro.nodes.node import Endpoint
@@ -82,7 +82,7 @@ class Server:
         self._dynamic: list[grpc.GenericRpcHandler] = []
         self._threads = HandlerThreads(config.handler_threads)
         self._serving: Serving | None = None
-        self._health: health_service.Health | None = None
+        self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
         self._server: grpc.aio.Server | None = None
         self._stopping = asyncio.Event()
@@ -179,10 +179,8 @@ class Server:
         """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
         before = asyncio.all_tasks()
         await self._bound().start()
-        # grpc only logs it if its accept loop breaks, and `wait_for_termination`
-        # does not return then as long as one call is open. So watch the task itself.
         for task in asyncio.all_tasks() - before:
-            if getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop"):
+            if is_accept_loop(task):  # grpc tells nobody if it breaks
                 task.add_done_callback(self._accept_loop_ended)
 
     def set_serving(self, serving: bool) -> None:
@@ -213,7 +211,7 @@ class Server:
         while not self._stopping.is_set():
             now, last = time.monotonic(), serving.last
             if now >= last + pause:
-                await settle()  # a loop that was held up has not seen yet what came meanwhile
+                await let_events_arrive()  # a loop that was held up has not seen yet what came meanwhile
                 if serving.last == last:
                     return
             elif now >= end:
@@ -245,8 +243,7 @@ class Server:
 
         Raises:
             PymicroError: grpc's accept loop broke: nobody is answered any more,
-                and this server cannot be started again. With grpcio 1.85 one
-                request does that, one whose path is no UTF-8.
+                and this server cannot be started again (see `rpc.grpcio.is_accept_loop`).
         """
         await self._stopped.wait()
         if self._broken is not None:
@@ -263,7 +260,7 @@ class Server:
         return self._bound_serving().draining
 
     def _router(
-        self, serving: Serving, health: health_service.Health, debug: Debug, gomicro: GoMicro
+        self, serving: Serving, health: health_service.HealthService, debug: Debug, gomicro: GoMicro
     ) -> Router:
         limit = self._config.max_message_size
         foreign = bool(self._foreign)
@@ -277,26 +274,26 @@ class Server:
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
-        methods += reflection_methods([*described, health_service.source])
+        methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
         # A user may bring their own.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        around = None if foreign else gomicro.around
+        translate = None if foreign else gomicro.translated
         served = {
-            method.rpc.path: Served(method, theirs if method.rpc.path in kept else users, around)
+            method.rpc.path: RpcForms(method, theirs if method.rpc.path in kept else users, translate)
             for table in self._tables.values()
             for method in table.methods
         }
         paths = Paths(served)
         for path, method in kept.items():
             if path not in served:
-                served[path] = Served(method, own, around)
+                served[path] = RpcForms(method, own, translate)
                 paths.add(path)
-        for method in debug.methods(self._config.server_name):
+        for method in debug.handlers(self._config.server_name):
             if not paths.like(method.rpc.path):  # a user's own Debug comes first
-                served[method.rpc.path] = Served(method, own, around)
+                served[method.rpc.path] = RpcForms(method, own, translate)
                 paths.add(method.rpc.path, by_end=True)
-        return Router(served, paths, self._dynamic, users, around)
+        return Router(served, paths, self._dynamic, users, translate)
 
     def _grpc_options(self) -> list[tuple[str, Any]]:
         ours = {

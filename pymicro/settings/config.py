@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.errors import ConfigError
-from pymicro.settings import plugins
+from pymicro.base.suggest import did_you_mean
 from pymicro.settings.kinds import (
     COUNT,
     DURATION,
@@ -257,7 +257,7 @@ def load(
     sources: dict[str, str] = {}
     for name, value in (code or {}).items():
         if name not in _SETTINGS:
-            hint = plugins.did_you_mean(name, list(_SETTINGS))
+            hint = did_you_mean(name, list(_SETTINGS))
             raise ConfigError(f"there is no setting {name!r}{hint}")
         if value is not None:
             _set(values, sources, name, value, "code")
@@ -287,7 +287,7 @@ def parse_flags(argv: Sequence[str]) -> dict[str, str]:
         name = head.lstrip("-").replace("-", "_")
         setting = _SETTINGS.get(name)
         if setting is None:
-            near = plugins.did_you_mean(name, list(_SETTINGS))
+            near = did_you_mean(name, list(_SETTINGS))
             near = re.sub(r"'(\w+)'", lambda match: flag_name(match[1]), near)
             raise ConfigError(f"unknown flag {head}{near}")
         if not equals:
@@ -343,7 +343,7 @@ def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
     """
     known = [setting.variable for setting in _SETTINGS.values()]
     return [
-        f"{name} is no setting{plugins.did_you_mean(name, known)}"
+        f"{name} is no setting{did_you_mean(name, known)}"
         for name in sorted(environ)
         if name.startswith(PREFIX)
         and name not in known

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.durations import format_duration, parse_duration
-from pymicro.settings import plugins
+from pymicro.base.suggest import did_you_mean
 
 __all__ = [
     "COUNT",
@@ -122,7 +122,7 @@ def one_of(*choices: str, **aliases: str) -> Kind:
         text = _text(value).strip().lower()
         text = aliases.get(text, text)
         if text not in choices:
-            hint = plugins.did_you_mean(text, list(choices))
+            hint = did_you_mean(text, list(choices))
             raise ValueError(f"{value!r} is none of {', '.join(choices)}{hint}")
         return text
 

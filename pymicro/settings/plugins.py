@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PluginError
+from pymicro.base.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BALANCERS", "REGISTRIES", "SELECTORS", "did_you_mean", "known", "load"]
+__all__ = ["BALANCERS", "REGISTRIES", "SELECTORS", "known", "load"]
 
 REGISTRIES = "pymicro.registries"
 SELECTORS = "pymicro.selectors"
@@ -34,12 +34,6 @@ def _found(group: str) -> dict[str, EntryPoint]:
 def known(group: str) -> list[str]:
     """Names of the installed plug-ins of an entry-point group, sorted."""
     return sorted(_found(group))
-
-
-def did_you_mean(word: str, candidates: list[str]) -> str:
-    """`; did you mean 'x'?` for the nearest candidate, or nothing."""
-    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def load(group: str, name: str) -> Callable[..., Any]:

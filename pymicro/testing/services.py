@@ -17,16 +17,16 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Unpack
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.suggest import did_you_mean
 from pymicro.client import Client
 from pymicro.discovery.registries.memory import MemoryRegistry
 from pymicro.rpc.status import RpcError, Unavailable
-from pymicro.settings.plugins import did_you_mean
 from pymicro.testing.faults import Faults
 
 if TYPE_CHECKING:
     from pymicro.calling.channel import Channel
     from pymicro.nodes.node import Node
-    from pymicro.runtime.assemble import Settings
+    from pymicro.runtime.base_client import Settings
     from pymicro.runtime.life import Life
     from pymicro.service import Service
 

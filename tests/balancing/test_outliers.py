@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pymicro.balancing.policy.decay import decay
-from pymicro.balancing.policy.outliers import Outliers, Record, most_out
+from pymicro.balancing.policy.outliers import History, Outliers, most_out
 
 
 def even(low: float, high: float) -> float:
@@ -20,8 +20,8 @@ class Watched:
         self.outliers = Outliers(self.now, even)
         self.outliers.keep((), "abc", self.now)
 
-    def __getitem__(self, key: str) -> Record:
-        return self.outliers.records[key]
+    def __getitem__(self, key: str) -> History:
+        return self.outliers.histories[key]
 
     def succeed(self, key: str, count: int = 1) -> None:
         self[key].successes += count
@@ -238,7 +238,7 @@ def test_records_are_kept_for_those_present_only() -> None:
     watched.serve("a", "----")
     watched.out_for("b")
     watched.outliers.keep((), "a", watched.now)
-    assert watched.serve("a", "-") != "", "the same record"
+    assert watched.serve("a", "-") != "", "the same history"
     watched.outliers.keep("ab", (), watched.now)
     watched.outliers.keep((), "ab", watched.now)
     assert watched.serve("a", "----") == ""

@@ -28,7 +28,7 @@ def test_nobody_is_spared_where_half_are_new(reachable: int, ramping: bool) -> N
     warming = Warming(10.0)
     for key in "ab":
         warming.joined(key, 100.0)
-    warming.settle(reachable, 101.0)
+    warming.review(reachable, 101.0)
     assert warming.ramping == ramping
 
 
@@ -36,10 +36,10 @@ def test_the_warm_ones_are_forgotten() -> None:
     warming = Warming(10.0)
     warming.joined("a", 100.0)
     warming.joined("b", 105.0)
-    warming.settle(3, 110.0)
+    warming.review(3, 110.0)
     assert len(warming) == 1
     assert warming.ramping
-    warming.settle(3, 115.0)
+    warming.review(3, 115.0)
     assert len(warming) == 0
     assert not warming.ramping
 
@@ -48,7 +48,7 @@ def test_once_the_last_one_is_seen_to_be_warm_nothing_more_is_asked() -> None:
     warming = Warming(10.0)
     warming.joined("a", 100.0)
     warming.joined("b", 101.0)
-    warming.settle(10, 101.0)
+    warming.review(10, 101.0)
     warming.share("a", 110.5)
     assert warming.ramping
     warming.share("b", 111.0)

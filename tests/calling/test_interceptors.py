@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import pymicro
 from greeter.v1 import greeter_pb2 as pb
 from pymicro import Client, ConfigError, MemoryRegistry
-from pymicro.calling.call.around import OutgoingCall
+from pymicro.calling.call.outgoing import OutgoingCall
 
 from .backends import count_down, greeter, hello, in_flight, stub
 

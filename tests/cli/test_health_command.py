@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from pymicro.calling.peers.health import Health, follow_health
+from pymicro.calling.peers.health import NodeHealth, follow_health
 from pymicro.discovery.registries.local import LocalRegistry
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import RpcError
@@ -145,12 +145,12 @@ async def test_bad_input_is_one_message(pymicro: Commands, argv: tuple[str, ...]
 @pytest.mark.parametrize("watched", [True, False])
 async def test_a_change_is_told_by_watch_or_else_found_by_asking_again(watched: bool) -> None:
     servicer: Any = health.aio.HealthServicer() if watched else CheckOnly()
-    told: asyncio.Queue[Health | RpcError] = asyncio.Queue()
+    told: asyncio.Queue[NodeHealth | RpcError] = asyncio.Queue()
 
     async def until(status: str) -> None:
         while True:
             found = await asyncio.wait_for(told.get(), PATIENCE)
-            assert isinstance(found, Health)
+            assert isinstance(found, NodeHealth)
             assert found.seconds >= 0
             if found.status == status:
                 return

@@ -11,7 +11,7 @@ from pymicro import MemoryRegistry, Service, kubernetes_service
 
 
 def settled(service: Service, *flags: str, **environ: str) -> tuple[str, str]:
-    config = service.settle(flags, environ)
+    config = service.config_for(flags, environ)
     return config.registry, config.selector
 
 
@@ -29,6 +29,6 @@ def test_an_operator_overrides_a_preset_and_so_does_a_keyword() -> None:
 def test_a_preset_takes_what_a_service_takes() -> None:
     assert inspect.signature(pymicro.kubernetes_service) == inspect.signature(Service)
     service = kubernetes_service("greeter", version="2", registry=MemoryRegistry())
-    assert service.settle((), {}).server_version == "2"
+    assert service.config_for((), {}).server_version == "2"
     with pytest.raises(pymicro.ConfigError, match="did you mean 'stop_grace'"):
-        kubernetes_service("greeter", stop_grac=1.0).settle((), {})  # type: ignore[call-arg]
+        kubernetes_service("greeter", stop_grac=1.0).config_for((), {})  # type: ignore[call-arg]

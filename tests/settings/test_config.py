@@ -10,7 +10,7 @@ import pytest
 
 from pymicro import ConfigError
 from pymicro.base.durations import format_duration, parse_duration
-from pymicro.runtime.assemble import Settings
+from pymicro.runtime.base_client import Settings
 from pymicro.settings.config import (
     Config,
     load,

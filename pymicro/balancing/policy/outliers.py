@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pymicro.balancing.policy.decay import decay
 
-__all__ = ["FAILURES", "PATIENCE", "Counts", "Outliers", "Record", "most_out"]
+__all__ = ["FAILURES", "PATIENCE", "Counts", "History", "Outliers", "most_out"]
 
 # UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: what a
 # broken node says, as 5xx is in HTTP. The others are answers about the request; and
@@ -71,7 +71,7 @@ class Counts:
         self._looked = now
 
 
-class Record(Counts):
+class History(Counts):
     """What is remembered of one node.
 
     Attributes:
@@ -94,7 +94,7 @@ class Record(Counts):
 
 
 class Outliers:
-    """The records of a service's nodes.
+    """The histories of a service's nodes.
 
     A node is an outlier after five failures in a row, or when at least half of twenty
     calls or more within about ten seconds failed and the other nodes do clearly better.
@@ -105,7 +105,7 @@ class Outliers:
     How many may be out is for the caller to say (`most_out`).
 
     Attributes:
-        records: By node key.
+        histories: By node key.
         ejected: Those of them that are out.
         everyone: The counts of all together.
 
@@ -116,64 +116,64 @@ class Outliers:
 
     def __init__(self, now: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
         self._uniform = uniform
-        self.records: dict[str, Record] = {}
-        self.ejected: dict[str, Record] = {}
+        self.histories: dict[str, History] = {}
+        self.ejected: dict[str, History] = {}
         self.everyone = Counts(now)
 
     def keep(self, gone: Iterable[str], present: Iterable[str], now: float) -> None:
-        """Drop the records of those gone, and open one for each that is new."""
+        """Drop the histories of those gone, and open one for each that is new."""
         for key in gone:
-            self.records.pop(key, None)
+            self.histories.pop(key, None)
             self.ejected.pop(key, None)
         for key in present:
-            if key not in self.records:
-                self.records[key] = Record(now)
+            if key not in self.histories:
+                self.histories[key] = History(now)
 
-    def fail(self, record: Record, now: float) -> str:
+    def fail(self, history: History, now: float) -> str:
         """Count a failure of a node that is in; why it should be ejected, or nothing."""
-        record.in_a_row = 1 if record.successes else record.in_a_row + 1
-        record.fail(now)
+        history.in_a_row = 1 if history.successes else history.in_a_row + 1
+        history.fail(now)
         self.everyone.fail(now)
-        if record.in_a_row >= IN_A_ROW:
-            return f"{record.in_a_row} calls in a row failed"
-        calls = record.succeeded + record.failed
-        if calls < LEAST_CALLS or record.failed < RATE * calls:
+        if history.in_a_row >= IN_A_ROW:
+            return f"{history.in_a_row} calls in a row failed"
+        calls = history.succeeded + history.failed
+        if calls < LEAST_CALLS or history.failed < RATE * calls:
             return ""
-        others_failed = max(0.0, self.everyone.failed - record.failed)
-        others = others_failed + max(0.0, self.everyone.succeeded - record.succeeded)
+        others_failed = max(0.0, self.everyone.failed - history.failed)
+        others = others_failed + max(0.0, self.everyone.succeeded - history.succeeded)
         # Without calls elsewhere there is nothing to be worse than.
-        if others < LEAST_CALLS or record.failed * others < WORSE * others_failed * calls:
+        if others < LEAST_CALLS or history.failed * others < WORSE * others_failed * calls:
             return ""
-        return f"{record.failed / calls:.0%} of about {calls:.0f} calls failed"
+        return f"{history.failed / calls:.0%} of about {calls:.0f} calls failed"
 
     def eject(self, key: str, now: float) -> float:
         """Put a node out, or keep it out after its probe failed; seconds until the next probe."""
-        record = self.records[key]
-        if not record.out:
-            record.doublings = max(0, record.doublings - int((now - record.since) / FORGET))
-            record.out = True
-            record.since = now
-            self.ejected[key] = record
+        history = self.histories[key]
+        if not history.out:
+            history.doublings = max(0, history.doublings - int((now - history.since) / FORGET))
+            history.out = True
+            history.since = now
+            self.ejected[key] = history
             # Its failures are paid for, and no longer those of everyone.
-            self.everyone.failed = max(0.0, self.everyone.failed - record.failed)
-            self.everyone.succeeded = max(0.0, self.everyone.succeeded - record.succeeded)
-        seconds = min(LONGEST, SHORTEST * 2.0**record.doublings) * self._uniform(1 - JITTER, 1 + JITTER)
+            self.everyone.failed = max(0.0, self.everyone.failed - history.failed)
+            self.everyone.succeeded = max(0.0, self.everyone.succeeded - history.succeeded)
+        seconds = min(LONGEST, SHORTEST * 2.0**history.doublings) * self._uniform(1 - JITTER, 1 + JITTER)
         # No more than lead to the longest: what is forgotten later should show.
-        if SHORTEST * 2.0**record.doublings < LONGEST:
-            record.doublings += 1
-        record.due = now + seconds
-        record.probe = None
+        if SHORTEST * 2.0**history.doublings < LONGEST:
+            history.doublings += 1
+        history.due = now + seconds
+        history.probe = None
         return seconds
 
     def back(self, key: str, now: float) -> float:
         """Take a node in again; seconds it was out."""
-        record = self.ejected.pop(key)
-        seconds = now - record.since
-        record.out = False
-        record.since = now
-        record.probe = None
-        record.in_a_row = 0
-        record.start(now)
+        history = self.ejected.pop(key)
+        seconds = now - history.since
+        history.out = False
+        history.since = now
+        history.probe = None
+        history.in_a_row = 0
+        history.start(now)
         return seconds
 
 

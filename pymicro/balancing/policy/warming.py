@@ -39,7 +39,7 @@ class Warming:
         """A node is gone."""
         self._since.pop(key, None)
 
-    def settle(self, reachable: int, now: float) -> None:
+    def review(self, reachable: int, now: float) -> None:
         """Look who is warm by now, and whether the others can spare the rest.
 
         Where half of the nodes or more are new, as after a deployment, sparing them

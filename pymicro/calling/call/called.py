@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pymicro.base.tasks import Tasks
     from pymicro.calling.call.deferred import Deferred
-    from pymicro.calling.connections.method import MethodSpec
+    from pymicro.calling.connections.method import Method
 
 __all__ = ["Called", "Waiting"]
 
@@ -20,7 +20,7 @@ __all__ = ["Called", "Waiting"]
 class Waiting(Protocol):
     """A call object of the user's, whose real call starts later."""
 
-    def wait_for(self, deferred: Deferred) -> None:
+    def begins_later(self, deferred: Deferred) -> None:
         """The real call will start later, for the first time or again."""
         ...
 
@@ -33,14 +33,14 @@ class Called(Protocol):
     """One method on one channel, as `MultiCallable` is.
 
     Attributes:
-        spec: The method as a stub asks for it.
+        method: The method as a stub asks for it.
         callee: Service and method, for errors.
         call_type: Makes the call object that the user gets.
         drops: Whether a call that nobody holds any more is cancelled.
         streams: Whether there is a stream of requests.
     """
 
-    spec: MethodSpec
+    method: Method
     callee: str
     call_type: type[Any]
     drops: bool

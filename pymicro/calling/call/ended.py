@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from pymicro.rpc.grpcio import ALREADY_FINISHED, LOCALLY_CANCELLED
 from pymicro.rpc.status import RpcError
 
 __all__ = ["Ended"]
@@ -62,7 +63,7 @@ class Ended:
 
     async def details(self) -> str:
         if isinstance(self._error, asyncio.CancelledError):
-            return "Locally cancelled by application!"  # grpc.aio's own words for it
+            return LOCALLY_CANCELLED
         if isinstance(self._error, grpc.aio.AioRpcError):
             return self._error.details() or ""
         return "" if self._error is None else f"{type(self._error).__name__}: {self._error}"
@@ -99,7 +100,7 @@ class Ended:
         return grpc.aio.EOF
 
     async def write(self, request: Any) -> None:
-        raise asyncio.InvalidStateError("RPC already finished.")
+        raise asyncio.InvalidStateError(ALREADY_FINISHED)
 
     async def done_writing(self) -> None:
         """Nothing to do: there is nobody to tell."""

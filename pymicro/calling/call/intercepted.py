@@ -18,8 +18,8 @@ import grpc
 import grpc.aio
 
 from pymicro.base.errors import ConfigError
-from pymicro.calling.call.around import around
 from pymicro.calling.call.ended import Ended
+from pymicro.calling.call.outgoing import intercept
 from pymicro.calling.call.writes import Writes
 from pymicro.rpc.wire.shape import Shape
 
@@ -78,7 +78,7 @@ class Interception:
 
     def call(
         self,
-        method: Called,
+        called: Called,
         request: Any,
         timeout: float | None,
         metadata: Any,
@@ -86,24 +86,24 @@ class Interception:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
-        """Start a call through the chain; what `method` returns to its user."""
-        chain = self._chains[method.shape]
+        """Start a call through the chain; what `called` returns to its user."""
+        chain = self._chains[called.shape]
         if not chain:
-            return method.direct(request, timeout, metadata, credentials, wait_for_ready, compression)
+            return called.direct(request, timeout, metadata, credentials, wait_for_ready, compression)
         details = grpc.aio.ClientCallDetails(
-            method.path.encode(),  # type: ignore[arg-type] # bytes in fact, as in grpc.aio
+            called.path.encode(),  # type: ignore[arg-type] # bytes in fact, as in grpc.aio
             timeout,
             metadata if isinstance(metadata, grpc.aio.Metadata) else grpc.aio.Metadata(*(metadata or ())),
             credentials,
             wait_for_ready,
         )
         writes = None
-        if request is None and method.shape.request_streaming:
+        if request is None and called.shape.request_streaming:
             request = writes = Writes()
 
         async def last(details: grpc.aio.ClientCallDetails, request: Any) -> Any:
             path = details.method.decode() if isinstance(details.method, bytes) else details.method
-            return method.elsewhere(path).direct(
+            return called.elsewhere(path).direct(
                 request,
                 details.timeout,
                 details.metadata,
@@ -113,18 +113,18 @@ class Interception:
             )
 
         async def begin() -> Any:
-            return await _run(method, chain, last, details, request)
+            return await _run(called, chain, last, details, request)
 
         loop = asyncio.get_running_loop()
-        outer: Any = method.call_type(method.callee)
+        outer: Any = called.call_type(called.callee)
         if writes is not None:
             outer.write_to(writes)
-        method.defer(outer, begin, None if timeout is None else loop.time() + timeout)
+        called.defer(outer, begin, None if timeout is None else loop.time() + timeout)
         return outer
 
 
 async def _run(
-    method: Called,
+    called: Called,
     chain: tuple[Any, ...],
     last: Continue,
     details: grpc.aio.ClientCallDetails,
@@ -137,15 +137,15 @@ async def _run(
 
     async def proceed(details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         nonlocal inner
-        inner = await _run(method, rest, last, details, request)
+        inner = await _run(called, rest, last, details, request)
         return inner
 
     if not isinstance(interceptor, grpc.aio.ClientInterceptor):
-        return await around(interceptor, method, proceed, details, request)
-    result = await getattr(interceptor, _FOREIGN[method.shape][1])(proceed, details, request)
+        return await intercept(interceptor, called, proceed, details, request)
+    result = await getattr(interceptor, _FOREIGN[called.shape][1])(proceed, details, request)
     if isinstance(result, grpc.aio.Call):
         return result
-    if method.shape.response_streaming:
+    if called.shape.response_streaming:
         return _IteratedCall(inner if inner is not None else Ended(), result)
     return Ended(response=result)
 

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from pymicro.base.tasks import Tasks
+from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.called import Waiting
 from pymicro.calling.call.channel_state import ChannelState
 from pymicro.calling.call.deferred import Deferred
@@ -21,8 +22,7 @@ from pymicro.calling.call.objects import (
     UnaryUnaryCall,
     _Call,
 )
-from pymicro.calling.call.plan import Plan
-from pymicro.calling.connections.method import MethodSpec
+from pymicro.calling.connections.method import Method
 from pymicro.rpc.scope import CallScope, scope
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.shape import Shape
@@ -54,7 +54,7 @@ class MultiCallable:
 
     Args:
         channel: Ours, which knows the nodes.
-        spec: The method.
+        method: The method.
 
     Attributes:
         callee: Service and method, for errors.
@@ -67,10 +67,10 @@ class MultiCallable:
     streams = False
     _limited = False  # whether the channel's default timeout holds for it
 
-    def __init__(self, channel: ChannelState, spec: MethodSpec) -> None:
+    def __init__(self, channel: ChannelState, method: Method) -> None:
         self._channel = channel
-        self.spec = spec
-        self.callee = f"{channel.service}{spec.method}"
+        self.method = method
+        self.callee = f"{channel.service}{method.path}"
 
     @property
     def service(self) -> str:
@@ -80,17 +80,17 @@ class MultiCallable:
     @property
     def path(self) -> str:
         """`/package.Service/Method`."""
-        return self.spec.method
+        return self.method.path
 
     @property
     def shape(self) -> Shape:
         """Which sides stream."""
-        return self.spec.shape
+        return self.method.shape
 
     @property
     def idempotent(self) -> bool:
         """Whether the method may run twice: the channel, its proto or a peer says so."""
-        return self._channel.marks(self.path) or self.spec.idempotent
+        return self._channel.marks(self.path) or self.method.idempotent
 
     @property
     def logged(self) -> bool:
@@ -104,9 +104,9 @@ class MultiCallable:
 
     def elsewhere(self, path: str) -> MultiCallable:
         """The same with another method's path, which an interceptor may ask for."""
-        if path == self.spec.method:
+        if path == self.method.path:
             return self
-        return type(self)(self._channel, self.spec.renamed(path))
+        return type(self)(self._channel, self.method.renamed(path))
 
     def _start(
         self,
@@ -147,15 +147,15 @@ class MultiCallable:
             # Of most calls it is all the metadata, made once: grpc.aio would make its own kind
             # of object of a tuple for each call, which is half of what a header costs.
             metadata = _signed(metadata, channel.caller) if metadata else channel.caller
-        plan = Plan(self, target, channel.live, request, timeout, metadata, credentials, compression)
-        found = target.pick(self.spec.info)
+        attempts = Attempts(self, target, channel.live, request, timeout, metadata, credentials, compression)
+        found = target.pick(self.method.info)
         if found is None:
             call = self.call_type(self.callee)
-            self.defer(call, partial(plan.start_later, bool(wait_for_ready)), plan.deadline)
+            self.defer(call, partial(attempts.start_later, bool(wait_for_ready)), attempts.deadline)
         else:
-            call = self.call_type(self.callee, plan.start(found), found[0].node)
-        call.plan = plan
-        plan.owner = weakref.ref(call) if self.drops else call
+            call = self.call_type(self.callee, attempts.start(found), found[0].node)
+        call.attempts = attempts
+        attempts.owner = weakref.ref(call) if self.drops else call
         return call
 
     def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
@@ -170,7 +170,9 @@ class MultiCallable:
             return True
 
         channel = self._channel
-        call.wait_for(Deferred(begin, handover, channel.tasks, channel.live, f"call {self.path}", deadline))
+        call.begins_later(
+            Deferred(begin, handover, channel.tasks, channel.live, f"call {self.path}", deadline)
+        )
 
     def _inherit(
         self, serving: CallScope, timeout: float | None, metadata: Metadata
@@ -194,75 +196,56 @@ def _signed(metadata: Metadata, caller: grpc.aio.Metadata) -> Metadata:
     return (*metadata, *caller)
 
 
-class UnaryUnaryMultiCallable(MultiCallable, _UnaryUnary):
+class _OneRequest(MultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _Requests(MultiCallable):
+    streams = True
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryUnaryMultiCallable(_OneRequest, _UnaryUnary):
     """`await stub.Method(request)`."""
 
     call_type = UnaryUnaryCall
     drops = False
     _limited = True
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-
-class UnaryStreamMultiCallable(MultiCallable, _UnaryStream):
+class UnaryStreamMultiCallable(_OneRequest, _UnaryStream):
     """`async for response in stub.Method(request)`."""
 
     call_type = UnaryStreamCall
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-
-class StreamUnaryMultiCallable(MultiCallable, _StreamUnary):
+class StreamUnaryMultiCallable(_Requests, _StreamUnary):
     """`await stub.Method(requests)`, or with `write` and `done_writing`."""
 
     call_type = StreamUnaryCall
-    streams = True
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamStreamMultiCallable(MultiCallable, _StreamStream):
+class StreamStreamMultiCallable(_Requests, _StreamStream):
     """`async for response in stub.Method(requests)`, or with `read` and `write`."""
 
     call_type = StreamStreamCall
-    streams = True
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)

@@ -27,7 +27,7 @@ from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.status import from_aio
 
 if TYPE_CHECKING:
-    from pymicro.calling.call.plan import Plan
+    from pymicro.calling.call.attempts import Attempts
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall", "UnaryUnaryCall"]
 
@@ -45,7 +45,7 @@ class _Call:
         node: The node it went to; None if it is not known (yet).
     """
 
-    plan: Plan | None = None
+    attempts: Attempts | None = None
     _call: Any = None
     _deferred: Deferred | None = None
     _callbacks: list[DoneCallback] | None = None
@@ -57,7 +57,7 @@ class _Call:
 
     # Beginning
 
-    def wait_for(self, deferred: Deferred) -> None:
+    def begins_later(self, deferred: Deferred) -> None:
         """The call underneath will start later, for the first time or again."""
         self._call = None
         self._deferred = deferred
@@ -65,8 +65,8 @@ class _Call:
     def begun(self, call: Any) -> None:
         """The call underneath has started, for the first time or again on another node."""
         self._call = call
-        if self.plan is not None:
-            self.node = self.plan.node
+        if self.attempts is not None:
+            self.node = self.attempts.node
         if self._callbacks:
             call.add_done_callback(self._fire_later(call))
 
@@ -86,17 +86,17 @@ class _Call:
 
     def _commit(self) -> None:
         """Messages have passed: the call cannot be started again."""
-        if self.plan is not None:
-            self.plan.committed = True
+        if self.attempts is not None:
+            self.attempts.committed = True
 
     def _ends(self, call: Any, error: AioRpcError) -> bool:
         """Whether this is the end, and not that of an attempt after which there is another one."""
-        return call is self._call and not (self.plan is not None and self.plan.reconsider(error))
+        return call is self._call and not (self.attempts is not None and self.attempts.reconsider(error))
 
     def _error(self, exc: AioRpcError) -> RpcError:
         if not isinstance(exc, RpcError):
-            attempts = self.plan.attempts if self.plan is not None else 1
-            return from_aio(exc, node=self.node, callee=self._callee, attempts=attempts)
+            made = self.attempts.made if self.attempts is not None else 1
+            return from_aio(exc, node=self.node, callee=self._callee, attempts=made)
         if exc.callee is None:  # made on this side, before there was a node
             exc.callee = self._callee
         return exc
@@ -141,7 +141,7 @@ class _Call:
             callback(self)
 
     # grpc.aio.Call. Code and details are those of the exception: of a go-micro server's error
-    # they are read out of its text, by the call that holds the real one and knows its plan.
+    # they are read out of its text, by the call that holds the real one and knows its attempts.
 
     async def initial_metadata(self) -> Any:
         return await self._ask("initial_metadata")
@@ -151,13 +151,13 @@ class _Call:
 
     async def code(self) -> Any:
         code = await self._ask("code")
-        if code is _OK or self.plan is None:
+        if code is _OK or self.attempts is None:
             return code
         return read_status(code, await self._ask("details") or "")[0]
 
     async def details(self) -> Any:
         text = await self._ask("details")
-        if not text or self.plan is None:
+        if not text or self.attempts is None:
             return text
         return read_status(await self._ask("code"), text)[1]
 
@@ -195,8 +195,8 @@ class _UnaryResponse(_Call):
                 if self._ends(call, exc):
                     raise self._error(exc) from None
             except BaseException:
-                # Cancelled while it waited; or the request could not be serialized, of
-                # which grpc.aio makes no status: the call must end all the same.
+                # Somebody cancelled the wait, or the request cannot be sent, which does not
+                # end a call of grpc.aio's. The call must end all the same.
                 if not self.done():
                     self.cancel()
                 raise
@@ -205,7 +205,7 @@ class _UnaryResponse(_Call):
 class _Dropped(_Call):
     """A call that ends when nobody holds it any more.
 
-    grpc.aio lets a stream whose reader has gone away run for ever. So nothing
+    grpc.aio lets a stream that nobody reads any more run for ever. So nothing
     that lives as long as the real call may hold this object.
     """
 
@@ -241,9 +241,9 @@ class _Dropped(_Call):
 class _StreamResponse(_Dropped):
     _messages: AsyncIterator[Any] | None = None
 
-    def wait_for(self, deferred: Deferred) -> None:
+    def begins_later(self, deferred: Deferred) -> None:
         self._messages = None
-        super().wait_for(deferred)
+        super().begins_later(deferred)
 
     def begun(self, call: Any) -> None:
         self._messages = None

@@ -11,6 +11,7 @@ import grpc.aio
 
 from pymicro.balancing.balancer import CANCELLED, OUTCOMES, Outcome
 from pymicro.nodes.node import Node
+from pymicro.rpc.grpcio import cancelled_here, now
 from pymicro.rpc.wire.gomicro import ErrorJson, read_status
 
 __all__ = ["log_end", "logs_calls", "outcome_of", "trailers_of"]
@@ -27,22 +28,9 @@ _OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for c
 _REFUSED = _OUTCOMES[grpc.StatusCode.FAILED_PRECONDITION]
 
 
-def _now(value: Any) -> Any:
-    """The result of a coroutine that is known not to suspend.
-
-    In a done callback a call's `code()` and its like return at once, for every
-    outcome; a Task only to ask for it would cost more than the rest of the callback.
-    """
-    try:
-        value.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise RuntimeError(f"{value!r} suspended although its call is done")
-
-
 def outcome_of(call: Any) -> Outcome:
     """How a done grpc.aio call ended."""
-    try:  # what `_now` does, without a call of its own: each of our calls comes by here
+    try:  # `now`, written out here because every call comes by
         call.code().send(None)
     except StopIteration as stop:
         code = stop.value
@@ -50,9 +38,7 @@ def outcome_of(call: Any) -> Outcome:
         raise RuntimeError(f"{call!r} is not done")
     if code is _OK:
         return OUTCOMES[0]
-    # grpc.aio leaves the debug string out of exactly those statuses that it made up
-    # itself because our side cancelled; grpc-core always writes one.
-    if code is _CANCELLED and _now(call.debug_error_string()) is None:
+    if code is _CANCELLED and cancelled_here(call):
         return CANCELLED
     meant, error = _meant(call, code)
     if meant is _UNKNOWN and error is not None and error.code // 100 != 5:
@@ -61,13 +47,13 @@ def outcome_of(call: Any) -> Outcome:
 
 
 def _meant(call: Any, code: grpc.StatusCode) -> tuple[grpc.StatusCode, ErrorJson | None]:
-    meant, _, error = read_status(code, _now(call.details()) or "")
+    meant, _, error = read_status(code, now(call.details()) or "")
     return meant, error
 
 
 def trailers_of(call: Any) -> dict[str, str | bytes]:
     """The trailing metadata of a done grpc.aio call; of two with one key the last."""
-    return dict(_now(call.trailing_metadata()) or ())
+    return dict(now(call.trailing_metadata()) or ())
 
 
 def logs_calls() -> bool:
@@ -79,7 +65,7 @@ def log_end(callee: str, node: Node) -> Callable[[Any], None]:
     """A done callback that writes a line about the call."""
 
     def write(call: Any) -> None:
-        code, _ = _meant(call, _now(call.code()))
+        code, _ = _meant(call, now(call.code()))
         ended = "cancelled here" if outcome_of(call).local else f"status {code.value[0]}"
         log.debug("%s on %s: %s", callee, node.address, ended)
 

@@ -32,7 +32,7 @@ class Replay:
         self._asking = False
         self._ended = False
         self._error: BaseException | None = None
-        self._settled: asyncio.Future[None] | None = None
+        self._arrival: asyncio.Future[None] | None = None
         self._reader: Any = None
 
     def reader(self) -> Any:
@@ -55,23 +55,23 @@ class Replay:
     def _got(self, request: Any) -> Any:
         if not self._lost:
             self._kept.append(request)
-        self._settle()
+        self._arrived()
         return request
 
     def _end(self, error: BaseException | None = None) -> None:
         self._ended = True
         self._error = error
-        self._settle()
+        self._arrived()
 
-    def _settle(self) -> None:
+    def _arrived(self) -> None:
         self._asking = False
-        if self._settled is not None and not self._settled.done():
-            self._settled.set_result(None)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     async def _wait(self) -> None:
         """Until what another reader asked the source for is there."""
-        self._settled = asyncio.get_running_loop().create_future()
-        await self._settled
+        self._arrival = asyncio.get_running_loop().create_future()
+        await self._arrival
 
 
 class _AsyncReader:

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import grpc.aio
 
+from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED
+
 __all__ = ["Writes"]
 
 
@@ -44,10 +46,10 @@ class Writes:
                 the texts are grpc.aio's.
         """
         if self._closed:
-            raise asyncio.InvalidStateError('RPC is half closed after calling "done_writing".')
+            raise asyncio.InvalidStateError(HALF_CLOSED)
         await self._put(request)
         if self._ended.done():
-            raise asyncio.InvalidStateError("RPC already finished.")
+            raise asyncio.InvalidStateError(ALREADY_FINISHED)
 
     async def close(self) -> None:
         """There are no more requests."""

@@ -16,7 +16,7 @@ from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.errors import PymicroError
 from pymicro.base.tasks import Tasks
-from pymicro.calling.connections.method import MethodSpec
+from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target
@@ -27,7 +27,7 @@ from pymicro.settings.config import Config
 
 __all__ = ["ClientCore", "Opened"]
 
-MOST_SPECS = 4096
+MOST_METHODS = 4096
 
 
 class Opened(Protocol):
@@ -56,7 +56,7 @@ class ClientCore:
         self._selector: Selector | None = None
         # Each client takes its own part of the nodes of a large service.
         self._seed = secrets.token_hex(8)
-        self._specs: dict[tuple[Any, ...], MethodSpec] = {}
+        self._methods: dict[tuple[Any, ...], Method] = {}
         self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
         self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
 
@@ -103,14 +103,14 @@ class ClientCore:
         finally:
             await self._pool.close()
 
-    def spec(self, *parts: Any) -> MethodSpec:
-        """The one spec of a method, as `MethodSpec(*parts)` makes it."""
-        found = self._specs.get(parts)
+    def method(self, *parts: Any) -> Method:
+        """The one object of a method, as `Method(*parts)` makes it."""
+        found = self._methods.get(parts)
         if found is None:
             # A serializer made anew for each stub would fill the table without end.
-            found = MethodSpec(*parts, shared=len(self._specs) < MOST_SPECS)
+            found = Method(*parts, shared=len(self._methods) < MOST_METHODS)
             if found.shared:
-                self._specs[parts] = found
+                self._methods[parts] = found
         return found
 
     def target(self, channel: Opened, service: str, which: Filter, options: ChannelOptions) -> Target:

@@ -12,10 +12,10 @@ from pymicro.base.errors import ConfigError
 from pymicro.rpc.idempotent import proto_says_idempotent
 from pymicro.rpc.wire.shape import Shape
 
-__all__ = ["Marks", "MethodSpec"]
+__all__ = ["Marks", "Method"]
 
 
-class MethodSpec:
+class Method:
     """A method as a stub asks a channel for it; compared by identity.
 
     One exists for each method, however many stubs there are, so that a node
@@ -33,7 +33,7 @@ class MethodSpec:
         "asked_peer",
         "idempotent_there",
         "info",
-        "method",
+        "path",
         "shape",
         "shared",
     )
@@ -49,7 +49,7 @@ class MethodSpec:
         shared: bool,
     ) -> None:
         self.shared = shared
-        self.method = method
+        self.path = method
         self.info = CallInfo(method)
         self.shape = shape
         self._arguments = (method, request_serializer, response_deserializer)
@@ -62,7 +62,7 @@ class MethodSpec:
     def idempotent(self) -> bool:
         """Whether the method's proto or a peer says that it may run twice."""
         if self._idempotent_here is None:
-            self._idempotent_here = proto_says_idempotent(self.method)
+            self._idempotent_here = proto_says_idempotent(self.path)
         return self._idempotent_here or self.idempotent_there
 
     def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
@@ -72,10 +72,10 @@ class MethodSpec:
         )
         return bound
 
-    def renamed(self, method: str) -> MethodSpec:
+    def renamed(self, method: str) -> Method:
         """The same for another path; for one call, so it is not shared."""
         _, serializer, deserializer = self._arguments
-        return MethodSpec(self.shape, method, serializer, deserializer, False, shared=False)
+        return Method(self.shape, method, serializer, deserializer, False, shared=False)
 
 
 class Marks:

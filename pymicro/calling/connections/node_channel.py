@@ -12,11 +12,12 @@ import grpc
 import grpc.aio
 
 from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
 from pymicro.nodes.node import Node
 from pymicro.settings.config import Config
 
-__all__ = ["Cancellable", "NodeChannel", "NodeChannels", "Spec"]
+__all__ = ["Cancellable", "NodeChannel", "NodeChannels"]
 
 # Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
 # would block every call for 40 ms.
@@ -33,16 +34,6 @@ _READY = grpc.ChannelConnectivity.READY
 _IDLE = grpc.ChannelConnectivity.IDLE
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
-
-
-class Spec(Protocol):
-    """A method as a stub asks for it: makes its multicallable on a real channel."""
-
-    shared: bool
-
-    def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
-        """The grpc.aio multicallable of this method on `channel`."""
-        ...
 
 
 class Cancellable(Protocol):
@@ -109,7 +100,7 @@ class NodeChannel:
         self._closed = closed
         self._real: grpc.aio.Channel | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._bound: dict[Spec, Callable[..., Any]] = {}
+        self._bound: dict[Method, Callable[..., Any]] = {}
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -163,15 +154,15 @@ class NodeChannel:
             for listener in list(self._listeners):
                 listener()
 
-    def bind(self, spec: Spec) -> Callable[..., Any]:
-        """The multicallable of `spec` on the real channel, made once if the spec is shared."""
+    def bind(self, method: Method) -> Callable[..., Any]:
+        """The multicallable of `method` on the real channel, made once if the method is shared."""
         try:
-            return self._bound[spec]
+            return self._bound[method]
         except KeyError:
             real = self._real if self._real is not None else self._open()
-            bound = spec.bind(real)
-            if spec.shared:
-                self._bound[spec] = bound
+            bound = method.bind(real)
+            if method.shared:
+                self._bound[method] = bound
             return bound
 
     def ended(self, call: Cancellable) -> None:

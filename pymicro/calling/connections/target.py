@@ -27,7 +27,7 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 from pymicro.nodes.wellknown import others_text
 from pymicro.rpc.status import DeadlineExceeded, Unavailable
 
-__all__ = ["Filter", "Found", "Target"]
+__all__ = ["Filter", "PickedChannel", "Target"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -47,7 +47,7 @@ HELD_BACK_INTERVAL = 10.0
 OFFERED_UNCONNECTED = 16
 
 # The pick, its node's channel, and whether that was READY.
-Found = tuple[Pick, NodeChannel, bool]
+PickedChannel = tuple[Pick, NodeChannel, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +247,12 @@ class Target:
 
     # Picking
 
-    def pick(self, call: CallInfo) -> Found | None:
+    def pick(self, call: CallInfo) -> PickedChannel | None:
         """A node to call now, or None if there is none or it must be waited for."""
         if not self._any_pickable:
             return None
         pick_one, channels = self.chooser.pick, self.channels
-        second_best: Found | None = None
+        second_best: PickedChannel | None = None
         misses = 0
         while True:
             try:
@@ -280,7 +280,7 @@ class Target:
             # Not connected (yet), or fell away since the last update: another one.
             call = CallInfo(call.method, call.tried | {pick.node.key})
 
-    async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> Found:
+    async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> PickedChannel:
         """A node to call as soon as there is one.
 
         Args:
@@ -313,7 +313,7 @@ class Target:
                     f"no node for {self.service} in time: {self._known()}", from_peer=False
                 ) from None
 
-    def _least_bad(self, call: CallInfo) -> Found:
+    def _least_bad(self, call: CallInfo) -> PickedChannel:
         """Any node, although none is connected: grpc-core fails the call with the reason."""
         if self._scheduled is not None:
             self._update()  # the chooser must know all of them, not those of 10 ms ago

@@ -21,14 +21,14 @@ from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.status import from_aio
 from pymicro.settings.config import Config
 
-__all__ = ["Health", "check_health", "follow_health"]
+__all__ = ["NodeHealth", "check_health", "follow_health"]
 
 _CHECK: Final = "/grpc.health.v1.Health/Check"
 _WATCH: Final = "/grpc.health.v1.Health/Watch"
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class NodeHealth:
     """What a node says of itself.
 
     Attributes:
@@ -45,7 +45,7 @@ class Health:
         return self.status == "SERVING"
 
 
-async def check_health(node: Node, config: Config, *, service: str = "", timeout: float = 3.0) -> Health:
+async def check_health(node: Node, config: Config, *, service: str = "", timeout: float = 3.0) -> NodeHealth:
     """Ask a node for its health, over a connection of its own, as a call would reach it.
 
     Args:
@@ -68,7 +68,7 @@ async def check_health(node: Node, config: Config, *, service: str = "", timeout
 async def follow_health(
     node: Node,
     config: Config,
-    tell: Callable[[Health | RpcError], None],
+    tell: Callable[[NodeHealth | RpcError], None],
     *,
     service: str = "",
     timeout: float = 3.0,
@@ -87,7 +87,7 @@ async def follow_health(
         timeout: Seconds for each question.
         interval: Seconds between two questions.
     """
-    last = Health("UNKNOWN", math.nan)
+    last = NodeHealth("UNKNOWN", math.nan)
 
     async def ask(channel: grpc.aio.Channel) -> None:
         nonlocal last
@@ -132,7 +132,7 @@ def _open_channel(node: Node, config: Config) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(dial_target(node), options=channel_arguments(config, node, ()))
 
 
-async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: float) -> Health:
+async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: float) -> NodeHealth:
     check: Any = channel.unary_unary(
         _CHECK,
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -146,7 +146,7 @@ async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: f
         raise
     except grpc.aio.AioRpcError as exc:
         raise from_aio(exc, node=node, callee=_CHECK) from exc
-    return Health(_name_of(answer.status), loop.time() - asked)
+    return NodeHealth(_name_of(answer.status), loop.time() - asked)
 
 
 def _name_of(status: int) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 from pymicro.base.errors import ConfigError
 from pymicro.base.findings import Finding
+from pymicro.base.suggest import did_you_mean
 from pymicro.nodes.address import is_ip, join_address, split_address
 from pymicro.nodes.node import EMPTY, Node, NodeSet
-from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config

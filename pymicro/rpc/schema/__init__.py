@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymicro.rpc.schema.descriptors import Method, MethodNotFound, Schema, SchemaError, split_method
+from pymicro.rpc.schema.descriptors import MethodNotFound, ProtoMethod, Schema, SchemaError, split_method
 from pymicro.rpc.schema.documents import Document, Documents
 from pymicro.rpc.schema.messages import JsonError, UnknownTypes, from_json, to_json
 from pymicro.rpc.schema.symbols import Symbol, SymbolNotFound, Symbols
@@ -12,8 +12,8 @@ __all__ = [
     "Document",
     "Documents",
     "JsonError",
-    "Method",
     "MethodNotFound",
+    "ProtoMethod",
     "Schema",
     "SchemaError",
     "Symbol",

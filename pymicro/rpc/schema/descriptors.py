@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.suggest import nearest
 
-__all__ = ["Method", "MethodNotFound", "Schema", "SchemaError", "nearest", "split_method"]
+__all__ = ["MethodNotFound", "ProtoMethod", "Schema", "SchemaError", "nearest_name", "split_method"]
 
 
 class SchemaError(PymicroError):
@@ -28,7 +28,7 @@ class MethodNotFound(SchemaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class ProtoMethod:
     """One RPC method with its message classes.
 
     Attributes:
@@ -138,7 +138,7 @@ class Schema:
         except KeyError:
             return None
 
-    def find_method(self, text: str, services: Iterable[str] | None = None) -> Method:
+    def find_method(self, text: str, services: Iterable[str] | None = None) -> ProtoMethod:
         """The method a person means by `text`.
 
         Args:
@@ -163,8 +163,8 @@ class Schema:
             raise MethodNotFound(f"method {text!r} may be each of {names}: say which")
         raise MethodNotFound(_not_found(text, there, candidates))
 
-    def _method(self, descriptor: MethodDescriptor) -> Method:
-        return Method(
+    def _method(self, descriptor: MethodDescriptor) -> ProtoMethod:
+        return ProtoMethod(
             descriptor,
             message_factory.GetMessageClass(descriptor.input_type),
             message_factory.GetMessageClass(descriptor.output_type),
@@ -197,7 +197,7 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
         message = f"there is no method {method_text!r}"
     methods = [_short(method) for service in (candidates or there) for method in service.methods]
     # The service being right, only its methods' names are compared.
-    near = nearest(text if service_text and not candidates else method_text, methods)
+    near = nearest_name(text if service_text and not candidates else method_text, methods)
     if near:
         return f"{message}; did you mean {near}?"
     listing = "".join(f"\n  {name}" for name in methods[:_LISTED])
@@ -210,18 +210,16 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
 _LISTED = 20
 
 
-def nearest(text: str, names: Sequence[str]) -> str | None:
+def nearest_name(text: str, names: Sequence[str]) -> str | None:
     """The one of `names` that looks most like `text`, whatever its case, underscores and package."""
-
-    def bare(name: str) -> str:
-        return re.sub(r"[._/]", "", name).lower()
-
     # As many segments of each name as the text has: `Greter.SayHelo` is
     # compared with `Greeter/SayHello`, whatever package that is in.
     segments = len(re.split(r"[./]", text))
-    by_bare = {bare("/".join(re.split(r"[./]", name)[-segments:])): name for name in names}
-    near = difflib.get_close_matches(bare(text), list(by_bare), n=1, cutoff=0.6)
-    return by_bare[near[0]] if near else None
+
+    def bare(name: str) -> str:
+        return "".join(re.split(r"[./]", name)[-segments:]).replace("_", "").lower()
+
+    return nearest(text, names, bare)
 
 
 _DESCRIPTOR = "google/protobuf/descriptor.proto"

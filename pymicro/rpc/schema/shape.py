@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from pymicro.settings.plugins import did_you_mean
+from pymicro.base.suggest import did_you_mean
 
 __all__ = ["ShapeError", "check_shape"]
 

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from pymicro.rpc.schema.descriptors import SchemaError, nearest
+from pymicro.rpc.schema.descriptors import SchemaError, nearest_name
 
 __all__ = ["Symbol", "SymbolNotFound", "Symbols", "is_map_entry", "join", "json_name", "synthetic_oneofs"]
 
@@ -103,7 +103,7 @@ class Symbols:
     def _not_found(self, text: str) -> str:
         message = f"there is no symbol {text!r}"
         there = _own([symbol for symbol in self if symbol.kind in _KINDS])
-        if near := nearest(text.replace("/", ".").strip("."), [symbol.name for symbol in there]):
+        if near := nearest_name(text.replace("/", ".").strip("."), [symbol.name for symbol in there]):
             return f"{message}; did you mean {near}?"
         top = sorted(symbol.name for symbol in there if symbol.kind in _KINDS[:3] and len(symbol.path) == 2)
         if not top:

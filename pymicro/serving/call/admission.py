@@ -20,7 +20,7 @@ from pymicro.serving.call.context import CallContext
 
 if TYPE_CHECKING:
     from pymicro.serving.call.context import Serving
-    from pymicro.serving.call.route import Route
+    from pymicro.serving.call.rpc_codec import RpcCodec
 
 __all__ = ["abort_unstarted", "begin", "refuse_start"]
 
@@ -30,7 +30,7 @@ log = logging.getLogger("pymicro.server")
 _LOG_EVERY = 10.0
 
 
-def begin(context: Any, route: Route, serving: Serving) -> CallContext | None:
+def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None:
     """Take a call on, or leave it to `refuse_start`; a plain function, as it stands before every call.
 
     Args:
@@ -40,23 +40,23 @@ def begin(context: Any, route: Route, serving: Serving) -> CallContext | None:
     if remaining == 0 or len(serving.calls) >= serving.limit:
         return None
     now = serving.last = time.monotonic()
-    call = CallContext(context, route, serving, None if remaining is None else now + remaining)
-    if route.method.idempotent:
+    call = CallContext(context, codec, serving, None if remaining is None else now + remaining)
+    if codec.handler.idempotent:
         call.mark_idempotent()
     serving.calls.add(call)
     scope.set(call)  # never reset: the call has a task, and so a ContextVar, of its own
     return call
 
 
-async def refuse_start(context: Any, route: Route, serving: Serving) -> NoReturn:
+async def refuse_start(context: Any, codec: RpcCodec, serving: Serving) -> NoReturn:
     """End a call that is not begun: its deadline has passed, or the server works on too many.
 
     Raises:
         AbortError: As `context.abort` does.
     """
-    more = (IDEMPOTENT,) if route.method.idempotent else ()
+    more = (IDEMPOTENT,) if codec.handler.idempotent else ()
     if context.time_remaining() == 0:
-        log.debug("%s: not started, its deadline has passed", route.path)
+        log.debug("%s: not started, its deadline has passed", codec.path)
         text = "the deadline had passed before the call was started"
         await abort_unstarted(context, grpc.StatusCode.DEADLINE_EXCEEDED, text, more)
     _tell_of_full(serving)

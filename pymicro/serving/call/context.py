@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
-from grpc.aio import EOF, InternalError, Metadata, ServicerContext, UsageError
+from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 
 from pymicro.rpc import scope as scopes
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Mapper, apply
 from pymicro.rpc.wire.metadata import (
     IDEMPOTENT,
@@ -27,11 +28,10 @@ from pymicro.rpc.wire.metadata import (
 )
 from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import clip
-from pymicro.serving.call.requests import settle
 from pymicro.serving.call.trailers import sendable
 
 if TYPE_CHECKING:
-    from pymicro.serving.call.route import Route
+    from pymicro.serving.call.rpc_codec import RpcCodec
 
 __all__ = ["CallContext", "Draining", "Serving", "current"]
 
@@ -133,10 +133,10 @@ class CallContext(ServicerContext[Any, Any]):
     request_mappers: tuple[Mapper, ...] = ()
     response_mappers: tuple[Mapper, ...] = ()
 
-    def __init__(self, context: Any, route: Route, serving: Serving, deadline: float | None) -> None:
+    def __init__(self, context: Any, codec: RpcCodec, serving: Serving, deadline: float | None) -> None:
         self._context = context
         self.deadline = deadline
-        self._route = route
+        self._codec = codec
         self._serving = serving
         self.task = asyncio.current_task()
 
@@ -145,12 +145,12 @@ class CallContext(ServicerContext[Any, Any]):
     @property
     def method(self) -> str:
         """`/package.Service/Method`."""
-        return self._route.path
+        return self._codec.path
 
     @property
     def shape(self) -> Shape:
         """Which sides stream."""
-        return self._route.shape
+        return self._codec.shape
 
     @property
     def metadata(self) -> Metadata:
@@ -289,7 +289,7 @@ class CallContext(ServicerContext[Any, Any]):
         if code in (grpc.StatusCode.OK, 0):
             raise ValueError("a call cannot be aborted with OK")
         pairs = sendable(trailing_metadata or (), sys.exception())
-        if pairs and self._route.method.idempotent:
+        if pairs and self._codec.handler.idempotent:
             pairs = (*pairs, IDEMPOTENT)  # they replace all that was set before
         return self._run(self._live().abort(code, clip(details), pairs))
 
@@ -379,7 +379,7 @@ class CallContext(ServicerContext[Any, Any]):
     async def _read(self) -> Any:
         message = await self._live().read()
         if message is EOF:
-            await settle()
+            await let_events_arrive()  # it may be no end, but a broken stream
             return message
         if not self.request_mappers:
             return message
@@ -390,9 +390,9 @@ class CallContext(ServicerContext[Any, Any]):
         if self.response_mappers:
             message = await apply(self.response_mappers, message)
         try:
-            await emit(self._route.encode(message))
-        except InternalError:
-            await settle()  # the caller has gone, and the cancellation is on its way
+            await emit(self._codec.encode(message))
+        except CallerGone:
+            await let_events_arrive()  # the cancellation of this call is on its way
             raise
 
 

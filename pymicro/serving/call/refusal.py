@@ -8,19 +8,19 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc.aio import AbortError, BaseError, InternalError, UsageError
+from grpc.aio import AbortError, BaseError, UsageError
 
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
-from pymicro.serving.call.requests import settle
-from pymicro.serving.call.route import BadResponse
+from pymicro.serving.call.rpc_codec import BadResponse
 from pymicro.serving.call.trailers import without_received
 
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
     from pymicro.serving.call.context import CallContext
-    from pymicro.serving.call.route import Route
+    from pymicro.serving.call.rpc_codec import RpcCodec
 
 __all__ = ["NotOverridden", "refuse"]
 
@@ -34,7 +34,7 @@ class NotOverridden(Unimplemented):
     """A generated servicer's own method was called: there is no handler that could have run."""
 
 
-async def refuse(call: CallContext, context: Any, route: Route, exc: BaseException) -> Any:
+async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> Any:
     """End a call whose handler raised `exc`.
 
     Args:
@@ -58,40 +58,40 @@ async def refuse(call: CallContext, context: Any, route: Route, exc: BaseExcepti
             raise exc
         # Nobody cancelled this call: the handler awaited something that was. Left to
         # grpc, the caller would wait until its deadline.
-    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | InternalError):
+    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | CallerGone):
         raise exc  # the server has stopped, and nothing can be sent any more
     if context.done():
         # The status has gone out, by `abort`, and something else was raised over it.
-        log.error("%s: raised after the status was sent", route.path, exc_info=exc)
+        log.error("%s: raised after the status was sent", codec.path, exc_info=exc)
         return None
     if isinstance(exc, BadResponse) and _code_set(context) is not None:
-        return b"" if route.raw else None  # a response does not matter beside an error code
-    error, lines = _explain(call, context, route, exc)
+        return b"" if codec.raw else None  # a response does not matter beside an error code
+    error, lines = _explain(call, context, codec, exc)
     wire = to_wire(error, call.trailing_metadata())
     trailing = without_received(wire.trailing, exc)
     try:
-        await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(route, exc)))
+        await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(codec, exc)))
     except AbortError:
         # Only now: if the caller has gone, `abort` raises something else and
         # nobody has to read about the failed write that told us.
         lines()
         if wire.dropped:
-            log.warning("%s: too large or illegal, so not sent: %s", route.path, ", ".join(wire.dropped))
+            log.warning("%s: too large or illegal, so not sent: %s", codec.path, ", ".join(wire.dropped))
         raise
-    except InternalError:
-        # The caller has gone, by the same deadline perhaps. grpc is about to hear of that,
-        # and logs an error if this reaches it before.
-        await settle()
+    except CallerGone:
+        # Perhaps by the same deadline. grpc is about to hear of that, and logs an error if
+        # this exception reaches it before.
+        await let_events_arrive()
         raise
     return None
 
 
-def _own_trailers(route: Route, exc: BaseException) -> tuple[Pair, ...]:
-    idempotent = (IDEMPOTENT,) if route.method.idempotent else ()
+def _own_trailers(codec: RpcCodec, exc: BaseException) -> tuple[Pair, ...]:
+    idempotent = (IDEMPOTENT,) if codec.handler.idempotent else ()
     return (*idempotent, NOT_STARTED) if isinstance(exc, NotOverridden) else idempotent
 
 
-def _explain(call: CallContext, context: Any, route: Route, exc: BaseException) -> tuple[RpcError, Any]:
+def _explain(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> tuple[RpcError, Any]:
     """The status for an exception, and what writes the log's account of it."""
     if isinstance(exc, RpcError) and exc.callee is None:
         return exc, _quiet
@@ -104,13 +104,13 @@ def _explain(call: CallContext, context: Any, route: Route, exc: BaseException) 
     if code is not None and not received:
         error = by_code(code)(context.details() or f"error, id {ident}")
 
-    where = f"{route.method.label}, {route.method.where}"
+    where = f"{codec.handler.label}, {codec.handler.where}"
     if received:
 
         def lines() -> None:
             log.error(
                 "%s: internal error, id %s: %s did not catch %s",
-                route.path,
+                codec.path,
                 ident,
                 where,
                 _account_of_received(exc),
@@ -118,11 +118,11 @@ def _explain(call: CallContext, context: Any, route: Route, exc: BaseException) 
     elif isinstance(exc, BadResponse):
 
         def lines() -> None:
-            log.error("%s: internal error, id %s: %s", route.path, ident, exc)
+            log.error("%s: internal error, id %s: %s", codec.path, ident, exc)
     else:
 
         def lines() -> None:
-            log.error("%s: internal error, id %s in %s", route.path, ident, where, exc_info=exc)
+            log.error("%s: internal error, id %s in %s", codec.path, ident, where, exc_info=exc)
 
     return error, lines
 

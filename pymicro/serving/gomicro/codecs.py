@@ -13,7 +13,7 @@ from typing import Any
 
 from pymicro.base.errors import PymicroError
 from pymicro.rpc.schema import JsonError, SchemaError, from_json, to_json
-from pymicro.serving.handlers.types import Method
+from pymicro.serving.handlers.types import RpcHandler
 
 __all__ = ["ACCEPTED", "Misfit", "NotJson", "in_json", "is_json"]
 
@@ -56,10 +56,10 @@ def is_json(content_type: str) -> bool | None:
     return found
 
 
-def in_json(method: Method) -> Method | None:
+def in_json(handler: RpcHandler) -> RpcHandler | None:
     """The method with its messages in JSON; None where their types are not known."""
-    kind = method.rpc.request_type
-    if kind is None or method.rpc.response_type is None:
+    kind = handler.rpc.request_type
+    if kind is None or handler.rpc.response_type is None:
         return None
 
     def deserialize(raw: bytes) -> Any:
@@ -76,7 +76,7 @@ def in_json(method: Method) -> Method | None:
         except SchemaError as exc:
             raise Misfit(f"the request does not fit: {exc}") from exc
 
-    return replace(method, deserialize=deserialize, serialize=_serialize)
+    return replace(handler, deserialize=deserialize, serialize=_serialize)
 
 
 def _serialize(message: Any) -> bytes:

@@ -23,8 +23,8 @@ from pymicro.serving.handlers.mark import handler
 from pymicro.serving.handlers.table import build
 
 if TYPE_CHECKING:
-    from pymicro.serving.handlers.types import Method
-    from pymicro.serving.health import Health
+    from pymicro.serving.handlers.types import RpcHandler
+    from pymicro.serving.health import HealthService
 
 __all__ = ["Debug"]
 
@@ -46,7 +46,7 @@ class Debug:
         health: Says whether the server serves.
     """
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: HealthService) -> None:
         self._health = health
         self._started = time.time()
         self._since = time.monotonic()
@@ -55,7 +55,7 @@ class Debug:
         self._health_response = GetMessageClass(methods["Health"].output_type)
         self._stats_response = GetMessageClass(methods["Stats"].output_type)
 
-    def methods(self, name: str) -> list[Method]:
+    def handlers(self, name: str) -> list[RpcHandler]:
         """As go-micro's clients call them.
 
         Args:

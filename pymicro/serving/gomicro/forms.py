@@ -30,7 +30,7 @@ class GoMicro(grpc.aio.ServerInterceptor):
     """Makes methods answer as go-micro's callers expect.
 
     As a grpc.aio interceptor it belongs in front of the user's own, so that their errors
-    are translated too. Where there are none the router calls `around` by itself: one
+    are translated too. Where there are none the router calls `translated` by itself: one
     interceptor alone would cost every call its share.
 
     Args:
@@ -41,13 +41,13 @@ class GoMicro(grpc.aio.ServerInterceptor):
         self._service = service
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """What comes from within; `around` it for calls from go-micro."""
+        """What comes from within; `translated` for calls from go-micro."""
         handler = await continuation(handler_call_details)
         if handler is None or not caller_of(handler_call_details.invocation_metadata).go_micro:
             return handler
-        return self.around(handler)
+        return self.translated(handler)
 
-    def around(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def translated(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """The same method for calls from go-micro."""
         shape = Shape.of(bool(handler.request_streaming), bool(handler.response_streaming))
         behaviour = _translated(getattr(handler, shape.value), self._service, shape)

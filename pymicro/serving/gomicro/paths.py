@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pymicro.rpc.wire.status import clip
-from pymicro.serving.handlers.protos import did_you_mean
+from pymicro.serving.handlers.protos import suggested
 
 __all__ = ["Paths"]
 
@@ -60,10 +60,10 @@ class Paths:
         if len(meant) == 1:
             there = rpcs[meant[0]]
             text = f"{shown} is not served here: {meant[0]} has {', '.join(there)}"
-            hint = did_you_mean(name, there)
+            hint = suggested(name, there)
         else:
             text = f"{shown} is not served here: this server has {', '.join(rpcs)}"
-            hint = did_you_mean(service, rpcs)
+            hint = suggested(service, rpcs)
         return clip(f"{text}; {hint}" if hint else text, _LONGEST)
 
     def _rpcs(self) -> dict[str, list[str]]:

@@ -100,8 +100,8 @@ def _error_text(service: str, code: grpc.StatusCode, detail: str) -> str:
     text = dump_error(service, code, detail)
     if len(text) * 3 <= TEXT_LIMIT:  # what is not printable takes three bytes
         return text
-    around = encoded_size(dump_error(service, code, ""))
-    return dump_error(service, code, clip(detail, TEXT_LIMIT - around, _size_in_json))
+    frame = encoded_size(dump_error(service, code, ""))
+    return dump_error(service, code, clip(detail, TEXT_LIMIT - frame, _size_in_json))
 
 
 def _size_in_json(text: str) -> int:

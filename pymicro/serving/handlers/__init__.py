@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pymicro.serving.handlers.mark import handler, idempotent
-from pymicro.serving.handlers.servicers import adopt, adopt_method, method_handlers
+from pymicro.serving.handlers.servicers import adopt, adopt_handler
 from pymicro.serving.handlers.table import build
-from pymicro.serving.handlers.types import HandlerTable, Method, Rpc, Style
+from pymicro.serving.handlers.types import HandlerTable, Rpc, RpcHandler, Style
 
 __all__ = [
     "HandlerTable",
-    "Method",
     "Rpc",
+    "RpcHandler",
     "Style",
     "adopt",
-    "adopt_method",
+    "adopt_handler",
     "build",
     "handler",
     "idempotent",
-    "method_handlers",
 ]

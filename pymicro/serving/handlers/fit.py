@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pymicro.base.errors import HandlerMismatch
 from pymicro.serving.handlers.annotations import is_awaitable, message_fits, show, stream_fits
-from pymicro.serving.handlers.inspection import Inspected, Kind, inspect_handler
+from pymicro.serving.handlers.inspection import FunctionKind, Inspected, inspect_handler
 from pymicro.serving.handlers.types import Rpc, Style
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 _HINTS = {
-    (Kind.COROUTINE, True): "yield the responses instead of returning them",
-    (Kind.STREAM, False): "return the response instead of yielding it",
-    (Kind.FUNCTION, True): "make it `async def` and yield the responses",
-    (Kind.FUNCTION, False): "make it `async def`: only unary rpcs may be served by plain functions",
-    (Kind.GENERATOR, True): "make it `async def`",
-    (Kind.GENERATOR, False): "return the response instead of yielding it",
+    (FunctionKind.COROUTINE, True): "yield the responses instead of returning them",
+    (FunctionKind.STREAM, False): "return the response instead of yielding it",
+    (FunctionKind.FUNCTION, True): "make it `async def` and yield the responses",
+    (FunctionKind.FUNCTION, False): "make it `async def`: only unary rpcs may be served by plain functions",
+    (FunctionKind.GENERATOR, True): "make it `async def`",
+    (FunctionKind.GENERATOR, False): "return the response instead of yielding it",
 }
 
 
@@ -48,7 +48,7 @@ def fit(
     style = _style(seen.kind, rpc.shape, writers and seen.arity == 2)
     if style is None:
         streams = rpc.shape.response_streaming
-        expected = Kind.STREAM.value if streams else Kind.COROUTINE.value
+        expected = FunctionKind.STREAM.value if streams else FunctionKind.COROUTINE.value
         why = "the proto has a response stream" if streams else "the proto has one response"
         mismatch(f"{expected}: {why}", seen.kind.value, _HINTS[seen.kind, streams])
     if seen.arity is None:
@@ -63,15 +63,15 @@ def fit(
     return style, seen, mismatches
 
 
-def _style(kind: Kind, shape: Shape, writers: bool) -> Style | None:
+def _style(kind: FunctionKind, shape: Shape, writers: bool) -> Style | None:
     if shape.response_streaming:
-        if kind is Kind.COROUTINE and writers:
+        if kind is FunctionKind.COROUTINE and writers:
             return Style.WRITER
-        return Style.STREAM if kind is Kind.STREAM else None
-    if kind is Kind.COROUTINE:
+        return Style.STREAM if kind is FunctionKind.STREAM else None
+    if kind is FunctionKind.COROUTINE:
         return Style.COROUTINE
     # A thread could only read a request stream by blocking on the loop for each message.
-    return Style.THREAD if kind is Kind.FUNCTION and not shape.request_streaming else None
+    return Style.THREAD if kind is FunctionKind.FUNCTION and not shape.request_streaming else None
 
 
 def _check_request(seen: Inspected, rpc: Rpc, mismatch: Callable[[str, str], None]) -> None:

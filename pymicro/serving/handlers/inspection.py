@@ -13,10 +13,10 @@ from typing import Any
 
 from pymicro.serving.handlers.annotations import UNKNOWN, is_awaitable, is_stream, resolve
 
-__all__ = ["Inspected", "Kind", "inspect_handler", "place_of_class", "place_of_function"]
+__all__ = ["FunctionKind", "Inspected", "inspect_handler", "place_of_class", "place_of_function"]
 
 
-class Kind(Enum):
+class FunctionKind(Enum):
     """What calling the function gives."""
 
     COROUTINE = "a coroutine function (async def)"
@@ -36,7 +36,7 @@ class Inspected:
         response: Annotation of what is returned, or `UNKNOWN`.
     """
 
-    kind: Kind
+    kind: FunctionKind
     arity: int | None
     parameters: str
     request: Any
@@ -110,20 +110,20 @@ def _innermost(function: Callable[..., Any]) -> Any:
     return _layers(function)[-1]
 
 
-def _kind(function: Callable[..., Any], response: Any) -> Kind:
+def _kind(function: Callable[..., Any], response: Any) -> FunctionKind:
     # The outermost layer that is more than a plain function decides: an async
     # wrapper makes a coroutine of whatever it wraps, a plain wrapper hands
     # through what the wrapped function returns.
     for layer in _layers(function):
         if inspect.iscoroutinefunction(layer):
-            return Kind.COROUTINE
+            return FunctionKind.COROUTINE
         if inspect.isasyncgenfunction(layer):
-            return Kind.STREAM
+            return FunctionKind.STREAM
         if inspect.isgeneratorfunction(layer):
-            return Kind.GENERATOR
+            return FunctionKind.GENERATOR
     if is_stream(response):
-        return Kind.STREAM
-    return Kind.COROUTINE if is_awaitable(response) else Kind.FUNCTION
+        return FunctionKind.STREAM
+    return FunctionKind.COROUTINE if is_awaitable(response) else FunctionKind.FUNCTION
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

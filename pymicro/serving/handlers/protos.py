@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -12,16 +11,17 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescrip
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from pymicro.base.suggest import nearest
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.handlers.types import Rpc
 
 __all__ = [
-    "did_you_mean",
     "message_class",
     "normal",
     "rpc_of",
     "service_by_name",
     "services_in",
+    "suggested",
 ]
 
 
@@ -30,11 +30,10 @@ def normal(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean SayHello?` for the nearest candidate, or nothing."""
-    by_normal = {normal(candidate): candidate for candidate in candidates}
-    near = difflib.get_close_matches(normal(word), by_normal, n=1, cutoff=0.6)
-    return f"did you mean {by_normal[near[0]]}?" if near else ""
+def suggested(word: str, names: Iterable[str]) -> str:
+    """`did you mean SayHello?` for the nearest name of the proto; empty if none is near."""
+    near = nearest(word, names, normal)
+    return f"did you mean {near}?" if near else ""
 
 
 def services_in(source: Any) -> list[ServiceDescriptor] | None:

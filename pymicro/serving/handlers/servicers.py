@@ -9,19 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import HandlerMismatch
+from pymicro.rpc.grpcio import method_handlers
 from pymicro.rpc.idempotent import says_idempotent
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.handlers.fit import fit
 from pymicro.serving.handlers.inspection import place_of_class
 from pymicro.serving.handlers.mark import is_idempotent
 from pymicro.serving.handlers.protos import message_class, rpc_of, service_by_name
-from pymicro.serving.handlers.types import HandlerTable, Method, Rpc, Style
+from pymicro.serving.handlers.types import HandlerTable, Rpc, RpcHandler, Style
 
 if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import MethodDescriptor
 
-__all__ = ["adopt", "adopt_method", "method_handlers", "tables_of_servicer"]
+__all__ = ["adopt", "adopt_handler", "tables_of_servicer"]
 
 
 class _Recorder:
@@ -63,7 +64,7 @@ def adopt(
     rpcs = descriptor.methods_by_name if descriptor else {}
     methods, mismatches = [], []
     for name, given in handlers.items():
-        method, wrong = adopt_method(f"/{service}/{name}", given, rpcs.get(name))
+        method, wrong = adopt_handler(f"/{service}/{name}", given, rpcs.get(name))
         mismatches += wrong
         if method is not None:
             methods.append(method)
@@ -72,9 +73,9 @@ def adopt(
     return HandlerTable(service, where, tuple(methods), descriptor), mismatches
 
 
-def adopt_method(
+def adopt_handler(
     path: str, given: grpc.RpcMethodHandler[Any, Any], descriptor: MethodDescriptor | None = None
-) -> tuple[Method | None, list[HandlerMismatch]]:
+) -> tuple[RpcHandler | None, list[HandlerMismatch]]:
     """One of grpc's method handlers as a `Method`."""
     shape = Shape.of(bool(given.request_streaming), bool(given.response_streaming))
     known = Rpc(path, shape, descriptor=descriptor)
@@ -90,7 +91,7 @@ def adopt_method(
         style, mismatches = Style.UNIMPLEMENTED, []
     if style is None or mismatches:
         return None, mismatches
-    method = Method(
+    method = RpcHandler(
         rpc=known,
         style=style,
         function=function,
@@ -102,15 +103,6 @@ def adopt_method(
         idempotent=says_idempotent(descriptor) or is_idempotent(function),
     )
     return method, []
-
-
-def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None:
-    """The methods of what `grpc.method_handlers_generic_handler` made; None for anything more dynamic."""
-    # It keeps them by path under a private name and offers no other way to list them.
-    by_path = getattr(generic, "_method_handlers", None)
-    if not isinstance(by_path, dict) or not hasattr(generic, "service_name"):
-        return None
-    return {path.rpartition("/")[2]: given for path, given in by_path.items()}
 
 
 def _adder(cls: type) -> Callable[[object, Any], None] | None:

@@ -15,14 +15,14 @@ from pymicro.serving.handlers.fit import fit
 from pymicro.serving.handlers.inspection import place_of_class, place_of_function
 from pymicro.serving.handlers.mark import Mark, is_idempotent, marked_names
 from pymicro.serving.handlers.protos import (
-    did_you_mean,
     message_class,
     normal,
     rpc_of,
     services_in,
+    suggested,
 )
 from pymicro.serving.handlers.servicers import tables_of_servicer
-from pymicro.serving.handlers.types import HandlerTable, Method
+from pymicro.serving.handlers.types import HandlerTable, RpcHandler
 
 __all__ = ["build"]
 
@@ -91,7 +91,7 @@ def _find_service(cls: type, source: Any) -> tuple[ServiceDescriptor | None, Han
     names = ", ".join(service.name for service in services)
     if not services:
         return None, HandlerMismatch(where, cls.__qualname__, "a proto service", f"{file} defines none")
-    hint = did_you_mean(cls.__name__, [service.name for service in services])
+    hint = suggested(cls.__name__, [service.name for service in services])
     pointer = "name the class after one, or give its descriptor: "
     pointer += f'service.add(…, {file.rpartition(".")[2]}.DESCRIPTOR.services_by_name["{services[0].name}"])'
     return None, HandlerMismatch(
@@ -109,7 +109,7 @@ class _Builder:
     service: ServiceDescriptor
     partial: bool
     mismatches: list[HandlerMismatch] = field(default_factory=list)
-    methods: dict[str, Method] = field(default_factory=dict)
+    methods: dict[str, RpcHandler] = field(default_factory=dict)
     claimed: dict[str, str] = field(default_factory=dict)  # rpc → who answers it already
 
     def build(self) -> tuple[list[HandlerTable], list[HandlerMismatch]]:
@@ -137,7 +137,7 @@ class _Builder:
             hint = " or ".join(f'@handler("{rpc.name}")' for rpc in near)
         else:
             expected = f"an rpc of {self.service.full_name}: {', '.join(rpcs) or 'it has none'}"
-            hint = did_you_mean(wanted, rpcs)
+            hint = suggested(wanted, rpcs)
         found = f'@handler("{mark.rpc}")' if mark.rpc else name
         self._mismatch(place_of_function(getattr(self.obj, name)), self._label(name), expected, found, hint)
         return None
@@ -154,7 +154,7 @@ class _Builder:
         self.claimed[rpc.name] = f"{label} ({seen.where})"
         self.mismatches += mismatches
         if style is not None and not mismatches:
-            self.methods[rpc.name] = Method(
+            self.methods[rpc.name] = RpcHandler(
                 rpc=known,
                 style=style,
                 function=function,

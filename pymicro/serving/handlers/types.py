@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
-__all__ = ["HandlerTable", "Method", "Rpc", "Style"]
+__all__ = ["HandlerTable", "Rpc", "RpcHandler", "Style"]
 
 
 class Style(Enum):
@@ -45,7 +45,7 @@ class Rpc:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class RpcHandler:
     """One rpc and what answers it.
 
     Attributes:
@@ -78,5 +78,5 @@ class HandlerTable:
 
     service: str
     where: str
-    methods: tuple[Method, ...]
+    methods: tuple[RpcHandler, ...]
     descriptor: ServiceDescriptor | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.findings import Finding
+from pymicro.base.suggest import did_you_mean
 from pymicro.base.turns import Turns
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.errors import EtcdError
@@ -17,7 +18,6 @@ from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
 from pymicro.discovery.registries.etcd.table import ValueReading, read_value
 from pymicro.discovery.registries.etcd.users import Account
 from pymicro.nodes.record import quoted
-from pymicro.settings.plugins import did_you_mean
 
 __all__ = ["diagnose"]
 

@@ -19,10 +19,10 @@ from weakref import WeakValueDictionary
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
+from pymicro.base.suggest import did_you_mean
 from pymicro.discovery.registries.local.folder import Folder, NodeFile
 from pymicro.discovery.registries.local.scan import Scanner
 from pymicro.nodes.node import EMPTY, Node, NodeSet
-from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config

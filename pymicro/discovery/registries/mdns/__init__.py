@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.suggest import did_you_mean
 from pymicro.base.turnstile import Turnstile
 from pymicro.discovery.registries.mdns.browser import Browser
 from pymicro.discovery.registries.mdns.conversation import MdnsTiming
@@ -25,7 +26,6 @@ from pymicro.discovery.registries.mdns.names import instance_name, service_probl
 from pymicro.discovery.registries.mdns.responder import Responder
 from pymicro.nodes.address import split_address
 from pymicro.nodes.node import Node, NodeSet
-from pymicro.settings.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config

@@ -14,13 +14,13 @@ from pathlib import Path
 from pymicro.cli.report import InputError
 from pymicro.rpc.schema import Document, Documents
 
-__all__ = ["Requests", "open_requests"]
+__all__ = ["RequestSource", "open_requests"]
 
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class RequestSource:
     """A source of JSON documents.
 
     Attributes:
@@ -55,19 +55,19 @@ class Requests:
             yield document
 
 
-def open_requests(argument: str) -> Requests:
+def open_requests(argument: str) -> RequestSource:
     """What the argument stands for: JSON, `@file` or `-`.
 
     Raises:
         InputError: The file cannot be read.
     """
     if argument == "-":
-        return Requests("stdin", None)
+        return RequestSource("stdin", None)
     if not argument.startswith("@"):
-        return Requests("the JSON argument", argument)
+        return RequestSource("the JSON argument", argument)
     path = argument[1:]
     try:
-        return Requests(path, Path(path).read_text(encoding="utf-8"))
+        return RequestSource(path, Path(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as exc:
         raise InputError(f"{path} is no UTF-8 text: {exc.reason}") from exc
     except OSError as exc:

@@ -10,34 +10,34 @@ import grpc
 from pymicro.serving.call.admission import abort_unstarted
 from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.gomicro.codecs import in_json
-from pymicro.serving.handlers.types import Method
+from pymicro.serving.handlers.types import RpcHandler
 
-__all__ = ["Around", "Handler", "Served", "refusing"]
+__all__ = ["GrpcHandler", "RpcForms", "Translate", "refusing"]
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Around = Callable[["Handler"], "Handler"]
+GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Translate = Callable[["GrpcHandler"], "GrpcHandler"]
 
 
-class Served:
+class RpcForms:
     """A method and its handlers. All but the ordinary one are made when they are first asked for.
 
     Args:
-        around: Makes of a handler one for go-micro's callers; None where that is done further out.
+        translate: Makes of a handler one for go-micro's callers; None where that is done further out.
 
     Attributes:
         ordinary: In protobuf, with plain errors.
     """
 
-    __slots__ = ("_around", "_dispatcher", "_made", "_method", "ordinary")
+    __slots__ = ("_dispatcher", "_handler", "_made", "_translate", "ordinary")
 
-    def __init__(self, method: Method, dispatcher: Dispatcher, around: Around | None) -> None:
-        self._method = method
+    def __init__(self, handler: RpcHandler, dispatcher: Dispatcher, translate: Translate | None) -> None:
+        self._handler = handler
         self._dispatcher = dispatcher
-        self._around = around
-        self.ordinary = dispatcher.build(method)
-        self._made: dict[tuple[bool, bool], Handler] = {(False, False): self.ordinary}
+        self._translate = translate
+        self.ordinary = dispatcher.build(handler)
+        self._made: dict[tuple[bool, bool], GrpcHandler] = {(False, False): self.ordinary}
 
-    def handler(self, json: bool, go_micro: bool) -> Handler:
+    def handler(self, json: bool, go_micro: bool) -> GrpcHandler:
         """The method for one kind of caller.
 
         Args:
@@ -49,17 +49,17 @@ class Served:
             made = self._made[json, go_micro] = self._make(json, go_micro)
         return made
 
-    def _make(self, json: bool, go_micro: bool) -> Handler:
+    def _make(self, json: bool, go_micro: bool) -> GrpcHandler:
         if go_micro:
             plain = self.handler(json, False)
-            return self._around(plain) if self._around else plain
-        method = in_json(self._method)
-        if method is None:
-            return refusing(f"{self._method.rpc.path} takes no JSON: its messages are not known here")
-        return self._dispatcher.build(method)
+            return self._translate(plain) if self._translate else plain
+        handler = in_json(self._handler)
+        if handler is None:
+            return refusing(f"{self._handler.rpc.path} takes no JSON: its messages are not known here")
+        return self._dispatcher.build(handler)
 
 
-def refusing(text: str) -> Handler:
+def refusing(text: str) -> GrpcHandler:
     """What answers calls that nobody here can serve."""
 
     async def refuse(requests: Any, context: Any) -> AsyncIterator[Any]:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from grpc.aio import AioRpcError
 
     from pymicro.calling.call.called import Called
-    from pymicro.calling.connections.target import Found, Target
+    from pymicro.calling.connections.target import PickedChannel, Target
     from pymicro.nodes.node import Node
 
-__all__ = ["Plan"]
+__all__ = ["Attempts"]
 
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -35,14 +35,14 @@ _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 LATE = 0.05
 
 
-class Plan:
+class Attempts:
     """One call of the user: its attempts, one after the other, each on another node.
 
     It is the done callback of each real call, and holds nothing of a call object
     that is to end when it is dropped, so that such a stream can be collected.
 
     Attributes:
-        attempts: Those made so far.
+        made: How many there were so far.
         live: Where calls in flight are listed, to be ended with their channel.
         owner: The call object that the user holds, or a weak reference to it where
             it is to end when it is dropped.
@@ -53,7 +53,7 @@ class Plan:
     """
 
     # Defaults on the class: a call pays only for what it uses.
-    attempts = 0
+    made = 0
     committed = False
     deadline: float | None = None
     owner: Any = None
@@ -65,7 +65,7 @@ class Plan:
 
     def __init__(
         self,
-        method: Called,
+        called: Called,
         target: Target,
         live: set[Cancellable],
         request: Any,
@@ -74,7 +74,7 @@ class Plan:
         credentials: grpc.CallCredentials | None,
         compression: grpc.Compression | None,
     ) -> None:
-        self._method = method
+        self._called = called
         self._target = target
         self.live = live
         self._request = request
@@ -90,7 +90,7 @@ class Plan:
         serving = scope.get()
         if target.retry is None or (serving is not None and serving.active and serving.retried):
             self.committed = True
-        elif method.streams and request is not None:
+        elif called.streams and request is not None:
             self._replay = Replay(request)
 
     @property
@@ -102,7 +102,7 @@ class Plan:
         """Seconds until the deadline, not below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - self._loop.time())
 
-    def start(self, found: Found) -> Any:
+    def start(self, found: PickedChannel) -> Any:
         """Start the real call on a node. `wait_for_ready` is never handed down.
 
         On the channel of a dead node it would hang to the deadline; to us it means
@@ -110,13 +110,13 @@ class Plan:
         """
         pick, channel, ready = found
         request, timeout, metadata = self._request, self._timeout, self._metadata
-        if self.attempts:
+        if self.made:
             timeout = self.left()
-            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.attempts)))
+            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.made)))
         try:
             if self._replay is not None:
                 request = self._replay.reader()
-            call = channel.bind(self._method.spec)(
+            call = channel.bind(self._called.method)(
                 request,
                 timeout=timeout,
                 metadata=metadata,
@@ -126,7 +126,7 @@ class Plan:
         except BaseException:
             self._target.chooser.done(pick, CANCELLED)
             raise
-        self.attempts += 1
+        self.made += 1
         self.call = call
         self._pick = pick
         self._channel = channel
@@ -135,14 +135,14 @@ class Plan:
         channel.calls.add(self)
         self.live.add(self)
         call.add_done_callback(self)
-        if self._method.logged:
-            call.add_done_callback(log_end(self._method.callee, pick.node))
+        if self._called.logged:
+            call.add_done_callback(log_end(self._called.callee, pick.node))
         return call
 
     async def start_later(self, wait_for_ready: bool) -> Any:
         """Start it as soon as there is a node."""
         try:
-            found = await self._target.wait(self._method.spec.info, self.deadline, wait_for_ready)
+            found = await self._target.wait(self._called.method.info, self.deadline, wait_for_ready)
             self._timeout = self.left()
             return self.start(found)
         except BaseException:
@@ -161,11 +161,11 @@ class Plan:
         target.chooser.done(self._pick, outcome)
         target.budget.succeeded()
         self.owner = None
-        spec = self._method.spec
-        if not spec.asked_peer:
+        method = self._called.method
+        if not method.asked_peer:
             # Once for each method: servers say it with every answer.
-            spec.asked_peer = True
-            spec.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
+            method.asked_peer = True
+            method.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
 
     def cancel(self) -> bool:
         """Cancel the real call; False if it had ended."""
@@ -174,7 +174,7 @@ class Plan:
     def _failed(self, outcome: Outcome) -> None:
         late = outcome.code == _DEADLINE_EXCEEDED and self._had_no_time()
         self._target.chooser.done(self._pick, outcome, late)
-        if outcome.code == _INTERNAL and self._method.streams and not self.committed:
+        if outcome.code == _INTERNAL and self._called.streams and not self.committed:
             self._doubtful = True
         elif self.committed or outcome.local or not self._again(outcome):
             self.owner = None
@@ -195,7 +195,7 @@ class Plan:
         time; or the node says itself that it was too late to begin.
         """
         return (
-            self.attempts > 1
+            self.made > 1
             or (self.deadline is not None and self._loop.time() > self.deadline + LATE)
             or _says(trailers_of(self.call), NOT_STARTED)
         )
@@ -203,8 +203,8 @@ class Plan:
     def reconsider(self, error: AioRpcError) -> bool:
         """Whether the call goes on although it ended with this error, which differs from what was told first.
 
-        A request that is written while the peer's refusal arrives fails in grpc-core,
-        and grpc.aio makes INTERNAL of that before it has the peer's status.
+        That happens to a stream that writes a request while the peer's refusal arrives
+        (see `rpc.grpcio`).
         """
         if not self._doubtful:
             return False
@@ -217,21 +217,21 @@ class Plan:
 
     def _again(self, outcome: Outcome) -> bool:
         """Start or prepare another attempt, if that is safe and allowed."""
-        target, method = self._target, self._method
+        target, called = self._target, self._called
         if target.retry is None or (self._replay is not None and not self._replay.from_start):
             return False
-        owner = self.owner() if method.drops else self.owner
+        owner = self.owner() if called.drops else self.owner
         if owner is None:
             return False
         trailers = trailers_of(self.call)
         pushback = trailers.get(PUSHBACK)
-        marked = _says(trailers, IDEMPOTENT) or method.idempotent
+        marked = _says(trailers, IDEMPOTENT) or called.idempotent
         pause = target.retry.pause(
             Failure(
                 code=outcome.code,
                 may_have_run=not _says(trailers, NOT_STARTED) and self._may_have_run(),
                 idempotent=marked,
-                attempts=self.attempts,
+                attempts=self.made,
                 left=self.left(),
                 pushback=pushback if isinstance(pushback, str) else None,
             )
@@ -240,7 +240,7 @@ class Plan:
             return False
         self._tried |= {self._pick.node.key}
         if pause > 0:
-            method.defer(owner, partial(self._start_after, pause, self.call), self.deadline)
+            called.defer(owner, partial(self._start_after, pause, self.call), self.deadline)
             return True
         found = self._find()
         if found is None:
@@ -257,10 +257,10 @@ class Plan:
             return failed
         return self.start(found)
 
-    def _find(self) -> Found | None:
+    def _find(self) -> PickedChannel | None:
         """Another node to try, if there is one at once and the budget allows it."""
         target = self._target
-        found = target.pick(CallInfo(self._method.path, self._tried))
+        found = target.pick(CallInfo(self._called.path, self._tried))
         if found is not None and not target.may_retry():
             target.chooser.done(found[0], CANCELLED)
             return None

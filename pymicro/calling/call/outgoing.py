@@ -22,7 +22,7 @@ from pymicro.rpc.wire.shape import Shape
 if TYPE_CHECKING:
     from pymicro.calling.call.called import Called
 
-__all__ = ["OutgoingCall", "around"]
+__all__ = ["OutgoingCall", "intercept"]
 
 
 class OutgoingCall:
@@ -38,10 +38,10 @@ class OutgoingCall:
         wait_for_ready: Whether to wait for a node where there is none.
     """
 
-    def __init__(self, method: Called, details: grpc.aio.ClientCallDetails, request: Any) -> None:
-        self.service = method.service
-        self.method = method.path
-        self.shape: Shape = method.shape
+    def __init__(self, called: Called, details: grpc.aio.ClientCallDetails, request: Any) -> None:
+        self.service = called.service
+        self.method = called.path
+        self.shape: Shape = called.shape
         self.metadata = grpc.aio.Metadata(*(details.metadata or ()))
         self.timeout = details.timeout
         self.credentials = details.credentials
@@ -85,15 +85,15 @@ async def _asynchronous(messages: Any) -> AsyncIterator[Any]:
             yield message
 
 
-async def around(
+async def intercept(
     interceptor: Interceptor,
-    method: Called,
+    called: Called,
     proceed: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
     details: grpc.aio.ClientCallDetails,
     request: Any,
 ) -> Any:
     """Run one interceptor around the rest of the chain; returns once the call has started."""
-    call = OutgoingCall(method, details, request)
+    call = OutgoingCall(called, details, request)
     loop = asyncio.get_running_loop()
     started: asyncio.Future[Any] = loop.create_future()
 
@@ -112,14 +112,14 @@ async def around(
             raise
         return None
 
-    running = method.tasks.start(_run(interceptor, call, go), f"interceptor of {method.path}")
+    running = called.tasks.start(_run(interceptor, call, go), f"interceptor of {called.path}")
     try:
         await asyncio.wait({started, running}, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         running.cancel()
         raise
     inner = started.result() if started.done() else Ended()
-    return _AroundCall(inner, running, call._response_maps)
+    return _OuterCall(inner, running, call._response_maps)
 
 
 async def _run(
@@ -142,7 +142,7 @@ async def _raise_for_status(call: Any) -> None:
         await call.wait_for_connection()  # of a call that has ended: raises what ended it
 
 
-class _AroundCall:
+class _OuterCall:
     """The call as it is seen outside the interceptor: its end is the interceptor's end."""
 
     def __init__(self, inner: Any, running: asyncio.Task[Ended], maps: list[Mapper]) -> None:

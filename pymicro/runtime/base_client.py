@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pymicro.discovery.registry import Registry
     from pymicro.discovery.selector import Selector
 
-__all__ = ["Calling", "Instances", "Settings", "split_instances"]
+__all__ = ["BaseClient", "Instances", "Settings", "split_instances"]
 
 log = logging.getLogger("pymicro")
 
@@ -116,7 +116,7 @@ def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances
     return values, Instances(**instances)
 
 
-class Calling:
+class BaseClient:
     """Finds nodes and calls them: registry, directory, selector, balancers and channels.
 
     Channels may be made at once; `equip` it with a configuration and enter it

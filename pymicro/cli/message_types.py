@@ -22,8 +22,8 @@ from pymicro.cli.reflecting import INFRASTRUCTURE
 from pymicro.cli.report import InputError
 from pymicro.rpc.schema import (
     Document,
-    Method,
     MethodNotFound,
+    ProtoMethod,
     Schema,
     SchemaError,
     UnknownTypes,
@@ -33,19 +33,19 @@ from pymicro.rpc.schema import (
 )
 from pymicro.rpc.status import RpcError
 
-__all__ = ["ProtoFiles", "Reflected", "Types"]
+__all__ = ["MessageTypes", "ProtoFiles", "Reflected"]
 
 M = TypeVar("M", bound=Message)
 
 
-class Types(ABC):
+class MessageTypes(ABC):
     """Knows a server's methods and turns its messages into JSON and back."""
 
     def __init__(self) -> None:
         self._schema = Schema()
 
     @abstractmethod
-    async def find_method(self, text: str) -> Method:
+    async def find_method(self, text: str) -> ProtoMethod:
         """The method a person means.
 
         Raises:
@@ -86,7 +86,7 @@ class Types(ABC):
             return packed
 
 
-class Reflected(Types):
+class Reflected(MessageTypes):
     """What the server itself says."""
 
     def __init__(self, reflection: ReflectionClient) -> None:
@@ -94,7 +94,7 @@ class Reflected(Types):
         self._reflection = reflection
         self._asked: set[str] = set()
 
-    async def find_method(self, text: str) -> Method:
+    async def find_method(self, text: str) -> ProtoMethod:
         """The method, of the services the server has."""
         try:
             names = await self._reflection.list_services()
@@ -127,7 +127,7 @@ class Reflected(Types):
                 self._schema.add(await self._reflection.files_containing(name))
 
 
-class ProtoFiles(Types):
+class ProtoFiles(MessageTypes):
     """What proto files say, compiled by grpcio-tools.
 
     Args:
@@ -142,7 +142,7 @@ class ProtoFiles(Types):
         super().__init__()
         self._schema.add(_compile(files, folders).file)
 
-    async def find_method(self, text: str) -> Method:
+    async def find_method(self, text: str) -> ProtoMethod:
         """The method, of the services in the files."""
         return self._schema.find_method(text)
 

@@ -9,9 +9,9 @@ from typing import Any
 from pymicro.base.errors import PymicroError
 from pymicro.rpc.status import Internal, InvalidArgument, ResourceExhausted, RpcError
 from pymicro.serving.gomicro.codecs import Misfit, NotJson
-from pymicro.serving.handlers.types import Method
+from pymicro.serving.handlers.types import RpcHandler
 
-__all__ = ["BadResponse", "Route", "Unparsable"]
+__all__ = ["BadResponse", "RpcCodec", "Unparsable"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -29,7 +29,7 @@ class Unparsable:
         self.error = error
 
 
-class Route:
+class RpcCodec:
     """One method of one server.
 
     Attributes:
@@ -38,33 +38,33 @@ class Route:
         encode: Checks a response and returns what to give to grpc.
     """
 
-    __slots__ = ("encode", "method", "path", "raw", "shape")
+    __slots__ = ("encode", "handler", "path", "raw", "shape")
 
-    def __init__(self, method: Method, *, raw: bool, limit: int) -> None:
-        self.method = method
-        self.path = method.rpc.path
-        self.shape = method.rpc.shape
+    def __init__(self, handler: RpcHandler, *, raw: bool, limit: int) -> None:
+        self.handler = handler
+        self.path = handler.rpc.path
+        self.shape = handler.rpc.shape
         self.raw = raw
-        self.encode = _encoder(method, raw, limit)
+        self.encode = _encoder(handler, raw, limit)
 
     def parse_unary(self, raw: bytes) -> Any:
         """A unary request: grpc calls this where an exception's text would go to the caller."""
         try:
-            return self.method.deserialize(raw)
+            return self.handler.deserialize(raw)
         except Exception as exc:
             return Unparsable(self._unparsable(exc))
 
     def parse(self, raw: bytes) -> Any:
         """A request of a stream; the exception comes out where the handler reads."""
         try:
-            return self.method.deserialize(raw)
+            return self.handler.deserialize(raw)
         except Exception as exc:
             raise self._unparsable(exc) from exc
 
     def serialize(self, message: Any) -> bytes:
         """What foreign interceptors let through; `encode` has seen the handler's own message."""
         try:
-            return self.method.serialize(message)
+            return self.handler.serialize(message)
         except Exception as exc:
             log.error("%s: an interceptor made a response that cannot be sent: %r", self.path, exc)
         # Outside the except block: grpc sends this exception's text to the caller.
@@ -76,9 +76,9 @@ class Route:
         Raises:
             BadResponse: Says what was expected and found.
         """
-        expected = self.method.rpc.response_type
+        expected = self.handler.rpc.response_type
         if expected is not None and type(message) is not expected:
-            raise BadResponse(_wrong_type(self.method, message))
+            raise BadResponse(_wrong_type(self.handler, message))
 
     def _unparsable(self, exc: Exception) -> RpcError:
         if isinstance(exc, Misfit):
@@ -86,19 +86,19 @@ class Route:
         if isinstance(exc, NotJson):
             return Internal(str(exc))
         # INTERNAL as statuscodes.md has it for "error parsing request proto".
-        kind = self.method.rpc.request_type
+        kind = self.handler.rpc.request_type
         name = kind.DESCRIPTOR.full_name if kind else "what the method takes"
         log.debug("%s: a request does not parse as %s: %r", self.path, name, exc)
         return Internal(f"the request does not parse as {name}")
 
 
-def _encoder(method: Method, raw: bool, limit: int) -> Callable[[Any], Any]:
-    expected = method.rpc.response_type
-    serialize = method.serialize
+def _encoder(handler: RpcHandler, raw: bool, limit: int) -> Callable[[Any], Any]:
+    expected = handler.rpc.response_type
+    serialize = handler.serialize
 
     def encode(message: Any) -> Any:
         if type(message) is not expected and expected is not None:
-            raise BadResponse(_wrong_type(method, message))
+            raise BadResponse(_wrong_type(handler, message))
         try:
             data = serialize(message)
         except Exception as exc:
@@ -106,7 +106,7 @@ def _encoder(method: Method, raw: bool, limit: int) -> Callable[[Any], Any]:
         if type(data) is not bytes:
             raise BadResponse(f"the serializer returned {type(data).__qualname__}, not bytes")
         if len(data) > limit:
-            log.warning("%s: a response of %d bytes exceeds max_message_size", method.rpc.path, len(data))
+            log.warning("%s: a response of %d bytes exceeds max_message_size", handler.rpc.path, len(data))
             raise ResourceExhausted(
                 f"the response has {len(data)} bytes, more than the server's max_message_size of {limit}"
             )
@@ -115,11 +115,11 @@ def _encoder(method: Method, raw: bool, limit: int) -> Callable[[Any], Any]:
     return encode
 
 
-def _wrong_type(method: Method, message: Any) -> str:
-    expected = method.rpc.response_type
+def _wrong_type(handler: RpcHandler, message: Any) -> str:
+    expected = handler.rpc.response_type
     descriptor = getattr(type(message), "DESCRIPTOR", None)
     wanted = expected.DESCRIPTOR.full_name if expected else "bytes"
     found = getattr(descriptor, "full_name", type(message).__qualname__)
     if found == wanted:
         found += " of another descriptor pool"
-    return f"{method.label} ({method.where}) must answer {wanted}, found {found}"
+    return f"{handler.label} ({handler.where}) must answer {wanted}, found {found}"

@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
-from pymicro.settings.plugins import did_you_mean
 
-__all__ = ["Target"]
+__all__ = ["ServicePlace"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServicePlace:
     """`path.py`, `path.py:name`, `package.module` or `package.module:name`, taken apart.
 
     Attributes:
@@ -29,7 +29,7 @@ class Target:
     is_file: bool
 
     @classmethod
-    def read(cls, text: str) -> Target:
+    def read(cls, text: str) -> ServicePlace:
         """Take `text` apart; whether there is such a thing is not known yet."""
         place, _, name = text.partition(":")
         return cls(place, name, place.endswith(".py") or "/" in place or os.sep in place)
