@@ -73,7 +73,7 @@ PRIVATE = {
     ),
     "pymicro.Channel.tasks",
     "pymicro.Client.equip",
-    *(f"pymicro.Service.{name}" for name in ("apart", "node_metadata", "settle")),
+    *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata")),
     "pymicro.testing.Running.close",
 }
 
