@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bars import Bars, Measured, table
+from tests.bars import Bars, measured_in, table
 from tests.processes import Processes, clean_environment
 
 # A test that hangs is a failure with a traceback, not a run that never ends.
@@ -52,19 +52,22 @@ def processes(registry_folder: str) -> Iterator[Processes]:
     started.end()
 
 
-MEASURED = pytest.StashKey[list[Measured]]()
-
-
 @pytest.fixture
 def bars(request: pytest.FixtureRequest) -> Bars:
     """Reports figures for the table at the end of the run."""
-    return Bars(request.node.name, request.config.stash.setdefault(MEASURED, []))
+    return Bars(request.node.name, request.node.user_properties)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The bars' table, if anything of it was measured."""
-    measured = config.stash.get(MEASURED, [])
-    if measured:
+    # A test's last report has all of its properties.
+    last = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+    ]
+    if measured := measured_in(last):
         terminalreporter.section("bars of calls")
         for line in table(measured):
             terminalreporter.write_line(line)
