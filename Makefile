@@ -14,8 +14,8 @@ INSTALLED := $(VENV)/.installed
 PROTOS := $(wildcard protos/*/v1/*.proto)
 GENERATED := examples/greeter/greeter/.generated
 
-# A test waits more than it computes, so several run at a time (tests/conftest.py says how many);
-# those of one file stay together, and share what the file starts.
+# Tests run side by side, since much of their time they wait (tests/conftest.py: how many at a
+# time); those of one file stay together, and share what the file starts.
 PYTEST := $(BIN)/python -m pytest
 SIDE_BY_SIDE := $(PYTEST) -n $(WORKERS) --dist loadfile
 # Without foreign programs, see the marks in pyproject.toml.

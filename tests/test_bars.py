@@ -115,7 +115,9 @@ def test_figures_reach_the_table_wherever_their_tests_run(
         "-m", "pytest", "-n", workers, "-p", "no:cacheprovider", cwd=tmp_path, PYTHONPATH=str(ROOT)
     )
     assert run.wait() == 1, run.report()
-    shown = [line.split("  ") for line in run.stdout if line.startswith(("10,000 channels", "node restarted"))]
+    shown = [
+        line.split("  ") for line in run.stdout if line.startswith(("10,000 channels", "node restarted"))
+    ]
     assert [[cell.strip() for cell in cells if cell.strip()][2:] for cells in shown] == [
         ["7 s", "MISSED", "test_bad"],
         ["3 s", "met", "test_bad"],
