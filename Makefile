@@ -5,6 +5,7 @@
 PYTHON ?=
 VENV ?= .venv
 PYTEST_ARGS ?=
+WORKERS ?= auto
 BENCH_ARGS ?=
 SIMULATE_ARGS ?=
 
@@ -13,9 +14,16 @@ INSTALLED := $(VENV)/.installed
 PROTOS := $(wildcard protos/*/v1/*.proto)
 GENERATED := examples/greeter/greeter/.generated
 
+# Tests run side by side, since much of their time they wait (tests/conftest.py: how many at a
+# time); those of one file stay together, and share what the file starts.
+PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := $(PYTEST) -n $(WORKERS) --dist loadfile
+# Without foreign programs, see the marks in pyproject.toml.
+HERE := not peers and not cluster and not gomicro and not compat
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
+.PHONY: help setup gen demo test test-all test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
 	test-3.13 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
@@ -41,8 +49,13 @@ $(GENERATED): $(PROTOS) $(INSTALLED)
 demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a clean stop
 	@$(BIN)/python examples/greeter/demo.py
 
-test: $(GENERATED) ## the test suite, and the table of bars that it measured (needs Python only)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(GENERATED) ## the test suite without what is slow (needs Python only; PYTEST_ARGS=, WORKERS=)
+	$(SIDE_BY_SIDE) -m '$(HERE) and not once and not wheel and not alone' $(PYTEST_ARGS)
+
+# Where PYTEST_ARGS picks tests, one of the two runs may find none, which pytest ends with 5.
+test-all: $(GENERATED) ## the whole test suite, and the table of bars that it measured (needs Python only)
+	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+	$(PYTEST) -m '$(HERE) and alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 
 test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl, buf curl, grpc-js (needs Go and Node.js)
 	$(BIN)/python -m pip install --quiet --group peers
@@ -66,10 +79,10 @@ test-compat: $(GENERATED) ## this checkout and the last release: each calls the 
 
 test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
 
-# Without what takes minutes and does not depend on the Python, which `make test` has run.
+# With the wheel, which depends on the Python; without what does not, which `make test-all` has run.
 test-3.11 test-3.12 test-3.13: test-%:
 	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
-		PYTEST_ARGS="-m 'not peers and not cluster and not gomicro and not compat and not chaos and not once' $(PYTEST_ARGS)"
+		PYTEST_ARGS="-m '$(HERE) and not once and not alone' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11
 	scripts/test-lowest

@@ -10,10 +10,12 @@ a matter of the machine. `tests/test_bars.py` holds that each bar has somebody w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-__all__ = ["ROWS", "Bars", "Measured", "Row", "table"]
+__all__ = ["ROWS", "Bars", "Measured", "Row", "measured_in", "table"]
 
+_PROPERTY = "bar"
 BENCH = "make bench"
 BENCH_CLUSTER = "make bench-cluster"
 
@@ -157,15 +159,29 @@ class Bars:
 
     Args:
         test: Its name.
-        run: What all tests of the run have measured.
+        properties: The test's `user_properties`: pytest-xdist brings them from the process that
+            runs the test to the one that prints the table, if they are made of plain values.
     """
 
     test: str
-    run: list[Measured] = field(default_factory=list)
+    properties: list[tuple[str, Any]]
 
     def met(self, row: Row, figure: str, ok: bool) -> None:
         """Report a figure of `row`, and whether it meets the bar."""
-        self.run.append(Measured(row, figure, ok, self.test))
+        self.properties.append((_PROPERTY, [row.what, figure, ok, self.test]))
+
+
+class Report(Protocol):
+    """What of pytest's report is read here."""
+
+    user_properties: list[tuple[str, Any]]
+
+
+def measured_in(reports: Iterable[Report], rows: Iterable[Row] = ROWS) -> list[Measured]:
+    """What the tests of these reports measured."""
+    named = {row.what: row for row in rows}
+    values = [value for report in reports for name, value in report.user_properties if name == _PROPERTY]
+    return [Measured(named[what], figure, ok, test) for what, figure, ok, test in values]
 
 
 def table(measured: Sequence[Measured], rows: Iterable[Row] = ROWS) -> list[str]:

@@ -7,12 +7,13 @@ import functools
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bars import Bars, Measured, table
+from tests.bars import Bars, measured_in, table
 from tests.processes import Processes, clean_environment
 
 # A test that hangs is a failure with a traceback, not a run that never ends.
@@ -26,6 +27,15 @@ GRACE = 1.0
 # what the tests start must be interruptible wherever they run.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` shares the tests among; 0 is this one."""
+    if len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py"):
+        return 0  # the tests of one file stay together anyway
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    # Half of the time a test waits. A container may see many more CPUs than it gets.
+    return min(2 * cpus, 16)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,19 +62,22 @@ def processes(registry_folder: str) -> Iterator[Processes]:
     started.end()
 
 
-MEASURED = pytest.StashKey[list[Measured]]()
-
-
 @pytest.fixture
 def bars(request: pytest.FixtureRequest) -> Bars:
     """Reports figures for the table at the end of the run."""
-    return Bars(request.node.name, request.config.stash.setdefault(MEASURED, []))
+    return Bars(request.node.name, request.node.user_properties)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The bars' table, if anything of it was measured."""
-    measured = config.stash.get(MEASURED, [])
-    if measured:
+    # A test's last report has all of its properties.
+    last = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+    ]
+    if measured := measured_in(last):
         terminalreporter.section("bars of calls")
         for line in table(measured):
             terminalreporter.write_line(line)

@@ -20,6 +20,9 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Seconds for the start of a Python on a machine that runs many: only a failure waits so long.
+PATIENCE = 90.0
+
 
 # What `make` and `.ci/run` hand down to their own; a `make` that a test starts is another one.
 MAKES_OWN = frozenset({"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYTEST_ARGS", "PYTHON", "VENV"})
@@ -91,7 +94,7 @@ class Process:
         state = "is running" if self.running else f"exited with {self._popen.returncode}"
         return f"{' '.join(self.argv)} (pid {self.pid}) {state} and printed:\n{lines}"
 
-    def wait_for(self, pattern: str, timeout: float = 30) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """The first line matching `pattern` (`re.search`) after the one found last.
 
         Fails the test if the program ends without it or `timeout` seconds pass.

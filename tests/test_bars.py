@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from tests import bars
 from tests.bars import ROWS, Measured, Row, table
+from tests.processes import Processes
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (bars.BENCH, bars.BENCH_CLUSTER)
@@ -88,3 +90,36 @@ def test_the_table_shows_every_row_measured_or_not() -> None:
         ["c", "1", "not in this run", "x"],
     ]
     assert len({line.index(where) for line, where in zip(lines[1:3], ("MISSED", "met"), strict=True)}) == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_figures_reach_the_table_wherever_their_tests_run(
+    workers: str, tmp_path: Path, processes: Processes
+) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nmarkers = alone\n")
+    (tmp_path / "conftest.py").write_text("from tests.conftest import bars, pytest_terminal_summary\n")
+    (tmp_path / "test_it.py").write_text(
+        dedent("""
+            from tests.bars import CHANNELS, RESTARTED
+
+            def test_good(bars):
+                bars.met(CHANNELS, "4.0 MB", True)
+
+            def test_bad(bars):
+                bars.met(RESTARTED, "7 s", False)
+                bars.met(RESTARTED, "3 s", True)
+                raise AssertionError
+        """)
+    )
+    run = processes.python(
+        "-m", "pytest", "-n", workers, "-p", "no:cacheprovider", cwd=tmp_path, PYTHONPATH=str(ROOT)
+    )
+    assert run.wait() == 1, run.report()
+    shown = [
+        line.split("  ") for line in run.stdout if line.startswith(("10,000 channels", "node restarted"))
+    ]
+    assert [[cell.strip() for cell in cells if cell.strip()][2:] for cells in shown] == [
+        ["7 s", "MISSED", "test_bad"],
+        ["3 s", "met", "test_bad"],
+        ["4.0 MB", "met", "test_good"],
+    ]

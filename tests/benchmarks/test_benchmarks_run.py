@@ -33,6 +33,7 @@ def table(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ROWS)
 def test_a_benchmark_runs_and_prints_all_its_rows(name: str, tmp_path: Path) -> None:
     done = bench(name, "--quick", "--json", str(tmp_path / "raw.json"))

@@ -39,7 +39,8 @@ async def two() -> AsyncIterator[tuple[Client, Wire, Backend]]:
         backend(options=PERMITTING) as behind,
         wire(behind.node.address) as line,
         backend(registry, options=PERMITTING, metadata=permitted) as other,
-        Client(registry=registry) as client,
+        # Each node gets its turn, also one that just answered slowly.
+        Client(registry=registry, balancer="round_robin") as client,
     ):
         await registry.register(Node("wired", line.address, "greeter", metadata=permitted))
         target = client.channel("greeter", options=QUICK).open()

@@ -144,6 +144,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads resident memory from Linux's /proc")
+@pytest.mark.alone
 def test_10_000_channels_opened_and_closed_grow_memory_by_less_than_5_mb(
     processes: Processes, bars: Bars
 ) -> None:

@@ -14,7 +14,7 @@ from tests.chaos.fleet import Fleet, addresses
 from tests.chaos.load import Load, ended, spread
 from tests.chaos.tally import Call, Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize("balancer", ["p2c", "round_robin"])

@@ -14,7 +14,7 @@ from tests.chaos.load import Load, spread
 from tests.chaos.proxy import Hole
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def test_a_node_that_swallows_packets_gets_hardly_a_call_of_p2c(fleet: Fleet, bars: Bars) -> None:

@@ -12,7 +12,7 @@ from tests.chaos.fleet import Fleet, addresses
 from tests.chaos.load import Load, ended, spread
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def test_a_loop_blocked_for_two_seconds_ejects_nobody(

@@ -13,7 +13,7 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.load import Load, ended
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def test_a_thousand_nodes_come_and_go_and_no_call_fails(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.load import Load, ended, spread
 from tests.chaos.tally import Tally
 from tests.processes import Processes
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def test_sigkill_of_one_of_ten_nodes_under_load(fleet: Fleet, registry_folder: str, bars: Bars) -> None:

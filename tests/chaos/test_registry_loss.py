@@ -14,7 +14,7 @@ from tests.chaos.fleet import Fleet, Member, addresses
 from tests.chaos.load import Load, ended, spread
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 class Failing(MemoryRegistry):

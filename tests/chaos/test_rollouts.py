@@ -14,7 +14,7 @@ from tests.chaos.load import Load, ended, spread
 from tests.chaos.proxy import Hole
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def replace_all(fleet: Fleet, members: list[Member], **settings: str) -> None:

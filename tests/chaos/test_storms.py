@@ -10,7 +10,7 @@ from tests.chaos.fleet import Fleet, Member, addresses
 from tests.chaos.load import Load, spread
 from tests.chaos.tally import Tally
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.alone
 
 
 async def three_deep(fleet: Fleet) -> list[Member]:

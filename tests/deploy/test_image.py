@@ -16,6 +16,9 @@ import pytest
 
 from tests.processes import ROOT, Processes, clean_environment
 
+# An image is made of one Python, and takes most of a minute to make.
+pytestmark = pytest.mark.once
+
 Step = tuple[str, str]
 
 

@@ -6,7 +6,11 @@ import os
 import re
 import signal
 
+import pytest
+
 from tests.processes import Processes
+
+pytestmark = pytest.mark.once
 
 DEMO = "examples/greeter/demo.py"
 

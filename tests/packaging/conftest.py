@@ -12,6 +12,14 @@ import pytest
 from tests.processes import ROOT, clean_environment
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that wants the wheel."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "wheel" in item.fixturenames:
+            item.add_marker("wheel")
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
