@@ -3,7 +3,7 @@
 #
 #   docker build -t pymicro-greeter:dev .
 #   docker run --rm pymicro-greeter:dev
-ARG PYTHON=3.13
+ARG PYTHON=3.14
 
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src

@@ -24,7 +24,7 @@ HERE := not peers and not cluster and not gomicro and not compat
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup gen demo test test-all test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
-	test-3.13 test-lowest lint format types bench bench-cluster simulate papers clean
+	test-3.13 test-3.14 test-3.15 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,11 +77,11 @@ test-compat: $(GENERATED) ## this checkout and the last release: each calls the 
 	release=$$(PYTHON="$(abspath $(BIN))/python" scripts/last-release) && \
 		LAST_RELEASE="$$release" $(BIN)/python -m pytest -m compat tests/compat $(PYTEST_ARGS)
 
-test-all-pythons: test-3.11 test-3.12 test-3.13 ## the test suite under each supported Python
+test-all-pythons: test-3.11 test-3.12 test-3.13 test-3.14 test-3.15 ## the test suite under each supported Python
 
 # With the wheel, which depends on the Python; without what does not, which `make test-all` has run.
-test-3.11 test-3.12 test-3.13: test-%:
-	python=$$(scripts/find-python $*) && $(MAKE) test PYTHON="$$python" VENV=.venv-$* \
+test-3.11 test-3.12 test-3.13 test-3.14 test-3.15: test-%:
+	scripts/with-python $* $(MAKE) test VENV=.venv-$* \
 		PYTEST_ARGS="-m '$(HERE) and not once and not alone' $(PYTEST_ARGS)"
 
 test-lowest: ## the test suite with the lowest versions pyproject.toml allows, on Python 3.11

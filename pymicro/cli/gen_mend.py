@@ -99,7 +99,7 @@ def mend_types(text: str, module: str, layout: Layout) -> str:
     text = _BY_CALL.sub("", text)
     # Strict mypy wants all of these complete, and has ClassVar in classes only.
     text = text.replace("**kwargs)", "**kwargs: object)")
-    text = re.sub(r"_Mapping(?=[],])", "_Mapping[str, object]", text)
+    text = re.sub(r"(?<!as )_Mapping(?=[],])", "_Mapping[str, object]", text)
     text = re.sub(r"^(\w+): _ClassVar\[int\]$", r"\1: int", text, flags=re.MULTILINE)
     # Which types-protobuf does not know.
     text = text.replace("_python_message._ExtensionDict", "_Any")

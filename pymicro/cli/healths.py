@@ -157,7 +157,14 @@ _ACCOUNTS = (
     (re.compile(r"connect\(\) timed out|[Tt]imeout occurred"), "no connection could be made in time"),
     (re.compile(r"http1\.x server"), "something else listens there (HTTP/1)"),
     (re.compile(r"address lookup failed for \S+: ([^\]]+)"), None),
-    (re.compile(r"last error: \w+: \S+ (?:Failed to connect to remote host: )?(.*)", re.DOTALL), None),
+    # Older grpcios name the system call before the reason, and its number after it.
+    (
+        re.compile(
+            r"last error: \w+: \S+ (?:Failed to connect to remote host: )?(?:connect: )?(.*?)(?: \(\d+\))?\Z",
+            re.DOTALL,
+        ),
+        None,
+    ),
 )
 
 

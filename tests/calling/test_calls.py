@@ -46,8 +46,8 @@ async def test_the_call_object_tells_status_and_metadata() -> None:
         assert (await call).message == "Hello Ada"  # awaiting again gives the same
         assert await call.code() is grpc.StatusCode.OK
         assert await call.details() == ""
-        assert dict(await call.initial_metadata())["served-by"] == server.node.id
-        assert dict(await call.trailing_metadata())["trailer"] == "yes"
+        assert dict(tuple(await call.initial_metadata()))["served-by"] == server.node.id
+        assert dict(tuple(await call.trailing_metadata()))["trailer"] == "yes"
         assert call.done()
         assert not call.cancelled()
         assert not call.cancel()
@@ -96,7 +96,7 @@ async def test_an_error_carries_status_metadata_node_and_callee() -> None:
         assert isinstance(error, grpc.RpcError)
         assert error.code() is grpc.StatusCode.NOT_FOUND
         assert error.details() == "nobody of that name"
-        assert dict(error.trailing_metadata())["why"] == "gone"
+        assert dict(tuple(error.trailing_metadata()))["why"] == "gone"
         assert error.node == server.node
         assert error.callee == "greeter/greeter.v1.Greeter/SayHello"
         assert error.from_peer is True

@@ -291,7 +291,7 @@ async def test_the_call_object_is_the_last_attempts() -> None:
         call.add_done_callback(ended.append)
         code, trailing = await asyncio.gather(call.code(), call.trailing_metadata())
         assert code is grpc.StatusCode.OK
-        assert dict(trailing)["served-by"] == nodes.ran[1] == call.node.id
+        assert dict(tuple(trailing))["served-by"] == nodes.ran[1] == call.node.id
         assert await call.details() == ""
         assert await call == nodes.ran[1].encode()
         assert call.done()

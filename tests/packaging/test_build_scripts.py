@@ -1,10 +1,11 @@
-"""`scripts/controlplane` and `scripts/gomicro` build once, whole or not at all, whoever else builds.
+"""`scripts/controlplane`, `gomicro` and `python-chroot` build once, whole or not at all, whoever else builds.
 
-With a stand-in for Go.
+With stand-ins for Go and debootstrap.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -31,13 +32,20 @@ printf '#!/bin/sh\\nbasename "$0"\\n' >"$2"
 chmod +x "$2"
 """
 
+DEBOOTSTRAP = """#!/bin/sh
+echo "$*" >>"$FOLDER/builds"
+while [ ! -e "$FOLDER/go-on" ]; do sleep 0.02; done
+[ ! -e "$FOLDER/broken" ] || exit 1
+mkdir -p "$4/etc" "$4/run"
+"""
 
-# All that the script and its stand-in for Go may use: a Go of the machine is not among them.
+# All that the scripts and their stand-ins may use: a Go of the machine is not among them.
 TOOLS = [
     "basename",
     "cat",
     "chmod",
     "cut",
+    "date",
     "dirname",
     "flock",
     "id",
@@ -47,6 +55,9 @@ TOOLS = [
     "rm",
     "sha256sum",
     "sleep",
+    "tail",
+    "uname",
+    "unshare",
 ]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a cluster is tested on Linux")
@@ -67,7 +78,7 @@ class Script:
             assert found, f"no {tool} on PATH"
             (programs / tool).symlink_to(found)
         stand_ins = dict.fromkeys(("kubectl", "ip", "openssl", "setpriv"), "#!/bin/sh\n")
-        for name, text in {"go": GO, **stand_ins}.items():
+        for name, text in {"go": GO, "debootstrap": DEBOOTSTRAP, **stand_ins}.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
         self.environ = {
@@ -124,6 +135,16 @@ def script(tmp_path: Path) -> Iterator[Script]:
     made.end()
 
 
+may_mount = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+
+
+@pytest.fixture(params=["controlplane", "gomicro", pytest.param("python-chroot", marks=may_mount)])
+def any_of_them(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
+    made = Script(tmp_path, request.param)
+    yield made
+    made.end()
+
+
 @pytest.fixture(params=["controlplane", "gomicro"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Script]:
     made = Script(tmp_path, request.param)
@@ -159,45 +180,45 @@ def test_the_peers_of_go_micro_are_one_program(tmp_path: Path) -> None:
     assert (script.folder / "builds").read_text() == "-mod=readonly 0\n"
 
 
-def test_two_at_a_time_build_once(either: Script) -> None:
-    both = [either.start(), either.start()]
-    either.wait_for_build(1)
-    either.go_on()
+def test_two_at_a_time_build_once(any_of_them: Script) -> None:
+    both = [any_of_them.start(), any_of_them.start()]
+    any_of_them.wait_for_build(1)
+    any_of_them.go_on()
     done = [process.communicate(timeout=30) for process in both]
     assert [process.returncode for process in both] == [0, 0], done
     assert done[0][0] == done[1][0] != ""
-    assert either.builds() == 1
+    assert any_of_them.builds() == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_build_that_is_interrupted_is_none(either: Script, how: signal.Signals) -> None:
-    process = either.start()
-    either.wait_for_build(1)
+def test_a_build_that_is_interrupted_is_none(any_of_them: Script, how: signal.Signals) -> None:
+    process = any_of_them.start()
+    any_of_them.wait_for_build(1)
     # As Ctrl-C does: to the script and all that it has started.
     os.killpg(process.pid, how)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    left = either.folders()
+    left = any_of_them.folders()
     assert all(name.endswith(".partial") for name in left)
     assert how == signal.SIGKILL or not left
 
-    either.go_on()
-    status, folder, errors = either.run()
+    any_of_them.go_on()
+    status, folder, errors = any_of_them.run()
     assert status == 0, errors
-    assert either.builds() == 2
-    (kept,) = either.folders()
+    assert any_of_them.builds() == 2
+    (kept,) = any_of_them.folders()
     assert f"/{kept}" in folder
 
 
-def test_a_build_that_fails_leaves_nothing_and_is_tried_again(either: Script) -> None:
-    either.go_on()
-    (either.folder / "broken").touch()
-    status, output, _ = either.run()
+def test_a_build_that_fails_leaves_nothing_and_is_tried_again(any_of_them: Script) -> None:
+    any_of_them.go_on()
+    (any_of_them.folder / "broken").touch()
+    status, output, _ = any_of_them.run()
     assert status != 0
     assert output == ""
-    assert either.folders() == []
-    (either.folder / "broken").unlink()
-    assert either.run()[0] == 0
+    assert any_of_them.folders() == []
+    (any_of_them.folder / "broken").unlink()
+    assert any_of_them.run()[0] == 0
 
 
 def test_binaries_of_ones_own_are_used_as_they_are(script: Script, tmp_path: Path) -> None:
@@ -234,3 +255,23 @@ def test_a_program_that_cannot_be_installed_is_an_error_that_names_its_package(s
     assert (status, output) == (1, "")
     assert "apt-get install kubernetes-client iproute2" in errors
     assert script.builds() == 0
+
+
+@may_mount
+def test_of_the_debians_of_other_months_none_is_kept_but_one_in_use(tmp_path: Path) -> None:
+    script = Script(tmp_path, "python-chroot")
+    script.go_on()
+    status, folder, errors = script.run()
+    assert status == 0, errors
+    made = Path(folder.strip())
+    kept = script.cache / f"{made.name[:-7]}2020-01"
+    used = script.cache / f"{made.name[:-7]}2020-02"
+    other = script.cache / "python-testing-of-another-key-2020-01"
+    for old in (kept, used, other):
+        old.mkdir()
+    shutil.rmtree(made)
+    with Path(f"{used}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert script.run()[0] == 0
+    assert sorted(script.folders()) == sorted([made.name, used.name, other.name])
+    assert script.builds() == 2

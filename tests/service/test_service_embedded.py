@@ -32,7 +32,7 @@ class Greeter:
     @handler
     async def say_hello(self, request: pb.HelloRequest, context: CallContext) -> pb.HelloReply:
         self.remaining.append(context.time_remaining())
-        self.metadata.append(dict(context.metadata))
+        self.metadata.append(dict(tuple(context.metadata)))
         if self.onward is not None:
             if request.name == "later":
                 self.background = asyncio.create_task(self._later(request))

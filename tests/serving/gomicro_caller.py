@@ -111,7 +111,7 @@ class Failure:
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self.code = error.code()
         self.text = error.details() or ""
-        self.trailers = dict(error.trailing_metadata() or ())
+        self.trailers = dict(tuple(error.trailing_metadata() or ()))
 
     @property
     def json(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ AROUND = pytest.mark.parametrize(
 
 
 def trailers(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    return dict(error.trailing_metadata() or ())
+    return dict(tuple(error.trailing_metadata() or ()))
 
 
 class Waiting:
@@ -318,7 +318,7 @@ async def test_an_answer_of_a_handler_carries_nothing_of_ours_that_it_received()
     async with serving(Copying(), source=KEEPER) as running:
         call = running.rpc("Import")(pb.Animal(), timeout=20)
         await call
-        assert dict(await call.trailing_metadata()) == {PUSHBACK: "7000", "x-quota": "9"}
+        assert dict(tuple(await call.trailing_metadata())) == {PUSHBACK: "7000", "x-quota": "9"}
 
 
 # A deadline that has passed

@@ -139,7 +139,7 @@ async def test_everybody_else_gets_plain_text_and_rich_details(
                 error = await Running(running.server, chosen, 0).failure(name, metadata=metadata)
                 assert error.code() is code
                 assert re.fullmatch(detail, error.details() or "")
-                details = DETAILS_KEY in dict(error.trailing_metadata() or ())
+                details = DETAILS_KEY in dict(tuple(error.trailing_metadata() or ()))
                 assert details is (act in (raises, aborts, aborts_with_status, sets))
 
 

@@ -151,7 +151,7 @@ async def test_a_handler_sees_go_micros_metadata_in_lower_case_and_where_it_came
     class Looking:
         @handler
         async def watch(self, request: pb.Query, context: CallContext) -> AsyncIterator[pb.Animal]:
-            seen.update(context.metadata)
+            seen.update(tuple(context.metadata))
             seen["peer"] = context.peer()
             yield pb.Animal()
 

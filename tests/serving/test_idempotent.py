@@ -231,7 +231,7 @@ async def answer(running: Running, name: str, word: str) -> tuple[grpc.StatusCod
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for _ in call:  # the status comes after the messages
                 pass
-    return await call.code(), dict(await call.trailing_metadata())
+    return await call.code(), dict(tuple(await call.trailing_metadata()))
 
 
 @AROUND

@@ -53,7 +53,8 @@ def _meant(call: Any, code: grpc.StatusCode) -> tuple[grpc.StatusCode, ErrorJson
 
 def trailers_of(call: Any) -> dict[str, str | bytes]:
     """The trailing metadata of a done grpc.aio call; of two with one key the last."""
-    return dict(now(call.trailing_metadata()) or ())
+    # As pairs: the keys() of a grpc.aio Metadata are no keys before grpcio 1.80.
+    return dict(tuple(now(call.trailing_metadata()) or ()))
 
 
 def logs_calls() -> bool:

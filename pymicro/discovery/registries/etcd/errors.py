@@ -86,7 +86,8 @@ def reason(error: grpc.aio.AioRpcError, timeout: float, *, tls: bool | None = No
 def _hint(text: str, tls: bool | None) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return " (registry_tls_ca has to name the authority that signed etcd's certificate)"
-    if "Hostname Verification Check failed" in text:
+    # The second is what older grpcios say, 1.68 among them.
+    if "Hostname Verification Check failed" in text or "is not in peer certificate" in text:
         return " (its certificate is for another name than the one in registry_address)"
     if "WRONG_VERSION_NUMBER" in text or (tls and ("Socket closed" in text or "reset" in text)):
         return " (perhaps it speaks no TLS there, or wants another client certificate)"
