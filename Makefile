@@ -44,10 +44,11 @@ demo: $(GENERATED) ## three greeters, a client, a crash, a fourth greeter, a cle
 test: $(GENERATED) ## the test suite, and the table of bars that it measured (needs Python only)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl, buf curl, grpc-js (needs Go and Node.js)
+test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-go's interop cases (needs Go and Node.js)
 	$(BIN)/python -m pip install --quiet --group peers
-	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && \
-		GRPCURL="$$grpcurl" GRPC_JS="$$js" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && interop=$$(scripts/interop) && \
+		GRPCURL="$$grpcurl" GRPC_JS="$$js" GRPC_GO_INTEROP="$$interop" \
+		$(BIN)/python -m pytest -m peers tests/peers tests/interop $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench
