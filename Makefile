@@ -47,7 +47,8 @@ test: $(GENERATED) ## the test suite, and the table of bars that it measured (ne
 test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-go's interop cases (needs Go and Node.js)
 	$(BIN)/python -m pip install --quiet --group peers
 	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && interop=$$(scripts/interop) && \
-		GRPCURL="$$grpcurl" GRPC_JS="$$js" GRPC_GO_INTEROP="$$interop" \
+		peer=$$(scripts/benchpeer) && scripts/valgrind >/dev/null && \
+		GRPCURL="$$grpcurl" GRPC_JS="$$js" GRPC_GO_INTEROP="$$interop" BENCH_PEER="$$peer" \
 		$(BIN)/python -m pytest -m peers tests/peers tests/interop $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
@@ -85,8 +86,9 @@ types: $(GENERATED) ## mypy, strict; of the examples too, with the types that `p
 	$(BIN)/mypy
 	cd examples/greeter && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 
-bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md (needs Go and valgrind)
+	peer=$$(scripts/benchpeer) && scripts/valgrind >/dev/null && \
+		BENCH_PEER="$$peer" $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-cluster: $(GENERATED) ## discovery on a real Kubernetes API server (Linux, root, needs Go)
 	$(BIN)/python -m pip install --quiet --group bench

@@ -44,7 +44,7 @@ def test_grpc_go_calls_pymicro(service: str, name: str) -> None:
     host, _, port = service.rpartition(":")
     done = subprocess.run(
         [program("client"), f"--server_host={host}", f"--server_port={port}", f"--test_case={name}"],
-        # It tells that a case passed only at this level; at others it would be silent about a case it skipped.
+        # Only at this level does it say that a case was done.
         env={**os.environ, "GRPC_GO_LOG_SEVERITY_LEVEL": "info"},
         capture_output=True,
         text=True,
