@@ -57,10 +57,12 @@ test-all: $(GENERATED) ## the whole test suite, and the table of bars that it me
 	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 	$(PYTEST) -m '$(HERE) and alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 
-test-peers: $(GENERATED) ## foreign programs against the greeter: grpcurl, buf curl, grpc-js (needs Go and Node.js)
+test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-go's interop cases (needs Go and Node.js)
 	$(BIN)/python -m pip install --quiet --group peers
-	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && \
-		GRPCURL="$$grpcurl" GRPC_JS="$$js" $(BIN)/python -m pytest -m peers tests/peers $(PYTEST_ARGS)
+	grpcurl=$$(scripts/grpcurl) && js=$$(scripts/grpc-js) && interop=$$(scripts/interop) && \
+		peer=$$(scripts/benchpeer) && scripts/valgrind >/dev/null && \
+		GRPCURL="$$grpcurl" GRPC_JS="$$js" GRPC_GO_INTEROP="$$interop" BENCH_PEER="$$peer" \
+		$(BIN)/python -m pytest -m peers tests/peers tests/interop $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench
@@ -102,8 +104,9 @@ types: $(GENERATED) ## mypy, strict; of the examples too, with the types that `p
 	cd examples/greeter && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 	cd examples/plugins && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml .
 
-bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: $(GENERATED) ## the benchmarks; results go to benchmarks/README.md (needs Go and valgrind)
+	peer=$$(scripts/benchpeer) && scripts/valgrind >/dev/null && \
+		BENCH_PEER="$$peer" $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-cluster: $(GENERATED) ## discovery on a real Kubernetes API server (Linux, root, needs Go)
 	$(BIN)/python -m pip install --quiet --group bench

@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import calls, footprint, picks, report
+from benchmarks import calls, footprint, instructions, picks, report
 from benchmarks.figures import Row
 from benchmarks.loops import LOOPS, run
+from benchmarks.processes import go_peer
 from benchmarks.rounds import Settings
 
 BENCHMARKS = {
@@ -20,11 +22,16 @@ BENCHMARKS = {
     "ten-nodes": calls.ten_nodes,
     "server": calls.server,
     "streams": calls.streams,
+    "intercept": calls.interceptors,
+    "instructions": instructions.instructions,
     "pick": picks.picks,
     "evenness": picks.evenness,
     "import": footprint.imports,
     "memory": footprint.memory,
 }
+# The rest knows no event loop, or always the same.
+ON_A_LOOP = ("control", "unary", "ten-nodes", "server", "streams", "intercept", "instructions")
+AGAINST_A_PEER = (*ON_A_LOOP, "memory")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +41,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=0.08, help="length of a quarter round (default 0.08)"
     )
-    parser.add_argument("--loop", choices=LOOPS, default="asyncio", help="event loop of both processes")
+    parser.add_argument(
+        "--loop", choices=LOOPS, action="append", help="event loop of Python's processes; both if not given"
+    )
+    parser.add_argument(
+        "--peer", choices=("go", "python"), default="go", help="what the other end of calls is (default go)"
+    )
     parser.add_argument("--quick", action="store_true", help="two tiny rounds: does it run at all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's value there")
     arguments = parser.parse_args(argv)
@@ -46,9 +58,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    go = arguments.peer == "go"
     if arguments.quick:
-        return Settings(rounds=2, seconds=0.01, fresh=2, loop=arguments.loop)
-    return Settings(rounds=arguments.rounds, seconds=arguments.seconds, loop=arguments.loop)
+        return Settings(rounds=2, seconds=0.01, fresh=2, go=go)
+    return Settings(rounds=arguments.rounds, seconds=arguments.seconds, go=go)
 
 
 def _default_settings_only() -> None:
@@ -63,23 +76,28 @@ def _default_settings_only() -> None:
             del os.environ[name]
 
 
-async def _measure(names: Sequence[str], settings: Settings) -> list[Row]:
-    rows = []
-    for name in names:
-        async for found in BENCHMARKS[name](settings):
-            for row in found:
-                print(report.line(row), flush=True)
-                rows.append(row)
-    return rows
+async def _measure(name: str, settings: Settings, rows: list[Row]) -> None:
+    async for found in BENCHMARKS[name](settings):
+        for row in found:
+            print(report.line(row), flush=True)
+            rows.append(row)
 
 
-async def _main(arguments: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
+    names, loops = arguments.names or list(BENCHMARKS), arguments.loop or LOOPS
+    if settings.go and set(names) & set(AGAINST_A_PEER):
+        go_peer()  # else it would be missed in the middle; so would valgrind
+    if "instructions" in names:
+        instructions.need(settings)
     about = report.machine(settings)
     print("\n".join(f"{name}: {text}" for name, text in about.items()), end="\n\n")
     print(report.HEADER, flush=True)
     begun = time.monotonic()
-    rows = await _measure(arguments.names or list(BENCHMARKS), settings)
+    rows: list[Row] = []
+    for name in names:
+        for loop in loops if name in ON_A_LOOP else loops[:1]:
+            run(_measure(name, replace(settings, loop=loop), rows), loop)
     missed = sum(row.verdict.startswith("missed") for row in rows)
     held = sum(row.bar is not None for row in rows)
     bars = f"{held - missed} of {held} bars met, " if held else ""
@@ -90,5 +108,4 @@ async def _main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     _default_settings_only()
-    arguments = _arguments(sys.argv[1:])
-    run(_main(arguments), arguments.loop)
+    main(_arguments(sys.argv[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,12 @@ import grpc.aio
 
 from benchmarks.figures import Bar, Figure, Row, at_least, is_one
 from benchmarks.greeter import rpc
-from benchmarks.processes import ServerProcess
+from benchmarks.interceptors import AroundCall, around
+from benchmarks.processes import GoLoad, GoServer, Server, ServerProcess
 from benchmarks.rounds import Pair, Settings, Side, Work, compare
 from benchmarks.workloads import bidi, server_streaming, short_streams, unary
 
-__all__ = ["CHANNELS", "control", "server", "streams", "ten_nodes", "unary_calls"]
+__all__ = ["CHANNELS", "control", "interceptors", "server", "streams", "ten_nodes", "unary_calls"]
 
 CLOCK, CPU = at_least(0.95), at_least(0.92)
 IN_FLIGHT = (1, 64)
@@ -26,31 +27,40 @@ Opener = Callable[[], AbstractAsyncContextManager[Pair]]
 
 
 @asynccontextmanager
-async def bare_channel(addresses: list[str], *options: tuple[str, Any]) -> AsyncIterator[Any]:
+async def bare_channel(
+    addresses: list[str], *options: tuple[str, Any], interceptors: Sequence[Any] = ()
+) -> AsyncIterator[Any]:
     """A stub on a plain channel, with grpc-core's round_robin if there are several addresses."""
     target = addresses[0]
     if len(addresses) > 1:
         target = "ipv4:" + ",".join(addresses)
         options = (*options, ("grpc.service_config", ROUND_ROBIN))
-    async with grpc.aio.insecure_channel(target, options=options or None) as channel:
+    async with grpc.aio.insecure_channel(
+        target, options=options or None, interceptors=interceptors
+    ) as channel:
         stub = rpc.GreeterStub(channel)
         await all_connected(stub, len(addresses))
         yield stub
 
 
 @asynccontextmanager
-async def pymicro_channel(addresses: list[str]) -> AsyncIterator[Any]:
+async def pymicro_channel(addresses: list[str], interceptors: Sequence[Any] = ()) -> AsyncIterator[Any]:
     """A stub on a pymicro channel with default settings."""
     import pymicro
 
     nodes = ",".join(f"greeter={address}" for address in addresses)
-    async with pymicro.Client(registry="static", registry_address=nodes) as client:
+    async with pymicro.Client(registry="static", registry_address=nodes, interceptors=interceptors) as client:
         stub = rpc.GreeterStub(client.channel("greeter"))
         await all_connected(stub, len(addresses))
         yield stub
 
 
-CHANNELS = {"bare": bare_channel, "pymicro": pymicro_channel}
+CHANNELS: dict[str, Callable[[list[str]], AbstractAsyncContextManager[Any]]] = {
+    "bare": bare_channel,
+    "pymicro": pymicro_channel,
+    "bare-intercepted": lambda addresses: bare_channel(addresses, interceptors=[AroundCall()]),
+    "pymicro-intercepted": lambda addresses: pymicro_channel(addresses, interceptors=[around]),
+}
 
 
 async def all_connected(stub: Any, nodes: int) -> None:
@@ -73,36 +83,64 @@ async def _rows(
 ) -> list[Row]:
     found = await compare(opener, work, settings)
     return [
-        Row(name, f"{what}, clock", Figure.of(found.clock), "", bars[0], found.detail("clock", unit)),
-        Row(name, f"{what}, CPU", Figure.of(found.cpu), "", bars[1], found.detail("cpu", unit)),
+        Row(
+            name,
+            f"{what}, {settings.loop}, clock",
+            Figure.of(found.clock),
+            "",
+            bars[0],
+            found.detail("clock", unit),
+        ),
+        Row(
+            name,
+            f"{what}, {settings.loop}, CPU",
+            Figure.of(found.cpu),
+            "",
+            bars[1],
+            found.detail("cpu", unit),
+        ),
     ]
 
 
-def _clients(settings: Settings, *, ports: int = 1, subject: Any = pymicro_channel) -> Opener:
-    """Two channels in this process to one bare server in another."""
+def other_server(settings: Settings, ports: int = 1) -> Server:
+    """The server that clients are measured against."""
+    if settings.go:
+        return GoServer(ports=ports)
+    return ServerProcess("bare", ports=ports, loop=settings.loop)
+
+
+def _clients(
+    settings: Settings, *, ports: int = 1, subject: Any = pymicro_channel, baseline: Any = bare_channel
+) -> Opener:
+    """Two channels in this process to one server in another."""
 
     @asynccontextmanager
     async def opener() -> AsyncIterator[Pair]:
         async with AsyncExitStack() as stack:
-            process = stack.enter_context(ServerProcess("bare", ports=ports, loop=settings.loop))
+            process = stack.enter_context(other_server(settings, ports))
             ours = await stack.enter_async_context(subject(process.addresses))
-            theirs = await stack.enter_async_context(bare_channel(process.addresses))
+            theirs = await stack.enter_async_context(baseline(process.addresses))
             yield Pair(Side(ours), Side(theirs))
 
     return opener
 
 
-def _servers(settings: Settings, *, subject: str = "pymicro") -> Opener:
-    """Two servers, each in a process of its own, under bare channels from this one."""
+def _servers(settings: Settings, *, subject: str = "pymicro", baseline: str = "bare") -> Opener:
+    """Two servers, each in a process of its own, each under a client of its own."""
 
     @asynccontextmanager
     async def opener() -> AsyncIterator[Pair]:
         async with AsyncExitStack() as stack:
             sides = []
-            for kind in (subject, "bare"):
+            for kind in (subject, baseline):
                 process = stack.enter_context(ServerProcess(kind, loop=settings.loop))
-                channel = await stack.enter_async_context(grpc.aio.insecure_channel(process.addresses[0]))
-                sides.append(Side(rpc.GreeterStub(channel), process.cpu))
+                client: Any
+                if settings.go:
+                    client = stack.enter_context(GoLoad(process.addresses[0]))
+                else:
+                    channel = grpc.aio.insecure_channel(process.addresses[0])
+                    client = rpc.GreeterStub(await stack.enter_async_context(channel))
+                sides.append(Side(client, process.cpu))
             yield Pair(*sides)
 
     return opener
@@ -142,6 +180,17 @@ async def server(settings: Settings) -> AsyncIterator[list[Row]]:
     for in_flight in IN_FLIGHT:
         what = f"server, {in_flight} in flight"
         yield await _rows("server", what, _servers(settings), unary(in_flight), settings)
+
+
+async def interceptors(settings: Settings) -> AsyncIterator[list[Row]]:
+    clients = _clients(
+        settings, subject=CHANNELS["pymicro-intercepted"], baseline=CHANNELS["bare-intercepted"]
+    )
+    servers = _servers(settings, subject="pymicro-intercepted", baseline="bare-intercepted")
+    for end, opener in (("channel", clients), ("server", servers)):
+        for in_flight in IN_FLIGHT:
+            what = f"{end}, one interceptor, {in_flight} in flight"
+            yield await _rows("intercept", what, opener, unary(in_flight), settings, bars=(None, None))
 
 
 async def streams(settings: Settings) -> AsyncIterator[list[Row]]:

@@ -16,7 +16,7 @@ from benchmarks.rounds import Settings
 
 __all__ = ["HEADER", "line", "machine", "write_json"]
 
-_WIDTHS = (9, 56, 7, 15, 9, 7)
+_WIDTHS = (12, 62, 7, 15, 9, 7)
 
 
 def _cells(*cells: str) -> str:
@@ -76,11 +76,12 @@ def machine(settings: Settings) -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "Python": f"{platform.python_version()}, event loop {settings.loop}",
+        "Python": platform.python_version(),
         "packages": ", ".join(
-            f"{name} {_installed(name)}" for name in ("grpcio", "protobuf", "pymicro-grpc")
+            f"{name} {_installed(name)}" for name in ("grpcio", "protobuf", "uvloop", "pymicro-grpc")
         ),
-        "rounds": f"{settings.rounds} of 4 × {settings.seconds:g} s, fresh ends every {settings.fresh}",
+        "rounds": f"{settings.rounds} of 4 × {settings.seconds:g} s, fresh ends every {settings.fresh}, "
+        f"against {'grpc-go 1.76.0' if settings.go else 'bare grpc.aio'}",
     }
 
 

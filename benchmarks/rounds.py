@@ -33,13 +33,15 @@ class Settings:
         rounds: Rounds of each benchmark; each gives one value.
         seconds: Length of one of the four slots of a round.
         fresh: Rounds after which both sides are opened anew.
-        loop: The event loop of both processes.
+        loop: The event loop of the Python processes.
+        go: Whether the other end is the Go peer; else it is bare grpc.aio.
     """
 
     rounds: int = 80
     seconds: float = 0.08
     fresh: int = 5
     loop: str = "asyncio"
+    go: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""The other process: `python -m benchmarks.server bare|pymicro`.
+"""A Python server in a process of its own: `python -m benchmarks.server KIND`.
 
 Prints its addresses as one line of JSON. Each line read from stdin is answered
-with the CPU seconds this process has used; the end of stdin ends it, so that it
-never outlives the benchmark.
+with the CPU seconds this process has used, and marked for valgrind
+(`benchmarks/marks.py`); the end of stdin ends it, so that it never outlives the
+benchmark.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from threading import Thread
 from typing import Any
 
@@ -21,7 +22,9 @@ import grpc
 import grpc.aio
 
 from benchmarks.greeter import COUNT, REPLY, pb, rpc
+from benchmarks.interceptors import AroundHandler, around
 from benchmarks.loops import run
+from benchmarks.marks import mark
 
 
 class Bare(rpc.GreeterServicer):  # type: ignore[misc]
@@ -58,11 +61,11 @@ class Bare(rpc.GreeterServicer):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def bare(ports: int) -> AsyncIterator[list[str]]:
+async def bare(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator[list[str]]:
     async with AsyncExitStack() as stack:
         addresses = []
         for _ in range(ports):
-            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=interceptors)
             servicer = Bare()
             rpc.add_GreeterServicer_to_server(servicer, server)
             servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -73,7 +76,7 @@ async def bare(ports: int) -> AsyncIterator[list[str]]:
 
 
 @asynccontextmanager
-async def pymicro(ports: int) -> AsyncIterator[list[str]]:
+async def pymicro(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator[list[str]]:
     from pymicro import Service, handler
 
     class Greeter:
@@ -102,13 +105,18 @@ async def pymicro(ports: int) -> AsyncIterator[list[str]]:
     if ports != 1:
         raise SystemExit("a pymicro server has one port")
     # The memory registry keeps the benchmark out of the folder where the machine's services meet.
-    service = Service("greeter", registry="memory")
+    service = Service("greeter", registry="memory", interceptors=interceptors)
     service.add(Greeter(), pb)
     async with service:
         yield [service.address]
 
 
-KINDS = {"bare": bare, "pymicro": pymicro}
+KINDS: dict[str, Callable[[int], AbstractAsyncContextManager[list[str]]]] = {
+    "bare": bare,
+    "pymicro": pymicro,
+    "bare-intercepted": lambda ports: bare(ports, [AroundHandler()]),
+    "pymicro-intercepted": lambda ports: pymicro(ports, [around]),
+}
 
 
 async def serve(kind: str, ports: int) -> None:
@@ -117,6 +125,7 @@ async def serve(kind: str, ports: int) -> None:
 
     def answer() -> None:
         for _ in sys.stdin:
+            mark()
             print(time.process_time(), flush=True)
         loop.call_soon_threadsafe(ended.set)
 

@@ -1,4 +1,7 @@
-"""What is done with a stub: so many calls, or so many messages in one stream."""
+"""What is done with a stub: so many calls, or so many messages in one stream.
+
+The other end may be a Python stub, which does it here, or the Go client, which is told to.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,23 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from benchmarks.greeter import REQUEST, TEXT, pb
+from benchmarks.processes import GoLoad
 from benchmarks.rounds import Work
 
 __all__ = ["bidi", "server_streaming", "short_streams", "unary"]
+
+
+def _with_either(method: str, work: Work, in_flight: int = 1) -> Work:
+    """`work`, done by the Go client if that is what is called with."""
+
+    async def done(stub: Any, count: int) -> None:
+        if isinstance(stub, GoLoad):
+            # Blocking is right: this process has nothing else to do, and must not spend anything.
+            stub.run(method, in_flight, count)
+        else:
+            await work(stub, count)
+
+    return done
 
 
 def unary(in_flight: int) -> Work:
@@ -29,11 +46,10 @@ def unary(in_flight: int) -> Work:
             for index in range(in_flight):
                 group.create_task(caller(stub, share + (index < rest)))
 
-    return work
+    return _with_either("SayHello", work, in_flight)
 
 
-async def server_streaming(stub: Any, count: int) -> None:
-    """One call whose server sends `count` messages."""
+async def _server_streaming(stub: Any, count: int) -> None:
     seen = 0
     async for _ in stub.CountDown(pb.CountDownRequest(**{"from": count})):
         seen += 1
@@ -41,9 +57,7 @@ async def server_streaming(stub: Any, count: int) -> None:
         raise RuntimeError(f"the stream ended after {seen} of {count} messages")
 
 
-async def bidi(stub: Any, count: int) -> None:
-    """One call that sends `count` messages and reads each one back, both ways at once."""
-
+async def _bidi(stub: Any, count: int) -> None:
     async def messages() -> AsyncIterator[Any]:
         for _ in range(count):
             yield TEXT
@@ -55,11 +69,19 @@ async def bidi(stub: Any, count: int) -> None:
         raise RuntimeError(f"the stream ended after {seen} of {count} messages")
 
 
-async def short_streams(stub: Any, count: int) -> None:
-    """`count` calls, one after the other, that send one message each: what a stream costs at its ends."""
-
+async def _short_streams(stub: Any, count: int) -> None:
     async def message() -> AsyncIterator[Any]:
         yield REQUEST
 
     for _ in range(count):
         await stub.GreetAll(message())
+
+
+server_streaming = _with_either("CountDown", _server_streaming)
+"""One call whose server sends `count` messages."""
+
+bidi = _with_either("Chat", _bidi)
+"""One call that sends `count` messages and reads each one back, both ways at once."""
+
+short_streams = _with_either("GreetAll", _short_streams)
+"""`count` calls, one after the other, that send one message each: what a stream costs at its ends."""

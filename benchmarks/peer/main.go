@@ -1,0 +1,68 @@
+// The fast end of the benchmarks: a Go server for Python clients, and a Go client for Python servers.
+//
+//	peer serve [PORTS]     prints its addresses as one line of JSON; each line read is answered
+//	                       with the CPU seconds used so far
+//	peer load ADDRESS      each line read, "METHOD IN_FLIGHT COUNT", makes that many calls and is
+//	                       answered with the seconds they took
+//
+// The end of stdin ends both, so that they never outlive the benchmark.
+//
+// Messages are bytes as they stand on the wire, so there is no generated code here: the peer
+// has to be fast, and nothing in it depends on what a message says but the length of CountDown.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"log"
+	"os"
+	"strconv"
+
+	"google.golang.org/grpc/mem"
+)
+
+// text is 62 bytes, 64 with tag and length, as in benchmarks/greeter.py.
+const text = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+
+// message is field 1 of any of the greeter's messages that are a text.
+var message = append([]byte{0x0a, byte(len(text))}, text...)
+
+// raw hands bytes through, under protobuf's name.
+type raw struct{}
+
+func (raw) Name() string { return "proto" }
+
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
+}
+
+func (raw) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
+}
+
+// lines answers each line of stdin until it ends.
+func lines(answer func(line string) string) {
+	input := bufio.NewScanner(os.Stdin)
+	for input.Scan() {
+		fmt.Println(answer(input.Text()))
+	}
+}
+
+func main() {
+	log.SetFlags(0)
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "serve":
+		serve(1)
+	case len(os.Args) == 3 && os.Args[1] == "serve":
+		ports, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			log.Fatalf("the number of ports is no number: %v", err)
+		}
+		serve(ports)
+	case len(os.Args) == 3 && os.Args[1] == "load":
+		load(os.Args[2])
+	default:
+		log.Fatal("usage: peer serve [PORTS] | peer load ADDRESS")
+	}
+}

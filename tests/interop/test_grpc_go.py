@@ -1,0 +1,69 @@
+"""gRPC's interop cases between pymicro and grpc-go, both ways, and pymicro with itself.
+
+Run by `make test-peers`, which builds grpc-go's programs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pymicro import Client
+from tests.interop.cases import CASES
+from tests.processes import ROOT, Processes
+
+pytestmark = pytest.mark.peers
+
+
+def program(name: str) -> str:
+    """One of grpc-go's programs; a missing one is a failure, not a skipped test."""
+    folder = os.environ.get("GRPC_GO_INTEROP")
+    assert folder, "GRPC_GO_INTEROP is not set: run `make test-peers`"
+    return str(Path(folder) / name)
+
+
+@pytest.fixture
+def service(processes: Processes) -> str:
+    """The address of TestService on pymicro."""
+    server = processes.pymicro("run", "tests/interop/service.py", PYTHONPATH=str(ROOT))
+    return server.wait_for(r"interop.*?(127\.0\.0\.1:\d+)")[1]
+
+
+@pytest.fixture
+def grpc_go(processes: Processes) -> str:
+    """The address of grpc-go's interop server."""
+    return processes.start(program("server")).wait_for(r"^(127\.0\.0\.1:\d+)$")[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_grpc_go_calls_pymicro(service: str, name: str) -> None:
+    host, _, port = service.rpartition(":")
+    done = subprocess.run(
+        [program("client"), f"--server_host={host}", f"--server_port={port}", f"--test_case={name}"],
+        # Only at this level does it say that a case was done.
+        env={**os.environ, "GRPC_GO_LOG_SEVERITY_LEVEL": "info"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\w+ done$", done.stderr, re.MULTILINE), done.stderr
+
+
+# A channel is fresh in each case, as with other languages' interop clients: in the case with a deadline
+# of a millisecond nothing may have been sent when it ends.
+@pytest.mark.parametrize("name", CASES)
+async def test_pymicro_calls_grpc_go(grpc_go: str, name: str) -> None:
+    async with Client(registry="static", registry_address=f"interop={grpc_go}") as client:
+        await CASES[name](client.channel("interop"))
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_pymicro_calls_pymicro(service: str, name: str) -> None:
+    async with Client(registry="static", registry_address=f"interop={service}") as client:
+        await CASES[name](client.channel("interop"))
