@@ -1,4 +1,4 @@
-"""What a request is sent with, as it was read at one moment, and the library that reads it."""
+"""What goes with each request, as it was read at one moment, and the library that reads it."""
 
 from __future__ import annotations
 
