@@ -15,7 +15,7 @@ __all__ = ["RegistrySelector"]
 
 
 class RegistrySelector:
-    """Passes on the source's sets; the source shares its watches of one service."""
+    """Passes on the source's sets; all users of one service share the source's watch."""
 
     name = "registry"
     uses_registry = True

@@ -198,7 +198,7 @@ class KubeClient:
         """An answer that is no refusal, and the moment (of the loop's clock) by which to have read it."""
         headers = {
             "Accept": "application/json",
-            # Unpacking would block the loop, for bytes that travel within a cluster.
+            # Unpacking would block the loop, only to save bytes within a cluster.
             "Accept-Encoding": "identity",
             "User-Agent": f"pymicro/{__version__}",
         }

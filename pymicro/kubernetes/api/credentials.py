@@ -175,9 +175,9 @@ async def find_cluster(
     """The cluster that `address` (the setting `registry_address`) or the surroundings name.
 
     Args:
-        address: Nothing: in a pod its service account, unless KUBECONFIG is set;
-            elsewhere the kubeconfig (KUBECONFIG, `~/.kube/config`). One URL: that
-            server without credentials. `kubeconfig=PATH`, `context=NAME` or both.
+        address: Empty means the service account in a pod, unless KUBECONFIG is set, and
+            the kubeconfig elsewhere (KUBECONFIG, `~/.kube/config`). One URL means that
+            server without credentials. Or `kubeconfig=PATH`, `context=NAME` or both.
         environ: The environment.
         folder: The folder into which Kubernetes puts the service account.
         clock: Seconds of a monotonic clock.
@@ -297,7 +297,7 @@ def _read_file(folder: str, name: str) -> str:
 
 
 def _subject(token: str) -> str:
-    """Whose token it is, as it says itself; empty if it does not say. Good for messages only."""
+    """The account that the token names, unchecked, so for messages only; empty if it names none."""
     try:
         claims = token.split(".")[1]
         subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]

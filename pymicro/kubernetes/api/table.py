@@ -14,7 +14,7 @@ log = logging.getLogger("pymicro.kube")
 
 T = TypeVar("T")
 
-# The longest text of a bad object's fault; anybody who may write objects may cause it.
+# The longest error text about a bad object; anybody who may write objects may cause one.
 _LONGEST_TEXT = 300
 
 # The most log lines between two lists: whoever may write one object may write it over and over.

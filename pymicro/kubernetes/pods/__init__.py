@@ -34,7 +34,7 @@ __all__ = ["KubernetesRegistry"]
 
 log = logging.getLogger("pymicro.registry.kubernetes")
 
-# Time to take back what is left at the end; the pod goes away anyway.
+# Seconds to take back the rest at the end; the pod goes away anyway.
 _WITHDRAW_TIMEOUT = 5.0
 
 

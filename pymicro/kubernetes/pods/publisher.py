@@ -39,7 +39,7 @@ class _OwnRecord:
 
     Attributes:
         nodes: The nodes, by id.
-        text: The record that the pod should have; None while it must be written anew.
+        text: The record on the pod; None if it must be written, or written again.
         written: Whether the pod may have the record: we wrote it, or got no answer.
     """
 

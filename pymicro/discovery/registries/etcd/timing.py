@@ -23,7 +23,7 @@ class EtcdTiming:
         progress_timeout: Until such a question has to be answered. Anything at the other end
             of the connection may answer a ping; only the watch itself answers this.
         gather: Least time between two sets; changes in between are gathered.
-        short: A watch that ends sooner has failed; a longer one is begun anew at once.
+        short: A watch that ends sooner has failed; after a longer one the next begins at once.
         backoff_initial: Ceiling of the first pause after a failure.
         backoff_maximum: The ceiling grows to this.
         grace: How long a watch that worked tries again before it says that etcd is away: a

@@ -37,7 +37,7 @@ _DOUBTFUL = (_DENIED, "invalid auth token", "revision of auth store is old", "us
 # after a question was answered.
 _FIRST_QUESTION = 1.0
 
-# The most services whose told failures we remember.
+# For so many services at most we remember which failure watchers were told.
 _MOST_TOLD = 1000
 
 
@@ -210,7 +210,7 @@ class EtcdWatch:
             if not response.fragment:
                 break
         if response.created and 0 < response.header.revision < revision:
-            # This etcd was begun anew without its data, or from a backup: nothing that we read
+            # This etcd started again without its data, or from a backup: nothing that we read
             # before need be true, and a watch from that revision would get nothing for long.
             log.info("the watch of %s begins anew: etcd is not the one that was read", self._service)
             return False
