@@ -1,1 +1,1 @@
-"""Small tools that know nothing of pymicro's own things."""
+"""Small tools that know nothing of the rest of pymicro."""

@@ -13,14 +13,14 @@ __all__ = ["Backoff"]
 class Backoff:
     """Exponential backoff with full jitter.
 
-    Full jitter (uniform between 0 and the ceiling) spreads clients that lost
-    one server in the same second best of the common schemes (AWS Architecture
-    Blog, "Exponential Backoff and Jitter").
+    Of the common schemes, full jitter (uniform between 0 and the ceiling) best spreads
+    clients that lost one server in the same second (AWS Architecture Blog, "Exponential
+    Backoff and Jitter").
 
     Attributes:
         initial: Ceiling of the first pause, in seconds.
         maximum: The ceiling never grows past this, in seconds.
-        factor: What the ceiling is multiplied by after each pause.
+        factor: The ceiling is multiplied by this after each pause.
         floor: Least pause, in seconds, so that a broken peer is not hammered.
         uniform: Source of randomness, `(low, high) -> value`.
     """

@@ -1,4 +1,4 @@
-"""Names of a module that go away: they work and warn until the version in which they are gone.
+"""Deprecated names of a module: they work and warn until the version that removes them.
 
 `docs/stability.md` promises two minor versions between the warning and the end.
 """
@@ -16,12 +16,12 @@ __all__ = ["Deprecated", "deprecated"]
 
 @dataclass(frozen=True, slots=True)
 class Deprecated:
-    """What stands behind a name that goes away.
+    """The value behind a deprecated name.
 
     Attributes:
-        value: Where the value is, `pymicro.nodes.node:Node`.
-        instead: What to write now, for the warning.
-        gone: The minor version in which the name no longer exists, `0.4`.
+        value: The place of the value, `pymicro.nodes.node:Node`.
+        instead: The name to use now, for the warning.
+        gone: The minor version that removes the name, `0.4`.
     """
 
     value: str
@@ -30,7 +30,7 @@ class Deprecated:
 
 
 def deprecated(module: str, name: str, table: Mapping[str, Deprecated]) -> Any:
-    """The value of `name`, for a module's `__getattr__`; whoever asks for it is warned.
+    """The value of `name`, for a module's `__getattr__`; it warns the caller.
 
     Raises:
         AttributeError: The name is not in `table` either.
@@ -38,7 +38,7 @@ def deprecated(module: str, name: str, table: Mapping[str, Deprecated]) -> Any:
     found = table.get(name)
     if found is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    # 3: neither this function nor the module's `__getattr__`, but the line that asks.
+    # 3 skips this function and the module's `__getattr__`, so that the warning names the caller's line.
     warnings.warn(
         f"{module}.{name} goes away in pymicro {found.gone}: use {found.instead}",
         DeprecationWarning,

@@ -23,7 +23,7 @@ def parse_duration(text: str) -> float:
         seconds = float(stripped)
     except ValueError:
         seconds, end = 0.0, 0
-        # Not finditer: it would try from every digit of a long number without a unit.
+        # Not finditer: in a long number without a unit it would try from every digit.
         while part := _PART.match(stripped, end):
             seconds += float(part[1]) * _UNITS[part[2]]
             end = part.end()
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest exact-looking form a person reads: `250ms`, `5s`, `1m30s`."""
+    """A short, readable form: `250ms`, `5s`, `1m30s`."""
     if seconds < 1:
         return "0s" if seconds == 0 else f"{seconds * 1e3:g}ms"
     if seconds < 60:

@@ -1,7 +1,7 @@
 """Errors that have nothing to do with a call's status.
 
-`RpcError` and its sixteen subclasses live in `pymicro.rpc.status`, because they are
-grpc errors too and this module must stay free of grpc.
+`RpcError` and its sixteen subclasses are in `pymicro.rpc.status`: they are grpc errors
+too, and this module must stay free of grpc.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = [
 
 
 class PymicroError(Exception):
-    """The root of everything pymicro raises on purpose."""
+    """The root of all errors that pymicro raises on purpose."""
 
 
 class ConfigError(PymicroError):
     """A flag, an environment variable or a keyword that cannot be used.
 
-    The message is written for the person who typed it: what was given, where,
-    and what would be accepted.
+    The message is for the person who typed it: what was given, where, and what would
+    be accepted.
     """
 
 
@@ -42,11 +42,11 @@ class StartError(PymicroError):
 
 
 class RegistryError(PymicroError):
-    """A registry could not be read or written; what it said before still stands."""
+    """A registry could not be read or written; its last answer still stands."""
 
 
 class NoNode(PymicroError):
-    """A balancer has nothing left to choose from."""
+    """A balancer has no node left to choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class HandlerMismatch:
     """One disagreement between a handler and its proto.
 
     Attributes:
-        where: `path/to/file.py:12`, or the proto method if no Python line is to blame.
-        what: What the mismatch is about, such as `Greeter.say_hello`.
+        where: `path/to/file.py:12`, or the proto method if no Python line is at fault.
+        what: The subject of the mismatch, such as `Greeter.say_hello`.
         expected: What the proto asks for.
         found: What the code has.
         hint: What to do, such as `did you mean SayHello?`; may be empty.

@@ -1,4 +1,4 @@
-"""What a check found: the lines of `pymicro doctor`."""
+"""The results of checks: the lines of `pymicro doctor`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, and how it is.
+    """One thing that a check looked at, and its state.
 
     Attributes:
-        check: What was looked at, in a word or two: `API server`, `pod greeter-5d4f`.
-        level: `ok`; `note` for what is worth knowing and keeps nothing from
-            working; `problem` for what does.
-        text: What was found, as a clause for people.
-        fix: What to do about it; may have several lines (an RBAC rule). Empty
-            where there is nothing to do.
+        check: What it looked at, in a word or two: `API server`, `pod greeter-5d4f`.
+        level: `ok`; `note` for something worth knowing that does no harm; `problem` for
+            something that keeps it from working.
+        text: What it found, as a clause for people.
+        fix: What to do about it; may have several lines (an RBAC rule). Empty if
+            there is nothing to do.
     """
 
     check: str

@@ -1,4 +1,4 @@
-"""The newest value of something, or why there is none, for readers who cannot hold each other up."""
+"""The newest value of something, or why there is none; slow readers hold nobody up."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """The newest value of something, for any number of readers.
 
-    A reader sees the value in force and then each newer one. It never sees what came and
-    went while it was busy. Errors come in two kinds. `fail` tells those who
+    A reader sees the present value and then each newer one. It never sees a value that
+    came and went while it was busy. Errors come in two kinds. `fail` reaches those who
     read at that moment, and the next value may follow. `close` with an error is the
     end: later readers get it too. Not for threads: one event loop only.
     """
@@ -26,19 +26,19 @@ class Latest(Generic[T]):
     def __init__(self) -> None:
         self._value: T
         self._version = 0
-        # The last failure, until a value comes after it; and how many there have been.
+        # The last failure, until a value comes after it; and the number of failures so far.
         self._failure: Exception | None = None
         self._failures = 0
-        # Whether the value must not be handed out, as a failure has come after it.
+        # Whether the value must not be given out, because a failure came after it.
         self._stale = False
         self._closed = False
         self._end: Exception | None = None
-        # One event for each version: it is set once and never cleared, so no
-        # reader can miss it.
+        # One event for each version: it is set once and never cleared, so no reader can
+        # miss it.
         self._changed = asyncio.Event()
 
     def set(self, value: T) -> None:
-        """Replace the value and wake the readers. A failure that made the last value stale is over."""
+        """Replace the value and wake the readers. This ends a failure that made the last value stale."""
         self._value = value
         self._version += 1
         if self._stale:
@@ -46,12 +46,12 @@ class Latest(Generic[T]):
         self._wake()
 
     def fail(self, error: Exception, *, stands: bool = False) -> None:
-        """Raise `error` to everybody who reads now, and to nobody who comes later.
+        """Raise `error` to all present readers, and to no later ones.
 
         Args:
-            error: Each reader gets a copy: raising adds a traceback to what is raised.
-            stands: Whether the value is still good. Else a reader who comes later waits
-                for the next value, or for the next failure.
+            error: Each reader gets a copy, because raising adds a traceback to an error.
+            stands: Whether the value is still good. If not, a later reader waits for the
+                next value or the next failure.
         """
         self._failure = error
         self._failures += 1
@@ -69,9 +69,9 @@ class Latest(Generic[T]):
         changed.set()
 
     async def follow(self) -> AsyncGenerator[T, None]:
-        """The value in force, as soon as there is one, then each newer one that is met."""
+        """The present value, as soon as there is one, then each newer one (a slow reader misses some)."""
         seen = 0
-        # A new reader is not told of a failure from before, but of the next one.
+        # A new reader does not hear of an earlier failure, only of the next one.
         failures = self._failures
         while True:
             if self._end is not None:
@@ -91,7 +91,7 @@ class Gathering:
     """Publishes changes: a lone one at once, and many in a short time together.
 
     Args:
-        publish: Publishes what there is now.
+        publish: Publishes the present state.
         pause: Least seconds between two publications that `soon` asks for.
     """
 
@@ -103,15 +103,15 @@ class Gathering:
         self._timer: asyncio.TimerHandle | None = None
 
     def soon(self) -> None:
-        """Something has changed: publish when the loop turns, or `pause` after the last time.
+        """Something has changed: publish when the loop turns, or `pause` after the last publication.
 
-        A lone change waits for nobody, and at a pause of 50 ms a thousand changes are
+        A lone change does not wait. With a pause of 50 ms, a thousand changes a second are
         published twenty times a second.
         """
         self._publish_at(self._published + self._pause)
 
     def later(self) -> None:
-        """Publish in `pause` seconds, with what comes until then."""
+        """Publish in `pause` seconds, together with the changes until then."""
         self._publish_at(asyncio.get_running_loop().time() + self._pause)
 
     def now(self) -> None:

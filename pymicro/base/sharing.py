@@ -1,4 +1,4 @@
-"""One running thing for all of its users."""
+"""One running thing, shared by all of its users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Share(Generic[T]):
-    """A thing, the task in which it works, and how many use it now."""
+    """A thing, the task that does its work, and the number of its users."""
 
     thing: T
     task: asyncio.Task[Any]
@@ -31,13 +31,13 @@ class _Share(Generic[T]):
 class Sharing(Generic[K, T]):
     """Runs one thing for each key, from its first user's coming until its last user has gone.
 
-    A user who comes after the thing has ended by itself gets a new one. `async with` the
-    sharing: all that runs ends with it. It may be entered again.
+    If a thing has ended by itself, the next user gets a new one. `async with` the
+    sharing: when you leave it, all its things end. You may enter it again.
 
     Args:
-        name: What its tasks are called.
-        linger: Seconds that a thing runs on after its last user; asked when that one
-            goes. None: the last user ends it and waits until it has ended.
+        name: The name of its tasks.
+        linger: Gives the seconds that a thing runs on after its last user; called when
+            that user goes. None: the last user ends the thing and waits for its end.
     """
 
     def __init__(self, name: str, linger: Callable[[T], float] | None = None) -> None:
@@ -53,7 +53,7 @@ class Sharing(Generic[K, T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End everything, even what is still used."""
+        """End everything, even things still in use."""
         shares, self._shares = self._shares, {}
         for share in shares.values():
             if share.expiry is not None:
@@ -64,11 +64,11 @@ class Sharing(Generic[K, T]):
 
     @property
     def running(self) -> dict[K, T]:
-        """What runs now, by key."""
+        """The things that run now, by key."""
         return {key: share.thing for key, share in self._shares.items()}
 
     def get(self, key: K) -> T | None:
-        """What runs for `key` now, without using it."""
+        """The thing that runs for `key` now, without using it."""
         share = self._shares.get(key)
         return share.thing if share is not None else None
 
@@ -76,12 +76,12 @@ class Sharing(Generic[K, T]):
     async def use(
         self, key: K, name: str, make: Callable[[], tuple[T, Coroutine[Any, Any, Any]]]
     ) -> AsyncGenerator[T, None]:
-        """What runs for `key`, for as long as the block lasts.
+        """The thing for `key`, for as long as the block lasts.
 
         Args:
-            key: Everybody who uses an equal one shares the same thing.
-            name: Of the task.
-            make: Makes the thing, and the work that it is to do in the background.
+            key: All users with an equal key share one thing.
+            name: The name of the task.
+            make: Makes the thing, and the work that it does in the background.
 
         Raises:
             RuntimeError: Not entered, or left already.
@@ -114,8 +114,8 @@ class Sharing(Generic[K, T]):
                     self._end(key, share)
 
     def _end(self, key: K, share: _Share[T]) -> None:
-        # Out of the table first: nobody reads any more what the thing still says while
-        # its task is being cancelled.
+        # First out of the table: while the task is being cancelled, nobody shall still read
+        # from the thing.
         if self._shares.get(key) is share:
             del self._shares[key]
         share.task.cancel()

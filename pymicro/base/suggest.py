@@ -1,4 +1,4 @@
-"""Which known name a person meant by a word that is none."""
+"""Finds the known name that a person meant by an unknown word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def nearest(word: str, names: Iterable[str], bare: Callable[[str], str] = str) -
     """The one of `names` that looks most like `word`; None if none looks like it.
 
     Args:
-        bare: Takes from a name, and from `word`, what is not to be compared, such as its case.
+        bare: Removes from a name, and from `word`, what must not be compared, such as case.
     """
     by_bare = {bare(name): name for name in names}
     near = difflib.get_close_matches(bare(word), by_bare, n=1, cutoff=0.6)
@@ -20,6 +20,6 @@ def nearest(word: str, names: Iterable[str], bare: Callable[[str], str] = str) -
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `names`, to end a message with; empty if none is near."""
+    """`; did you mean 'x'?` for the nearest of `names`, as the end of a message; empty if none is near."""
     near = nearest(word, names)
     return f"; did you mean {near!r}?" if near else ""

@@ -14,7 +14,7 @@ log = logging.getLogger("pymicro.tasks")
 
 
 class Tasks:
-    """Background tasks in one TaskGroup that a task of its own enters and leaves.
+    """Background tasks in one TaskGroup, which a task of its own enters and leaves.
 
     The group never surrounds the user's body: a child's bug would turn their
     `KeyError` into an `ExceptionGroup`, and their cancellation would reach the

@@ -1,4 +1,4 @@
-"""Long work that lets others run in between."""
+"""Long work that lets other tasks run in between."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Lets the event loop turn by elapsed time, within a loop that never waits by itself.
+    """Lets the event loop turn after some time, within a loop that never waits by itself.
 
-    Awaiting what is there already does not suspend, so a loop over a thousand buffered
-    lines would hold up everybody else until its end.
+    Awaiting something that is already there does not suspend. So a loop over a thousand
+    buffered lines would hold up all other tasks until its end.
 
     Args:
-        after: Seconds of work before others get their turn.
+        after: Seconds of work before other tasks get their turn.
     """
 
     def __init__(self, after: float = 0.01) -> None:
@@ -23,7 +23,7 @@ class Turns:
         self._since = time.perf_counter()
 
     async def give(self) -> None:
-        """Let others run, if the time is up."""
+        """Let other tasks run, if the time is up."""
         if time.perf_counter() - self._since >= self._after:
             await asyncio.sleep(0)
             self._since = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Something that is open as long as anybody uses it."""
+"""Something that is open while anybody uses it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Turnstile"]
 
 
 class Turnstile:
-    """An async context manager that several may enter at a time, as often as they like.
+    """An async context manager that several users may enter at a time, as often as they like.
 
-    It opens for its first user and closes behind the last one. Whoever comes while it is
-    being opened or closed waits, and finds it open. Inherit from it, and write `_enter`
-    and `_leave`.
+    It opens for its first user and closes after the last one. A user who comes while it
+    opens or closes waits, and then finds it open. Inherit from it, and write `_enter` and
+    `_leave`.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Turnstile:
         self._lock = asyncio.Lock()
 
     async def _enter(self) -> None:
-        """Open. An error goes to the user who came; the next one who comes opens it anew."""
+        """Open. An error goes to the user who came; the next user opens it anew."""
         raise NotImplementedError
 
     async def _leave(self) -> None:
@@ -42,7 +42,7 @@ class Turnstile:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # First, as waiting may be cancelled: whoever has the lock will see it.
+        # This comes first, because the wait may be cancelled: the holder of the lock will see it.
         self._users -= 1
         async with self._turn():
             if self._is_open and not self._users:
@@ -50,8 +50,8 @@ class Turnstile:
                 await self._leave()
 
     def _turn(self) -> asyncio.Lock:
-        # asyncio's lock belongs for ever to the loop in which somebody first had to wait for
-        # it; what is made at import and used by one test after the other sees many loops.
+        # asyncio's lock belongs for ever to the loop in which somebody first waited for it. But an
+        # object made at import and used by one test after another sees many loops.
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._lock = loop, asyncio.Lock()

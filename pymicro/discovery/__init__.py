@@ -1,1 +1,1 @@
-"""Who is there: registries and selectors, and the directory between them."""
+"""Finds the nodes of services: registries and selectors, and the directory between them."""

@@ -1,4 +1,4 @@
-"""The directory: one watch per service for the whole process, and what it said last."""
+"""The directory: one watch per service for the whole process, and its last answer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["Directory", "ServiceState"]
 
 log = logging.getLogger("pymicro.discovery")
 
-# A watch that lived this long was healthy: its end is news and not one more
-# failure of a row. (A registry that answers and then fails at once must still
-# be asked less and less often.)
+# A watch that lived this long was healthy: its end is news, and not the next failure of
+# a row. (We must still ask a registry less and less often if it answers and then fails
+# at once.)
 _HEALTHY = 10.0
 
-# Addresses in a line of the log; a rollout of a thousand nodes is still one line.
+# The most addresses in a log line; a rollout of a thousand nodes is still one line.
 _LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """What is known of a service at present.
+    """What the directory knows of a service at present.
 
     Attributes:
         nodes: The last good set; None if there was none yet.
-        age: Seconds since the registry last said so; None if it never did.
-        error: What the registry failed with since then; None while it works.
+        age: Seconds since the registry last gave or confirmed it; None if it never did.
+        error: The registry's failure since then; None while it works.
     """
 
     nodes: NodeSet | None = None
@@ -46,7 +46,7 @@ class ServiceState:
 
 
 def _plain(text: str) -> str:
-    """`text` for the log: what registries and callers hand in must not break the line."""
+    """`text` for the log: texts from registries and callers must not break the line."""
     return text if text.isprintable() else repr(text)
 
 
@@ -59,7 +59,7 @@ def _count(nodes: NodeSet) -> str:
 
 
 def _change(old: NodeSet, new: NodeSet) -> str:
-    """` (+10.0.0.1:80 -10.0.0.2:80 ~10.0.0.3:80)`: who came, left, and changed in place."""
+    """` (+10.0.0.1:80 -10.0.0.2:80 ~10.0.0.3:80)`: nodes that came, left, and changed in place."""
     gone, present = differing(old, new)
     before = {node.key: node for node in gone}
     after = {node.key: node for node in present}
@@ -75,7 +75,7 @@ def _change(old: NodeSet, new: NodeSet) -> str:
 
 
 class _Topic:
-    """One service that is watched: its newest set, and how fresh that is."""
+    """One watched service: its newest set, and how fresh that is."""
 
     def __init__(self, service: str, clock: Callable[[], float]) -> None:
         self.service = service
@@ -87,7 +87,7 @@ class _Topic:
         self._error: str | None = None
 
     def take(self, nodes: NodeSet) -> None:
-        """A set from the registry, new or confirmed."""
+        """Keep a set from the registry, new or confirmed."""
         if self._error is not None:
             log.info("%s: the registry works again", self.label)
             self._error = None
@@ -116,20 +116,19 @@ class _Topic:
 
 
 class Directory:
-    """Which nodes a registry lists, for everybody in this process who asks.
+    """The nodes that a registry lists, for all users in this process.
 
-    Each service is watched once however many ask, from the first one on and for
-    `linger` seconds after the last one has gone: a channel made anew finds its
-    nodes at once, and a program that calls names it was handed does not gather
-    watches without end. A registry that fails never empties a set: the last
-    one stands, with its age, and the registry is asked again with growing
-    pauses.
+    However many users watch a service, the directory watches it once: from the first
+    user on, and for `linger` seconds after the last has gone. So a channel made anew
+    finds its nodes at once, and a program that calls names it was handed does not gather
+    watches without end. A registry that fails never empties a set: the last set stands,
+    with its age, and the directory asks the registry again with growing pauses.
 
-    `async with` it, within the registry's own: the directory neither enters nor
-    leaves the registry.
+    `async with` it, inside the registry's own `async with`: the directory neither enters
+    nor leaves the registry.
 
     Args:
-        registry: Where nodes are listed; entered already.
+        registry: The registry, which the caller has entered already.
         linger: Seconds a watch outlives its last watcher.
         backoff: Makes the pauses between tries on one service.
         clock: Seconds of a monotonic clock.
@@ -176,7 +175,7 @@ class Directory:
                 yield nodes
 
     def state(self, service: str) -> ServiceState:
-        """What is known of `service` now; nothing if nobody has watched it lately."""
+        """What the directory knows of `service` now; nothing if nobody has watched it lately."""
         topic = self._topics.get(service)
         return topic.state() if topic is not None else ServiceState()
 
@@ -204,10 +203,10 @@ class Directory:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # Something inside the registry was cancelled, not we.
+                # The cancellation came from inside the registry; nobody cancelled us.
                 error = f"the watch of {self.registry.describe()} was cancelled from inside"
             except Exception as exc:
-                # A registry's bug: its traceback is for the log, our callers go on.
+                # The registry has a bug: its traceback goes to the log, our callers go on.
                 log.exception("%s: the watch of %s raised", topic.label, self.registry.describe())
                 error = f"{type(exc).__name__}: {exc}"
             topic.fail(error)
@@ -216,7 +215,7 @@ class Directory:
             await asyncio.sleep(backoff.next())
 
     async def _read(self, topic: _Topic) -> str:
-        """Read one watch of the registry; returns what is wrong when it just ends."""
+        """Read one watch of the registry; if it just ends, returns what is wrong."""
         sets: AsyncIterator[NodeSet] = self.registry.watch(topic.service)
         try:
             async for nodes in sets:

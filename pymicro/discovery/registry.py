@@ -1,6 +1,6 @@
-"""The contract of registries: who is there, and that we are.
+"""The contract of registries: they list the nodes of services, and publish ours.
 
-For authors of plug-ins: all that a registry needs of pymicro is here. `docs/plugins.md` shows one.
+For authors of plug-ins: this module has all of pymicro that a registry needs. `docs/plugins.md` shows one.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = [
 class Registry(Protocol):
     """Knows the nodes of every service. Built as `Registry(config)`.
 
-    Building one does no I/O. Each of its users enters it before using it and
-    leaves it afterwards; it may hold tasks and files of its own from the first
-    one's coming to the last one's going.
+    Building one does no I/O. Each user enters it before using it and leaves it afterwards.
+    From the first user's coming to the last one's going it may hold tasks and files of
+    its own.
 
     Attributes:
-        name: As it is chosen by, such as `local`.
-        drain_delay: Seconds watchers elsewhere need to see a node leave: what a
-            service waits between deregistering and stopping.
+        name: The name to choose it by, such as `local`.
+        drain_delay: Seconds until watchers elsewhere see that a node has left: a service
+            waits so long between deregistering and stopping.
 
-    One whose watchers need a moment although its `drain_delay` is 0 may have
-    `notice`, in seconds: a service that is being called waits until no call has
-    come for so long, one that is not stops at once.
+    A registry whose watchers need a moment although its `drain_delay` is 0 may also have
+    `notice`, in seconds. A service that is being called then waits until no call has come
+    for so long; a service that nobody calls stops at once.
     """
 
     name: str
@@ -53,48 +53,47 @@ class Registry(Protocol):
         """Get ready.
 
         Raises:
-            RegistryError: It cannot work at all here (a folder of someone else, say).
+            RegistryError: It cannot work here at all (the folder belongs to somebody else, say).
         """
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give up everything held, with the last user. Nodes still registered from here are deregistered."""
+        """Give up everything held, with the last user. Deregister nodes still registered from here."""
         ...
 
     def describe(self) -> str:
-        """Where it looks, for messages: `registry local (/tmp/pymicro-0)`."""
+        """The place it looks in, for messages: `registry local (/tmp/pymicro-0)`."""
         ...
 
     def advertised_host(self) -> str:
-        """The host under which a node of this process is reached by this registry's readers."""
+        """The host under which this registry's readers reach a node of this process."""
         ...
 
     async def register(self, node: Node) -> None:
         """Make `node` known, or repair and renew it: called again each register_interval.
 
         Raises:
-            RegistryError: It could not be written; the caller tries again.
-            ConfigError: It never can be (a name the registry cannot carry, say);
-                a service that starts ends with this.
+            RegistryError: The node could not be written; the caller tries again.
+            ConfigError: The node can never be written (the registry cannot carry its name,
+                say); a service that starts fails with this.
         """
         ...
 
     async def deregister(self, node: Node) -> None:
-        """Take `node` back; one that is not there is no error.
+        """Take `node` back; it is no error if the node is not there.
 
         Raises:
-            RegistryError: It could not be taken back.
+            RegistryError: The node could not be taken back.
         """
         ...
 
     def watch(self, service: str) -> AsyncIterator[NodeSet]:
         """All nodes of `service`, now and after each change, until the iterator is closed.
 
-        The first set comes as soon as it is known, an empty one included. Each
-        set is whole. The same set may be yielded again, which says that it was
-        still so at that moment.
+        The first set comes as soon as it is known, even if it is empty. Each set is whole.
+        The same set may be yielded again: it was still so at that moment.
 
         Raises:
             RegistryError: The registry could not be asked. The caller keeps the
@@ -113,13 +112,13 @@ class Registry(Protocol):
 
 @runtime_checkable
 class Diagnosable(Protocol):
-    """A registry that can say more than "not found": what `pymicro doctor` asks for."""
+    """A registry that can say more than "not found"; `pymicro doctor` asks it."""
 
     def diagnose(self, service: str) -> AsyncIterator[Finding]:
-        """Why `service` is or is not found here: each thing looked at, in the order of looking.
+        """Why `service` is or is not found here: one finding for each check, in order.
 
-        Entered like any other use. What makes the next check pointless ends it;
-        an error is a finding, never raised. With no service (an empty string)
-        only what concerns all of them.
+        It is entered like any other use. If a finding makes the next check pointless, the
+        iterator ends. An error is a finding, never raised. Without a service (an empty
+        string) it gives only findings that concern all services.
         """
         ...

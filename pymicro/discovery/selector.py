@@ -1,6 +1,6 @@
 """The contract of selectors: from a service's name to its node sets.
 
-For authors of plug-ins: all that a selector needs of pymicro is here. `docs/plugins.md` shows one.
+For authors of plug-ins: this module has all of pymicro that a selector needs. `docs/plugins.md` shows one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = [
 
 
 class NodeSource(Protocol):
-    """What the registry lists, as every selector is handed it.
+    """The registry's lists; every selector is built with one.
 
-    Only a selector with `uses_registry` may ask: the source is open for no other.
-    All who ask for one service share one watch of the registry.
+    Only a selector with `uses_registry` may use it: it is open for no other. All users
+    that watch one service share one watch of the registry.
     """
 
     def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
@@ -39,7 +39,7 @@ class NodeSource(Protocol):
         ...
 
     def describe_state(self, service: str) -> str:
-        """What the registry said last, for messages: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
+        """The registry's last answer, for messages: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
         ...
 
 
@@ -47,16 +47,16 @@ class Selector(Protocol):
     """Turns a service's name into node sets. Built as `Selector(config, source)`.
 
     Attributes:
-        name: As it is chosen by, such as `registry`.
-        uses_registry: Whether it asks the `NodeSource` it is built with; the client
-            does not even open the registry for one that does not.
+        name: The name to choose it by, such as `registry`.
+        uses_registry: Whether it asks the `NodeSource` it is built with; if not, the
+            client does not even open the registry.
     """
 
     name: str
     uses_registry: bool
 
     def describe(self, service: str) -> str:
-        """What is asked for this service, for messages: `DNS name greeter.default`."""
+        """The question it asks for this service, for messages: `DNS name greeter.default`."""
         ...
 
     def watch(self, service: str) -> AsyncIterator[NodeSet]:
@@ -69,5 +69,5 @@ class Selector(Protocol):
         ...
 
     def refresh(self, service: str) -> None:
-        """A hint that nodes of `service` could not be reached: look again soon. Never waits."""
+        """Hint that nodes of `service` could not be reached: look again soon. Never waits."""
         ...

@@ -1,1 +1,1 @@
-"""Nodes as values: their addresses, their records, what their metadata says."""
+"""Nodes as values: their addresses, their records, and the meaning of their metadata."""

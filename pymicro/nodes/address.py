@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 __all__ = ["is_dns_name", "is_ip", "join_address", "private_host", "source_host", "split_address"]
 
-# RFC 1035 2.3.1 with RFC 1123 2.1 (a digit may come first); the underscore because
-# Docker Compose and SRV names have it.
+# RFC 1035 2.3.1 with RFC 1123 2.1 (a digit may come first). The underscore, because Docker
+# Compose and SRV names have it.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
@@ -21,7 +21,7 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
     """Host and port of `host:port`, `[v6]:port` or `:port` (host empty).
 
     Raises:
-        ValueError: No port where one is needed, or one that is no port.
+        ValueError: A port is missing, or is no port.
     """
     if address.startswith("["):
         host, bracket, tail = address[1:].partition("]")
@@ -58,12 +58,12 @@ def is_ip(host: str) -> bool:
 
 
 def is_dns_name(name: str) -> bool:
-    """Whether `name` can be asked of the DNS: labels with dots between them, one more may end it."""
+    """Whether `name` can be looked up in the DNS: labels with dots between them, perhaps a final dot."""
     labels = name.removesuffix(".").split(".")
     return len(name) <= 253 and all(map(_LABEL.fullmatch, labels))
 
 
-# go-micro's (util/addr): RFC 1918 and 6598. IPv4 only, as its registries are.
+# go-micro's list (util/addr): RFC 1918 and 6598. IPv4 only, as in go-micro's registries.
 _PRIVATE = tuple(
     map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 )
@@ -75,17 +75,17 @@ _SIOCGIFADDR = 0x8915  # of Linux (netdevice(7))
 def private_host() -> str | None:
     """The first private IPv4 address of this machine; None if it has none.
 
-    First is the one of the default route: a machine has others that lead nowhere, such
-    as a bridge of containers. Nothing is sent.
+    The address of the default route comes first: a machine has others that lead nowhere,
+    such as a bridge of containers. Nothing is sent.
     """
     candidates = [source_host(_ANYWHERE), *_interface_hosts()]
     return next((host for host in candidates if host is not None and _is_private(host)), None)
 
 
 def source_host(target: str) -> str | None:
-    """The address from which this machine reaches `target`; None if it does not, or only over loopback.
+    """The address from which this machine reaches `target`; None if it cannot, or only over loopback.
 
-    The kernel chooses a route, and nothing is sent. A name is looked up.
+    The kernel chooses a route; nothing is sent, but a name is looked up.
     """
     try:
         found = socket.getaddrinfo(target, 9, type=socket.SOCK_DGRAM)

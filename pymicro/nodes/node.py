@@ -1,8 +1,8 @@
-"""Nodes and node sets: who can be called, as immutable values.
+"""Nodes and node sets, as immutable values.
 
-A `Node` is one running instance of a service. A `NodeSet` is everything a
-registry or selector knows about one service at one moment: sets replace each
-other whole, nobody merges them.
+A `Node` is one running instance of a service. A `NodeSet` is everything that a
+registry or selector knows about one service at one moment: each set replaces the
+one before as a whole, nobody merges them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 __all__ = ["EMPTY", "NO_METADATA", "Endpoint", "Node", "NodeSet", "Value", "differing"]
 
-# Differences between two sets that `differing` looks for one by one.
+# How many differences between two sets `differing` looks for one by one.
 _DIFFERENCES = 32
 
 # A plain dict, because nodes travel in pickled errors; nobody writes to it.
@@ -32,7 +32,7 @@ class Value:
 
     Attributes:
         name: The field's name, or the message's for the outermost value.
-        type: A scalar type's proto name, or the message's.
+        type: The proto name of a scalar type or of the message.
         values: The message's fields; empty for a scalar.
     """
 
@@ -60,20 +60,20 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One running instance of a service: what is dialled.
+    """One running instance of a service, which clients dial.
 
     Attributes:
         id: Unique within the service, and new for each start of a process.
-        address: `host:port`, IPv6 as `[::1]:8080`; a target grpc-core resolves
-            itself if `kind` is `name`.
-        service: The registered name it answers to.
+        address: `host:port`, IPv6 as `[::1]:8080`; if `kind` is `name`, a target that
+            grpc-core resolves itself.
+        service: The registered name of its service.
         version: The service's version, free text.
         metadata: Free text pairs from the registry; do not change them.
-        endpoints: The methods it offers, where the registry knows them.
+        endpoints: The methods it offers, if the registry knows them.
         kind: `address` for one dialled address, `name` for a name whose
             addresses grpc-core resolves and balances over (selector `static`).
-        key: Identity for pools and tables: a node that comes back under the
-            same id at another address is another node.
+        key: Its identity for pools and tables: a node with the same id at another
+            address is another node.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Node:
 class NodeSet:
     """All nodes of one service at one moment, in the order of their keys.
 
-    Build it with `NodeSet.of`, which sorts and drops repeated keys, so that
+    Build it with `NodeSet.of`, which sorts the nodes and drops repeated keys, so that
     two sets with the same nodes are equal.
     """
 
@@ -114,7 +114,7 @@ class NodeSet:
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> NodeSet:
-        """The set of `nodes`; of two with one key the later one stays."""
+        """The set of `nodes`; if two have the same key, the later one stays."""
         by_key = {node.key: node for node in nodes}
         return cls(tuple(by_key[key] for key in sorted(by_key)))
 
@@ -126,7 +126,7 @@ class NodeSet:
     ) -> NodeSet:
         """The nodes with this version (any if None), all of these metadata pairs, and this endpoint.
 
-        Who lists no endpoints may have any.
+        A node that lists no endpoints may have any.
         """
         if version is None and not metadata and endpoint is None:
             return self
@@ -161,9 +161,9 @@ EMPTY = NodeSet()
 def differing(old: NodeSet, new: NodeSet) -> tuple[Sequence[Node], Sequence[Node]]:
     """Both sets without most of the nodes that are the same objects in both, in the order of their keys.
 
-    Registries hand out the same objects again for what has not changed: of ten
-    thousand nodes only the few that are others should cost anything. After some
-    differences it gives up, and what is left of both sets comes whole.
+    Registries keep the same objects for unchanged nodes: of ten thousand nodes only the few
+    changed ones should cost anything. After some differences this function gives up, and
+    returns all that is left of both sets.
     """
     ours, theirs = old.nodes, new.nodes
     before: list[Node] = []

@@ -1,10 +1,10 @@
 """go-micro's service record as JSON, and the label and annotation keys pods carry it under.
 
 The form is go-micro 1.x's (`registry.Service`): a service with its endpoints and
-nodes. Readers accept what any release since 1.0 writes, in any order, with keys
-left out, null or unknown; records come from whoever may write to a pod, so all
-of it is checked and bounded. The parts of a record are read and written by
-registry `local` too.
+nodes. Readers accept records of any release since 1.0, in any order, with keys left
+out, null or unknown. Anybody who may write to a pod can write a record, so everything
+in it is checked and bounded. Registry `local` reads and writes the parts of a record
+with this module too.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ __all__ = [
     "share_pairs",
 ]
 
-# Keys and their value, go-micro's (go-plugins, registry/kubernetes).
+# go-micro's keys and their value (go-plugins, registry/kubernetes).
 TYPE_LABEL = "micro.mu/type"
 SELECTOR_PREFIX = "micro.mu/selector-"
 RECORD_PREFIX = "micro.mu/service-"
 SERVICE = "service"
-# Ours: metadata of a pod that carries no record.
+# Our own key: metadata of a pod that carries no record.
 METADATA_PREFIX = "micro.mu/metadata-"
 
 # A label's name part may have 63 characters (Kubernetes, "Labels and Selectors"),
 # of which `selector-` takes 9.
 LONGEST_NAME = 54
 
-# All annotations of an object together (apimachinery, TotalAnnotationSizeLimitB).
+# The limit for all annotations of an object together (apimachinery, TotalAnnotationSizeLimitB).
 LONGEST_RECORD = 256 << 10
-# Nodes of one record: a process registers one, or a few.
+# The most nodes of one record: a process registers one, or a few.
 MOST_NODES = 512
 # Ids, versions, hosts and service names end up in log lines and error messages.
 LONGEST_TEXT = 512
 MOST_PAIRS = 128
 LONGEST_PAIRS = 16 << 10
-# go-micro itself goes 3 deep. What a record has beyond is no reason not to call
-# its nodes: it counts as one without endpoints.
+# go-micro itself goes 3 deep. If a schema goes deeper than this, we still call the nodes of
+# the record, which then counts as one without endpoints.
 DEEPEST_VALUE = 16
 MOST_VALUES = 8192
 
@@ -72,12 +72,12 @@ _ENDPOINTS = '"endpoints":['
 
 
 def san(name: str) -> str:
-    """`name` as label and annotation keys carry it: each byte of UTF-8 they do not allow becomes `_`."""
+    """`name` as label and annotation keys carry it: each UTF-8 byte that they forbid becomes `_`."""
     return _OUTSIDE.sub(b"_", name.encode(errors="surrogatepass")).decode()
 
 
 def selector_key(service: str) -> str:
-    """The label by which pods of `service` are selected."""
+    """The label that selects pods of `service`."""
     return SELECTOR_PREFIX + san(service)
 
 
@@ -101,12 +101,12 @@ def label_problem(service: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """What one record says.
+    """The contents of one record.
 
     Attributes:
         service: The service's name.
-        nodes: Those that can be dialled, as far as the record tells.
-        problems: What is wrong with the others, a clause each.
+        nodes: The nodes that can be dialled, as far as the record tells.
+        problems: The faults of the other nodes, a clause each.
     """
 
     service: str
@@ -115,12 +115,12 @@ class ServiceRecord:
 
 
 def dump_record(nodes: Sequence[Node]) -> str:
-    """The record of nodes of one service; its version and endpoints are the last one's.
+    """The record of nodes of one service; it has the version and endpoints of the last one.
 
-    Endpoints are left out where the record would become too long for an annotation.
+    Endpoints are left out if the record would become too long for an annotation.
 
     Raises:
-        ValueError: Something in it is no valid unicode, or it is too long even so.
+        ValueError: Some text is no valid unicode, or the record is too long even so.
     """
     last = nodes[-1]
     document: dict[str, Any] = {
@@ -132,7 +132,7 @@ def dump_record(nodes: Sequence[Node]) -> str:
             {"id": node.id, "address": node.address, "metadata": dict(node.metadata)} for node in nodes
         ],
     }
-    # Half of what all annotations of the pod may have: it has others too.
+    # Half of the limit for all annotations of the pod: the pod has others too.
     for _ in range(2):
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         try:
@@ -146,7 +146,7 @@ def dump_record(nodes: Sequence[Node]) -> str:
 
 
 def dump_endpoints(endpoints: Iterable[Endpoint]) -> list[dict[str, Any]]:
-    """Endpoints as they are in JSON; there is never a null in a list (go-micro's clients panic)."""
+    """Endpoints as they are in JSON; no list ever has a null (go-micro's clients would panic)."""
     return [
         {
             "name": endpoint.name,
@@ -165,10 +165,10 @@ def _dump_value(value: Value | None) -> dict[str, Any] | None:
 
 
 def load_record(text: str) -> ServiceRecord:
-    """The record in `text`. Equal endpoints, metadata and versions are shared with other records.
+    """The record in `text`. It shares equal endpoints, metadata and versions with other records.
 
     Raises:
-        ValueError: It is no record; the message says what is wrong.
+        ValueError: The text is no record; the message says what is wrong.
     """
     if len(text) > LONGEST_RECORD:
         raise ValueError(f"it has {len(text)} characters, and {LONGEST_RECORD} are the most")
@@ -193,21 +193,21 @@ def load_record(text: str) -> ServiceRecord:
     return ServiceRecord(service, tuple(nodes), tuple(problems))
 
 
-# What precedes the endpoints of a record → their text. Thousands of pods have both in
-# common, and most of a record is endpoints: they are cut out before it is parsed.
+# Text of a record before its endpoints → text of the endpoints. Thousands of pods have both in
+# common, and endpoints are most of a record: we cut them out before we parse it.
 _known: dict[str, str] = {}
 _MOST_KNOWN = 32
 
 
 def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
-    """The record without its endpoints, and those."""
+    """The record without its endpoints, and the endpoints."""
     at = text.find(_ENDPOINTS)
     start = at + len(_ENDPOINTS) - 1
     if at >= 0:
         known = _known.get(text[:start])
         if known is not None and text.startswith(known, start):
             document = load_text(f"{text[:start]}null{text[start + len(known) :]}")
-            if document.get("endpoints", known) is None:  # what was cut out were the record's own
+            if document.get("endpoints", known) is None:  # we did cut out the record's endpoints
                 return document, load_endpoints(known, nulls=True)
     document = load_text(text)
     found = read_list(document, "endpoints")
@@ -233,7 +233,7 @@ def _node(found: Any, service: str, version: str, endpoints: tuple[Endpoint, ...
 
 
 def _address(item: Mapping[str, Any]) -> str:
-    """`host:port`, from that or (before go-micro 1.8) from a host and a number."""
+    """`host:port`, from one text or (before go-micro 1.8) from a host and a number."""
     text = read_text(item, "address", longest=LONGEST_TEXT)
     number = item.get("port")
     if not number:
@@ -245,7 +245,7 @@ def _address(item: Mapping[str, Any]) -> str:
             host, port = text, number
     else:
         raise ValueError(f"{quoted(number)} is no port")
-    # Addresses end up in log lines and in grpc's targets.
+    # Addresses are used in log lines and in grpc's targets.
     if not host or not port or not host.isprintable() or any(char in host for char in " /@%,"):
         raise ValueError(f"address {quoted(text)} cannot be dialled")
     return join_address(host, port)
@@ -253,17 +253,17 @@ def _address(item: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=32)
 def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
-    """The endpoints in a JSON list, one tuple for all who have the same text.
+    """The endpoints in a JSON list; equal texts share one tuple.
 
-    None where they are too many or too deep: they are for people to read, and
-    nobody has that many.
+    It is empty if they are too many or too deep: only people read them, and no real
+    service has that many.
 
     Args:
-        nulls: Pass over nulls in lists, which go-micro's clients choke on: in what is shared
-            with go-micro no schema is worth a node.
+        nulls: Skip nulls in lists (go-micro's clients choke on them): in records shared
+            with go-micro, a bad schema is no reason to lose a node.
 
-    Raises:
-        ValueError: Something in it is no endpoint.
+        Raises:
+        ValueError: Something in the list is no endpoint.
     """
     budget = _Budget(MOST_VALUES, nulls)
     try:
@@ -285,7 +285,7 @@ class _TooMuch(Exception):
 
 
 class _Budget:
-    """How many values may still be read, and whether there may be nulls among them."""
+    """The number of values that may still be read, and whether nulls are allowed among them."""
 
     def __init__(self, left: int, nulls: bool) -> None:
         self.left = left
@@ -321,7 +321,7 @@ def load_text(text: str | bytes) -> Mapping[str, Any]:
     """The JSON object in `text`.
 
     Raises:
-        ValueError: It is none; RecursionError where it is nested too deep.
+        ValueError: The text is no object. (RecursionError if it is nested too deep.)
     """
     document = json.loads(text)
     if not isinstance(document, dict):
@@ -330,7 +330,7 @@ def load_text(text: str | bytes) -> Mapping[str, Any]:
 
 
 def quoted(found: object) -> str:
-    """What somebody wrote, for a message: on one line and not for ever."""
+    """Foreign text for a message: on one line and of bounded length."""
     text = repr(found[:80] if isinstance(found, str) else found)
     return text if len(text) <= 100 else f"{text[:97]}…"
 
@@ -352,7 +352,7 @@ def _checked(text: Any, what: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            # JSON can spell half a character; it would blow up far from here.
+            # JSON can spell half a character, which would fail far from here.
             raise ValueError(f"{what} is no valid unicode") from None
     return text
 
@@ -360,7 +360,7 @@ def _checked(text: Any, what: str) -> str:
 def read_text(
     document: Mapping[str, Any], key: str, *, empty: bool = False, longest: int | None = None
 ) -> str:
-    """The text at `key`; missing and null are the empty text, where that is allowed."""
+    """The text at `key`; missing and null mean the empty text, if that is allowed."""
     found = document.get(key)
     if empty and found is None:
         return ""
@@ -373,7 +373,7 @@ def read_text(
 
 
 def read_list(document: Mapping[str, Any], key: str) -> list[Any]:
-    """The list at `key`; missing and null are the empty one."""
+    """The list at `key`; missing and null mean the empty list."""
     found = document.get(key)
     if found is None:
         return []
@@ -383,10 +383,10 @@ def read_list(document: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def read_pairs(document: Mapping[str, Any], key: str, *, shared: bool = False) -> Mapping[str, str]:
-    """The text pairs at `key`; missing, null and {} are none.
+    """The text pairs at `key`; missing, null and {} mean no pairs.
 
     Args:
-        shared: Bounded, and one mapping for all who have the same pairs.
+        shared: Whether to bound the pairs, and to share one mapping among equal ones.
     """
     found = document.get(key)
     if found is None or found == {}:
@@ -399,10 +399,10 @@ def read_pairs(document: Mapping[str, Any], key: str, *, shared: bool = False) -
 
 
 def share_pairs(pairs: Mapping[str, str]) -> Mapping[str, str]:
-    """Equal pairs of thousands of nodes as one mapping.
+    """One mapping for the equal pairs of thousands of nodes.
 
     Raises:
-        ValueError: They are too many or too long.
+        ValueError: The pairs are too many or too long.
     """
     if len(pairs) > MOST_PAIRS:
         raise ValueError(f"the metadata has {len(pairs)} entries, and {MOST_PAIRS} are the most")
@@ -418,5 +418,5 @@ def _one_mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
 
 @lru_cache(maxsize=1024)
 def _same(text: str) -> str:
-    # Not sys.intern: what hostile pods write must go again.
+    # Not sys.intern: texts that hostile pods write must be freed again.
     return text

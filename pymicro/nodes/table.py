@@ -1,4 +1,4 @@
-"""Nodes of thousands of objects as one node set, at the price of what changed."""
+"""The nodes of thousands of objects as one node set; an update costs only what has changed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 __all__ = ["NodeTable"]
 
-# Where more than this part of the nodes changes, sorting anew is cheaper.
+# If more than this part of the nodes changes, sorting anew is cheaper.
 _FEW = 1 / 8
 
 
 class NodeTable:
-    """Objects in several parts, each object with its nodes → the set of them all.
+    """Turns objects in several parts, each with its nodes, into the set of all nodes.
 
-    Sorting ten thousand nodes takes 15 ms, twenty times a second while a rollout
-    goes on: so what stays is kept, in its order, and the same nodes stay the same
-    objects, which makes comparing sets cheap for whoever is told.
+    Sorting ten thousand nodes takes 15 ms, and a rollout needs it twenty times a second.
+    So the table keeps unchanged nodes in their order. They stay the same objects, too:
+    that makes it cheap for others to compare sets.
     """
 
     def __init__(self) -> None:
@@ -29,19 +29,19 @@ class NodeTable:
         self._keys: list[str] = []
         self._nodes: list[Node] = []
         self._set = EMPTY
-        # Whether every key is there once; with a key twice there is no telling
-        # which node to take out when one object goes.
+        # Whether every key is there once; if a key is there twice, we cannot tell which
+        # node to remove when one object goes.
         self._plain = True
 
     def replace(self, part: Hashable, objects: Mapping[str, tuple[Node, ...]]) -> NodeSet:
-        """Put in the objects of one part, by uid; the whole set, the same one if nothing changed."""
+        """Replace the objects of one part, by uid; returns the whole set, the same one if nothing changed."""
         old = self._parts.get(part, {})
-        # The quickest copy there is of what may be a view.
+        # `objects` may be a view; this is the quickest copy of it.
         new = MappingProxyType(objects).copy()
         gone: list[Node] = []
         come: list[Node] = []
         same: list[Node] = []
-        # Without a line of Python for each object: most have not changed.
+        # No line of Python runs for each object, because most have not changed.
         other = list(compress(new, map(is_not, new.values(), map(old.get, new))))
         met = len(new) - len(other)
         for uid in other:
@@ -60,7 +60,7 @@ class NodeTable:
                 gone += old[uid]
         self._parts[part] = new
         if self._plain:
-            # Read anew and found equal: from now on these are the nodes that are the same.
+            # These were read anew and are equal: from now on the set holds the new objects.
             for node in same:
                 self._nodes[bisect_left(self._keys, node.key)] = node
         if not gone and not come:
@@ -70,7 +70,7 @@ class NodeTable:
         return self._set
 
     def _alter(self, gone: list[Node], come: list[Node]) -> bool:
-        """Take out and put in; False if that cannot be done, and then all is to be sorted."""
+        """Remove and add nodes; returns False if that cannot be done and all must be sorted."""
         for node in gone:
             place = bisect_left(self._keys, node.key)
             del self._keys[place], self._nodes[place]

@@ -1,7 +1,7 @@
-"""Keys of node metadata that clients give a meaning, and what stands under them.
+"""Keys of node metadata that have a meaning for clients, and the values under them.
 
-Whoever may register a node, or annotate a pod, writes these: what cannot be
-read says nothing, and is never an error.
+Anybody who may register a node or annotate a pod can write them: a value that cannot
+be read counts as missing, and is never an error.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ __all__ = [
     "zone_text",
 ]
 
-# Where the node runs: Kubernetes' own word ("Well-Known Labels, Annotations and Taints").
+# The zone of the node: Kubernetes' own word ("Well-Known Labels, Annotations and Taints").
 ZONE = "topology.kubernetes.io/zone"
-# The shortest interval between a client's HTTP/2 pings that the server takes, with and
-# without calls, as a Go duration (`10s`). A server that takes none does not say it: most
-# end the connection, and the calls on it, when they are pinged more often than every
+# The shortest interval between HTTP/2 pings that the server allows a client, with and without
+# calls, as a Go duration (`10s`). A server that allows none does not write this key: most
+# servers end the connection, and the calls on it, if the client pings more often than every
 # 5 minutes or between calls (grpc-go's EnforcementPolicy, grpc-core's default).
 KEEPALIVE = "keepalive"
-# What the node speaks, go-micro's key: its servers write `grpc` or `mucp`.
+# The node's protocol; the key is go-micro's: its servers write `grpc` or `mucp`.
 PROTOCOL = "protocol"
 GRPC = "grpc"
-# What a subscriber is subscribed to, where a go-micro broker lists those as nodes.
+# The topic of a subscriber; some go-micro brokers list subscribers as nodes.
 _TOPIC = "topic"
 
-# Whatever a node says, seconds. grpc-go takes no shorter interval of its user either
-# (gRFC A8, "the minimum is 10 seconds").
+# Seconds; a client never pings more often, whatever a node says. grpc-go refuses shorter
+# intervals from its user too (gRFC A8, "the minimum is 10 seconds").
 SHORTEST_INTERVAL = 10.0
-# A duration and a protocol's name have a few characters, a name of Kubernetes at most 253.
+# A duration or a protocol's name has a few characters, a name of Kubernetes at most 253.
 _LONGEST_DURATION = 32
 _LONGEST_PROTOCOL = 32
 _LONGEST_ZONE = 253
 
 
 def ping_interval(metadata: Mapping[str, str]) -> float | None:
-    """The shortest interval of pings that a node permits, in seconds; None if it permits none."""
+    """The shortest interval of pings that a node allows, in seconds; None if it allows none."""
     text = metadata.get(KEEPALIVE, "")
     if len(text) > _LONGEST_DURATION:
         return None
@@ -57,12 +57,12 @@ def ping_interval(metadata: Mapping[str, str]) -> float | None:
 
 
 def server_ping_interval(options: Iterable[tuple[str, object]]) -> str:
-    """What a server started with these channel arguments says under `KEEPALIVE`; empty if nothing.
+    """The value under `KEEPALIVE` for a server with these channel arguments; empty if there is none.
 
-    It takes pings without calls only where it is told to, and ends the connection
-    of whoever sends the third one too early (gRFC A8, "Server Enforcement").
+    The server allows pings without calls only if it is told to. It ends the connection of a
+    client that sends the third ping too early (gRFC A8, "Server Enforcement").
     """
-    # Of two with one name the longer interval, and the stricter word.
+    # If an argument is there twice, the longer interval and the stricter word count.
     permits, milliseconds = [], []
     for name, value in options:
         if name == "grpc.keepalive_permit_without_calls":
@@ -75,10 +75,10 @@ def server_ping_interval(options: Iterable[tuple[str, object]]) -> str:
 
 
 def other_protocol(metadata: Mapping[str, str]) -> str:
-    """What a node speaks that is not gRPC, so that it is not dialled; empty if it is.
+    """The protocol of a node if it is not gRPC, so that nobody dials it; empty if it is gRPC.
 
-    Who does not say is taken to speak gRPC, but for the subscribers of go-micro's HTTP
-    broker: they have a topic, no protocol, and a port of their own.
+    A node that names no protocol counts as gRPC, except a subscriber of go-micro's HTTP
+    broker: that has a topic, no protocol, and a port of its own.
     """
     protocol = metadata.get(PROTOCOL)
     if not protocol:
@@ -89,13 +89,13 @@ def other_protocol(metadata: Mapping[str, str]) -> str:
 
 
 def others_text(protocols: Iterable[str]) -> str:
-    """`2 nodes speak another protocol (http)`, given what each of them speaks."""
+    """`2 nodes speak another protocol (http)`, given the protocol of each."""
     spoken = list(protocols)
     count = "1 node speaks" if len(spoken) == 1 else f"{len(spoken)} nodes speak"
     return f"{count} another protocol ({', '.join(sorted(set(spoken)))})"
 
 
 def zone_text(found: object) -> str:
-    """A zone as it may be kept of what somebody wrote; empty if it is none."""
+    """A zone from foreign text, if the text is fit to keep; else empty."""
     fits = isinstance(found, str) and len(found) <= _LONGEST_ZONE and found.isprintable()
     return found if fits else ""  # type: ignore[return-value]

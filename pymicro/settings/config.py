@@ -1,8 +1,8 @@
-"""Settings: flag > environment > code > default, each with where it came from.
+"""Settings: flag > environment > code > default; each value keeps its source.
 
-`Config` is the one documented place of every setting. The names are go-micro
-1.x's where it has the setting: setting `x_y` is flag `--x-y` (or `--x_y`) and
-environment variable `MICRO_X_Y`.
+`Config` is the one place that documents every setting. The names are go-micro 1.x's
+if it has the setting: setting `x_y` is flag `--x-y` (or `--x_y`) and environment
+variable `MICRO_X_Y`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PREFIX = "MICRO_"
 
 
 def in_pod(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process runs in a Kubernetes pod (what client-go's in-cluster check reads)."""
+    """Whether this process runs in a Kubernetes pod (client-go's in-cluster check reads the same)."""
     return bool(environ.get("KUBERNETES_SERVICE_HOST"))
 
 
@@ -83,9 +83,9 @@ def _setting(kind: Kind, default: Any, text: str, *, ignored: bool = False) -> A
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Every setting's value in force. Seconds are floats, sizes are bytes.
+    """Every setting's present value. Seconds are floats, sizes are bytes.
 
-    `sources` says for each name where its value came from: `flag --registry`,
+    `sources` gives the source of each value by name: `flag --registry`,
     `environment MICRO_REGISTRY`, `code` or `default`.
     """
 
@@ -191,11 +191,11 @@ class Config:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def source(self, name: str) -> str:
-        """Where the value of `name` came from."""
+        """The source of the value of `name`."""
         return self.sources.get(name, "default")
 
     def replace(self, source: str, **values: Any) -> Config:
-        """A copy with some values set, marked as coming from `source`."""
+        """A copy with these values, with `source` as their source."""
         sources = {**self.sources, **dict.fromkeys(values, source)}
         return dataclasses.replace(self, sources=sources, **values)
 
@@ -242,15 +242,15 @@ def load(
     argv: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """Settle every setting: flag, else environment, else code, else default.
+    """Find every setting's value: flag, else environment, else code, else default.
 
     Args:
         code: Values from keywords of `Service` or `Client`; None means not given.
         argv: Flags, without the program's name.
-        environ: Where `MICRO_*` is read; an empty variable counts as unset.
+        environ: The environment with `MICRO_*`; an empty variable counts as unset.
 
     Raises:
-        ConfigError: An unknown name or a value that cannot be used; says which
+        ConfigError: A name is unknown or a value cannot be used; the text says which,
             and what would be accepted.
     """
     values: dict[str, Any] = {}
@@ -274,8 +274,8 @@ def parse_flags(argv: Sequence[str]) -> dict[str, str]:
     """Texts of the flags in `argv` by setting name; repeated list flags are joined by commas.
 
     Raises:
-        ConfigError: An unknown flag (with the nearest known one), a flag without
-            its value, or something that is no flag at all.
+        ConfigError: A flag is unknown (the text gives the nearest known one) or lacks
+            its value, or an argument is no flag at all.
     """
     flags: dict[str, str] = {}
     rest = list(argv)
@@ -301,7 +301,7 @@ def parse_flags(argv: Sequence[str]) -> dict[str, str]:
     return flags
 
 
-# What kubelet sets in every container for each Service of the namespace
+# Kubelet sets these in every container for each Service of the namespace
 # (docker-links compatible): NAME_SERVICE_HOST, NAME_SERVICE_PORT[_PORTNAME],
 # NAME_PORT, NAME_PORT_80_TCP[_PROTO|_PORT|_ADDR].
 _KUBERNETES_LINK = re.compile(
@@ -309,7 +309,7 @@ _KUBERNETES_LINK = re.compile(
 )
 
 
-# Variables that go-micro 1.x reads and that are no flags of it (`profile` is, under another name).
+# Variables that go-micro 1.x reads but has no flags for (`profile` has one under another name).
 _GO_MICRO_ONLY = frozenset(
     {
         "MICRO_DEBUG_PROFILE",
@@ -323,9 +323,9 @@ _GO_MICRO_ONLY = frozenset(
 
 
 def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """What of go-micro's was given and changes nothing here: `environment MICRO_BROKER`, for the log.
+    """go-micro's settings that were given but do nothing here: `environment MICRO_BROKER`, for the log.
 
-    Manifests of go-micro services set these; a service that is moved over starts with them unchanged.
+    Manifests of go-micro services set them; a service that moves to pymicro starts with them unchanged.
     """
     given = [
         config.source(name)
@@ -336,10 +336,10 @@ def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> l
 
 
 def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """`MICRO_*` variables that nobody knows and that Kubernetes did not make, with a hint each.
+    """Unknown `MICRO_*` variables that Kubernetes did not make, with a hint each.
 
-    Unknown ones are for the log, never an error: whoever names a Kubernetes
-    Service `micro` gets a dozen of them.
+    They are for the log, never an error: a user who names a Kubernetes Service `micro`
+    gets a dozen of them.
     """
     known = [setting.variable for setting in _SETTINGS.values()]
     return [
@@ -353,7 +353,7 @@ def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def render(config: Config) -> str:
-    """What `--print-config` prints: name, value and source of each setting, in columns."""
+    """The output of `--print-config`: name, value and source of each setting, in columns."""
     rows = [
         (name, setting.kind.show(getattr(config, name)), config.source(name))
         for name, setting in _SETTINGS.items()

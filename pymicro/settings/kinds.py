@@ -1,4 +1,4 @@
-"""How the values of settings are read and shown: one kind for each sort of value."""
+"""The kinds of values: each says how to read and show the values of a setting."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a setting's value is read and shown.
+    """How to read and show a setting's value.
 
     Attributes:
         metavar: Its placeholder in help texts.
-        parse: From a flag's or a variable's text; raises ValueError.
-        accept: From a value given in code; raises ValueError or TypeError.
-        show: Back to text, for `--print-config`.
+        parse: Makes the value from a flag's or variable's text; raises ValueError.
+        accept: Checks a value given in code; raises ValueError or TypeError.
+        show: Turns the value back into text, for `--print-config`.
         repeated: Whether the flag may be given several times (values are joined).
     """
 
@@ -116,7 +116,7 @@ def _show_size(value: int) -> str:
 
 
 def one_of(*choices: str, **aliases: str) -> Kind:
-    """One of these words; `aliases` are other people's words for some."""
+    """One of these words; `aliases` are the words of others for some."""
 
     def accept(value: Any) -> str:
         text = _text(value).strip().lower()
@@ -140,7 +140,7 @@ def renamed(**aliases: str) -> Kind:
 
 
 TEXT = Kind("TEXT", str.strip, _text)
-# Not stripped: a password may begin with a space. Never shown.
+# Not stripped, since a password may begin with a space. Never shown.
 SECRET = Kind("TEXT", str, _text, lambda value: "(set)" if value else "")
 COUNT = Kind("N", _number(0), _number(0))
 POSITIVE = Kind("N", _number(1), _number(1))

@@ -1,4 +1,4 @@
-"""Plug-ins by name, through entry points: ours and other people's alike."""
+"""Plug-ins by name, through entry points: our own and those of others alike."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _NOUNS = {REGISTRIES: "registry", SELECTORS: "selector", BALANCERS: "balancer"}
 def _found(group: str) -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # a quarter of the time that importing a client takes
 
-    # A stranger's plug-in may not replace a built-in one by taking its name:
-    # the built-in comes last and wins.
+    # Somebody else's plug-in must not replace a built-in one by taking its name: the
+    # built-in comes last and wins.
     found = sorted(entry_points(group=group), key=lambda point: point.value.startswith("pymicro."))
     return {point.name: point for point in found}
 
@@ -44,7 +44,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
         name: The entry point's name.
 
     Raises:
-        PluginError: No such plug-in (lists the known ones), or its import failed.
+        PluginError: There is no such plug-in (the text lists the known ones), or its import failed.
     """
     noun = _NOUNS.get(group, group)
     points = _found(group)
@@ -56,7 +56,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
     try:
         factory = point.load()
     except PluginError:
-        raise  # says itself what is missing
+        raise  # its text says what is missing
     except Exception as exc:
         origin = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
         raise PluginError(

@@ -1,1 +1,1 @@
-"""Registries: who is there. Each module is one, and imports what it needs when it is used."""
+"""The registries. Each module is one, and imports what it needs when it is used."""

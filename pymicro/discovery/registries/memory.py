@@ -17,7 +17,7 @@ __all__ = ["MemoryRegistry"]
 
 
 class _ServiceNodes:
-    """One service's nodes by id, and who watches them."""
+    """One service's nodes by id, and the number of its watchers."""
 
     __slots__ = ("changed", "nodes", "owners", "watchers")
 
@@ -25,14 +25,14 @@ class _ServiceNodes:
         self.nodes: dict[str, Node] = {}
         self.owners: dict[str, MemoryRegistry] = {}
         self.watchers = 0
-        # Carries the live dictionary: whoever reads it builds its set then, so
-        # that registering n nodes does not build n sets.
+        # Carries the live dictionary: each reader builds its own set, so that registering
+        # n nodes does not build n sets.
         self.changed: Latest[dict[str, Node]] = Latest()
         self.changed.set(self.nodes)
 
 
 class _Store:
-    """What the registries of one address share: services that have nodes or watchers."""
+    """The services that have nodes or watchers; the registries of one address share them."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _ServiceNodes] = {}
@@ -55,16 +55,16 @@ _BY_ADDRESS: dict[str, _Store] = {}
 class MemoryRegistry:
     """Nodes kept in this process. Nothing of it is visible outside.
 
-    An instance made in code has nodes of its own: give the same instance to
-    every `Service` and `Client` that shall see each other. Registries chosen by
-    the name `memory` share theirs, one store for each `registry_address`.
+    An instance made in code has nodes of its own: give the same instance to every
+    `Service` and `Client` that shall see each other. Registries chosen by the name
+    `memory` share their nodes: there is one store for each `registry_address`.
 
     It may be entered by several users; when the last one has left, the nodes
     still registered through this instance are deregistered. All its users run
     on one event loop.
 
     Args:
-        config: Given when it is chosen by name; without it the instance has a
+        config: Given if the registry is chosen by name; without it the instance has a
             store of its own.
     """
 
@@ -144,7 +144,7 @@ class MemoryRegistry:
         return self._store.services()
 
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
-        """Who is here: for the command line, which is a process of its own, nobody."""
+        """The nodes here; none for the command line, which is a process of its own."""
         names = self._store.services()
         yield Finding("registry", "ok", f"{self.describe()}: {', '.join(names) or 'nobody'}")
         if service and service not in names:

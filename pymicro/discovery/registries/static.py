@@ -48,18 +48,18 @@ def _node(entry: str) -> Node:
     if not host.isprintable() or any(char in host for char in " /@"):
         raise _bad(entry, f"{host!r} is no host")
     address = join_address(host, port)
-    # The address is all there is to tell two nodes apart.
+    # Only the address can tell two nodes apart.
     return Node(id=address, address=address, service=service)
 
 
 class StaticRegistry:
     """The nodes listed in `registry_address`, for as long as the process runs.
 
-    Each entry is `greeter=10.0.0.1:8080`; a service may have several. A host may
-    be a name: it is resolved when it is dialled. Registering changes nothing.
+    Each entry is `greeter=10.0.0.1:8080`; a service may have several. A host may be a
+    name: it is resolved when a client dials it. Registering changes nothing.
 
     Raises:
-        ConfigError: An entry that cannot be used, or one that is there twice.
+        ConfigError: An entry cannot be used, or is there twice.
     """
 
     name = "static"
@@ -93,7 +93,7 @@ class StaticRegistry:
         )
 
     def advertised_host(self) -> str:
-        """127.0.0.1; nobody reads it, since nothing is published."""
+        """127.0.0.1; nobody reads it, since this registry publishes nothing."""
         return "127.0.0.1"
 
     async def register(self, node: Node) -> None:
@@ -108,7 +108,7 @@ class StaticRegistry:
             )
 
     async def deregister(self, node: Node) -> None:
-        """Do nothing: nothing was published."""
+        """Do nothing: `register` published nothing."""
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
         """The listed nodes of `service`, once; a service that is not listed has none."""

@@ -1,1 +1,1 @@
-"""Selectors: where a service's node sets come from."""
+"""The selectors: each finds a service's node sets in its own way."""

@@ -1,4 +1,4 @@
-"""Selector `dns`: a service's nodes are the addresses the DNS gives for it.
+"""Selector `dns`: a service's nodes are the addresses that the DNS gives for it.
 
 | service name | asked for |
 |---|---|
@@ -6,9 +6,9 @@
 | `greeter` | SRV `_greeter._tcp.<domain>`, then A and AAAA of its targets |
 | `_grpc._tcp.greeter.default.svc.cluster.local` | SRV of exactly that name |
 
-As in go-micro, whose default domain is `local` too; where it has an option in
-code, this has `DNS_SELECTOR_DOMAIN_NAME` in the environment, beside the static
-selector's variables.
+go-micro does the same, and its default domain is `local` too. go-micro has an option in
+code for the domain; here it is `DNS_SELECTOR_DOMAIN_NAME` in the environment, beside the
+static selector's variables.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ log = logging.getLogger("pymicro.selector.dns")
 DOMAIN_VARIABLE = "DNS_SELECTOR_DOMAIN_NAME"
 DEFAULT_DOMAIN = "local"
 
-# A resolver library gives up by itself, but not before 10 to 30 s.
+# A resolver library gives up by itself, but only after 10 to 30 s.
 _TIMEOUT = 10.0
 
-# glibc's word for "the name is there, but has no address"; Python has it on some platforms.
+# glibc's error for "the name is there, but has no address"; Python has it on some platforms.
 _NOTHING = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
@@ -62,7 +62,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
     """The IPv4 and IPv6 addresses of `host`; none if the name does not exist.
 
     Raises:
-        OSError: The resolver could not be asked, or did not know.
+        OSError: The resolver could not be asked, or had no answer.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -75,7 +75,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
 
 
 def default_resolver() -> Resolver:
-    """A resolver of dnspython's, as the system is configured.
+    """A resolver of dnspython's, configured as the system is.
 
     Raises:
         PluginError: dnspython is not installed.
@@ -97,7 +97,7 @@ def default_resolver() -> Resolver:
 
 @dataclass(slots=True)
 class _Known:
-    """What the last look-ups of one service gave, for messages."""
+    """The results of a service's last look-ups, for messages."""
 
     count: int | None = None
     at: float = 0.0
@@ -105,22 +105,21 @@ class _Known:
 
 
 class DnsSelector:
-    """Nodes by A, AAAA and SRV records, asked for again every `interval` seconds.
+    """Nodes by A, AAAA and SRV records, looked up again every `interval` seconds.
 
-    `refresh` asks sooner, at most once a second. A name that does not exist has
-    no nodes; a resolver that fails leaves the last set standing. Of SRV records
-    only those of the best priority count, and weights do not: the balancer has
-    the choice.
+    `refresh` makes the next look-up come sooner, at most once a second. A name that does
+    not exist has no nodes; if the resolver fails, the last set stands. Only SRV records of
+    the best priority count, and their weights do not: the balancer chooses.
 
     Args:
-        config: As every selector has it; nothing is read from it.
+        config: As every selector has it; not read.
         source: As every selector has it; not used.
-        environ: Where `DNS_SELECTOR_DOMAIN_NAME` is read, now.
+        environ: The environment; `DNS_SELECTOR_DOMAIN_NAME` is read when the selector is built.
         interval: Seconds between look-ups, give or take a tenth.
         least: Least seconds between look-ups, whatever `refresh` asks for.
         resolve: Looks up the addresses of a host and port.
-        resolver: Makes dnspython's resolver for SRV records, at each look-up:
-            the system's configuration may have changed.
+        resolver: Makes dnspython's resolver for SRV records. Each look-up makes a new
+            one, because the system's configuration may have changed.
     """
 
     name = "dns"
@@ -166,11 +165,11 @@ class DnsSelector:
             nudge.set()
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
-        """The nodes the DNS names, at once and after each look-up.
+        """The nodes in the DNS, at once and after each look-up.
 
         Raises:
-            RegistryError: `service` cannot be asked for, or the first look-up failed.
-            PluginError: It needs an SRV record and dnspython is not installed.
+            RegistryError: `service` is no name to look up, or the first look-up failed.
+            PluginError: This needs an SRV record, and dnspython is not installed.
         """
         nudge = asyncio.Event()
         known = self._known.setdefault(service, _Known())
@@ -216,7 +215,7 @@ class DnsSelector:
                     hosts = [self._host_and_port(service)]
                 else:
                     hosts = await self._srv(service)
-                # Exceptions returned: gather would raise the first one and leave the rest running.
+                # Exceptions are results here: gather would raise the first and leave the rest running.
                 found = await asyncio.gather(
                     *(self._resolve(host, port) for host, port in hosts), return_exceptions=True
                 )
@@ -230,7 +229,7 @@ class DnsSelector:
         except OSError as exc:
             raise RegistryError(f"the DNS cannot be asked for {service!r}: {exc.strerror or exc}") from exc
         except UnicodeError as exc:
-            # Of an SRV record's target: Python writes it in the DNS's alphabet first.
+            # The target of an SRV record: Python first encodes it for the DNS.
             raise RegistryError(f"the DNS names a host for {service!r} that is no name: {exc}") from exc
         return NodeSet.of(Node(id=address, address=address, service=service) for address in addresses)
 
@@ -249,13 +248,13 @@ class DnsSelector:
         name = self._srv_name(service)
         if not service or not is_dns_name(name):
             raise _no_name(service)
-        resolver = self._resolver()  # says what to install; the imports below would not
+        resolver = self._resolver()  # its error says what to install; those of the imports below would not
         import dns.exception
         import dns.name
         import dns.resolver
 
         try:
-            # The final dot: the system's search domains have no say in this.
+            # The final dot keeps the system's search domains out.
             answer = await resolver.resolve(name.removesuffix(".") + ".", "SRV")
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return []

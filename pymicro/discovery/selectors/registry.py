@@ -15,7 +15,7 @@ __all__ = ["RegistrySelector"]
 
 
 class RegistrySelector:
-    """Passes on what the source knows; watches of one service are shared there."""
+    """Passes on the source's sets; all users of one service share the source's watch."""
 
     name = "registry"
     uses_registry = True
@@ -24,12 +24,12 @@ class RegistrySelector:
         self._source = source
 
     def describe(self, service: str) -> str:
-        """What the registry said last: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
+        """The registry's last answer: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
         return self._source.describe_state(service)
 
     def watch(self, service: str) -> AsyncIterator[NodeSet]:
-        """The source's sets. Never raises RegistryError: the source tries again itself."""
+        """The source's sets. Never raises RegistryError: the source itself tries again."""
         return self._source.watch(service)
 
     def refresh(self, service: str) -> None:
-        """Do nothing: the registry's watch tells of each change unasked."""
+        """Do nothing: the registry's watch reports each change by itself."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticSelector"]
 
-# go-micro's static selector reads these two, without a MICRO_ prefix.
+# go-micro's static selector reads these two, without the prefix MICRO_.
 DOMAIN_VARIABLE = "STATIC_SELECTOR_DOMAIN_NAME"
 PORT_VARIABLE = "STATIC_SELECTOR_PORT_NUMBER"
 DEFAULT_PORT = 8080
@@ -26,20 +26,20 @@ DEFAULT_PORT = 8080
 class StaticSelector:
     """One node for each service: `<service>[.<domain>]:<port>`, whatever runs there.
 
-    For Kubernetes Services and the like, which do the finding. Domain and port
-    are `STATIC_SELECTOR_DOMAIN_NAME` and `STATIC_SELECTOR_PORT_NUMBER` (8080) of
-    the environment, as in go-micro. The registry is never asked.
+    Use it for Kubernetes Services and the like, which find the nodes themselves. Domain and
+    port are `STATIC_SELECTOR_DOMAIN_NAME` and `STATIC_SELECTOR_PORT_NUMBER` (8080) in the
+    environment, as in go-micro. The registry is never asked.
 
     Calls take the name's addresses in turn: all pods of a headless Service, the one
-    ClusterIP of another. The DNS says nothing when they change; it is asked again
-    when a connection ends or cannot be made, at most every 5 s. So what left is noticed
-    at once, and what came when a connection ends: `max_connection_age` of the servers
-    sees to that.
+    ClusterIP of another. The DNS does not report changes. grpc-core asks it again when a
+    connection ends or cannot be made, at most every 5 s. So clients see at once that a node
+    has left, but see a new one only after a connection ends. Set the servers'
+    `max_connection_age`, which ends connections regularly.
 
     Args:
-        config: As every selector has it; nothing is read from it.
+        config: As every selector has it; not read.
         source: As every selector has it; not used.
-        environ: Where the two variables are read, now.
+        environ: The environment; both variables are read when the selector is built.
 
     Raises:
         ConfigError: `STATIC_SELECTOR_PORT_NUMBER` is no port.
@@ -79,7 +79,7 @@ class StaticSelector:
             )
         address = f"{host}:{self._port}"
         yield NodeSet((Node(id=address, address=address, service=service, kind="name"),))
-        await asyncio.Event().wait()  # it stays so; what it resolves to is grpc-core's business
+        await asyncio.Event().wait()  # the name stays; grpc-core resolves it
 
     def refresh(self, service: str) -> None:
         """Do nothing: grpc-core resolves the name again itself."""

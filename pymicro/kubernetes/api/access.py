@@ -13,13 +13,13 @@ _REVIEWS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews")
 async def may(
     client: KubeClient, verb: str, resource: Resource, namespace: str | None, name: str = ""
 ) -> bool:
-    """Whether the account may do `verb` to `resource`; it asks with a SelfSubjectAccessReview.
+    """Ask with a SelfSubjectAccessReview whether the account may do `verb` to `resource`.
 
     Args:
-        client: Asks.
+        client: Sends the request.
         verb: `list`, `watch`, `patch` …
-        resource: To what.
-        namespace: Where; None for all namespaces at once.
+        resource: What the verb is done to.
+        namespace: The namespace; None for all of them at once.
         name: One object; empty for all of them.
 
     Raises:

@@ -21,12 +21,12 @@ __all__ = ["KubeClient"]
 
 # A page of 500 objects of etcd's largest size would be more than this; real ones are 2 MB.
 _LARGEST_ANSWER = 256 << 20
-# What is read of an answer that refuses; a Status is a few hundred bytes.
+# How much of a refusal we read; a Status is a few hundred bytes.
 _LARGEST_REFUSAL = 64 << 10
 
 
 class _Transport:
-    """A session of aiohttp, and how many requests are on it: it outlives its successor's coming."""
+    """An aiohttp session, and how many requests use it: an old one lives on until they have ended."""
 
     def __init__(self, rest: Any, login: Login) -> None:
         self.rest = rest
@@ -37,11 +37,11 @@ class _Transport:
 class KubeClient:
     """Asks the API server. `async with` it to have its connections closed at the end.
 
-    Nothing is opened before the first request. It may be entered again after it was left.
+    The first request opens the connections. You may enter the client again after you left it.
 
     Args:
-        cluster: The cluster, or how to find it when something is first asked
-            (`find_cluster`); a cluster it found itself is closed with it.
+        cluster: The cluster, or a way to find it at the first request (`find_cluster`).
+            The client closes a cluster that it found itself.
     """
 
     def __init__(self, cluster: Callable[[], Awaitable[Cluster]] | Cluster) -> None:
@@ -57,7 +57,7 @@ class KubeClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the connections; what is still being read from them breaks."""
+        """Close the connections; requests that are still reading from them fail."""
         self._transport = None
         transports, self._transports = self._transports, set()
         for transport in transports:
@@ -68,21 +68,21 @@ class KubeClient:
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster that is asked.
+        """The cluster that this client asks.
 
         Raises:
-            RuntimeError: It has not been looked for yet (see `find`).
+            RuntimeError: Nobody has looked for it yet (see `find`).
         """
         if self._cluster is None:
             raise RuntimeError("the Kubernetes API has not been asked yet")
         return self._cluster
 
     def describe(self) -> str:
-        """Whom it asks, for messages; never fails."""
+        """The server, for messages; never fails."""
         return "the Kubernetes API" if self._cluster is None else self._cluster.describe()
 
     async def find(self) -> Cluster:
-        """The cluster, looked for now if it has not been yet; the server is not asked.
+        """The cluster; looks for it if nobody has yet, without asking the server.
 
         Raises:
             ConfigError: There is none to be found here.
@@ -106,18 +106,18 @@ class KubeClient:
     ) -> Any:
         """Ask once and parse the answer.
 
-        A 401 is followed by one more try, with credentials read anew.
+        After a 401 it reads the credentials again and tries once more.
 
         Args:
             method: `GET`, `POST`, `PATCH` …
             path: From the root: `/api/v1/namespaces/shop/pods`.
             params: The query.
             body: Sent as JSON.
-            content_type: The body's; a patch is `application/strategic-merge-patch+json`.
-            timeout: Seconds for all of it, without what a credential plug-in takes.
+            content_type: The type of the body; a patch is `application/strategic-merge-patch+json`.
+            timeout: Seconds for everything but a credential plug-in's run.
 
         Raises:
-            KubeError: The server refused, did not answer in time, or not in JSON.
+            KubeError: The server refused, did not answer in time, or did not answer in JSON.
             ConfigError: There is no server to be found.
         """
         answer = await self.read(
@@ -139,7 +139,7 @@ class KubeClient:
         content_type: str = "application/json",
         timeout: float = 10.0,
     ) -> bytes:
-        """As `request`, without parsing: for answers that are too long to be parsed in one go."""
+        """As `request`, without parsing: for answers too long to parse in one go."""
         asked = Asked.of(method, path, params or {})
         parts = []
         size = 0
@@ -163,12 +163,12 @@ class KubeClient:
     ) -> AsyncGenerator[Lines, None]:
         """Read an answer line by line, for as long as it comes: `async with … as lines`.
 
-        A 401 is followed by one more try, with credentials read anew.
+        After a 401 it reads the credentials again and tries once more.
 
         Args:
             path: From the root.
             params: The query.
-            connect_timeout: Seconds until the answer's head is there.
+            connect_timeout: Seconds until the head of the answer has arrived.
             idle_timeout: Seconds without a byte after which the stream is dead, whatever TCP says.
 
         Raises:
@@ -195,10 +195,10 @@ class KubeClient:
         content_type: str,
         timeout: float,
     ) -> AsyncGenerator[tuple[Any, float], None]:
-        """An answer that is no refusal, and the moment (of the loop's clock) by which it must be read."""
+        """An answer that is no refusal, and the moment (of the loop's clock) by which to have read it."""
         headers = {
             "Accept": "application/json",
-            # Unpacking would block the loop, for bytes that travel within a cluster.
+            # Unpacking would block the loop, only to save bytes within a cluster.
             "Accept-Encoding": "identity",
             "User-Agent": f"pymicro/{__version__}",
         }
@@ -226,7 +226,7 @@ class KubeClient:
                         )
                 try:
                     if response.status == 401 and refused is None:
-                        # The token was replaced since it was read, most likely.
+                        # Most likely the token was replaced after we read it.
                         refused = login
                         continue
                     if not 200 <= response.status < 300:
@@ -235,15 +235,15 @@ class KubeClient:
                     return
                 finally:
                     if response.connection is not None and response.connection.transport is not None:
-                        # Not read to its end. To close it over TLS would be to wait for a server
-                        # that may be gone, beyond the end of this client.
+                        # The answer was not read to its end. Closing it over TLS would wait for a server
+                        # that may be gone, even after this client has ended.
                         response.connection.transport.abort()
                     response.close()
             finally:
                 await self._leave(transport)
 
     async def _connect(self, login: Login) -> _Transport:
-        """The transport for these certificates; the one for others closes when nobody uses it any more."""
+        """The transport for these certificates; one for other certificates closes after its last request."""
         rest = (await library()).client.rest
         old = self._transport
         if old is not None and old.tls == login.tls:
@@ -270,7 +270,7 @@ class KubeClient:
 
     @contextmanager
     def _faults(self, asked: Asked, timeout: float) -> Iterator[None]:
-        """Whatever the network does, as KubeError."""
+        """Turn everything that the network does into a KubeError."""
         import aiohttp
 
         try:
@@ -279,7 +279,7 @@ class KubeClient:
             what = f"{self._say(asked)}: no answer within {timeout:g} s"
             raise KubeError(what, kind="timeout") from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            # ValueError is what aiohttp calls a URL or header it cannot send.
+            # aiohttp raises ValueError for a URL or header that it cannot send.
             raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}") from exc
 
     def _say(self, asked: Asked) -> str:
@@ -288,7 +288,7 @@ class KubeClient:
     async def _refusal(self, asked: Asked, response: Any, deadline: float) -> KubeError:
         """The error for an answer that refuses."""
         body = b""
-        # What was refused is known already; its reasons may come late or broken.
+        # The refusal itself is known already; its reasons may come late or broken.
         with suppress(KubeError), self._faults(asked, 0):
             async with asyncio.timeout_at(deadline):
                 while len(body) < _LARGEST_REFUSAL and (chunk := await response.content.readany()):
@@ -311,5 +311,5 @@ class KubeClient:
 def _no_timeout() -> Any:
     import aiohttp
 
-    # Ours are asyncio's: aiohttp rounds its own up to whole seconds.
+    # asyncio measures our timeouts: aiohttp rounds its own up to whole seconds.
     return aiohttp.ClientTimeout(total=None, sock_connect=None)

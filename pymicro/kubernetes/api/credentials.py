@@ -21,25 +21,25 @@ __all__ = ["Cluster", "find_cluster"]
 
 log = logging.getLogger("pymicro.kube")
 
-# What the names of service accounts begin with.
+# The names of service accounts begin with this.
 _ACCOUNT = "system:serviceaccount:"
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-# How often the files are looked at, in seconds: a stat is cheap, one for each request is still waste.
+# Seconds between two looks at the files: a stat is cheap, but one for each request is waste.
 _LOOK = 1.0
 
 
 class Cluster:
     """An API server and an account on it.
 
-    Credentials are read when they are first needed, and again when a file they came
-    from has changed (looked at once a second at most), when they run out, and when the
+    It reads the credentials when they are first needed. It reads them again when a file they
+    came from has changed (it looks at most once a second), when they run out, and when the
     server refused them.
 
     Attributes:
         server: Its URL, such as `https://10.96.0.1:443`.
-        namespace: The own one.
+        namespace: The namespace we belong to.
         account: `system:serviceaccount:<namespace>:<name>` or the kubeconfig's user,
             for messages; empty if there are no credentials.
     """
@@ -74,11 +74,11 @@ class Cluster:
         """The credentials to use now.
 
         Args:
-            refused: What the server did not accept (401); if that is still what is
-                known here, everything is read again.
+            refused: The credentials that the server did not accept (401); if they are still
+                the known ones, everything is read again.
 
         Raises:
-            KubeError: There are none, and why.
+            KubeError: There are none; the text says why.
         """
         async with self._lock:
             known = self._login
@@ -87,8 +87,8 @@ class Cluster:
             try:
                 self._login = await self._source.read()
             except KubeError as exc:
-                # A file that is just being replaced: what was read before may do until the
-                # server says otherwise.
+                # Somebody may be replacing a file just now: the old credentials may do until the
+                # server refuses them.
                 if known is None or known is refused or self._ran_out(known):
                     raise
                 if str(exc) != self._complaint:
@@ -101,7 +101,7 @@ class Cluster:
             return self._login
 
     def close(self) -> None:
-        """Remove the files that were written for it."""
+        """Remove the files that were written for this cluster."""
         self._source.close()
         self._login = None
 
@@ -133,7 +133,7 @@ class _ServiceAccount:
         loader = kubernetes.config.incluster_config.InClusterConfigLoader(
             token_filename=self._token,
             cert_filename=self._ca,
-            # When to read it again is ours to say: once a minute is too late after a 401.
+            # We decide when to read it again: the library's once a minute is too late after a 401.
             try_refresh_token=False,
             environ=self._environ,
         )
@@ -172,14 +172,14 @@ async def find_cluster(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Cluster:
-    """The cluster that `address` (the setting `registry_address`) or the surroundings mean.
+    """The cluster that `address` (the setting `registry_address`) or the surroundings name.
 
     Args:
-        address: Nothing: in a pod its service account, unless KUBECONFIG is set;
-            elsewhere the kubeconfig (KUBECONFIG, `~/.kube/config`). One URL: that
-            server without credentials. `kubeconfig=PATH`, `context=NAME` or both.
+        address: Empty means the service account in a pod, unless KUBECONFIG is set, and
+            the kubeconfig elsewhere (KUBECONFIG, `~/.kube/config`). One URL means that
+            server without credentials. Or `kubeconfig=PATH`, `context=NAME` or both.
         environ: The environment.
-        folder: Where Kubernetes puts the service account.
+        folder: The folder into which Kubernetes puts the service account.
         clock: Seconds of a monotonic clock.
 
     Raises:
@@ -297,7 +297,7 @@ def _read_file(folder: str, name: str) -> str:
 
 
 def _subject(token: str) -> str:
-    """Whose token it is, as it says itself; empty if it does not say. Good for messages only."""
+    """The account that the token names, unchecked, so for messages only; empty if it names none."""
     try:
         claims = token.split(".")[1]
         subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]

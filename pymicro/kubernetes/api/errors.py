@@ -10,14 +10,14 @@ __all__ = ["KubeError"]
 class KubeError(PymicroError):
     """The API server refused, or could not be asked.
 
-    Its text is for people: what was asked of which server, and what came of it;
-    for a 403 the account and the RBAC rule that is missing too.
+    The text is for people: what was asked of which server, and what happened. For a 403 it
+    also names the account and the missing RBAC rule.
 
     Attributes:
         status: The HTTP status; 0 if no answer came (connection, TLS, time, credentials).
         reason: The server's own word for it (`Forbidden`, `Expired`); may be empty.
-        retry_after: Seconds the server asks us to stay away; None if it does not say.
-        kind: A word for counting: `connection`, `timeout`, `malformed` …; what `status` says otherwise.
+        retry_after: For how many seconds the server asks us to stay away; None if it does not say.
+        kind: A word for counting: `connection`, `timeout`, `malformed` …; by default the one for `status`.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class KubeError(PymicroError):
 
     @property
     def expired(self) -> bool:
-        """Whether the version (or `continue` token) asked from is no longer served: list again."""
+        """Whether the server no longer serves our version (or `continue` token): list again."""
         return self.kind == "expired"
 
 
-# "Gone" is what servers before 1.17 say. A version the server has not reached yet (etcd was
-# restored from a backup) is as useless as one it has forgotten.
+# Servers before 1.17 say "Gone". A version that the server has not reached yet (etcd was
+# restored from a backup) is as useless as one that it has forgotten.
 _EXPIRED = frozenset({"Expired", "Gone", "ResourceVersionTooLarge"})
 
 _KINDS = {401: "unauthorized", 403: "forbidden", 404: "missing", 410: "expired", 429: "throttled"}

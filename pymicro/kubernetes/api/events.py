@@ -19,7 +19,7 @@ def read_event(line: bytes) -> tuple[str, Mapping[str, Any]]:
     """The type and the object of an event.
 
     Raises:
-        KubeError: It is none. The stream is broken then, since the server makes no such line.
+        KubeError: The line is no event. The server writes no such line, so the stream is broken.
     """
     try:
         event = json.loads(line.decode())
@@ -38,7 +38,7 @@ def ends_initial_events(bookmark: Mapping[str, Any]) -> bool:
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether one version comes before another; False where they do not say (they need not be numbers)."""
+    """Whether one version comes before another; False if that cannot be told (they need not be numbers)."""
     if not (_is_number(version) and _is_number(than)):
         return False
     return int(version) < int(than)

@@ -15,6 +15,6 @@ def mapping_at(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def mappings_at(found: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The mappings in the list under `key`; what else is in it is passed over."""
+    """The mappings in the list under `key`, without its other elements."""
     inner = found.get(key)
     return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []

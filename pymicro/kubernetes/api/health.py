@@ -16,7 +16,7 @@ class ReflectorHealth:
     """The course of one reflector's lists and watches.
 
     Args:
-        timing: What is long and what is short.
+        timing: All lengths of time.
         clock: Seconds of a monotonic clock.
         uniform: Source of randomness, `(low, high) -> value`.
 
@@ -24,9 +24,8 @@ class ReflectorHealth:
         watches: Watches begun.
         restarts: Watches that broke or fell silent.
         errors: What went wrong, by kind.
-        expired: Versions that turned out to be of no use, one after the other with no event
-            between them.
-        doubtful: Whether the last watch had nothing to say from its beginning to its end.
+        expired: Useless versions in a row, with no event between them.
+        doubtful: Whether the last watch brought nothing from its beginning to its end.
         last_heard: When the server last said anything.
     """
 
@@ -44,12 +43,12 @@ class ReflectorHealth:
         self._backoff = Backoff(timing.backoff_initial, timing.backoff_maximum, uniform=uniform)
         # When the present watch began; None between two.
         self._opened: float | None = None
-        # Whether it has brought an event yet; and whether nothing, not even a list.
+        # Whether it has brought an event yet; whether it has brought nothing at all, not even a list.
         self._eventful = False
         self._silent = True
-        # Since when nothing has gone wrong.
+        # Since when everything has worked.
         self._healthy_since: float | None = None
-        # Whether something worked since the last trouble: the next one may be a single one.
+        # Whether something worked since the last trouble: if so, the next one may be a single one.
         self._worked = False
 
     @property
@@ -67,7 +66,7 @@ class ReflectorHealth:
             self._healthy_since = self._opened
 
     def answered(self) -> None:
-        """The server answered, if only a part of what was asked."""
+        """The server answered, perhaps with a part only."""
         self.last_heard = self._clock()
 
     def listed(self) -> None:
@@ -76,17 +75,17 @@ class ReflectorHealth:
         self._worked = True
 
     def event(self) -> None:
-        """The watch brought something, if only a bookmark."""
+        """The watch brought an event, perhaps only a bookmark."""
         self.last_heard = self._clock()
         self._eventful = self._worked = True
         self._silent = False
         self.expired = 0
 
     def ended(self) -> float | None:
-        """The watch ended as watches do.
+        """The watch ended in the usual way.
 
         Returns:
-            Seconds to wait before the next one; None if it ended so soon that this is trouble.
+            Seconds to wait before the next one; None if the watch was so short that it failed.
         """
         assert self._opened is not None
         lived = self._clock() - self._opened
@@ -99,7 +98,7 @@ class ReflectorHealth:
         """Something went wrong.
 
         Returns:
-            Seconds to wait before the next try, and whether followers are to be told.
+            Seconds to wait before the next try, and whether to tell followers.
         """
         now = self._clock()
         self.errors[error.kind] += 1
@@ -107,22 +106,22 @@ class ReflectorHealth:
         if opened is not None:
             self.restarts += 1
             if error.kind == "idle":
-                # It may have been cut without a word, or nothing may have happened. Watching
-                # anew at once tells, and once in `idle_limit` is no burden.
+                # The connection may have been cut without a word, or nothing may have happened. A new
+                # watch tells at once, and one for each `idle_limit` is no burden.
                 self.doubtful = self._silent
                 return 0.0, False
         if self._healthy_since is not None and now - self._healthy_since >= self._timing.healthy_after:
             self._backoff.reset()
         self._healthy_since = None
-        # A watch that breaks and is there again is no failure; twice in a row it is.
+        # One watch that breaks and comes back is no failure; two in a row are.
         excused = opened is not None and (self._worked or now - opened >= self._timing.short_watch)
         self._worked = False
         if error.expired or error.kind == "backwards":
             self.expired += 1
-            # Nor is a version that is of no use: listing again is what one does.
+            # One useless version is no failure either: the reflector lists again.
             excused = excused or self.expired == 1
         pause = self._backoff.next()
         if error.retry_after is not None:
-            # The jitter comes on top: all were told the same time.
+            # The jitter comes on top: the server told all clients the same time.
             pause += min(error.retry_after, self._timing.retry_after_limit)
         return pause, not excused

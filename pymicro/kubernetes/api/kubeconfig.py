@@ -28,12 +28,12 @@ class Context:
     """The parts of the files that one context names.
 
     Attributes:
-        name: Its own.
+        name: The context's name.
         namespace: Empty if it names none.
         account: The user's name; empty if it names none.
-        cluster: The cluster's section, data in files and paths absolute.
+        cluster: The cluster's section, with data in files and absolute paths.
         user: The user's section, likewise.
-        base: The folder of the file the user is in.
+        base: The folder of the file that holds the user.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Context:
 class Kubeconfig:
     """The files of a kubeconfig, and one context of them.
 
-    Certificates that stand in the file as data are written to a folder of its own,
-    0700, because that is how Python's TLS takes them; `close` removes it.
+    Python's TLS takes certificates from files only. So certificates that stand in the kubeconfig
+    as data are written to a folder of its own (0700); `close` removes it.
 
     Args:
         paths: One path or several, as in KUBECONFIG.
-        context: The context's name; if empty the one that is current when it is first read:
-            whoever makes another one current does not mean the programs that run already.
+        context: The context's name. If empty, the one that is current at the first read, for
+            good: a later `use-context` is not meant for programs that run already.
     """
 
     def __init__(self, paths: str, context: str) -> None:
@@ -66,7 +66,7 @@ class Kubeconfig:
         """Read the files again, and run the plug-in if the user has one.
 
         Raises:
-            KubeError: They cannot be used now, and why.
+            KubeError: They cannot be used now; the text says why.
         """
         try:
             files = signatures(self._paths)
@@ -102,7 +102,7 @@ class Kubeconfig:
             )
             await loader.load_and_set(configuration)
         except Exception as exc:
-            # The library raises whatever a malformed file makes it stumble over.
+            # A malformed file can make the library raise anything.
             raise KubeError(f"{self._name()}, context {context.name!r}: {exc}", kind="credentials") from exc
         return read_login(configuration, files, lifetime)
 
@@ -115,17 +115,17 @@ class Kubeconfig:
         return f"kubeconfig {os.pathsep.join(self._paths)}"
 
     async def context(self) -> Context:
-        """The context as the files have it now.
+        """The context as it stands in the files now.
 
         Raises:
-            ConfigError: They cannot be used, and why.
+            ConfigError: The files cannot be used; the text says why.
         """
         there = [path for path, found in signatures(self._paths) if found is not None]
         if not there:
             raise ConfigError(f"{self._name()}: there is no such file")
         kubernetes = await library()
         try:
-            # In a thread: YAML is slow, and the kubeconfig of a large company long.
+            # In a thread: YAML is slow, and a large company's kubeconfig is long.
             merger = await asyncio.to_thread(
                 kubernetes.config.kube_config.KubeConfigMerger, os.pathsep.join(there)
             )
@@ -133,7 +133,7 @@ class Kubeconfig:
         except ConfigError:
             raise
         except Exception as exc:
-            # The library raises whatever a malformed file makes it stumble over.
+            # A malformed file can make the library raise anything.
             raise ConfigError(f"{self._name()} cannot be used: {type(exc).__name__}: {exc}") from exc
         self._wanted = context.name
         return context
@@ -166,8 +166,8 @@ class Kubeconfig:
     def _plain(self, section: Mapping[str, Any], base: str) -> dict[str, Any]:
         """A cluster or user with its data in files and its paths absolute.
 
-        The library would write such files too, keep them until the process ends, and
-        remember them for others who come with the same data.
+        The library would write such files too. But it would keep them until the process ends,
+        and give them to others that bring the same data.
         """
         plain = dict(section)
         for key in _CERTIFICATES:
@@ -187,7 +187,7 @@ class Kubeconfig:
         """A file with this content; the same one for the same content."""
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="pymicro-kube-")
-            # Also if nobody closes: a key must not outlive its process.
+            # Also if nobody calls `close`: a key must not outlive its process.
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = os.path.join(self._folder, hashlib.sha256(content).hexdigest()[:32])
         if not os.path.exists(path):

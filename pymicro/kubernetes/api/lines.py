@@ -10,8 +10,8 @@ from pymicro.kubernetes.api.errors import KubeError
 
 __all__ = ["LONGEST_LINE", "Lines"]
 
-# An object is at most 1.5 MiB in etcd, and JSON may write a byte as six. What is longer is
-# no event; it must not take all memory before that is noticed.
+# An object is at most 1.5 MiB in etcd, and JSON may write a byte as six. A longer line is no
+# event, and we must notice that before it takes all memory.
 LONGEST_LINE = 16 << 20
 
 
@@ -22,7 +22,7 @@ class Lines(AsyncIterator[bytes]):
     itself (`pymicro.base.turns`).
 
     Args:
-        read: Gives what has arrived, waiting for something; nothing at the end.
+        read: Waits for bytes and returns those that have arrived; returns nothing at the end.
         what: Names the stream in errors.
         idle_timeout: Seconds without a byte after which it counts as dead, whatever
             TCP says of the connection; may be changed between two lines.
@@ -42,8 +42,8 @@ class Lines(AsyncIterator[bytes]):
         self.idle_timeout = idle_timeout
         self._longest = longest
         self._ready: deque[bytes] = deque()
-        # The beginning of a line, as it came: joined once its end is there, since a long
-        # line comes in many parts.
+        # The parts of a line whose end has not come yet. A long line has many, so they are
+        # joined only once.
         self._parts: list[bytes] = []
         self._size = 0
 

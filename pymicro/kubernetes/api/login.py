@@ -1,4 +1,4 @@
-"""What a request is sent with, as it was read at one moment, and the library that reads it."""
+"""What goes with each request, as it was read at one moment, and the library that reads it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def signatures(paths: Iterable[str]) -> tuple[Signature, ...]:
 def read_login(configuration: Any, files: tuple[Signature, ...], lifetime: float | None = None) -> Login:
     """The login that a filled Configuration of kubernetes_asyncio means."""
     given = configuration
-    # Each watch holds a connection; its default of 100 would be the most services a process can watch.
+    # Each watch holds a connection: with the library's default, a process could watch 100 services only.
     given.connection_pool_maxsize = 0
     certificates = [path for path in (given.ssl_ca_cert, given.cert_file, given.key_file) if path]
     return Login(
@@ -86,7 +86,7 @@ def read_login(configuration: Any, files: tuple[Signature, ...], lifetime: float
 async def library() -> Any:
     """kubernetes_asyncio, with the modules that are used here.
 
-    Imported in a thread the first time: that takes 0.4 s, in which calls must go on.
+    The first call imports it in a thread: that takes 0.4 s, and calls must go on meanwhile.
     """
     if _import.cache_info().currsize:
         return _import()

@@ -1,7 +1,7 @@
 """A page of a list, object by object.
 
-`json.loads` of a page of 500 large pods blocks the event loop for 100 ms and more, and of
-one big list for a second. This parses one object at a time, so that its caller can let
+`json.loads` blocks the event loop for 100 ms and more on a page of 500 large pods, and for a
+second on one big list. This module parses one object at a time, so that the caller can let
 the loop turn between two.
 """
 
@@ -21,10 +21,10 @@ _space = re.compile(r"[ \t\n\r]*").match
 class Page:
     """The JSON of a list: `{"metadata": {…}, "items": […]}`, its keys in any order.
 
-    `metadata` and everything else but the items is complete once `objects` has ended.
+    Once `objects` has ended, `metadata` and everything else outside the items is complete.
 
     Args:
-        body: As it came.
+        body: The bytes as they came.
 
     Raises:
         ValueError: It is no UTF-8.
@@ -50,7 +50,7 @@ class Page:
         return value if isinstance(value, str) else ""
 
     def objects(self) -> Iterator[Any]:
-        """Its items, one after the other. To be read to the end, once.
+        """The items, one after the other. Read them to the end, once.
 
         Raises:
             ValueError: It is no JSON, or no list.

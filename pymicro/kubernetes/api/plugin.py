@@ -1,4 +1,4 @@
-"""Credential plug-ins: programs a kubeconfig names, that print a token or a certificate."""
+"""Credential plug-ins: programs that a kubeconfig names and that print a token or a certificate."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Credential", "run_plugin"]
 # A plug-in may open a browser and wait for its user; one that hangs must end.
 _TIMEOUT = 60.0
 
-# Read again this long before it runs out, so that no request is sent with a token that
-# ends on the way; and not more often than this, whatever the plug-in says.
+# We run the plug-in again this long before its answer runs out, so that no token ends while a
+# request travels; but we leave at least the second time between two runs.
 _MARGIN = 30.0
 _SHORTEST = 10.0
 
@@ -31,9 +31,9 @@ class Credential:
 
     Attributes:
         token: A bearer token; empty if it gave a certificate.
-        certificate: PEM; empty if it gave a token only.
-        key: PEM, the certificate's.
-        lifetime: Seconds it is good for; None if the plug-in does not say.
+        certificate: PEM; empty if the plug-in gave a token only.
+        key: PEM, for the certificate.
+        lifetime: For how many seconds it is good; None if the plug-in does not say.
     """
 
     token: str
@@ -46,7 +46,7 @@ async def run_plugin(section: Mapping[str, Any], base: str) -> Credential:
     """Run the program of a kubeconfig user's `exec` section.
 
     Args:
-        section: As it stands in the file.
+        section: The section as it stands in the file.
         base: The file's folder: a relative command with a slash is looked for there.
 
     Raises:
@@ -66,7 +66,7 @@ async def run_plugin(section: Mapping[str, Any], base: str) -> Credential:
     except KubeError:
         raise
     except Exception as exc:
-        # What kubernetes_asyncio says of a section it cannot use, and what the system says of the program.
+        # kubernetes_asyncio raises for a section it cannot use, the system for a program it cannot start.
         raise _failure(command, f"{exc}") from exc
     credential = Credential(
         token=str(status.get("token") or ""),
@@ -82,8 +82,8 @@ async def run_plugin(section: Mapping[str, Any], base: str) -> Credential:
 async def _run(section: Mapping[str, Any]) -> Mapping[str, Any]:
     config = (await library()).config
     node = config.kube_config.ConfigNode("exec", dict(section))
-    # It checks the section and makes arguments and environment. Its own `run` would leave
-    # a program behind that hangs, and wait for ever for one that complains at length.
+    # The library checks the section and makes arguments and environment. Its own `run` would
+    # leave a hanging program behind, and would wait for ever for one that complains at length.
     provider = config.exec_provider.ExecProvider(node)
     command = provider.args[0]
     asked = {

@@ -14,8 +14,8 @@ class ObjectQuery:
     """Objects of one resource.
 
     Attributes:
-        resource: Their collection.
-        namespace: Where; None for all namespaces.
+        resource: The collection they are in.
+        namespace: Their namespace; None for all namespaces.
         labels: A label selector; empty for any.
         fields: A field selector; empty for any.
     """
@@ -32,22 +32,22 @@ class ObjectQuery:
 
     @property
     def path(self) -> str:
-        """What is asked."""
+        """The path of the request."""
         return self.resource.path(self.namespace)
 
     def page(self, size: int, proceed: str) -> dict[str, str]:
         """One page of a consistent list.
 
-        The version is left unset: with `0` the server ignores `limit` and sends everything.
+        The version is left unset: with `0` the server would ignore `limit` and send everything.
         """
         return {"limit": str(size), **({"continue": proceed} if proceed else {}), **self._selectors()}
 
     def watch(self, version: str, seconds: int) -> dict[str, str]:
-        """What happens after `version`."""
+        """A watch of everything after `version`."""
         return {**self._watched(seconds), "resourceVersion": version}
 
     def stream_list(self, seconds: int) -> dict[str, str]:
-        """All objects as ADDED events, a bookmark that says so, and what happens after (KEP-3157)."""
+        """All objects as ADDED events, then a bookmark that ends them, then a watch (KEP-3157)."""
         return {
             **self._watched(seconds),
             "sendInitialEvents": "true",

@@ -36,7 +36,7 @@ _DEFAULT = ReflectorTiming()
 
 
 class _NoStreamingList(Exception):
-    """The server cannot list by streaming now: ask for pages."""
+    """The server cannot stream a list now: ask for pages."""
 
     def __init__(self, error: KubeError, *, remember: bool) -> None:
         super().__init__(str(error))
@@ -47,18 +47,18 @@ class _NoStreamingList(Exception):
 class Reflector(Generic[T]):
     """The objects of a query as small values, kept in step by list and watch.
 
-    It lists (streaming where the server can, in pages where it cannot), watches from the
-    version it ended with, and lists again when that version has expired or half an hour
-    has passed. A list replaces everything at once. Whatever fails is tried again, with
-    growing pauses, and what is known stays.
+    It lists (by streaming if the server can, otherwise in pages), then watches from the list's
+    version. It lists again when that version has expired or half an hour has passed. A list
+    replaces everything at once. After any failure the reflector tries again, with growing
+    pauses, and keeps what it knows.
 
     Args:
-        client: Asks.
-        query: For what.
-        parse: Makes the value that is kept of an object as the API's JSON has it, which
-            is not to be kept itself (10 KB each). None: not of interest. ValueError: a
-            bad object, which is skipped, counted, and logged once.
-        timing: When to do what.
+        client: Sends the requests.
+        query: The objects.
+        parse: Turns an object, as the API's JSON has it, into the value to keep. It must not
+            keep the object itself (10 KB each). It returns None for one of no interest, and
+            raises ValueError for a bad one, which is skipped, counted, and logged once.
+        timing: All lengths of time.
         clock: Seconds of a monotonic clock.
         sleep: Waits before the next try.
         uniform: Source of randomness, `(low, high) -> value`.
@@ -84,13 +84,13 @@ class Reflector(Generic[T]):
         self._table: Table[T] = Table(parse, str(query))
         self._latest: Latest[Mapping[str, T]] = Latest()
         self._gathering = Gathering(self._publish, timing.gather)
-        # What it fails with at present, once followers were told.
+        # The present failure, once followers have heard of it.
         self._failure: KubeError | None = None
         self._health = ReflectorHealth(timing, clock, uniform)
-        # Empty: everything must be listed.
+        # Empty: the next cycle must list everything.
         self._version = ""
         self._resync_at = 0.0
-        # Streaming lists are not asked for before this.
+        # Before this moment we do not ask for a streaming list.
         self._stream_at = 0.0
         self._streaming_list: bool | None = None
         self._last_sync: float | None = None
@@ -98,7 +98,7 @@ class Reflector(Generic[T]):
 
     @property
     def state(self) -> ReflectorState:
-        """How it fares now."""
+        """How the reflector fares now."""
         return ReflectorState(
             synced=self._last_sync is not None,
             objects=len(self._table.objects),
@@ -117,21 +117,21 @@ class Reflector(Generic[T]):
     def follow(self) -> AsyncGenerator[Mapping[str, T], None]:
         """The values by uid: once all are known, after each change, and when they are confirmed.
 
-        What is yielded is a view of all of them, not a copy: use it before the next await.
-        A lone change comes at once, more are gathered for `ReflectorTiming.gather`; a slow
-        follower sees the newest only. The same may be yielded again, which says that it was
-        still so at that moment. Ends when the reflector does.
+        The mapping is a view of all values, not a copy: use it before the next await. A lone
+        change comes at once. Several changes are gathered for `ReflectorTiming.gather`, and a
+        slow follower sees the newest only. The same values may come again: they were still so
+        at that moment. The iterator ends when the reflector does.
 
         Raises:
-            KubeError: The copy can no longer be kept in step. It is raised when that begins,
-                and to whoever came since then each time another try fails, so that nobody
-                takes an old copy for a fresh one; follow again to learn when it works. A
-                watch that breaks and is there again with the next try is no failure.
+            KubeError: The copy can no longer be kept in step. Followers get it when that begins.
+                A later follower gets it when the next try fails, so that nobody takes an old
+                copy for a fresh one. Follow again to learn when it works. A watch that breaks
+                and comes back with the next try is no failure.
         """
         return self._latest.follow()
 
     async def run(self) -> None:
-        """Do the work, until cancelled: nothing the server or the network does ends it."""
+        """Do the work until cancelled: nothing that the server or the network does ends it."""
         try:
             while True:
                 try:
@@ -143,7 +143,7 @@ class Reflector(Generic[T]):
                 except KubeError as error:
                     pause = self._trouble(error)
                 except ConfigError as error:
-                    # No cluster is to be found: whoever asks shall hear why, and a file may come.
+                    # There is no cluster: followers shall hear why, and a kubeconfig may still appear.
                     pause = self._trouble(KubeError(str(error), kind="config"))
                 if pause > 0:
                     await self._sleep(pause)
@@ -151,10 +151,10 @@ class Reflector(Generic[T]):
             self._gathering.cancel()
             self._latest.close()
 
-    # What is asked
+    # Requests
 
     async def _cycle(self) -> None:
-        """List if that must be, then watch until the watch ends."""
+        """List if necessary, then watch until the watch ends."""
         if self._version and self._clock() < self._resync_at:
             if self._health.doubtful:
                 await self._check_version()
@@ -171,17 +171,17 @@ class Reflector(Generic[T]):
                 log.debug("%s: no streaming list (%s); asking for pages", self.query, exc)
         await self._list_pages()
         if refused is not None and refused.remember:
-            # Only now: a server that does not answer at all has refused nothing.
+            # Not before the pages came: a server that does not answer at all has refused nothing.
             self._streaming_list = False
             self._stream_at = self._clock() + self._timing.stream_list_retry
         await self._watch()
 
     async def _check_version(self) -> None:
-        """Whether the server has ever been at our version.
+        """Check that the server has ever been at our version.
 
-        After etcd was restored from a backup it need not have been, and a watch from the
-        future says nothing. Nor does one of a collection in which nothing happens: the
-        server's cache has no bookmark for a watch that began at the version in force.
+        After a restore of etcd from a backup it may never have been, and a watch from a future
+        version says nothing. Nor does a watch of a collection in which nothing happens: the
+        server's cache has no bookmark for a watch that began at the current version.
         """
         params = {"limit": "1"}
         timeout = self._timing.page_timeout
@@ -205,14 +205,14 @@ class Reflector(Generic[T]):
                 )
             except KubeError as error:
                 if error.status == 429:
-                    # The pages that are there stay good.
+                    # The pages that we have stay good.
                     await self._sleep(self._trouble(error))
                     continue
-                # A `continue` that has expired is like any version that has: list anew.
+                # An expired `continue` is like any expired version: list anew.
                 raise
             self._health.answered()
             page = await self._read_page(body, table)
-            # All pages are of the first one's version.
+            # All pages have the first one's version.
             version = version or page.resource_version
             if not page.proceed:
                 break
@@ -220,7 +220,7 @@ class Reflector(Generic[T]):
                 raise KubeError(f"the list of {self.query} does not go on", kind="malformed")
             proceed = page.proceed
         if not version:
-            # A watch without a version would begin anywhere.
+            # Without a version a watch could begin anywhere.
             raise KubeError(f"the list of {self.query} has no resourceVersion", kind="malformed")
         self._synced(table, version)
 
@@ -237,7 +237,7 @@ class Reflector(Generic[T]):
         return page
 
     async def _stream_list(self) -> None:
-        """A list that comes as events, and the watch it turns into."""
+        """A list that comes as events, and the watch that follows it."""
         seconds = self._watch_seconds()
         params = self.query.stream_list(seconds)
         wait = self._timing.stream_list_wait
@@ -255,7 +255,7 @@ class Reflector(Generic[T]):
             if self._health.watching or error.status in (401, 403, 429):
                 raise
             if begun or error.expired:
-                # What was a fault of the moment may be another way the next time.
+                # Other failures may be faults of the moment, and the next streaming list may work.
                 remember = error.kind in ("idle", "malformed", "refused")
             elif error.kind == "timeout" or 400 <= error.status < 500:
                 remember = True
@@ -264,7 +264,7 @@ class Reflector(Generic[T]):
             raise _NoStreamingList(error, remember=remember) from error
 
     async def _read_initial(self, lines: Lines, params: Mapping[str, str]) -> None:
-        """The events up to the bookmark that says that these were all."""
+        """Read events up to the bookmark that ends the list."""
         table = self._table.successor()
         turns = Turns(self._timing.yield_after)
         limit = self._clock() + self._timing.stream_list_limit
@@ -277,7 +277,7 @@ class Reflector(Generic[T]):
             elif kind == "ERROR":
                 error = self._refused(params, found)
                 if not error.expired and error.status not in (401, 403, 429):
-                    # Whatever its status: an etcd without progress requests gives a 5xx.
+                    # This is a refusal whatever its status: an etcd without progress requests gives a 5xx.
                     error.kind = "refused"
                 raise error
             elif kind == "BOOKMARK" and ends_initial_events(found):
@@ -293,7 +293,7 @@ class Reflector(Generic[T]):
         raise KubeError(f"the streaming list of {self.query} did not end as one", kind="refused")
 
     async def _watch(self) -> None:
-        """What happens after the version, until the watch ends."""
+        """Watch from our version until the watch ends."""
         seconds = self._watch_seconds()
         params = self.query.watch(self._version, seconds)
         async with self._client.stream(
@@ -303,14 +303,14 @@ class Reflector(Generic[T]):
             idle_timeout=self._timing.idle_limit,
         ) as lines:
             self._health.opened()
-            # To say that it works again, and not at once: an expired version comes as the
-            # first event, and what was missed comes now too.
+            # Tell followers that it works again, but later: an expired version is reported by the
+            # first event, and the changes that we missed come now too.
             self._gathering.later()
             await self._read(lines, params, seconds)
 
     async def _read(self, lines: Lines, params: Mapping[str, str], seconds: int) -> None:
         turns = Turns(self._timing.yield_after)
-        # A server that does not end it must not keep us from listing again.
+        # A server that never ends its watch must not keep us from listing again.
         until = min(self._clock() + seconds + self._timing.watch_overrun, self._resync_at)
         async for line in lines:
             kind, found = read_event(line)
@@ -322,7 +322,7 @@ class Reflector(Generic[T]):
             await turns.give()
 
     def _take(self, kind: str, found: Mapping[str, Any]) -> None:
-        """One event of a watch."""
+        """Handle one event of a watch."""
         version = version_of(found)
         self._compare(version)
         self._version = version or self._version
@@ -332,21 +332,21 @@ class Reflector(Generic[T]):
         elif kind in ("ADDED", "MODIFIED"):
             if self._table.put(found):
                 self._gathering.soon()
-        # Not by what the object says: one that lost its label still shows the old labels.
+        # We go by the event's type: an object that lost its label still shows the old labels.
         elif kind == "DELETED" and self._table.drop(found):
             self._gathering.soon()
 
     def _compare(self, version: str) -> None:
         if is_older(version, self._version):
-            # etcd was restored, or this is a server that lags behind the one before. Which
-            # of the two histories holds only a list can tell.
+            # etcd was restored, or this server lags behind the one before. Only a list can tell
+            # which of the two histories holds.
             what = f"{self.query}: the version went back from {self._version} to {version}"
             raise KubeError(what, kind="backwards")
 
-    # What came of it
+    # Results
 
     def _synced(self, table: Table[T], version: str) -> None:
-        """A list is complete: what it lacks is gone."""
+        """A list is complete: objects that it lacks are gone."""
         table.complete()
         self._table = table
         self._version = version
@@ -358,7 +358,7 @@ class Reflector(Generic[T]):
         self._gathering.now()
 
     def _publish(self) -> None:
-        """Show followers the objects there are; what failed before works again."""
+        """Show the objects to followers; after a failure this says that it works again."""
         if self._failure is not None:
             log.info("%s: the API works again", self.query)
             self._failure = None
@@ -367,20 +367,20 @@ class Reflector(Generic[T]):
     def _trouble(self, error: KubeError) -> float:
         """Something went wrong; returns how long to wait before the next try."""
         if error.expired or error.kind in ("backwards", "malformed"):
-            # Of no use any more; or the same line would come again.
+            # The version is of no use any more, or the same bad line would come again.
             self._version = ""
         pause, tell = self._health.trouble(error)
         if tell:
             self._tell(error)
         elif self._failure is not None:
-            # It does not work again yet, whatever it looked like.
+            # It does not work yet, although it looked so.
             self._gathering.cancel()
         return pause
 
     def _tell(self, error: KubeError) -> None:
         before = self._failure
         if before is None or before.kind != error.kind:
-            # What never mends by itself is loud.
+            # Failures that never mend by themselves are loud.
             loud = error.kind in ("forbidden", "unauthorized", "config", "credentials")
             count = len(self._table.objects)
             kept = "none known yet" if self._last_sync is None else f"keeping {count} of them"
@@ -388,7 +388,7 @@ class Reflector(Generic[T]):
             log.log(
                 logging.ERROR if loud else logging.INFO, "%s (%s, trying again): %s", self.query, kept, error
             )
-        # What was to be published stays in the table, for when it works again.
+        # The changes to publish stay in the table until it works again.
         self._gathering.cancel()
         self._failure = error
         self._latest.fail(error)

@@ -1,4 +1,4 @@
-"""Reflectors that are shared: everybody in this process who asks the same uses the same one."""
+"""Shared reflectors: all users in this process with the same query share one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _DEFAULT = ReflectorTiming()
 class Reflectors:
     """Runs one reflector for each query and parser, from its first user until its last one has left.
 
-    `async with` it, within the client's own.
+    `async with` it, inside the client's own `async with`.
 
     Args:
-        client: Asks; neither entered nor left here.
+        client: Sends the requests; the caller enters and leaves it.
         timing: For all reflectors.
     """
 
@@ -49,7 +49,7 @@ class Reflectors:
 
     @property
     def running(self) -> tuple[Reflector[Any], ...]:
-        """Those that run now, to look at their state."""
+        """The reflectors that run now, to look at their state."""
         return tuple(self._sharing.running.values())
 
     @asynccontextmanager
@@ -60,8 +60,8 @@ class Reflectors:
 
         Args:
             query: What to reflect.
-            parse: As `Reflector` takes it. Reflectors are shared where this is equal, so
-                pass the same function, or a bound method of an object that is the same.
+            parse: As `Reflector` takes it. Users share a reflector if this is equal, so pass
+                the same function, or a bound method of the same object.
 
         Raises:
             RuntimeError: Not entered, or left already.

@@ -1,4 +1,4 @@
-"""Which collection of the API is meant, what a request asks of it, and which rule allows that."""
+"""The collections of the API, what a request asks of one, and the RBAC rule that allows it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Resource:
     plural: str
 
     def path(self, namespace: str | None, name: str = "") -> str:
-        """The path of the collection in `namespace`, in all of them if None; of one object with `name`."""
+        """The path of the collection in `namespace` (None: in all of them), or of one object by `name`."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = "" if namespace is None else f"/namespaces/{quote(namespace, safe='')}"
         return f"{root}{scope}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")
@@ -42,10 +42,10 @@ class Asked:
 
     Attributes:
         verb: `list`, `watch`, `get`, `patch` …
-        resource: The collection; None for a path that is none (`/version`).
+        resource: The collection; None for a path without one (`/version`).
         namespace: None for all namespaces.
         name: The object's; empty for the collection.
-        path: As it was asked.
+        path: The path of the request.
     """
 
     verb: str
@@ -56,7 +56,7 @@ class Asked:
 
     @classmethod
     def of(cls, method: str, path: str, params: Mapping[str, str]) -> Asked:
-        """What the API server makes of a request (Kubernetes: "Determine the Request Verb")."""
+        """The request as the API server understands it (Kubernetes: "Determine the Request Verb")."""
         parts = [unquote(part) for part in path.split("/") if part]
         match parts:
             case ["api", version, *rest]:
@@ -85,7 +85,7 @@ class Asked:
         what = f"{self.resource.plural} {self.name}".rstrip()
         if self.namespace is not None:
             return f"{self.verb} {what} in namespace {self.namespace}"
-        # What is created without a namespace (a review of access) belongs to none.
+        # An object created without a namespace (a review of access) belongs to none.
         return (
             f"{self.verb} {what} in all namespaces"
             if self.verb in ("list", "watch")
@@ -96,8 +96,8 @@ class Asked:
 def rule_for(resource: Resource, verbs: Sequence[str], namespace: str | None) -> str:
     """The RBAC rule that allows `verbs`, as YAML for the `rules` of a Role.
 
-    A comment says where it belongs: a Role of `namespace`, or a ClusterRole if
-    that is None (all namespaces).
+    A comment in it says where it belongs: in a Role of `namespace`, or in a ClusterRole if
+    `namespace` is None (all namespaces).
     """
     where = (
         "a ClusterRole (with a ClusterRoleBinding)"

@@ -1,4 +1,4 @@
-"""What can be read of a reflector from outside."""
+"""The state of a reflector, for readers outside."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class ReflectorState:
     Attributes:
         synced: Whether it has had all objects once.
         objects: How many it keeps.
-        last_sync: When it listed them last (its clock); None before the first time.
+        last_sync: When it last completed a list (by its clock); None before the first.
         last_heard: When the server last said anything.
-        resource_version: What a watch would begin from; empty if all must be listed.
+        resource_version: The version the next watch begins from; empty if everything must be listed.
         lists: Lists completed, of either kind.
         watches: Watches begun, those that go on from a streaming list included.
-        restarts: Watches that broke or fell silent, rather than ended as agreed.
-        errors: How often what went wrong, by `KubeError.kind`. `idle` is not always a
-            fault: a watch of a collection in which nothing happens may be silent too.
-        skipped: Objects there that cannot be read.
-        failure: What it fails with at present; None while it works.
+        restarts: Watches that broke or fell silent before their agreed end.
+        errors: How often each `KubeError.kind` occurred. `idle` is not always a fault: a
+            watch of a collection in which nothing happens may be silent too.
+        skipped: Objects in the collection that cannot be read.
+        failure: The present failure; None while it works.
         streaming_list: Whether the server does streaming lists; None if it is not known yet.
     """
 

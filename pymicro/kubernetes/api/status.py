@@ -1,4 +1,4 @@
-"""The API's `Status` objects, which say why something was refused."""
+"""The API's `Status` objects, which give the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pymicro.kubernetes.api.resource import Asked, rule_for
 
 __all__ = ["refusal"]
 
-# The server's own words go into our errors and logs; some admission hooks write pages.
+# The server's own words go into our errors and logs, and some admission hooks write pages.
 _LONGEST_TEXT = 500
 
 
@@ -23,15 +23,15 @@ def refusal(
     code: int = 0,
     retry_after: float | None = None,
 ) -> KubeError:
-    """The error for a Status, come as an answer or as an ERROR event within a watch.
+    """The error for a Status, which is an answer or an ERROR event within a watch.
 
     Args:
-        asked: What was refused.
-        status: As it came; of whatever shape, since proxies answer too.
-        server: Who refused.
-        account: To whom.
-        code: The HTTP status; the Status's own if 0.
-        retry_after: Seconds from the answer's head; the Status's own if None.
+        asked: The request that was refused.
+        status: The Status as it came; of any shape, since proxies answer too.
+        server: The server that refused.
+        account: The account that was refused.
+        code: The HTTP status; if 0, the Status's own code counts.
+        retry_after: Seconds from the answer's head; if None, the Status's own count.
     """
     said = status.get("code")
     if not code and isinstance(said, int):
@@ -40,7 +40,7 @@ def refusal(
     details = status.get("details")
     if isinstance(details, dict):
         causes = details.get("causes")
-        # A version from the future is told by a cause only; the reason is `Timeout`.
+        # Only a cause tells of a version from the future; the reason is `Timeout`.
         if isinstance(causes, list) and any(
             isinstance(cause, dict) and cause.get("reason") == "ResourceVersionTooLarge" for cause in causes
         ):
@@ -53,7 +53,7 @@ def refusal(
     if message:
         answer += f": {message}"
     if code == 403 and asked.resource is not None:
-        # Who may list but not watch is no better off: both are needed, so both are named.
+        # An account that may list but not watch is no better off, so the rule names both.
         verbs = ("list", "watch") if asked.verb in ("list", "watch") else (asked.verb,)
         rule = rule_for(asked.resource, verbs, asked.namespace)
         who = account or "a client without credentials"

@@ -14,10 +14,10 @@ log = logging.getLogger("pymicro.kube")
 
 T = TypeVar("T")
 
-# Of what a bad object has to say; it may come from anybody who may write one.
+# The longest error text about a bad object; anybody who may write objects may cause one.
 _LONGEST_TEXT = 300
 
-# Lines in the log from one list to the next: who may write one object may write it over and over.
+# The most log lines between two lists: whoever may write one object may write it over and over.
 _MOST_COMPLAINTS = 100
 
 
@@ -28,10 +28,10 @@ def version_of(found: Mapping[str, Any]) -> str:
 
 
 class Table(Generic[T]):
-    """What `parse` made of each object, keyed by uid: an object made anew under an old name is another.
+    """What `parse` made of each object, by uid: a new object under an old name is another object.
 
-    An object that cannot be read is skipped, counted, and logged once for as long as it
-    is there and the same is wrong with it.
+    A bad object is skipped, counted, and logged once for as long as it is there and has the
+    same fault.
 
     Args:
         parse: Object to value; None for one that is not of interest, ValueError for a bad one.
@@ -47,7 +47,7 @@ class Table(Generic[T]):
         self._complaints = 0
 
     def successor(self) -> Table[T]:
-        """An empty table for a new list, which knows what has been complained of already."""
+        """An empty table for a new list; it knows which complaints were logged already."""
         table = Table(self._parse, self._what)
         table._complained = {**self._complained, **self._bad}
         return table
@@ -58,14 +58,14 @@ class Table(Generic[T]):
         return len(self._bad)
 
     def complete(self) -> None:
-        """The list is whole: complaints about what it does not have are forgotten."""
+        """The list is whole: forget the complaints about objects that it does not have."""
         self._complained = {}
 
     def put(self, found: Mapping[str, Any]) -> bool:
-        """An object as it is now; returns whether that changes anything."""
+        """Keep an object as it is now; returns whether that changes anything."""
         uid = mapping_at(found, "metadata").get("uid")
         if not isinstance(uid, str) or not uid:
-            # Nothing to remember it by, so its name has to do.
+            # Without a uid we remember it by its name.
             self._skip(f"without uid: {self._name(found)}", found, "it has no uid")
             return False
         try:
@@ -74,7 +74,7 @@ class Table(Generic[T]):
             self._skip(uid, found, str(exc))
             value = None
         except Exception as exc:
-            # Objects are written by anybody; a reader that trips over one must not hide the others.
+            # Anybody may write objects; a parser that trips over one must not hide the others.
             self._skip(uid, found, f"reading it failed with {exc!r}", trace=True)
             value = None
         else:
@@ -86,7 +86,7 @@ class Table(Generic[T]):
         return old != value
 
     def drop(self, found: Mapping[str, Any]) -> bool:
-        """An object that is gone, or no longer selected; returns whether that changes anything."""
+        """Remove an object that is gone or no longer selected; returns whether that changes anything."""
         uid = mapping_at(found, "metadata").get("uid")
         if not isinstance(uid, str):
             return False

@@ -1,4 +1,4 @@
-"""Every length of time and size a reflector goes by."""
+"""Every length of time and every size that a reflector uses."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ class ReflectorTiming:
 
     Attributes:
         page_size: Objects in a page of a list (client-go's; the server's cache has none larger).
-        page_timeout: For one page, answer and all.
-        stream_list_wait: How long a streaming list may be silent before its end; then pages
-            are asked for (an etcd without progress requests never lets it end).
+        page_timeout: For one page with its whole answer.
+        stream_list_wait: How long a streaming list may be silent before its end; then the
+            reflector asks for pages (an etcd without progress requests never lets it end).
         stream_list_limit: How long a streaming list may take in all.
-        stream_list_retry: How long one that was refused is not tried again.
+        stream_list_retry: For how long a refused streaming list is not tried again.
         connect_timeout: Until the head of a watch's answer.
-        watch_timeout: Between these the server is asked to end a watch (client-go's), so
-            that clients spread over a server that came back.
-        watch_overrun: How much longer than asked for a watch may last before it is left.
+        watch_timeout: The reflector asks the server to end a watch after a time between these
+            (client-go's), so that clients spread over a server that came back.
+        watch_overrun: How much longer than that a watch may last before the reflector leaves it.
         idle_limit: Silence after which a watch is dead: bookmarks come each minute.
         backoff_initial: Ceiling of the first pause after a failure (client-go's).
         backoff_maximum: The ceiling grows to this.
-        retry_after_limit: The longest a Retry-After is obeyed.
-        healthy_after: A watch that held this long begins the pauses anew (client-go's).
+        retry_after_limit: The longest Retry-After that the reflector obeys.
+        healthy_after: After a watch this long, the pauses begin anew (client-go's).
         resync: About how often everything is listed again, because even API servers lose
             events (kubernetes#123072).
         resync_jitter: The share of `resync` by which it varies either way.
         short_watch: A watch that ends sooner and without an event has failed; also the
             least time between two watches.
-        gather: Least time between two publications; what changes in between is gathered.
-        yield_after: How long events are read in one go before the event loop turns.
+        gather: Least time between two publications; changes in between are gathered.
+        yield_after: How long the reflector reads events before it lets the event loop turn.
     """
 
     page_size: int = 500

@@ -20,7 +20,7 @@ def place(namespace: str | None) -> str:
 
 
 async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
-    """Credentials, then the API server; the last finding is a problem if it cannot be asked."""
+    """Check credentials, then the API server; if it cannot be asked, the last finding is a problem."""
     try:
         cluster = await client.find()
     except ConfigError as exc:
@@ -31,7 +31,7 @@ async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
     try:
         answer = await client.request("GET", "/version")
     except KubeError as exc:
-        if exc.status == 403:  # it answers, and that is all it says to this account
+        if exc.status == 403:  # the server answers, but tells this account nothing more
             yield Finding("API server", "ok", f"{cluster.server} answers")
         else:
             yield Finding("API server", "problem", str(exc), _mending(exc))
@@ -57,18 +57,18 @@ async def check_access(
     name: str = "",
     level: Level = "problem",
 ) -> AsyncIterator[Finding]:
-    """Each verb that is needed: whether the account may, and the rule to add if it may not.
+    """For each verb, whether the account may do it, and the rule to add if it may not.
 
     Args:
-        name: Of the one object it is about; empty for all.
-        level: What it means where one is missing.
+        name: The name of the one object; empty for all.
+        level: The level of the finding for a missing right.
     """
     for verb in verbs:
         what = f"{verb} {resource.plural} {place(namespace)}"
         try:
             allowed = await may(client, verb, resource, namespace, name)
         except KubeError as exc:
-            # Not everybody may ask; then the list itself will tell.
+            # Not every account may ask this; then the list itself will tell.
             yield Finding("access", "note", f"{what}: it could not be asked whether that is allowed: {exc}")
             continue
         if allowed:

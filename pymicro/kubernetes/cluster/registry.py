@@ -29,13 +29,13 @@ __all__ = ["ClusterRegistry", "cluster_wide"]
 
 T = TypeVar("T")
 
-# Objects of a page; what is parsed between two turns of the loop is one object.
+# Objects of a page; the loop turns after each object that is parsed.
 _PAGE = 250
-# A list that expires between two pages is begun anew, so often at most.
+# If a list expires between two pages, we begin it anew; this is the most lists in all.
 _LISTS = 3
 
-# How long a failing watch outlives its last watcher, in seconds: the directory comes
-# back within 30 s of a failure, and must not find all begun anew.
+# Seconds that a failing watch outlives its last watcher: the directory comes back within
+# 30 s of a failure, and must find the watch still there.
 LINGER = 60.0
 
 
@@ -45,13 +45,13 @@ def cluster_wide(namespaces: Sequence[str]) -> bool:
 
 
 class ClusterRegistry(Turnstile):
-    """A registry that reads from the Kubernetes API; see its two kinds for what.
+    """A registry that reads from the Kubernetes API; its two kinds say which objects.
 
     Args:
-        config: Its `registry_address` says which cluster (`pymicro.kubernetes.api.credentials`),
-            `registry_namespace` where to look in it.
+        config: `registry_address` names the cluster (`pymicro.kubernetes.api.credentials`),
+            `registry_namespace` the namespaces to look in.
         environ: The environment of the pod.
-        timing: Of the reflectors; for tests.
+        timing: For the reflectors; tests pass their own.
     """
 
     name = ""
@@ -75,32 +75,32 @@ class ClusterRegistry(Turnstile):
             f"pymicro registry {self.name}", lambda watch: LINGER if watch.failing else 0.0
         )
 
-    # What is different between the two
+    # Differences between the two kinds
 
     def _name_problem(self, service: str) -> str:
-        """Why there can be no such service here; empty if there can."""
+        """Why no service can have this name here; empty if one can."""
         raise NotImplementedError
 
     def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
-        """What to ask for in these namespaces (None: in all)."""
+        """The queries for these namespaces (None: all)."""
         raise NotImplementedError
 
     def _parse(self, service: str) -> Parse:
-        """From an object to its nodes."""
+        """The function that turns an object into its nodes."""
         raise NotImplementedError
 
     def _refine(self, nodes: NodeSet) -> NodeSet:
-        """What to make of the nodes of all objects together."""
+        """Turn the nodes of all objects together into the final set."""
         return nodes
 
     def _written(self, service: str) -> int:
-        """The newest resourceVersion that was written from here for `service`; 0 if there is none."""
+        """The newest resourceVersion that this process wrote for `service`; 0 if it wrote none."""
         return 0
 
     async def _withdraw(self) -> None:
-        """Take back what is still published, in bounded time; the last user is leaving."""
+        """Take back what is still published, in bounded time; called when the last user leaves."""
 
-    # Coming and going
+    # Entering and leaving
 
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
@@ -123,7 +123,7 @@ class ClusterRegistry(Turnstile):
         return f"<{type(self).__name__} {self.describe()!r} watches={sorted(self._watches.running)}>"
 
     def describe(self) -> str:
-        """`registry kubernetes (namespace shop of https://10.96.0.1:443)`, as far as it is known."""
+        """`registry kubernetes (namespace shop of https://10.96.0.1:443)`, with the parts known so far."""
         own = self._cluster.namespace if self._cluster is not None else ""
         given = self._config.registry_namespace
         if cluster_wide(given):
@@ -138,7 +138,7 @@ class ClusterRegistry(Turnstile):
             server = ", ".join(self._config.registry_address) or "the cluster"
         return f"registry {self.name} ({where} of {server})"
 
-    # Asking
+    # Requests
 
     async def _find(self) -> Cluster:
         self._cluster = await find_cluster(self._config.registry_address, self._environ)
@@ -154,10 +154,10 @@ class ClusterRegistry(Turnstile):
         return self._opened()[0]
 
     async def _namespaces(self) -> tuple[str | None, ...]:
-        """Where to look: names, or None alone for everywhere.
+        """The namespaces to look in: names, or None alone for all.
 
         Raises:
-            ConfigError: No cluster is to be found.
+            ConfigError: There is no cluster to be found.
         """
         given = self._config.registry_namespace
         if cluster_wide(given):
@@ -173,11 +173,11 @@ class ClusterRegistry(Turnstile):
         labels: str = "",
         fields: str = "",
     ) -> list[T]:
-        """What `read` makes of each object there is; in pages, and letting the loop turn.
+        """The results of `read` for all objects; it lists in pages and lets the loop turn.
 
         Raises:
             KubeError: The server refused or did not answer.
-            ConfigError: No cluster is to be found.
+            ConfigError: There is no cluster to be found.
         """
         for _ in range(_LISTS - 1):
             try:
@@ -215,18 +215,18 @@ class ClusterRegistry(Turnstile):
         return f"`{command}` says more"
 
     def _explain(self, error: Exception | str, service: str = "") -> str:
-        """An error, as users are told of it."""
+        """An error in the words for users."""
         text = str(error)
-        # A rule to add stands on lines of its own.
+        # A rule to add has lines of its own.
         return f"registry {self.name}: {text}{chr(10) if chr(10) in text else ': '}{self._hint(service)}"
 
     # Watching
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
-        """All nodes of `service`, now and after each change, and again when they were confirmed.
+        """All nodes of `service`: now, after each change, and again when they were confirmed.
 
         Raises:
-            RegistryError: There can be no such service here, or the API server could
+            RegistryError: No service can have this name here, or the API server could
                 not be asked.
         """
         _, reflectors = self._opened()

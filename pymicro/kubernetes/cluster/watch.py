@@ -1,4 +1,4 @@
-"""One service's node sets, read once from the API server for everybody who watches it."""
+"""One service's node sets, read once from the API server for all watchers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["ClusterWatch", "Parse"]
 
 log = logging.getLogger("pymicro.kubenodes")
 
-# How long the first set of a watch waits for what was just written from here: it comes
-# within some milliseconds, unless the pod is none of those watched.
+# How long the first set of a watch waits for what this process has just written. That
+# comes within some milliseconds, unless the pod is not among those watched.
 CATCH_UP = 1.0
 
 Parse = Callable[[Mapping[str, Any]], tuple[Node, ...] | None]
@@ -31,15 +31,15 @@ Parse = Callable[[Mapping[str, Any]], tuple[Node, ...] | None]
 class ClusterWatch:
     """Follows the objects of one service, in every namespace asked for, while somebody watches.
 
-    The first set comes when every namespace has answered. From then on a
-    namespace that fails is told once and keeps its last nodes, while the others
-    go on.
+    The first set comes when every namespace has answered. From then on, when a
+    namespace fails, watchers hear of it once and its last nodes stay, while the
+    other namespaces go on.
 
     Args:
         queries: Finds out what to ask for.
-        parse: From an object to its nodes; equal for equal services.
-        refine: What to make of the nodes of all objects together.
-        explain: An error, as watchers are told of it.
+        parse: Turns an object into its nodes; equal for equal services.
+        refine: Turns the nodes of all objects together into the final set.
+        explain: Puts an error into words for watchers.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class ClusterWatch:
         self._asked: Sequence[ObjectQuery] = ()
         self._synced: set[ObjectQuery] = set()
         self._failing: set[ObjectQuery] = set()
-        # What the newest set has of the history: the highest resourceVersion.
+        # How far the newest set is in the history: the highest resourceVersion.
         self._version = 0
         self._latest: Latest[NodeSet] = Latest()
 
     @property
     def failing(self) -> bool:
-        """Whether some of it fails at present."""
+        """Whether some namespace fails at present."""
         return bool(self._failing)
 
     @property
     def _works_partly(self) -> bool:
-        """Whether there is a set, and some namespace that keeps it in step."""
+        """Whether there is a set, and at least one namespace still updates it."""
         return len(self._synced) == len(self._asked) > len(self._failing)
 
     async def run(self, reflectors: Reflectors) -> None:
@@ -81,7 +81,7 @@ class ClusterWatch:
         except (ConfigError, KubeError) as exc:
             self.end(exc)
         except Exception as exc:
-            # A bug of ours; the watchers must not wait for ever.
+            # This is a bug of ours; the watchers must not wait for ever.
             log.exception("a watch of the Kubernetes API died of a bug")
             self.end(exc)
 
@@ -104,23 +104,23 @@ class ClusterWatch:
         self._synced.add(query)
         nodes = self._refine(self._table.replace(query, objects))
         if len(self._synced) == len(self._asked):
-            # Versions are those of etcd, whatever the namespace.
+            # Versions are revisions of etcd, the same for all namespaces.
             self._version = max(self._version, int(version) if version.isdigit() else 0)
             self._latest.set(nodes)
 
     def end(self, error: Exception) -> None:
-        """Tell those who watch that there is nothing more to come."""
+        """Tell the watchers that nothing more will come."""
         self._latest.close(RegistryError(self._explain(error)))
 
     async def follow(self, after: int = 0) -> AsyncGenerator[NodeSet, None]:
-        """The set, now and after each change, and again when it was confirmed.
+        """The set: now, after each change, and again when it was confirmed.
 
-        A watcher who comes while nothing works waits until something does, or until the
-        next failure: what was known before is not handed out as if it were fresh.
+        If nothing works when a watcher comes, it waits until something does or until the
+        next failure: an old set must not look like a fresh one.
 
         Args:
-            after: A resourceVersion written from here: the first set has that, as a
-                rule (it is not waited for longer than `CATCH_UP`).
+            after: A resourceVersion that this process wrote. The first set includes it, as a
+                rule (we wait for it no longer than `CATCH_UP`).
 
         Raises:
             RegistryError: The API server could not be asked.

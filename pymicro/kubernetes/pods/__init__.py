@@ -1,7 +1,7 @@
 """Registry `kubernetes`: the live pods of a cluster, with no server of our own.
 
-`reader` makes nodes of a pod, `own_pod` looks at the own pod and `publisher` patches
-it, `diagnosis` is what `pymicro doctor` says; this is the registry over them.
+`reader` makes nodes of a pod, `own_pod` looks at our own pod, `publisher` patches it,
+`diagnosis` is what `pymicro doctor` says; this module is the registry over them.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ __all__ = ["KubernetesRegistry"]
 
 log = logging.getLogger("pymicro.registry.kubernetes")
 
-# Taking back what is left at the end; the pod is going anyway.
+# Seconds to take back the rest at the end; the pod goes away anyway.
 _WITHDRAW_TIMEOUT = 5.0
 
 
 class KubernetesRegistry(ClusterRegistry):
-    """Nodes are pods that are Ready, found by go-micro's labels and watched through the API server.
+    """Nodes are the Ready pods, found by go-micro's labels and watched through the API server.
 
-    Readers need `list` and `watch` of pods. How the own node is published
-    (`registry_advertise`): `labels`, by those the pod template has, with no
-    rights; `patch`, written onto the own pod as go-micro does; `auto`, by labels
-    if the pod has them or cannot be looked at, else by a patch; `none`.
+    Readers need `list` and `watch` of pods. `registry_advertise` says how the own node is
+    published. `labels`: the pod template has the labels, and no rights are needed. `patch`:
+    we write onto our own pod, as go-micro does. `auto`: by labels if the pod has them or we
+    may not look at it, else by a patch. `none`: not at all.
 
     Args:
-        config: `registry_address` says which cluster, `registry_namespace` where
-            to look in it.
+        config: `registry_address` names the cluster, `registry_namespace` the namespaces
+            to look in.
         environ: The pod's environment: POD_NAME, POD_NAMESPACE, POD_IP.
-        timing: Of the reflectors; for tests.
+        timing: For the reflectors; tests pass their own.
     """
 
     name = "kubernetes"
@@ -93,12 +93,12 @@ class KubernetesRegistry(ClusterRegistry):
         return own_address(self._environ)
 
     async def register(self, node: Node) -> None:
-        """Publish `node` as `registry_advertise` says, or mend what somebody changed of it.
+        """Publish `node` as `registry_advertise` says, or repair what somebody changed of it.
 
         Raises:
             RegistryError: The API server refused or did not answer.
-            ConfigError: It cannot be published: a name that is no label, an address
-                that is not the pod's, a template that says something else.
+            ConfigError: The node cannot be published: its name is no label, its address is
+                not the pod's, or the template contradicts it.
         """
         self._opened()
         try:
@@ -109,7 +109,7 @@ class KubernetesRegistry(ClusterRegistry):
             raise RegistryError(self._explain(exc, node.service)) from exc
 
     async def deregister(self, node: Node) -> None:
-        """Take back what was written onto the pod; labels of the template stay.
+        """Take back what we wrote onto the pod; labels of the template stay.
 
         Raises:
             RegistryError: The API server refused or did not answer.
@@ -129,11 +129,11 @@ class KubernetesRegistry(ClusterRegistry):
             log.warning("what was registered could not all be taken back: %s", why)
 
     async def _find_pod(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        # A list, for it needs no right that watching does not need.
+        # We list instead of get: that needs no right that watching does not need.
         pods = await self._list(PODS, namespace, lambda pod: pod, fields=f"metadata.name={name}")
         return pods[0] if pods else None
 
-    # Saying why
+    # Diagnosis
 
     async def diagnose(self, service: str) -> AsyncIterator[Finding]:
         """Why `service` is found or not: credentials, rights, and each of its pods."""
@@ -172,7 +172,7 @@ class KubernetesRegistry(ClusterRegistry):
     async def _look(
         self, service: str, namespaces: Sequence[str | None]
     ) -> tuple[list[DiagnosedPod], list[DiagnosedPod]]:
-        """Pods with the label, and pods without it that look as if they were meant."""
+        """Pods with the label, and pods without it that look as if they should have it."""
         labelled: list[DiagnosedPod] = []
         kin: dict[str, DiagnosedPod] = {}
 

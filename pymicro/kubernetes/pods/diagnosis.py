@@ -17,22 +17,22 @@ from pymicro.nodes.wellknown import other_protocol
 
 __all__ = ["DiagnosedPod", "findings", "is_kin", "kin_selectors", "look"]
 
-# Pods listed one by one; what is wrong with a thousand is wrong with these.
+# The most pods listed one by one; a fault of a thousand pods shows on these.
 _LISTED = 30
 
-# What passes by itself, or is meant: no problem as long as other pods count.
+# These pass by themselves or are intended: no problem as long as other pods count.
 _HARMLESS = frozenset(
     {"terminating", "finished", "not ready", "no address", "other service", "other protocol"}
 )
 
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-# By what people mark the pods of an application ("Recommended Labels", and of old).
+# People mark the pods of an application by these ("Recommended Labels", and an older custom).
 _KIN = ("app.kubernetes.io/name", "app")
 
 
 @dataclass(frozen=True, slots=True)
 class DiagnosedPod:
-    """A pod and what was made of it.
+    """A pod and its reading.
 
     Attributes:
         untyped: Whether it lacks the label by which services are listed.
@@ -58,7 +58,7 @@ def look(pod: Mapping[str, Any], service: str) -> DiagnosedPod:
 
 
 def kin_selectors(service: str) -> list[str]:
-    """Label selectors of pods that look as if they were meant, and lack the label."""
+    """Label selectors for pods that lack the label but look as if they should have it."""
     lacking = f"!{selector_key(service)}"
     selectors = [f"{TYPE_LABEL}={SERVICE},{lacking}"]
     if _LABEL_VALUE.fullmatch(service):
@@ -67,7 +67,7 @@ def kin_selectors(service: str) -> list[str]:
 
 
 def is_kin(pod: Mapping[str, Any], service: str) -> bool:
-    """Whether a pod without the label looks as if it were one of `service`."""
+    """Whether a pod without the label looks like one of `service`."""
     labels = labels_of(pod)
     return bool(annotations_of(pod).get(record_key(service))) or any(
         labels.get(key) == service for key in _KIN
@@ -80,17 +80,17 @@ def findings(
     labelled: Sequence[DiagnosedPod],
     kin: Sequence[DiagnosedPod],
 ) -> Iterator[Finding]:
-    """What the pods say.
+    """The findings about the pods.
 
     Args:
         service: Its name.
-        namespaces: Where they were looked for.
+        namespaces: The namespaces that were searched.
         labelled: Pods with the label of `service`.
-        kin: Pods without it that look as if they were meant.
+        kin: Pods without it that look as if they should have it.
     """
     found = sum(len(_called(pod.reading)) for pod in labelled)
     several = len(namespaces) > 1 or None in namespaces
-    # What does not count comes first: it is what was asked about.
+    # Pods that do not count come first: the user asks about those.
     for pod in sorted(labelled, key=lambda one: (not one.reading.why, one.namespace, one.name))[:_LISTED]:
         yield _of_pod(pod, _check(pod, several), service, found)
     if len(labelled) > _LISTED:

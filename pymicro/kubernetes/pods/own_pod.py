@@ -1,4 +1,4 @@
-"""The pod this process runs in: where it is, and what it says of itself already."""
+"""The pod that this process runs in: where it is, and what it already says of itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def own_pod(environ: Mapping[str, str]) -> str:
 
 
 def own_address(environ: Mapping[str, str]) -> str:
-    """The pod's IP: as the downward API says, else the one from which the API server is reached."""
+    """The pod's IP: from the downward API, else the address from which we reach the API server."""
     given = environ.get("POD_IP")
     if given:
         return given
@@ -44,12 +44,12 @@ def own_address(environ: Mapping[str, str]) -> str:
 
 
 class OwnPod:
-    """Looks at the own pod, and says what keeps a node from being found by it.
+    """Looks at our own pod, and says why others would not find a node through it.
 
     Args:
         environ: The environment of the pod.
-        client: The API server; asked only inside the methods.
-        find: Lists the own pod: namespace, name → the pod, if there is one.
+        client: The API server; only the methods ask it.
+        find: Lists the own pod by namespace and name; returns it if there is one.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class OwnPod:
         return f"pod {own_pod(self._environ)}"
 
     async def where(self) -> tuple[str, str]:
-        """Its namespace and name."""
+        """The namespace and the name of the pod."""
         return (await self._client().find()).namespace, own_pod(self._environ)
 
     async def read(self) -> Mapping[str, Any]:
@@ -74,7 +74,7 @@ class OwnPod:
 
         Raises:
             KubeError: The API server refused or did not answer.
-            ConfigError: It has no such pod.
+            ConfigError: The API server has no such pod.
         """
         pod = await self._find(*await self.where())
         if pod is None:
@@ -82,11 +82,11 @@ class OwnPod:
         return pod
 
     async def look(self) -> Mapping[str, Any] | str:
-        """The pod, or why it may not be looked at: then its labels have to do, which need no rights.
+        """The pod, or why we may not look at it: then we rely on its labels, which need no rights.
 
         Raises:
             KubeError: The API server did not answer.
-            ConfigError: It has no such pod.
+            ConfigError: The API server has no such pod.
         """
         try:
             await self._client().find()
@@ -100,7 +100,7 @@ class OwnPod:
             return "pods may not be listed"
 
     def missing(self) -> ConfigError:
-        """The error that there is no such pod."""
+        """The error for a pod that does not exist."""
         namespace = self._client().cluster.namespace
         return ConfigError(
             f"there is no {self} in namespace {namespace}: set POD_NAME and POD_NAMESPACE by the "
@@ -108,7 +108,7 @@ class OwnPod:
         )
 
     def check_advertised(self, node: Node) -> None:
-        """See that `node` can be one of this pod, as far as that is known without asking.
+        """Check that `node` can belong to this pod, as far as we know that without asking.
 
         Raises:
             ConfigError: It cannot.
@@ -133,13 +133,13 @@ class OwnPod:
             )
 
     def check_address(self, pod: Mapping[str, Any], node: Node) -> None:
-        """See that `node` advertises an address of the pod.
+        """Check that `node` advertises an address of the pod.
 
         Raises:
             ConfigError: It does not.
         """
         addresses = addresses_of(pod)
-        # Kubelet writes them a moment after the container has started.
+        # Kubelet writes the addresses a moment after the container has started.
         if addresses and not is_of(node.address, addresses):
             raise ConfigError(
                 f"{node.service} advertises {node.address}, which is no address of {self} "
@@ -149,16 +149,16 @@ class OwnPod:
     def is_labelled(self, pod: Mapping[str, Any], service: str) -> bool:
         """Whether the template's labels say that the pod is one of `service`.
 
-        An earlier process of this pod may have left the label, but then its record is there too.
+        An earlier process of this pod may have left the label, but then it left its record too.
         """
         labelled = labels_of(pod).get(selector_key(service)) == SERVICE
         return labelled and not annotations_of(pod).get(record_key(service))
 
     def check_labels(self, pod: Mapping[str, Any], node: Node) -> None:
-        """See that labels, port and address of the pod lead to `node`.
+        """Check that labels, port and address of the pod lead to `node`.
 
         Raises:
-            ConfigError: Nobody would find it, or reach it.
+            ConfigError: Nobody would find the node, or nobody would reach it.
         """
         labels = labels_of(pod)
         wanted = {TYPE_LABEL: SERVICE, selector_key(node.service): SERVICE}

@@ -1,4 +1,4 @@
-"""Publishing the own nodes: labels that the own pod has already, or go-micro's patch onto it."""
+"""Publishes our own nodes: by labels that the pod has already, or by go-micro's patch onto it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class _OwnRecord:
     """What this process wrote for one service.
 
     Attributes:
-        nodes: By id.
-        text: The record as it should be on the pod; None while that is not so.
-        written: Whether the pod may have it: it was written, or there was no answer.
+        nodes: The nodes, by id.
+        text: The record on the pod; None if it must be written, or written again.
+        written: Whether the pod may have the record: we wrote it, or got no answer.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class PodPublisher:
 
     Args:
         mode: `auto`, `patch`, `labels` or `none`.
-        client: The API server; asked only inside the methods.
+        client: The API server; only the methods ask it.
         pod: The own pod.
 
     Attributes:
@@ -74,16 +74,16 @@ class PodPublisher:
 
     @property
     def nodes(self) -> list[Node]:
-        """What this process has written and not taken back."""
+        """The nodes that this process has written and not taken back."""
         return [node for published in self._published.values() for node in published.nodes.values()]
 
     async def publish(self, node: Node) -> None:
-        """Make `node` known, or see to it that it still is.
+        """Make `node` known, or make sure that it still is.
 
         Raises:
             KubeError: The API server refused or did not answer.
-            ConfigError: It cannot be known: a bad name, address, port or pod. At
-                the first try only; RegistryError later.
+            ConfigError: It cannot be made known: the name, address, port or pod is wrong.
+                Only the first try raises this; later tries raise RegistryError.
         """
         if self._mode == "none":
             self._say(f"{node.service} is not published (registry_advertise is none)")
@@ -99,7 +99,7 @@ class PodPublisher:
         except ConfigError as exc:
             if first:
                 raise
-            # The service runs; whoever can mend this may do so meanwhile.
+            # The service runs; somebody may repair this while it does.
             raise RegistryError(str(exc)) from exc
 
     async def _publish(self, node: Node) -> None:
@@ -138,7 +138,7 @@ class PodPublisher:
     # Labels
 
     async def _check_labels(self, node: Node) -> None:
-        """Compare what the template says with what this process does, where that can be seen."""
+        """Compare the template's words with what this process does, as far as we may look."""
         if (node.service, node.address) in self._checked:
             return
         unchecked = f"the labels and the port of the pod of {node.service} cannot be checked"
@@ -159,7 +159,7 @@ class PodPublisher:
     # Patches
 
     async def _write(self, service: str, published: _OwnRecord, node: Node | None = None) -> None:
-        """Bring the pod in line with `published`, if it is not."""
+        """Bring the pod in line with `published` if it differs."""
         try:
             text = dump_record(list(published.nodes.values())) if published.nodes else None
         except ValueError as exc:
@@ -181,13 +181,13 @@ class PodPublisher:
             await self._sweep(pod)
 
     async def _stands(self, service: str, text: str) -> bool:
-        """Whether the pod still says what was written."""
+        """Whether the pod still says what we wrote."""
         try:
             pod = await self._pod.read()
         except KubeError as exc:
             if exc.status != 403:
                 raise
-            return False  # it may be patched and not be looked at: write it again
+            return False  # we may patch the pod but not look at it: write again
         labels = labels_of(pod)
         there = annotations_of(pod).get(record_key(service)) == text
         if there and labels.get(selector_key(service)) == SERVICE and labels.get(TYPE_LABEL) == SERVICE:
@@ -198,8 +198,8 @@ class PodPublisher:
     async def _sweep(self, pod: Mapping[str, Any]) -> None:
         """Remove records that an earlier process of this pod has left.
 
-        Whatever claims an address that is ours now was written by a process that
-        is gone. Other containers of the pod keep theirs.
+        A record that claims an address of ours was written by a process that is gone.
+        Other containers of the pod keep theirs.
         """
         mine = {record_key(service) for service, published in self._published.items() if published.nodes}
         addresses = {node.address for node in self.nodes}
@@ -217,7 +217,7 @@ class PodPublisher:
             await self._patch(dict.fromkeys(left))
 
     async def _patch(self, records: Mapping[str, str | None]) -> Mapping[str, Any]:
-        """Write or (None) remove records; the pod afterwards."""
+        """Write records, or remove them (None); returns the pod afterwards."""
         labels: dict[str, str | None] = {}
         annotations: dict[str, str | None] = {}
         for service, text in records.items():

@@ -1,10 +1,10 @@
 """From a pod to the nodes it stands for: plain functions over the API's JSON.
 
-A pod counts for a service when it is Ready, is not being deleted, and says how
-it is reached, in one of two ways. *Registered*: an annotation carries go-micro's
-record, whose address must be one the pod really has. *Labelled*: the selector
-label alone, and a container port named `grpc`. The record wins where both are
-there. Nothing a pod says is trusted.
+A pod counts for a service if it is Ready, is not being deleted, and says how to
+reach it, in one of two ways. *Registered*: an annotation carries go-micro's record,
+whose address must be one that the pod really has. *Labelled*: the pod has only the
+selector label and a container port named `grpc`. If a pod has both, the record wins.
+We trust nothing that a pod says.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ Why = Literal[
     "other protocol",
 ]
 
-# What somebody has to mend, as opposed to what passes by itself or is meant so.
+# Somebody has to mend these; the others pass by themselves or are intended.
 _FAULTS = frozenset({"bad annotation", "foreign address"})
 
 
 @dataclass(frozen=True, slots=True)
 class PodReading:
-    """What a pod means for a service.
+    """What we read from a pod for one service.
 
     Attributes:
-        nodes: What is listed. If the pod does not count, at most nodes that speak another
+        nodes: The nodes listed. If the pod does not count, at most nodes that speak another
             protocol, which are shown and not called.
-        why: Why it does not count, in a word to switch on; empty if it does.
+        why: Why the pod does not count, as a word for code; empty if it counts.
         text: The same for people, as a clause.
-        registered: Whether a record says so, and not the label alone.
+        registered: Whether the pod has a record, and not only the label.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -87,7 +87,7 @@ class PodReading:
 
 @dataclass(frozen=True, slots=True)
 class PodReader:
-    """Reads pods for one service. Equal ones are interchangeable, so that watches can be shared."""
+    """Reads pods for one service. Equal readers are interchangeable, so that watches can be shared."""
 
     service: str
 
@@ -95,7 +95,7 @@ class PodReader:
         """The pod's nodes; None if it has none at present.
 
         Raises:
-            ValueError: What the pod says of itself is wrong.
+            ValueError: The pod says something wrong of itself.
         """
         reading = self.read(pod)
         if reading.why in _FAULTS:
@@ -108,7 +108,7 @@ class PodReader:
         status = mapping_at(pod, "status")
         if metadata.get("deletionTimestamp"):
             return PodReading(why="terminating", text="it is being deleted")
-        # A finished pod keeps its address in the status, which another one may have by now.
+        # A finished pod keeps its address in the status, and another pod may have that by now.
         phase = status.get("phase")
         if phase in ("Succeeded", "Failed"):
             return PodReading(why="finished", text=f"it has ended ({phase})")
@@ -171,7 +171,7 @@ class PodReader:
             if name.startswith(METADATA_PREFIX) and isinstance(value, str)
         }
         try:
-            # The port's name says what it speaks, whatever the annotations say.
+            # The port's name decides on the protocol, whatever the annotations say.
             metadata = share_pairs({**given, **_zone(pod), PROTOCOL: GRPC})
         except ValueError as exc:
             return _wrong("bad annotation", f"annotations {METADATA_PREFIX}…: {exc}")
@@ -189,9 +189,9 @@ class PodReader:
 
 
 def services_of(pod: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the services a pod says it belongs to, which `PodReader` then has to believe.
+    """Names of the services a pod says it belongs to; `PodReader` decides whether to believe it.
 
-    A name that labels cannot spell is known from a record only.
+    Only a record can carry a name that labels cannot spell.
     """
     recorded = set()
     for key, text in annotations_of(pod).items():
@@ -218,7 +218,7 @@ def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
-    """The addresses it really has, as kubelet reports them; the main one first."""
+    """The addresses that the pod really has, as kubelet reports them; the main one first."""
     status = mapping_at(pod, "status")
     first = status.get("podIP")
     found = dict.fromkeys([first] if first and isinstance(first, str) else [])
@@ -230,7 +230,7 @@ def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def grpc_port(pod: Mapping[str, Any]) -> int | None:
-    """The container port named `grpc`; sidecars that are init containers count too."""
+    """The container port named `grpc`; ports of sidecars that are init containers count too."""
     for port in _ports(pod):
         number = port.get("containerPort")
         if port.get("name") == PORT and type(number) is int and 0 < number < 65536:
@@ -246,7 +246,7 @@ def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _named_ports(pod: Mapping[str, Any]) -> str:
-    """` (they are http 80, metrics 9090)`, for the message that none is named grpc."""
+    """` (they are http 80, metrics 9090)`, for the message that no port is named grpc."""
     found = [f"{one.get('name') or 'unnamed'} {one.get('containerPort')}" for one in islice(_ports(pod), 8)]
     return f" (there are {_one_line(', '.join(found))})" if found else " (they declare none)"
 
@@ -264,10 +264,10 @@ def _unready(status: Mapping[str, Any]) -> str:
 
 
 def _zone(pod: Mapping[str, Any]) -> dict[str, str]:
-    """Where it runs, as metadata; nothing where the cluster does not say.
+    """The pod's zone as metadata; empty if the cluster does not say.
 
-    Kubernetes copies the label from the machine to its pods since 1.35 (KEP-4742, in
-    1.33 and 1.34 behind a gate); before that, whoever wants it labels the pods.
+    Since 1.35 Kubernetes copies the label from the machine to its pods (KEP-4742, in
+    1.33 and 1.34 behind a gate); before that, users have to label the pods themselves.
     """
     zone = zone_text(labels_of(pod).get(ZONE))
     return {ZONE: zone} if zone else {}
@@ -280,7 +280,7 @@ def _in_zone(node: Node, zone: Mapping[str, str]) -> Node:
     try:
         return replace(node, metadata=share_pairs({**node.metadata, **zone}))
     except ValueError:
-        return node  # one pair more was one too many
+        return node  # the zone was one pair too many
 
 
 def is_of(address: str, addresses: Sequence[str]) -> bool:
@@ -311,5 +311,5 @@ def _one_line(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _shared_text(version: str) -> str:
-    # The same text for ten thousand nodes.
+    # Ten thousand nodes share one text.
     return version[:LONGEST_TEXT]

@@ -1,7 +1,7 @@
 """Registry `endpointslice`: the endpoints of any Kubernetes Service, pymicro's or not; read only.
 
-`reader` makes nodes of a slice, `diagnosis` is what `pymicro doctor` says; this is the
-registry over them.
+`reader` makes nodes of a slice, `diagnosis` is what `pymicro doctor` says; this module is
+the registry over them.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 class EndpointSliceRegistry(ClusterRegistry):
     """Nodes are the ready endpoints of a Kubernetes Service, `name` or `name.namespace`.
 
-    Readers need `list` and `watch` of endpointslices (discovery.k8s.io). The port
-    is the Service's port named `grpc`, else one whose appProtocol says it speaks
-    that, else its only one. A node carries zone, machine and hints in its metadata.
+    Readers need `list` and `watch` of endpointslices (discovery.k8s.io). We call the
+    Service's port named `grpc`, else one whose appProtocol says that it speaks gRPC, else
+    its only port. A node carries zone, machine and hints in its metadata.
 
     Args:
-        config: `registry_address` says which cluster, `registry_namespace` where a
-            Service without a namespace in its name is looked for.
+        config: `registry_address` names the cluster; a Service without a namespace in its
+            name is looked for in `registry_namespace`.
         environ: The pod's environment.
-        timing: Of the reflectors; for tests.
+        timing: For the reflectors; tests pass their own.
     """
 
     name = "endpointslice"
-    # Whether it was said that nothing is published.
+    # Whether the log has said that nothing is published.
     _told = False
 
     def _name_problem(self, service: str) -> str:
@@ -65,7 +65,7 @@ class EndpointSliceRegistry(ClusterRegistry):
         )
 
     def _asked(self, service: str, namespaces: Sequence[str | None]) -> tuple[str, Sequence[str | None]]:
-        """The Service's own name, and where it is looked for."""
+        """The Service's own name, and the namespaces to look in."""
         name, _, namespace = service.partition(".")
         return name, [namespace] if namespace else namespaces
 
@@ -82,7 +82,7 @@ class EndpointSliceRegistry(ClusterRegistry):
     async def _services_in(self, namespace: str | None) -> set[str]:
         def read(found: Mapping[str, Any]) -> str:
             name, own = owner_of(found)
-            if namespace is None:  # what is looked for everywhere is told apart by its namespace
+            if namespace is None:  # in all namespaces, only the namespace tells two Services apart
                 name = f"{name}.{own}"
             return name if read_slice(found, name).nodes else ""
 
@@ -92,11 +92,11 @@ class EndpointSliceRegistry(ClusterRegistry):
     # Publishing
 
     def advertised_host(self) -> str:
-        """127.0.0.1; nobody reads it, since nothing is published."""
+        """127.0.0.1; nobody reads it, since this registry publishes nothing."""
         return "127.0.0.1"
 
     async def register(self, node: Node) -> None:
-        """Publish nothing, and say so once: the Service's selector says who belongs to it."""
+        """Publish nothing, and say so once: the Service's selector decides who belongs to it."""
         if not self._told:
             self._told = True
             log.info(
@@ -106,9 +106,9 @@ class EndpointSliceRegistry(ClusterRegistry):
             )
 
     async def deregister(self, node: Node) -> None:
-        """Do nothing: nothing was published."""
+        """Do nothing: `register` published nothing."""
 
-    # Saying why
+    # Diagnosis
 
     async def diagnose(self, service: str) -> AsyncIterator[Finding]:
         """Why `service` is found or not: credentials, rights, and each endpoint of its slices."""

@@ -12,13 +12,13 @@ from pymicro.kubernetes.slices.reader import SliceReading, name_of, read_slice
 
 __all__ = ["DiagnosedSlice", "findings", "look"]
 
-# Endpoints listed one by one; what is wrong with a thousand is wrong with these.
+# The most endpoints listed one by one; a fault of a thousand endpoints shows on these.
 _LISTED = 30
 
 
 @dataclass(frozen=True, slots=True)
 class DiagnosedSlice:
-    """A slice and what was made of it."""
+    """A slice and its reading."""
 
     name: str
     reading: SliceReading
@@ -30,7 +30,7 @@ def look(found: Mapping[str, Any], service: str) -> DiagnosedSlice:
 
 
 def findings(service: str, namespace: str | None, slices: Sequence[DiagnosedSlice]) -> Iterator[Finding]:
-    """What the slices of `service` in one namespace (None: in all) say."""
+    """The findings about the slices of `service` in one namespace (None: in all)."""
     where = place(namespace)
     if not slices:
         name = service.partition(".")[0]
@@ -47,7 +47,7 @@ def findings(service: str, namespace: str | None, slices: Sequence[DiagnosedSlic
             yield Finding(f"slice {one.name}", "problem", one.reading.problem, fix)
     endpoints = [endpoint for one in slices for endpoint in one.reading.endpoints]
     count = sum(endpoint.node is not None for endpoint in endpoints)
-    # What does not count comes first: it is what was asked about.
+    # Endpoints that do not count come first: the user asks about those.
     for endpoint in sorted(endpoints, key=lambda one: (one.node is not None, one.name))[:_LISTED]:
         check = f"endpoint {endpoint.name}"
         if endpoint.node is not None:

@@ -1,8 +1,8 @@
 """From an EndpointSlice to nodes: plain functions over the API's JSON (discovery.k8s.io/v1).
 
-A Kubernetes Service has several slices: one for each hundred endpoints, and each
-family of addresses. What a slice leaves out (null) means what the API's
-documentation says it means.
+A Kubernetes Service has several slices: one for each hundred endpoints and for each
+family of addresses. A field that a slice leaves out (null) has the meaning that the
+API's documentation gives it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 SERVICE_LABEL = "kubernetes.io/service-name"
 
 # Keys of node metadata, besides ZONE: Kubernetes' own word ("Well-Known Labels"), and
-# the slice's field `hints`, comma-separated.
+# the slice's field `hints`, joined by commas.
 HOSTNAME = "kubernetes.io/hostname"
 FOR_ZONES = "hints.forZones"
 FOR_NODES = "hints.forNodes"
 
 _PORT = "grpc"
-# What appProtocol may say of a port that gRPC can be spoken on (KEP-3726; `grpc` is
-# what Istio and Google's gateways use).
+# The values of appProtocol for a port that speaks gRPC (KEP-3726; Istio and Google's
+# gateways use `grpc`).
 _PROTOCOLS = frozenset({"grpc", "kubernetes.io/h2c", "http2", "h2c"})
 
-# A text of a hostile or broken controller; names of Kubernetes are shorter.
+# A longer text comes from a hostile or broken controller; names of Kubernetes are shorter.
 _LONGEST = 253
 _MOST_HINTS = 16
 
@@ -56,9 +56,9 @@ class EndpointReading:
     """One endpoint of a slice.
 
     Attributes:
-        name: The pod's, or the address.
-        node: What can be called; None if it does not count.
-        why: Why it does not, in a word to switch on.
+        name: The pod's name, or the address.
+        node: The node to call; None if the endpoint does not count.
+        why: Why it does not count, as a word for code.
     """
 
     name: str
@@ -68,11 +68,11 @@ class EndpointReading:
 
 @dataclass(frozen=True, slots=True)
 class SliceReading:
-    """What a slice says.
+    """What we read from a slice.
 
     Attributes:
         endpoints: All of them.
-        problem: Why none of them can be called, a clause; empty if some may be.
+        problem: Why none of them can be called, as a clause; empty if some may be.
     """
 
     endpoints: tuple[EndpointReading, ...] = ()
@@ -86,7 +86,7 @@ class SliceReading:
 
 @dataclass(frozen=True, slots=True)
 class SliceReader:
-    """Reads slices for the service called so. Equal ones are interchangeable."""
+    """Reads slices for the service of this name. Equal readers are interchangeable."""
 
     service: str
 
@@ -118,9 +118,9 @@ def owner_of(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def one_family(nodes: NodeSet) -> NodeSet:
-    """The set with each pod once: of a pod with addresses of both families, the IPv4 one.
+    """The set with each pod once; if a pod has addresses of both families, the IPv4 one stays.
 
-    Twice in the set it would get twice the calls.
+    A pod that stood in the set twice would get twice the calls.
     """
     six = [node for node in nodes if node.address.startswith("[")]
     if not six or len(six) == len(nodes):
@@ -165,14 +165,14 @@ def _metadata(found: Mapping[str, Any]) -> Mapping[str, str]:
 
 @lru_cache(maxsize=2048)
 def _shared_metadata(zone: str, hostname: str, zones: str, nodes: str) -> Mapping[str, str]:
-    # One for all pods of a machine.
+    # All pods of a machine share one mapping.
     given = {ZONE: zone, HOSTNAME: hostname, FOR_ZONES: zones, FOR_NODES: nodes}
     return {key: text for key, text in given.items() if text} or NO_METADATA
 
 
 def _port(found: Mapping[str, Any]) -> int | None:
-    """The port to call: the one named grpc, else one that says it speaks that, else the only one."""
-    # A slice's port without a number stands for all ports: of no use to a caller.
+    """The port to call: the one named grpc, else one that says it speaks gRPC, else the only one."""
+    # A slice's port without a number stands for all ports, which tells a caller nothing.
     ports = [
         one
         for one in mappings_at(found, "ports")

@@ -1,9 +1,9 @@
 """Registry `etcd`: nodes in an etcd cluster, in go-micro's form.
 
-Asking is in `client` over `members` (which of them to ask) over `connection`, as whom in
-`users`; the messages are in `messages`. A service's watch is in `watch` over `table`,
-publishing own nodes in `publisher`, what `pymicro doctor` says in `diagnosis`; this is the
-registry over them.
+`client` sends requests over `members`, which chooses a member, over `connection`; `users` has
+the account, `messages` the messages. A service's watch is in `watch` over `table`; `publisher`
+publishes our own nodes; `diagnosis` is what `pymicro doctor` says; this module is the registry
+over them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ log = logging.getLogger("pymicro.registry.etcd")
 class EtcdRegistry(Turnstile):
     """Nodes in etcd (API v3), one key each, shared with services of go-micro 1.x.
 
-    A process that dies without taking its node back is gone for everybody when its
-    lease runs out: after `register_ttl` seconds at most. With 0 there is no lease, and
-    its key stays.
+    If a process dies without taking its node back, the node is gone for all readers when its
+    lease runs out: after `register_ttl` seconds at most. With 0 there is no lease, and the
+    key stays.
 
     Args:
-        config: `registry_address` lists the members (127.0.0.1:2379 if empty),
+        config: `registry_address` lists the members (127.0.0.1:2379 if empty);
             `registry_user`, `registry_password` and `registry_tls_*` say how to ask them.
-        timing: Lengths of time; for tests.
+        timing: Lengths of time; tests pass their own.
 
     Raises:
         ConfigError: These settings cannot be used.
@@ -76,7 +76,7 @@ class EtcdRegistry(Turnstile):
     async def _enter(self) -> None:
         config = self._config
         if self._endpoints.tls is not None:
-            self._endpoints.tls.read()  # what is wrong with the files shows now
+            self._endpoints.tls.read()  # faults of the files show now
         async with AsyncExitStack() as stack:
             account = Account(config.registry_user, config.registry_password)
             members = Members(self._endpoints, account, self._timing)
@@ -110,12 +110,12 @@ class EtcdRegistry(Turnstile):
         return f"registry etcd ({self._endpoints.describe()})"
 
     def advertised_host(self) -> str:
-        """127.0.0.1 if all of etcd is on this machine, else its first private address.
+        """127.0.0.1 if all of etcd is on this machine, else the first private address.
 
-        Where it has none, the address from which etcd is reached.
+        A machine without one advertises the address from which it reaches etcd.
 
         Raises:
-            ConfigError: There is none but the loopback's.
+            ConfigError: The machine has only loopback addresses.
         """
         if self._endpoints.loopback:
             return "127.0.0.1"
@@ -133,12 +133,12 @@ class EtcdRegistry(Turnstile):
         return self._open
 
     async def register(self, node: Node) -> None:
-        """Make `node` known under a lease, or renew that and repair what somebody changed.
+        """Make `node` known under a lease, or renew the lease and repair what somebody changed.
 
         Raises:
             RegistryError: etcd refused, or is away.
-            ConfigError: A name that etcd's keys cannot carry, or an address that nobody
-                else can reach.
+            ConfigError: etcd's keys cannot carry the name, or nobody else can reach the
+                address.
         """
         _, publisher, _ = self._opened()
         await publisher.publish(node)
@@ -147,8 +147,8 @@ class EtcdRegistry(Turnstile):
         """Delete the key of `node` and end its lease, if it was registered through this instance.
 
         Raises:
-            RegistryError: etcd refused, or is away. It is tried once more when this
-                registry is left, and otherwise the lease runs out.
+            RegistryError: etcd refused, or is away. We try once more when this registry is
+                left; if that fails too, the lease runs out.
         """
         _, publisher, _ = self._opened()
         await publisher.withdraw(node)
@@ -156,11 +156,11 @@ class EtcdRegistry(Turnstile):
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
         """All nodes of `service`, now and after each change; confirmed about every 10 s.
 
-        While etcd is away it raises once, and watched again it waits until etcd is back
-        (for 15 s, then it raises again).
+        While etcd is away it raises once. The next watch waits until etcd is back (for 15 s,
+        then it raises again).
 
         Raises:
-            RegistryError: There can be no such service, or etcd refused or is away.
+            RegistryError: No service can have this name, or etcd refused or is away.
         """
         client, _, tasks = self._opened()
         try:
@@ -183,7 +183,7 @@ class EtcdRegistry(Turnstile):
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted.
 
-        They are read from the records: keys have - for /.
+        The names come from the records, because keys have - for /.
 
         Raises:
             RegistryError: etcd refused, or is away.
@@ -201,7 +201,7 @@ class EtcdRegistry(Turnstile):
         return sorted(names)
 
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
-        """Why `service` is found or not: each member, the user, and what lies under the keys."""
+        """Why `service` is found or not: each member, the user, and the values under the keys."""
         client, _, _ = self._opened()
         async with aclosing(diagnose(client, service)) as findings:
             async for finding in findings:

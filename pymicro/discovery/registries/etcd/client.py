@@ -27,7 +27,7 @@ from pymicro.discovery.registries.etcd.users import Metadata
 
 __all__ = ["EtcdClient", "watching"]
 
-# Keys of a page; what is larger than a message may be is asked for in smaller ones.
+# Keys of a page; if a page is larger than a message may be, we ask for smaller ones.
 _PAGE = 250
 _FEWER = 8
 
@@ -43,13 +43,13 @@ def _end(prefix: bytes) -> bytes:
 
 
 class EtcdClient:
-    """What registry `etcd` asks of the members. All of it may be asked twice.
+    """All requests that registry `etcd` makes. Each may safely be sent twice.
 
     Args:
-        members: Whom to ask.
+        members: The members to ask.
 
     Attributes:
-        members: As given.
+        members: The same.
     """
 
     def __init__(self, members: Members) -> None:
@@ -60,11 +60,11 @@ class EtcdClient:
     async def pages(self, prefix: str, verb: str = "read") -> AsyncGenerator[Any, None]:
         """All keys that begin with `prefix`, as they were at one revision, in several responses.
 
-        A value that is larger than a message may be is left out, as if it were empty.
+        A value larger than a message may be is left out, as if it were empty.
 
         Raises:
-            EtcdError: Refused, no member answered, or (kind `compacted`) the revision
-                was forgotten meanwhile.
+            EtcdError: etcd refused, no member answered, or (kind `compacted`) etcd forgot
+                the revision meanwhile.
         """
         doing = Doing(verb, prefix, prefix=True, right="read")
         start, end = prefix.encode(), _end(prefix.encode())
@@ -83,8 +83,8 @@ class EtcdClient:
             except EtcdError as exc:
                 if exc.kind != "too large" or keys_only:
                     raise
-                # Somebody wrote values a hundred times the usual size, or one that no
-                # message may have.
+                # Somebody wrote values a hundred times the usual size, or one too large for any
+                # message.
                 keys_only = limit == 1
                 limit = max(limit // _FEWER, 1)
                 continue
@@ -102,22 +102,22 @@ class EtcdClient:
         return page.kvs[0] if page.kvs else None
 
     async def put(self, key: str, value: bytes, lease: int) -> None:
-        """Write a key; 0 for no lease."""
+        """Write a key; lease 0 means no lease."""
         request = message("PutRequest", key=key.encode(), value=value, lease=lease)
         await self.members.call(PUT, request, Doing("put", key, right="write"))
 
     async def delete(self, key: str) -> None:
-        """Delete a key; one that is not there is no error."""
+        """Delete a key; it is no error if the key is not there."""
         request = message("DeleteRangeRequest", key=key.encode())
         await self.members.call(DELETE_RANGE, request, Doing("delete", key, right="write"))
 
     def watch(self, prefix: str) -> AbstractAsyncContextManager[Stream]:
-        """A stream for watches of `prefix`; the first thing to write is `watch_request`."""
+        """A stream for watches of `prefix`; write a `watch_request` to it first."""
         return self.members.stream(WATCH, watching(prefix))
 
     @staticmethod
     def watch_request(prefix: str, revision: int) -> Any:
-        """Asks for everything that happens to these keys, from `revision` on."""
+        """A request for everything that happens to these keys, from `revision` on."""
         key = prefix.encode()
         create = message(
             "WatchCreateRequest",
@@ -131,19 +131,19 @@ class EtcdClient:
 
     @staticmethod
     def progress_request() -> Any:
-        """Asks whether everything until now has come."""
+        """A request that asks whether everything until now has come."""
         return message("WatchRequest", progress_request=message("WatchProgressRequest"))
 
     # Leases
 
     async def grant(self, ttl: int) -> tuple[int, int]:
-        """A new lease, and how many seconds it was really given."""
+        """A new lease, and the seconds that etcd really gave it."""
         doing = Doing(f"get a lease of {ttl} s")
         answer = await self.members.call(LEASE_GRANT, message("LeaseGrantRequest", TTL=ttl), doing)
         return answer.ID, answer.TTL
 
     async def keep_alive(self, lease: int) -> bool:
-        """Renew a lease; whether there is such a lease still."""
+        """Renew a lease; returns whether the lease still exists."""
 
         async def invoke(connection: Connection, metadata: Metadata) -> bool:
             timeout = self.members.timeout
@@ -153,13 +153,13 @@ class EtcdClient:
                 answer: Any = await call.read()
             finally:
                 call.cancel()
-            # A lost lease is no error in etcd but one that is good for 0 seconds.
+            # etcd reports a lost lease not as an error but as one that is good for 0 seconds.
             return bool(answer is not grpc.aio.EOF and answer.TTL > 0)
 
         return await self.members.ask(Doing("renew a lease"), invoke)
 
     async def revoke(self, lease: int) -> None:
-        """End a lease; one that has run out is no error."""
+        """End a lease; it is no error if the lease has run out."""
         request = message("LeaseRevokeRequest", ID=lease)
         try:
             await self.members.call(LEASE_REVOKE, request, Doing("end a lease"))
@@ -170,10 +170,10 @@ class EtcdClient:
     # Members
 
     async def status(self, endpoint: str) -> Any:
-        """What one member says of itself.
+        """The status of one member.
 
         Raises:
-            EtcdError: It did not answer.
+            EtcdError: The member did not answer.
         """
         doing = Doing("ask for the status")
         return await self.members.ask_one(endpoint, STATUS, message("StatusRequest"), doing)

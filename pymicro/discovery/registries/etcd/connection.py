@@ -13,8 +13,8 @@ from pymicro.discovery.registries.etcd.timing import EtcdTiming
 
 __all__ = ["Connection", "connect"]
 
-# grpc's own default. A message is read in one go, so this is what blocks the event loop
-# for some milliseconds; etcd's own limit is 1.5 MiB for a value, and about 2 MiB for a
+# grpc's own default. grpc reads a message in one go, so the largest message blocks the event
+# loop for some milliseconds. etcd's own limit is 1.5 MiB for a value, and about 2 MiB for a
 # fragment of a watch's response.
 _LARGEST = 4 << 20
 
@@ -24,12 +24,12 @@ def _serialize(message: Any) -> bytes:
 
 
 class Connection:
-    """A channel that is used by several at a time, and closed by the last one.
+    """A channel that several users share, and that the last one closes.
 
     Attributes:
-        endpoint: Where it goes.
+        endpoint: The member's address.
         worked: Whether anything was ever answered on it.
-        left: Whether nobody is to use it anew.
+        left: Whether new users must take another connection.
         users: How many use it now; the client counts.
     """
 
@@ -41,41 +41,41 @@ class Connection:
         self._channel = channel
 
     def unary(self, method: EtcdMethod) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
-        """To call `method` with."""
+        """The callable for `method`."""
         return self._channel.unary_unary(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
         )
 
     def stream(self, method: EtcdMethod) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
-        """To call `method` with, where both sides stream."""
+        """The callable for `method`, where both sides stream."""
         return self._channel.stream_stream(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
         )
 
     async def close(self) -> None:
-        """Close it; whatever still runs on it is cancelled."""
+        """Close it; calls that still run on it are cancelled."""
         self.left = True
         await self._channel.close()
 
 
 def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connection:
-    """A connection that is made when it is first used.
+    """A connection, which is made at its first use.
 
     Raises:
-        ConfigError: A file of TLS cannot be used.
+        ConfigError: A TLS file cannot be used.
     """
     options = [
-        # Else a new channel would be given the old one's dead connection.
+        # Without this a new channel would get the old one's dead connection.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),
-        # In effect the connect timeout. Pauses between attempts are the watch's own: a
+        # In effect the connect timeout. The watch makes the pauses between attempts: a
         # channel that failed is replaced, so that rotated certificates are read.
         ("grpc.min_reconnect_backoff_ms", round(timing.connect * 1000)),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 4100),
-        # All three: without the last, a stopped etcd was not noticed in 28 s (grpcio 1.85),
-        # for grpc-core waits a minute for the answer to a ping.
+        # All three are needed: without the last, we did not notice a stopped etcd in 28 s
+        # (grpcio 1.85), because grpc-core waits a minute for the answer to a ping.
         ("grpc.keepalive_time_ms", round(timing.ping * 1000)),
         ("grpc.keepalive_timeout_ms", round(timing.ping_timeout * 1000)),
         ("grpc.http2.ping_timeout_ms", round(timing.ping_timeout * 1000)),

@@ -1,4 +1,4 @@
-"""Why a service is or is not found in etcd: its members, the user, and what lies under the keys."""
+"""Why a service is or is not found in etcd: its members, the user, and the values under the keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pymicro.nodes.record import quoted
 
 __all__ = ["diagnose"]
 
-# Values listed one by one; what is wrong with a thousand is wrong with these.
+# The most values listed one by one; a fault of a thousand values shows on these.
 _LISTED = 30
 _NAMED = 20
 _LONGEST_KEY = 200
@@ -29,13 +29,13 @@ _LONGEST_KEY = 200
 
 @dataclass(slots=True)
 class _Found:
-    """What lies under some keys.
+    """The values under some keys.
 
     Attributes:
-        keys: How many.
-        nodes: Of each service.
-        unreadable: Keys whose value is no record, or one with faults: why.
-        own: Readings under the keys of the service that is asked about.
+        keys: The number of keys.
+        nodes: The number of nodes of each service.
+        unreadable: Why a value is no record or has faults, by key.
+        own: Readings under the keys of the service that the user asks about.
     """
 
     keys: int = 0
@@ -64,7 +64,7 @@ async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, 
     try:
         found = await _look(client, ROOT, prefix)
     except EtcdError as exc:
-        # Whoever may read this service only is all right as long as that is what is asked for.
+        # A user who may read only this service is all right while the question is only about it.
         level = "note" if exc.kind == "denied" and prefix else "problem"
         yield Finding("keys", level, _short(exc))  # type: ignore[arg-type]
         if level == "problem":
@@ -93,7 +93,7 @@ async def _status(client: EtcdClient, endpoint: str) -> Any:
 
 
 def _is_discreet(error: EtcdError) -> bool:
-    """Whether a member answers, and tells its status to administrators only (etcd 3.6, with users)."""
+    """Whether a member answers, but tells its status to administrators only (etcd 3.6, with users)."""
     return error.kind in ("denied", "user")
 
 
@@ -128,7 +128,7 @@ def _user(account: Account) -> Finding:
 
 
 async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:
-    """Everything under `where`; apart from it what is under `prefix`, unless that is empty."""
+    """Read everything under `where`; `own` gets the readings under `prefix`, unless that is empty."""
     found, turns = _Found(), Turns()
     async with aclosing(client.pages(where)) as pages:
         async for page in pages:

@@ -23,23 +23,23 @@ _DEFAULT = f"127.0.0.1:{_PORT}"
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files, empty where there is none."""
+    """Paths of PEM files; empty if there is no file."""
 
     ca: str
     cert: str
     key: str
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Authorities, key and certificate as they are now; rotated ones count from the next reading on.
+        """Authorities, key and certificate as they are now; each call reads rotated files anew.
 
         Raises:
-            ConfigError: A file that cannot be read or is not what it should be; names
+            ConfigError: A file cannot be read or is not what it should be; the text names
                 setting and file.
         """
         ca = _pem("registry_tls_ca", self.ca)
         cert = _pem("registry_tls_cert", self.cert)
         key = _pem("registry_tls_key", self.key)
-        # grpc-core itself says no more than that a handshake failed.
+        # We check here because grpc-core only says that a handshake failed.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if ca is not None:
             try:
@@ -48,7 +48,7 @@ class TlsFiles:
                 raise ConfigError(f"registry_tls_ca: {self.ca} has no certificate: {_why(exc)}") from None
         if cert is not None:
             try:
-                # A key under a password would be asked for at the terminal.
+                # Without this, Python would ask for a key's password at the terminal.
                 context.load_cert_chain(self.cert, self.key, password=lambda: b"")
             except (ssl.SSLError, OSError, ValueError) as exc:
                 raise ConfigError(
@@ -77,7 +77,7 @@ class Endpoints:
 
     Attributes:
         addresses: `host:port` of each.
-        tls: Its files; None without TLS.
+        tls: The TLS files; None without TLS.
         loopback: Whether all of them are on this machine.
     """
 
@@ -86,17 +86,17 @@ class Endpoints:
     loopback: bool
 
     def describe(self) -> str:
-        """The first few, for messages."""
+        """The first few addresses, for messages."""
         shown = ", ".join(self.addresses[:3])
         more = len(self.addresses) - 3
         return f"{shown} and {more} more" if more > 0 else shown
 
 
 def find_endpoints(config: Config) -> Endpoints:
-    """What the settings say; nothing is read or asked.
+    """The endpoints in the settings; nothing is read or asked.
 
     Raises:
-        ConfigError: They cannot be used, or contradict each other.
+        ConfigError: The settings cannot be used, or contradict each other.
     """
     entries = config.registry_address or (_DEFAULT,)
     found = [_endpoint(entry) for entry in entries]
@@ -159,7 +159,7 @@ def _bad(entry: str, why: str) -> ConfigError:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine under an address that only it can use."""
+    """Whether `host` is an address of this machine that only this machine can use."""
     if host.rstrip(".").lower() == "localhost":
         return True
     try:

@@ -21,27 +21,27 @@ class EtcdError(RegistryError):
     """etcd refused, or no endpoint could be asked.
 
     Attributes:
-        kind: A word by which the same failure is known again, whatever its details.
+        kind: A word that is the same for the same failure, whatever its details.
     """
 
     def __init__(self, message: str, *, kind: Kind) -> None:
         super().__init__(f"registry etcd: {message}")
         self.kind: Kind = kind
 
-    # Whoever gets it elsewhere needs no more than the words.
+    # Another process that unpickles this error needs only the words.
     def __reduce__(self) -> tuple[type[RegistryError], tuple[str]]:
         return RegistryError, (str(self),)
 
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """What is asked of etcd, for messages.
+    """A request to etcd, for messages.
 
     Attributes:
         verb: `read`, `watch`, `put` …
-        key: What it is about; empty if it is about no key.
-        prefix: Whether that stands for all keys that begin so.
-        right: The permission it takes.
+        key: The key it is about; empty if there is none.
+        prefix: Whether `key` stands for all keys that begin with it.
+        right: The permission it needs.
     """
 
     verb: str
@@ -58,7 +58,7 @@ class Doing:
         return f"{self.key}*" if self.prefix else self.key
 
 
-# What grpc-core says around the reason, which alone is of use.
+# Words that grpc-core puts around the reason; only the reason is of use.
 _AROUND = re.compile(
     r"^(failed to connect to all addresses; last error: )?(UNKNOWN|UNAVAILABLE): |"
     r"(ipv4|ipv6|dns):\S+?: |Failed to connect to remote host: |connect: |etcdserver: | \(\d+\)$"
@@ -67,12 +67,12 @@ _LONGEST = 300
 
 
 def reason(error: grpc.aio.AioRpcError, timeout: float, *, tls: bool | None = None) -> str:
-    """Why a call failed, in a clause.
+    """Why a call failed, as a clause.
 
     Args:
-        error: Of the call.
-        timeout: That the call had.
-        tls: Whether the connection has it, if this was the first call on it.
+        error: The call's error.
+        timeout: The call's timeout.
+        tls: Whether the connection has TLS, if this was the first call on it.
     """
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout:g} s"
@@ -110,12 +110,12 @@ _ELSEWHERE = frozenset(
 
 
 def answers_elsewhere(error: grpc.aio.AioRpcError) -> bool:
-    """Whether another member may do what this one did not. All that is asked may be asked twice."""
+    """Whether another member may do what this one did not. Every request may safely be sent twice."""
     return error.code() in _ELSEWHERE or "learner" in (error.details() or "")
 
 
 def is_stale_token(error: grpc.aio.AioRpcError) -> bool:
-    """Whether authenticating again may help: the token ran out, or users were switched on or changed."""
+    """Whether new authentication may help: the token ran out, or users were switched on or changed."""
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return True
     details = error.details() or ""
@@ -133,7 +133,7 @@ _KINDS: Mapping[grpc.StatusCode, Kind] = {
 
 
 def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError) -> EtcdError:
-    """The error for what an endpoint answered and no other would answer differently."""
+    """The error for an answer that every endpoint would give."""
     if error.code() is grpc.StatusCode.PERMISSION_DENIED:
         return denied(doing, endpoint, user)
     details = error.details() or ""
@@ -145,7 +145,7 @@ def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError)
         return EtcdError(
             f"cannot {doing}: what answers at {endpoint} is no etcd with API v3 ({details})", kind="refused"
         )
-    # What grpc says of a response, and not etcd.
+    # This is grpc's error about a response, and not etcd's.
     kind = "too large" if "larger than max" in details else _KINDS.get(error.code(), "refused")
     return EtcdError(f"cannot {doing}: {endpoint} answered: {reason(error, 0)}", kind=kind)
 

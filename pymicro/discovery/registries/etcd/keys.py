@@ -1,4 +1,4 @@
-"""Where a node lies in etcd, in go-micro's form: `/micro/registry/<service>/<node id>`."""
+"""The keys of nodes in etcd, in go-micro's form: `/micro/registry/<service>/<node id>`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = "/micro/registry/"
 
 
 def prefix_of(service: str) -> str:
-    """What the keys of a service's nodes begin with.
+    """The prefix of the keys of a service's nodes.
 
     Raises:
         ValueError: There can be no such keys.
@@ -28,7 +28,7 @@ def key_of(service: str, node_id: str) -> str:
 
 
 def _part(text: str, what: str) -> str:
-    # go-micro cleans the path that it makes of these, so that they would lie elsewhere.
+    # go-micro cleans the path that it makes of these, so such a key would lie elsewhere.
     if text in ("", ".", ".."):
         raise ValueError(f"{quoted(text)} is no {what} that can be a part of etcd's keys")
     try:

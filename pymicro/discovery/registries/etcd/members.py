@@ -1,8 +1,8 @@
-"""The members of one etcd: calls that find another member where one fails.
+"""The members of one etcd: if one fails, calls go to another.
 
-Members are chosen here and not by grpc-core's round robin over several addresses: that
-knows only connections, and would go on asking a member that is connected and frozen, or
-cut off from the others; and it takes one name only to check certificates against.
+We choose the member ourselves, instead of grpc-core's round robin over several addresses.
+grpc-core knows only connections: it would go on asking a member that is connected but frozen or
+cut off from the others. And it checks all certificates against one name only.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Stream:
     """A call in which both sides stream, on one connection.
 
     Attributes:
-        endpoint: Of the member it is to.
-        token: With which it was begun.
+        endpoint: The member's address.
+        token: The token that began the call.
     """
 
     def __init__(self, members: Members, connection: Connection, call: Any, doing: Doing) -> None:
@@ -56,7 +56,7 @@ class Stream:
         self._doing = doing
 
     async def write(self, request: Any) -> None:
-        """Send a request; that it cannot be sent is told by `read`."""
+        """Send a request; if it cannot be sent, `read` says so."""
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
             await self._call.write(request)
 
@@ -78,21 +78,21 @@ class Stream:
         return response
 
     def fail(self, why: str) -> EtcdError:
-        """The error that this stream is of no use; the next call goes elsewhere."""
+        """The error for a stream that is of no use; later calls go to another member."""
         self._members.leave(self._connection)
         return EtcdError(f"cannot {self._doing}: {self.endpoint}: {why}", kind="away")
 
 
 class Members:
-    """Asks the members, one of them at a time, over one connection for everybody.
+    """Asks the members, one of them at a time, over one shared connection.
 
-    A member that does not answer is left for the next one. The first is chosen by
-    chance, so that a thousand clients spread over the members.
+    If a member does not answer, the next one is asked. The first is chosen by chance, so
+    that a thousand clients spread over the members.
 
     Args:
-        endpoints: Where they are.
-        account: As whom to ask.
-        timing: How long what may take.
+        endpoints: The members' addresses.
+        account: The account to ask with.
+        timing: All lengths of time.
 
     Attributes:
         endpoints: As given.
@@ -106,18 +106,18 @@ class Members:
         self.timing = timing
         self._order = list(endpoints.addresses)
         random.shuffle(self._order)
-        # The one in use, and those that somebody still uses.
+        # The connection in use, and all connections that still have users.
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()
         self._closed = False
 
     @property
     def timeout(self) -> float:
-        """Of one attempt, in seconds."""
+        """Seconds for one attempt."""
         return self.timing.attempt if len(self._order) > 1 else self.timing.call
 
     async def close(self) -> None:
-        """Close every connection; nobody may ask any more."""
+        """Close every connection; after that nobody may ask any more."""
         self._closed = True
         self._connection = None
         for connection in list(self._connections):
@@ -125,7 +125,7 @@ class Members:
         self._connections.clear()
 
     def leave(self, connection: Connection) -> None:
-        """Use the next member from now on. Others who use this connection find out themselves."""
+        """Use the next member from now on. Other users of this connection find out themselves."""
         connection.left = True
         if self._connection is connection:
             self._connection = None
@@ -133,7 +133,7 @@ class Members:
 
     @asynccontextmanager
     async def _lend(self) -> AsyncIterator[Connection]:
-        """The connection in use, or a new one to the member whose turn it is."""
+        """The connection in use, or a new one to the next member."""
         if self._closed:
             raise EtcdError("it is closed", kind="away")
         connection = self._connection
@@ -153,14 +153,14 @@ class Members:
         try:
             return connect(endpoint, self.endpoints.tls, self.timing)
         except ConfigError as exc:
-            # They could be read before: perhaps somebody is replacing them just now.
+            # The files could be read before: perhaps somebody is replacing them just now.
             raise EtcdError(str(exc), kind="files") from exc
 
     async def call(self, method: EtcdMethod, request: Any, doing: Doing) -> Any:
-        """The response to one request, of whichever member answers.
+        """The response to one request, from whichever member answers.
 
         Raises:
-            EtcdError: Refused, or no member answered.
+            EtcdError: etcd refused, or no member answered.
         """
 
         async def invoke(connection: Connection, metadata: Metadata) -> Any:
@@ -169,10 +169,10 @@ class Members:
         return await self.ask(doing, invoke)
 
     async def ask(self, doing: Doing, invoke: Callable[[Connection, Metadata], Awaitable[T]]) -> T:
-        """What `invoke` makes of one connection after another, until one answers.
+        """Run `invoke` on one connection after another until a member answers; returns its result.
 
         Raises:
-            EtcdError: Refused, or no member answered.
+            EtcdError: etcd refused, or no member answered.
         """
         failed: dict[str, str] = {}
         tries = len(self.endpoints.addresses)
@@ -194,13 +194,13 @@ class Members:
                         raise refused(doing, connection.endpoint, self.account.user, exc) from None
                     self.leave(connection)
                     failed[connection.endpoint] = self._reason(exc, first=not worked)
-                    # That a connection breaks which worked until now says nothing of the
-                    # member: it may be up again, and is asked over a new one.
+                    # If a connection breaks that worked until now, that says nothing of the
+                    # member: it may be up again, and we ask it over a new connection.
                     if not worked or excused:
                         tries -= 1
                     excused = True
                 except asyncio.CancelledError:
-                    # grpc cancels the calls of a channel that is closed, not who made them.
+                    # grpc cancels the calls of a closed channel, although nobody cancelled our task.
                     task = asyncio.current_task()
                     if not self._closed or (task is not None and task.cancelling()):
                         raise
@@ -236,10 +236,10 @@ class Members:
                 call.cancel()
 
     async def ask_one(self, endpoint: str, method: EtcdMethod, request: Any, doing: Doing) -> Any:
-        """The response of this member, over a connection of its own and as nobody.
+        """The response of this member, over a connection of its own and without a user.
 
         Raises:
-            EtcdError: It did not answer.
+            EtcdError: The member did not answer.
         """
         connection = self._connect(endpoint)
         try:

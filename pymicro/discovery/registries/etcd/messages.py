@@ -1,8 +1,8 @@
 """etcd's messages and methods, built at run time in a pool of their own.
 
-Field numbers are those of etcd's `rpc.proto` and `kv.proto` (API v3), and there are
-only those fields and messages that are used here. Generated code would refuse older
-runtimes, and in protobuf's default pool it would clash with any other etcd client.
+The field numbers are those of etcd's `rpc.proto` and `kv.proto` (API v3). Only the fields and
+messages that we use are here. Generated code would refuse older runtimes, and in protobuf's
+default pool it would clash with any other etcd client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 _PACKAGE = "etcdserverpb"
 
-# A field is `type name number`; * behind the type means repeated. Enums are int32 here and
+# A field is `type name number`; * after the type means repeated. Enums are int32 here and
 # members of a oneof are plain fields: on the wire they are the same.
 _MESSAGES: Mapping[str, str] = {
     "ResponseHeader": "uint64 cluster_id 1, uint64 member_id 2, int64 revision 3",
@@ -114,7 +114,7 @@ class EtcdMethod:
     """One of etcd's RPC methods.
 
     Attributes:
-        path: As the wire has it.
+        path: The path on the wire.
         response: The class of its responses.
     """
 

@@ -1,4 +1,4 @@
-"""Publishing own nodes: one key each, held by a lease, and repaired."""
+"""Publishes our own nodes: one key each, held by a lease, and repaired."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class _OwnKey:
     """One node's key.
 
     Attributes:
-        key: Where it lies.
+        key: The key.
         lease: The lease that holds it; 0 if there is none (yet).
         granted: Seconds of that lease.
-        wanted: What belongs there.
+        wanted: The text that should be there.
         written: Whether etcd may have the key.
-        text: What was written last; None if that is not known.
-        writing: Held by whoever writes or deletes it.
-        keeper: Renews it between two registrations, where that is needed.
+        text: The text written last; None if that is not known.
+        writing: Held while the key is written or deleted.
+        keeper: Renews the lease between two registrations, if that is needed.
     """
 
     key: str
@@ -54,15 +54,15 @@ class KeyPublisher:
     """Writes nodes of this process, keeps them, and takes them back.
 
     Each registration renews the lease, and repairs: a lease that was lost, a key that
-    somebody deleted, a value that somebody overwrote. Where there is none in time – the
-    lease runs out before two intervals have passed, or there is no interval –, the same is
-    done here every third of the lease.
+    somebody deleted, a value that somebody overwrote. If the lease runs out before two
+    intervals have passed, or there is no interval, registrations come too late; then the
+    publisher does the same itself, every third of the lease.
 
     Args:
-        client: Asks.
+        client: Sends the requests.
         start: Starts a background task.
-        ttl: Seconds of a lease; 0 for none: keys stay until they are deleted.
-        interval: Seconds between two registrations; 0 for none after the first.
+        ttl: Seconds of a lease; with 0 there is none: keys stay until they are deleted.
+        interval: Seconds between two registrations; 0 if only one ever comes.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class KeyPublisher:
         self._told = False
 
     async def publish(self, node: Node) -> None:
-        """Make `node` known, or see to it that it still is.
+        """Make `node` known, or make sure that it still is.
 
         Raises:
             EtcdError: etcd refused, or is away.
-            ConfigError: It never can be: a name or an address that is no use.
+            ConfigError: The name or the address can never be used.
         """
         key, text = self._check(node)
         published = self._published.setdefault((node.service, node.id), _OwnKey(key))
         async with published.writing:
             if self._published.get((node.service, node.id)) is not published:
-                return  # taken back while this waited
+                return  # it was taken back while this waited
             published.wanted = text
             await self._write(node, published)
             self._keep(node, published)
@@ -98,7 +98,7 @@ class KeyPublisher:
     def _check(self, node: Node) -> tuple[str, bytes]:
         try:
             key, text = key_of(node.service, node.id), dump_record([node])
-            for problem in load_record(text).problems:  # what others would pass over is not written
+            for problem in load_record(text).problems:  # we write nothing that readers would skip
                 raise ValueError(problem)
             host, _ = split_address(node.address)
         except ValueError as exc:
@@ -112,7 +112,7 @@ class KeyPublisher:
         return key, text.encode()
 
     async def _write(self, node: Node, published: _OwnKey) -> None:
-        """Bring etcd in line."""
+        """Bring etcd in line with `wanted`."""
         client, text = self._client, published.wanted
         if published.lease and not await client.keep_alive(published.lease):
             log.warning("registry etcd: the lease of %s is lost; registering it again", node.id)
@@ -122,26 +122,26 @@ class KeyPublisher:
             published.text = None
         if published.text == text and await self._stands(node, published):
             return
-        # Until the answer is there, who knows what is written.
+        # Until the answer comes, nobody knows what is written.
         before = published.written
         published.text, published.written = None, True
         try:
             await client.put(published.key, text, published.lease)
         except EtcdError as exc:
             if exc.kind != "away":
-                published.written = before  # it was refused
+                published.written = before  # etcd refused it
             if exc.kind == "lease":
-                published.lease = 0  # lost since it was renewed: the next try gets another one
+                published.lease = 0  # it was lost after its renewal: the next try gets another one
             raise
         published.text = text
 
     async def _stands(self, node: Node, published: _OwnKey) -> bool:
-        """Whether the key is as it was written."""
+        """Whether the key still has the text that we wrote."""
         try:
             found = await self._client.get(published.key)
         except EtcdError as exc:
             if exc.kind == "denied":
-                return False  # it may be written and not be read: write it again
+                return False  # we may write the key but not read it: write again
             raise
         if found is None:
             log.warning("registry etcd: somebody deleted %s; registering %s again", published.key, node.id)
@@ -172,7 +172,7 @@ class KeyPublisher:
                 self._interval,
             )
         if published.keeper is None or published.keeper.done():
-            # In an empty context: whoever registers may have a deadline that is not ours.
+            # In an empty context: the caller that registers may have a deadline that is not ours.
             published.keeper = contextvars.Context().run(
                 self._start, self._renew(node, published), f"lease of {node.id}"
             )
@@ -192,20 +192,20 @@ class KeyPublisher:
         """Delete what `publish` wrote for `node`, and end its lease.
 
         Raises:
-            EtcdError: etcd refused, or is away; what is left runs out with its lease.
+            EtcdError: etcd refused, or is away; the lease ends what is left.
         """
         identity = node.service, node.id
         published = self._published.get(identity)
         if published is None:
             return
-        # Before the lock, which it may hold for as long as etcd is silent.
+        # Before taking the lock: the keeper may hold it for as long as etcd is silent.
         await _end_keeper(published)
         async with published.writing:
             if self._published.get(identity) is not published:
                 return
             await _end_keeper(published)  # one that a registration began while this waited
             try:
-                # First the key: go-micro's watchers look at what was deleted.
+                # The key goes first: go-micro's watchers look at what was deleted.
                 if published.written:
                     await self._client.delete(published.key)
             except EtcdError as exc:
@@ -224,7 +224,7 @@ class KeyPublisher:
         """Take back everything that is left.
 
         Raises:
-            EtcdError: That of the first node that could not be taken back.
+            EtcdError: The error of the first node that could not be taken back.
         """
         first: EtcdError | None = None
         for service, node_id in list(self._published):

@@ -1,4 +1,4 @@
-"""The values under a service's keys → its nodes."""
+"""Turns the values under a service's keys into its nodes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["ServiceTable", "Unreadable", "ValueReading", "read_value"]
 
 log = logging.getLogger("pymicro.registry.etcd")
 
-# Unreadable keys named in a line of the log.
+# The most unreadable keys named in a log line.
 _NAMED = 3
 _LONGEST_KEY = 120
 
 
 @dataclass(frozen=True, slots=True)
 class ValueReading:
-    """What one value says.
+    """What we read from one value.
 
     Attributes:
-        service: Whose record it is; empty if it is none.
-        nodes: Those that can be read.
+        service: The service in the record; empty if the value is no record.
+        nodes: The nodes that can be read.
         problem: Why it is no record, or what is wrong with some of its nodes; may be empty.
     """
 
@@ -35,7 +35,7 @@ class ValueReading:
 
 
 def read_value(value: bytes) -> ValueReading:
-    """Read what somebody wrote; whatever it is, this does not fail."""
+    """Read a value that anybody may have written; never fails."""
     if not value:
         return ValueReading(problem="it is empty, or larger than a message may be")
     try:
@@ -57,7 +57,7 @@ class Unreadable:
         return sum(map(len, self._problems.values()))
 
     def note(self, service: str, problems: Mapping[str, str]) -> None:
-        """All there are of a service now, by key."""
+        """Note all problems that a service has now, by key."""
         known = self._problems.pop(service, {})
         new = [key for key, problem in problems.items() if known.get(key) != problem]
         if problems:
@@ -71,8 +71,8 @@ class Unreadable:
 class ServiceTable:
     """One service's keys and what is under them.
 
-    Two services can have the same keys, since / is written as -: the name in the
-    record decides.
+    Two services can have the same keys, since / is written as -: the name in the record
+    decides.
     """
 
     def __init__(self, service: str, unreadable: Unreadable) -> None:
@@ -83,13 +83,13 @@ class ServiceTable:
         self._table = NodeTable()
 
     def replace(self, readings: Mapping[str, ValueReading]) -> None:
-        """These are all keys there are."""
+        """Replace everything: these are all keys there are."""
         self._nodes = {}
         self._problems = {}
         self.update(readings)
 
     def update(self, readings: Mapping[str, ValueReading | None]) -> None:
-        """These keys were written, or (None) deleted."""
+        """Update these keys, which were written or (None) deleted."""
         for key, reading in readings.items():
             self._nodes.pop(key, None)
             self._problems.pop(key, None)
@@ -101,6 +101,6 @@ class ServiceTable:
                 self._problems[key] = reading.problem
 
     def nodes(self) -> NodeSet:
-        """All of them; the same objects again for what has not changed."""
+        """All nodes; unchanged ones are the same objects as before."""
         self._unreadable.note(self._service, dict(self._problems))
         return self._table.replace("", self._nodes)

@@ -1,4 +1,4 @@
-"""Every length of time registry `etcd` goes by."""
+"""Every length of time that registry `etcd` uses."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ __all__ = ["EtcdTiming"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EtcdTiming:
-    """When what is done; all in seconds.
+    """All lengths of time, in seconds.
 
     Attributes:
-        call: One call to the only endpoint there is (go-micro's).
-        attempt: One call to one of several endpoints, before the next one is asked: two of
-            them fit into the 5 s that taking a node back may take.
+        call: For one call, if there is only one endpoint (go-micro's).
+        attempt: For one call, if there are several endpoints; then the next one is asked. Two
+            attempts fit into the 5 s that taking a node back may take.
         connect: Until a connection is there, with TLS.
-        ping: Between two HTTP/2 pings, while calls or watches are open. etcd ends
-            connections that are pinged more often than every 5 s (--grpc-keepalive-min-time).
+        ping: Between two HTTP/2 pings, while calls or watches are open. etcd ends a connection
+            with more pings than one in 5 s (--grpc-keepalive-min-time).
         ping_timeout: Until a ping has to be answered.
         progress: Between two questions on a watch whether anything was missed.
-        progress_timeout: Until that has to be answered. Pings are answered by whatever is
-            at the other end of the connection, this only by the watch itself.
-        gather: Least time between two sets; what changes in between is gathered.
-        short: A watch that ends sooner has failed; one that held is made anew at once.
+        progress_timeout: Until such a question has to be answered. Anything at the other end
+            of the connection may answer a ping; only the watch itself answers this.
+        gather: Least time between two sets; changes in between are gathered.
+        short: A watch that ends sooner has failed; after a longer one the next begins at once.
         backoff_initial: Ceiling of the first pause after a failure.
         backoff_maximum: The ceiling grows to this.
-        grace: How long a watch that worked tries on before it tells that etcd is away: a
+        grace: How long a watch that worked tries again before it says that etcd is away: a
             member restarts in a second, and a new leader is elected in one or two.
-        patience: How long a watch that was begun while etcd is away waits before it says
-            that again.
-        withdraw: For taking back what is still registered when the last user leaves.
+        patience: How long a watch that begins while etcd is away waits before it says so
+            again.
+        withdraw: For taking back nodes that are still registered when the last user leaves.
     """
 
     call: float = 5.0

@@ -1,4 +1,4 @@
-"""Who asks etcd: a user's token, got when it is needed and again when it has run out."""
+"""The user that asks etcd: it gets a token at need, and another when that has run out."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ log = logging.getLogger("pymicro.registry.etcd")
 
 Metadata = list[tuple[str, str]]
 
-# A member that is cut off from its cluster refuses at once instead of waiting (etcd's
-# own client: WithRequireLeader), and ends its watches.
+# With this, a member that is cut off from its cluster refuses at once instead of waiting, and
+# ends its watches (etcd's own client: WithRequireLeader).
 LEADER = ("hasleader", "true")
 
 
 class Account:
     """A user with a password, or nobody.
 
-    A token is good at every member of a cluster. It runs out when it is not used for
-    some minutes, and when the member that made it restarts.
+    A token is good at every member of a cluster. It runs out after some minutes without
+    use, and when the member that made it restarts.
 
     Args:
-        user: Its name; empty for nobody, or for the one a client certificate names.
-        password: The user's.
+        user: Its name; empty for nobody, or for the user that a client certificate names.
+        password: The user's password.
 
-    Attributes:
+        Attributes:
         user: As given.
-        token: The token in use; empty before the first call, and where none is needed.
+        token: The token in use; empty before the first call, and if none is needed.
         needless: Whether there is nothing to authenticate: no user is given, or etcd has
-            none switched on.
+            users switched off.
     """
 
     def __init__(self, user: str, password: str) -> None:
@@ -48,17 +48,17 @@ class Account:
         self._authenticating = asyncio.Lock()
 
     def forget(self, token: str) -> None:
-        """Authenticate before the next call, unless that has been done since `token` was used."""
+        """Authenticate before the next call, unless somebody has done so since `token` was used."""
         if token == self.token:
             self.token = ""
             self.needless = not self.user
 
     async def metadata(self, connection: Connection, timeout: float) -> Metadata:
-        """What goes with every request: that a leader is needed, and who asks.
+        """Metadata for every request: that it needs a leader, and the user's token.
 
         Raises:
             AioRpcError: The member did not answer.
-            EtcdError: It does not know user or password.
+            EtcdError: etcd does not know the user or the password.
         """
         if not self.needless and not self.token:
             async with self._authenticating:

@@ -1,4 +1,4 @@
-"""One service's node sets: read whole, then followed by a watch from that revision on."""
+"""One service's node sets: it reads all keys, then watches them from that revision on."""
 
 from __future__ import annotations
 
@@ -29,60 +29,60 @@ __all__ = ["EtcdWatch", "Told"]
 log = logging.getLogger("pymicro.registry.etcd")
 
 _DELETE = 1
-# What a watch is refused with whose token has run out; etcd before 3.6 calls all of it denied.
+# etcd refuses a watch with these if the token has run out; before 3.6 it calls all of it denied.
 _DENIED = "permission denied"
 _DOUBTFUL = (_DENIED, "invalid auth token", "revision of auth store is old", "user name is empty")
 
-# The first question for progress comes soon, in seconds: silence means something only
-# where one was answered.
+# Seconds until the first question for progress. It comes soon: silence means something only
+# after a question was answered.
 _FIRST_QUESTION = 1.0
 
-# Services of whose failures it is known that somebody was told.
+# For so many services at most we remember which failure watchers were told.
 _MOST_TOLD = 1000
 
 
 class Told:
-    """What watchers were told of the failures of each service, until it works again.
+    """The failure of each service that watchers were told, until the service works again.
 
-    Whoever is told watches again with growing pauses. So that etcd is used again as soon
-    as it is back, a watch that meets the failure its service is known for says nothing
-    for a while and tries itself.
+    A watcher that is told of a failure watches again with growing pauses. To use etcd as soon
+    as it is back, a watch that meets the service's known failure says nothing for a while and
+    tries again itself.
     """
 
     def __init__(self) -> None:
         self._kinds: dict[str, Kind] = {}
 
     def is_news(self, service: str, kind: Kind) -> bool:
-        """Whether nobody was told so of this service."""
+        """Whether no watcher of this service has heard of such a failure."""
         return self._kinds.get(service) != kind
 
     def tell(self, service: str, kind: Kind) -> None:
-        """Somebody is being told."""
+        """Note that a watcher is being told."""
         if len(self._kinds) >= _MOST_TOLD:
             self._kinds.clear()
         self._kinds[service] = kind
 
     def works(self, service: str) -> None:
-        """The next failure is news."""
+        """Forget the failure: the next one is news."""
         self._kinds.pop(service, None)
 
 
 class EtcdWatch:
     """Follows the keys of one service until it is cancelled, or has failed.
 
-    Whatever ends a watch – a member that stops, a compaction, silence –, all keys are
-    read again and the next watch begins at the revision of that reading: whatever came
-    and went in between heals.
+    When a watch ends, be it by a member that stops, a compaction or silence, it reads all
+    keys again. The next watch begins at the revision of that reading, so that no change in
+    between is lost.
 
     Args:
-        client: Asks.
-        service: Whose nodes.
-        prefix: Of its keys.
-        unreadable: Notes what is no record.
-        told: Notes which failures were told.
+        client: Sends the requests.
+        service: The service.
+        prefix: The prefix of its keys.
+        unreadable: Notes values that are no records.
+        told: Notes the failures that watchers were told.
 
     Attributes:
-        latest: The newest set, or why there is none any more.
+        latest: The newest set, or why no more sets come.
     """
 
     def __init__(
@@ -97,23 +97,23 @@ class EtcdWatch:
         self._table = ServiceTable(service, unreadable)
         self._gathering = Gathering(lambda: self.latest.set(self._table.nodes()), self._timing.gather)
         self._began = time.monotonic()
-        # Whether there was a set, and since when etcd is away after that.
+        # Whether there was a set; and, after that, since when etcd is away.
         self._worked = False
         self._gone: float | None = None
-        # When the watch that runs was confirmed by etcd; None while there is none.
+        # When etcd confirmed the running watch; None while there is none.
         self._since: float | None = None
-        # Whether it has answered a question for progress: who did once has to answer
-        # always, and an etcd before 3.4 does not know the question.
+        # Whether the member has answered a question for progress. If so it has to answer
+        # every time; an etcd before 3.4 does not know the question.
         self._answers = False
-        # Whether a denial was met that a fresh token may end.
+        # Whether we met a denial that a fresh token may end.
         self._doubted = False
 
     async def run(self) -> None:
-        """Follow until cancelled or until there is a failure to tell, which closes `latest`."""
+        """Follow until cancelled, or until watchers must hear of a failure; that closes `latest`."""
         try:
             await self._follow()
         except Exception as exc:
-            # A bug of ours; whoever watches must not wait for ever.
+            # This is a bug of ours; watchers must not wait for ever.
             log.exception("the watch of %s died of a bug", self._service)
             self.latest.close(RegistryError(f"registry etcd: {type(exc).__name__}: {exc}"))
         finally:
@@ -131,21 +131,21 @@ class EtcdWatch:
             except EtcdError as exc:
                 error = exc
             if self._since is not None and time.monotonic() - self._since >= timing.short:
-                # It worked until now, and may work at the next member.
+                # The watch worked until now, and may work at the next member.
                 log.info("%s; reading all of it again", error or f"the watch of {self._service} ended")
                 backoff.reset()
             elif error is not None and self._is_to_tell(error):
                 self._told.tell(self._service, error.kind)
                 self.latest.close(error)
                 return
-            # After a watch that held, too: thousands of them lose the same member at once.
+            # Also after a watch that held: thousands of them lose the same member at once.
             await asyncio.sleep(backoff.next())
 
     def _is_to_tell(self, error: EtcdError) -> bool:
-        """Whether a failure is for those who watch, and not just for the next try."""
+        """Whether watchers must hear of this failure; otherwise the watch just tries again."""
         now = time.monotonic()
         if error.kind in ("compacted", "too large"):
-            return False  # all is read again, in pages as small as it takes
+            return False  # all keys are read again, in pages as small as necessary
         if self._worked and error.kind == "away":
             self._gone = self._gone or now
             if now - self._gone < self._timing.grace:
@@ -155,7 +155,7 @@ class EtcdWatch:
     # Reading
 
     async def _read_all(self) -> int:
-        """All keys as they are; the revision at which they are so."""
+        """Read all keys as they are; returns the revision of that reading."""
         readings: dict[str, ValueReading] = {}
         revision, turns = 0, Turns()
         async with aclosing(self._client.pages(self._prefix)) as pages:
@@ -171,10 +171,10 @@ class EtcdWatch:
         return revision
 
     async def _watch(self, revision: int) -> None:
-        """Follow what happens from `revision` on; returns when all is to be read again at once.
+        """Follow what happens from `revision` on; returns when all keys must be read again at once.
 
-        What happened at `revision` itself has been read and changes nothing when it comes
-        once more. From the next one on, etcd since 3.5.8 would answer no question for
+        The changes at `revision` itself have been read, and change nothing when they come
+        again. If we began at the next revision, etcd since 3.5.8 would answer no question for
         progress before somebody has written something (`progressIfSync`).
 
         Raises:
@@ -196,7 +196,7 @@ class EtcdWatch:
                 raise stream.fail(why) from None
 
     async def _take(self, stream: Stream, limit: asyncio.Timeout, revision: int) -> bool:
-        """One response, with all its fragments; whether to go on."""
+        """Take one response with all its fragments; returns whether to go on."""
         readings: dict[str, ValueReading | None] = {}
         turns = Turns()
         while True:
@@ -210,8 +210,8 @@ class EtcdWatch:
             if not response.fragment:
                 break
         if response.created and 0 < response.header.revision < revision:
-            # An etcd that was begun anew without its data, or a backup of it: nothing of what
-            # was read before need be true, and from that revision on nothing would come for long.
+            # This etcd started again without its data, or from a backup: nothing that we read
+            # before need be true, and a watch from that revision would get nothing for long.
             log.info("the watch of %s begins anew: etcd is not the one that was read", self._service)
             return False
         if response.created:
@@ -221,7 +221,7 @@ class EtcdWatch:
             self._table.update(readings)
             self._gathering.soon()
         else:
-            # Progress: everything until now has come.
+            # This is progress: everything until now has come.
             self._answers = True
             self._gathering.now()
         silence = self._timing.progress + self._timing.progress_timeout
@@ -229,7 +229,7 @@ class EtcdWatch:
         return True
 
     def _ended(self, stream: Stream, response: Any) -> bool:
-        """What to do about a watch that etcd has ended."""
+        """Decide what to do about a watch that etcd has ended."""
         compacted: int = response.compact_revision
         why: str = response.cancel_reason
         if compacted:
@@ -247,7 +247,7 @@ class EtcdWatch:
 
     @asynccontextmanager
     async def _asking(self, stream: Stream) -> AsyncIterator[None]:
-        """Ask now and then whether anything was missed, and so whether anybody is there."""
+        """Ask now and then whether anything was missed, and so whether etcd is still there."""
         task = asyncio.create_task(self._ask(stream), name=f"progress of {self._service}")
         try:
             yield

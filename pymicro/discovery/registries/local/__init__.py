@@ -1,7 +1,6 @@
 """Registry `local`, the default: nodes of one user on one machine, with nothing to set up.
 
-The folder's rules are in `folder`, reading it in `scan`; this is the registry
-over them.
+`folder` has the folder's rules, `scan` reads it; this module is the registry over them.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ __all__ = ["LocalRegistry"]
 
 log = logging.getLogger("pymicro.registry.local")
 
-# What a killed process costs others at most, against some 15 us a node each time.
+# Other processes see a killed one for this long at most; a reading takes some 15 us a node.
 POLL_INTERVAL = 0.25
 
-# How often an unchanged set is yielded again, so that its age stays honest.
+# How often we yield an unchanged set again, so that its age stays honest.
 CONFIRM_INTERVAL = 1.0
 
 
 class _FolderWatch:
-    """One watch: what it asks for and what it was told."""
+    """One watch: the service it asks for and the answers it got."""
 
     def __init__(self, service: str) -> None:
         self.latest: Latest[NodeSet] = Latest()
@@ -82,8 +81,8 @@ class _Poller:
         self._subscriptions.append(subscription)
         self._joined.set()
         if self._task is None:
-            # In an empty context: whoever watches first may be a handler, whose
-            # deadline is not ours.
+            # In an empty context: the first watcher may be a handler, whose deadline is
+            # not ours.
             self._task = contextvars.Context().run(
                 asyncio.create_task, self._run(), name="pymicro registry local"
             )
@@ -102,14 +101,14 @@ class _Poller:
     async def _run(self) -> None:
         while True:
             self._joined.clear()
-            # Whoever joins while the folder is being read waits for the next reading.
+            # A watch that joins while the folder is being read waits for the next reading.
             asking = list(self._subscriptions)
             try:
                 sets = await self.sets()
             except RegistryError as exc:
                 self._fail(asking, str(exc))
             except Exception as exc:
-                # A bug of ours; the watches must not wait for ever.
+                # This is a bug of ours; the watches must not wait for ever.
                 log.exception("reading the folder failed")
                 self._fail(asking, f"registry local: {type(exc).__name__}: {exc}")
             else:
@@ -133,13 +132,13 @@ _pollers: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], _Poller] = 
 class LocalRegistry:
     """Nodes of one user on one machine: a folder with a locked file for each.
 
-    A process that dies, however it dies, is gone for everybody within the time
-    between two readings of the folder (0.25 s): the kernel drops its locks.
-    Needs flock, so a local disk, on Linux or macOS.
+    When a process dies, in whatever way, the kernel drops its locks, and all others see it
+    gone at their next reading of the folder (every 0.25 s). This needs flock, so a local
+    disk, on Linux or macOS.
 
     Args:
-        config: Its `registry_address` is the folder, `pymicro-<uid>` in the
-            temporary folder if empty.
+        config: Its `registry_address` is the folder; if empty, `pymicro-<uid>` in the
+            temporary folder.
 
     Raises:
         ConfigError: `registry_address` has several entries.
@@ -147,7 +146,7 @@ class LocalRegistry:
 
     name = "local"
     drain_delay = 0.0
-    # Its watchers look every quarter of a second.
+    # Its watchers read the folder every quarter of a second.
     notice = 0.3
 
     def __init__(self, config: Config) -> None:
@@ -203,7 +202,7 @@ class LocalRegistry:
         return "127.0.0.1"
 
     async def register(self, node: Node) -> None:
-        """Make `node` known, or see that its file is still there and make it again if not.
+        """Make `node` known, or check that its file is still there and make it again if not.
 
         Raises:
             RegistryError: The folder cannot be written or locked.
@@ -218,8 +217,8 @@ class LocalRegistry:
                 return
             if held is not None:
                 log.info("registering %s at %s again in %s", node.service, node.address, self._folder)
-            # The new file first: the node is never missing in between, and two
-            # files with one node are one node.
+            # The new file comes first: so the node is never missing, and two files with one
+            # node are one node.
             self._records[key] = NodeFile.create(self._folder, node)
             if held is not None:
                 held.remove()
@@ -234,7 +233,7 @@ class LocalRegistry:
         """Take `node` back, if it was registered through this instance.
 
         Raises:
-            RegistryError: Its file cannot be removed; it counts as gone all the same.
+            RegistryError: The file cannot be removed; the node counts as gone all the same.
         """
         record = self._records.pop((node.service, node.id), None)
         if record is not None:
@@ -270,7 +269,7 @@ class LocalRegistry:
         return sorted(await self._opened().sets())
 
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
-        """Whether the folder can be read, and who is in it."""
+        """Whether the folder can be read, and the nodes in it."""
         try:
             sets = await self._opened().sets()
         except RegistryError as exc:

@@ -1,9 +1,9 @@
 """The folder of registry `local`, and this process's own files in it.
 
-A node is a file that its owner holds locked (flock) for as long as it lives: the
-kernel drops the lock with the process, however that ends. The name is random
-and never used again, so a file found unlocked is dead for good and anybody may
-unlink it. A file gets its name only when it is locked and written.
+A node is a file that its owner keeps locked (flock) for as long as it lives: when the
+process ends, in whatever way, the kernel drops the lock. The name is random and never
+used again, so an unlocked file is dead for good and anybody may unlink it. A file gets
+its name only after it is locked and written.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pymicro.nodes.node import Node
 
 __all__ = ["LARGEST", "Folder", "NodeFile", "lock"]
 
-# A node of a service with some hundred methods; nobody reads more than this.
+# Enough for a node of a service with some hundred methods; readers read no more.
 LARGEST = 1 << 20
 
-# The lock of a new file can be lost to a sweeper's probe; not ten times.
+# A sweeper's probe can take the lock of a new file from its owner; but not ten times.
 _TRIES = 10
 
 
@@ -51,25 +51,25 @@ def lock(descriptor: int, *, exclusive: bool, path: Path) -> bool:
 
 
 class Folder:
-    """The folder all nodes of one user's processes are kept in.
+    """The folder that holds all nodes of one user's processes.
 
     Args:
-        path: Where it is; `pymicro-<uid>` in the temporary folder if None.
+        path: Its path; `pymicro-<uid>` in the temporary folder if None.
     """
 
     def __init__(self, path: str | None = None) -> None:
         default = Path(tempfile.gettempdir(), f"pymicro-{os.geteuid()}")
-        # Absolute now: a service may change its working directory later.
+        # Made absolute now: a service may change its working directory later.
         self.path = Path(os.path.abspath(os.path.expanduser(path))) if path else default
 
     def __str__(self) -> str:
         return str(self.path)
 
     def prepare(self) -> None:
-        """Make the folder if it is missing, and see that it can be used.
+        """Make the folder if it is missing, and check that it can be used.
 
         Raises:
-            RegistryError: It cannot.
+            RegistryError: It cannot be used.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,12 +86,12 @@ class Folder:
     def open(self) -> int:
         """A descriptor of the folder, checked; the caller closes it.
 
-        In a world-writable temporary folder anybody can put a link or a folder of
-        theirs under our name first, and so have our clients call them.
+        In a world-writable temporary folder anybody can first put a link or a folder of
+        theirs under our name. Then our clients would call their nodes.
 
         Raises:
-            RegistryError: It is no real folder, not ours or open to others; says
-                what it is and what to do.
+            RegistryError: The folder is not real, not ours or open to others; the text says
+                which, and what to do.
         """
         try:
             self._check(os.lstat(self.path))
@@ -99,7 +99,7 @@ class Folder:
         except OSError as exc:
             raise RegistryError(f"registry local: cannot read {self.path}: {exc.strerror}") from exc
         try:
-            # Once more what was opened: the path may lead elsewhere by now.
+            # Check again what we opened: the path may lead elsewhere by now.
             self._check(os.fstat(descriptor))
         except BaseException:
             os.close(descriptor)
@@ -124,10 +124,10 @@ class Folder:
             )
 
 
-# A forked child has the same open files: as long as it has them, a killed
-# parent's locks live on. So no fork happens while a file is being made, and
-# the child closes them all first thing. (An RLock: a signal handler that forks
-# may have interrupted the very thread that holds it.)
+# A forked child has the same open files. As long as it has them, a killed parent's
+# locks live on. So no fork happens while a file is being made, and the child first
+# closes them all. (An RLock, because a signal handler that forks may interrupt the
+# very thread that holds the lock.)
 _forking = threading.RLock()
 _held: set[NodeFile] = set()
 
@@ -182,7 +182,7 @@ class NodeFile:
         raise RegistryError(f"registry local: the new files in {folder} were taken away {_TRIES} times")
 
     def _fill(self, data: bytes, path: Path) -> bool:
-        """Lock, write, rename; False if a sweeper was faster and took the file for a stale one."""
+        """Lock, write, rename; False if a sweeper was faster and removed the file as stale."""
         done = False
         try:
             assert self._descriptor is not None
@@ -203,7 +203,7 @@ class NodeFile:
         return True
 
     def intact(self) -> bool:
-        """Whether the file is still there under its name, and held."""
+        """Whether we hold the file, and it is still there under its name."""
         if self._descriptor is None:
             return False
         try:
@@ -213,7 +213,7 @@ class NodeFile:
         return os.path.samestat(found, os.fstat(self._descriptor))
 
     def renew(self) -> None:
-        """Make the file look used: cleaners of temporary folders go by its times."""
+        """Make the file look used: programs that clean temporary folders go by its times."""
         if self._descriptor is not None:
             os.utime(self._descriptor)
 
@@ -225,7 +225,7 @@ class NodeFile:
             if self.intact():
                 os.unlink(self._path)
         except OSError as exc:
-            # Unlocked it is as good as gone, whoever may unlink it.
+            # Once unlocked it is as good as gone, whoever may unlink it.
             if exc.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
         finally:
@@ -233,7 +233,7 @@ class NodeFile:
             self.abandon()
 
     def abandon(self) -> None:
-        """Close the file and leave it to its owner: we are a copy of that."""
+        """Close the file and leave it to its owner: we are a fork of the owner."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)

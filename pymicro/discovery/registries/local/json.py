@@ -1,4 +1,4 @@
-"""A node as one JSON document, as registry `local` keeps it; reading trusts nothing."""
+"""A node as one JSON document, as registry `local` keeps it; the reader trusts nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["dump_node", "load_node"]
 
 
 def dump_node(node: Node) -> bytes:
-    """The document of a node; everything but its `kind`, which is always `address` here."""
+    """The document of a node: everything but its `kind`, which is always `address` here."""
     document = {
         "id": node.id,
         "address": node.address,
@@ -35,7 +35,7 @@ def load_node(data: bytes) -> Node:
     """The node of a document.
 
     Raises:
-        ValueError: It is no such document; the message says what is wrong.
+        ValueError: The data is no such document; the message says what is wrong.
     """
     try:
         document = load_text(data)

@@ -1,4 +1,4 @@
-"""Reading the folder of registry `local`: who is alive, without trusting what lies there."""
+"""Reads the folder of registry `local` and finds the live nodes, without trusting the files."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ log = logging.getLogger("pymicro.registry.local")
 _NODE = re.compile(r"[0-9a-f]{32}\.node")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.new")
 
-# An owner needs well under a second from making a file to naming it.
+# An owner takes well under a second between making a file and naming it.
 _STALE = 60.0
 
 # Probing a file takes some 15 us: a thousand of them must not hold up the loop.
 _SLICE = 0.002
 
-# The fault of this process or machine, which says nothing about the file.
+# These are faults of this process or machine, and say nothing about the file.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-# Not blocking: opening somebody's named pipe would wait for its writer.
+# Not blocking: opening a named pipe that somebody put there would wait for its writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What was found under one name.
+    """The file under one name.
 
     Attributes:
         signature: Tells whether the file must be read again.
-        node: None for what is no node.
-        problem: Why it is none; it has been logged.
+        node: None if the file is no node.
+        problem: Why it is none; the log has it already.
     """
 
     signature: tuple[int, int, int] | None = None
@@ -62,8 +62,8 @@ class _File:
 class Scanner:
     """Finds the live nodes in a folder, and sweeps the dead ones out of it.
 
-    A file that has not changed since the last time is only probed. One that is
-    no node is skipped and logged once.
+    A file that has not changed since the last scan is only probed. A file that is no node
+    is skipped and logged once.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -101,7 +101,7 @@ class Scanner:
         return files
 
     def _look(self, folder: int, name: str, known: _File | None) -> _File | None:
-        """What lies under `name`; None if it is gone, dead or only just being made."""
+        """The file under `name`; None if it is gone, dead or not finished yet."""
         if not _NODE.fullmatch(name):
             if _TEMPORARY.fullmatch(name):
                 self._sweep(folder, name)
@@ -124,8 +124,8 @@ class Scanner:
             if found.st_uid != os.geteuid():
                 return self._skip(name, known, signature, f"it belongs to uid {found.st_uid}")
             if lock(descriptor, exclusive=False, path=self._folder.path):
-                # Nobody holds it: its owner is dead. The name is never used
-                # again, so this cannot hit a living node.
+                # Nobody holds the lock: the owner is dead. The name is never used again, so
+                # this cannot hit a living node.
                 self._unlink(folder, name)
                 log.debug("removed %s from %s: its owner is gone", name, self._folder)
                 return None
@@ -156,15 +156,15 @@ class Scanner:
         return _File(signature, None, problem)
 
     def _unlink(self, folder: int, name: str) -> None:
-        # Others find it too, and a folder may be read-only: either way it is not listed.
+        # Other processes may be faster, and a folder may be read-only: either way the node is not listed.
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=folder)
 
     def _sweep(self, folder: int, name: str) -> None:
         """Remove a temporary file whose owner died between making and naming it.
 
-        Unlocked is not enough here: between opening and locking a new file is
-        unlocked too.
+        An unlocked file is not enough here: a new file is unlocked too, between opening and
+        locking it.
         """
         try:
             descriptor = os.open(name, _READ, dir_fd=folder)

@@ -1,9 +1,9 @@
 """Registry `mdns`: nodes on one link, found by multicast DNS in go-micro's own form.
 
-There is no server: each process answers for its own nodes, which is `responder`,
-and asks for others', which is `browser`. Names are in `names`, what a node says
-of itself in `text`, messages in `messages`, sockets in `link`, and which
-interface in `interfaces`; this is the registry over them.
+There is no server: each process answers for its own nodes (`responder`) and asks for the
+nodes of others (`browser`). Names are in `names`, the text of a node in `text`, messages in
+`messages`, sockets in `link`, and `interfaces` finds the interface; this module is the
+registry over them.
 """
 
 from __future__ import annotations
@@ -36,23 +36,22 @@ _TIMING = MdnsTiming()
 
 
 class MdnsRegistry(Turnstile):
-    """Nodes on one link, this machine's loopback interface unless another is asked for.
+    """Nodes on one link: this machine's loopback interface unless the settings name another.
 
-    go-micro 1.x finds these nodes, and is found. mdns believes whoever is on the
-    link: anybody there can claim to be a node of any service, at any address,
-    and say goodbye for others, who contradict if they are pymicro's. Use it on
-    links that you trust.
+    go-micro 1.x finds these nodes, and this registry finds go-micro's. mdns believes
+    everybody on the link: anybody there can claim to be a node of any service, at any
+    address, and can say goodbye for others. (A pymicro process contradicts such a goodbye.)
+    Use it on links that you trust.
 
-    A node that stops says goodbye and is gone at once. One that is killed is
-    missed when it answers no more, 8 to 26 seconds later; calls leave it before,
-    as its connections break.
+    A node that stops says goodbye and is gone at once. A killed node leaves the set 8 to 26
+    seconds later, because it no longer answers. Calls avoid it sooner, as its connections
+    break.
 
     Args:
-        config: Its `registry_address` is an interface or an address of one,
-            such as `eth0`, `192.168.1.7` or `[fd00::7]`, with a port if it is
-            not to be 5353; `127.0.0.1` if empty. go-micro finds nodes with IPv4
-            addresses only.
-        timing: How often is asked and how long is waited.
+        config: Its `registry_address` is an interface or an address of one, such as
+            `eth0`, `192.168.1.7` or `[fd00::7]`, with a port if that is not 5353;
+            `127.0.0.1` if empty. go-micro finds only nodes with IPv4 addresses.
+        timing: How often it asks and how long it waits.
 
     Raises:
         ConfigError: `registry_address` cannot be used.
@@ -61,7 +60,7 @@ class MdnsRegistry(Turnstile):
 
     name = "mdns"
     drain_delay = 0.0
-    # Its watchers hear the goodbye at once, and gather for a moment what changes.
+    # Its watchers hear the goodbye at once, and gather changes for a moment.
     notice = 0.2
 
     def __init__(self, config: Config, *, timing: MdnsTiming = _TIMING) -> None:
@@ -117,16 +116,17 @@ class MdnsRegistry(Turnstile):
         )
 
     async def register(self, node: Node) -> None:
-        """Make `node` known, or see that it still can be: our own question must be heard.
+        """Make `node` known, or check that it still can be: we must hear our own question.
 
         Raises:
-            ConfigError: mdns cannot carry it, or it has a loopback address on another interface.
+            ConfigError: mdns cannot carry the node, or it has a loopback address on another
+                interface.
             RegistryError: Multicast does not work at the moment.
         """
         self._opened()
         self._check_address(node)
         self._responder.publish(node)
-        # Asked of a name that nobody else has, so that only we answer.
+        # The question asks for a name that only we have, so that only we answer.
         question = MdnsQuestion(instance_name(node.id, node.service), SRV)
         for _ in range(2):
             self._link.ask(question)
@@ -141,9 +141,9 @@ class MdnsRegistry(Turnstile):
         self._responder.withdraw(node)
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
-        """All nodes of `service`, a moment after they were asked for and after each change.
+        """All nodes of `service`, a moment after the question and after each change.
 
-        An unchanged set comes again each time all were asked.
+        An unchanged set comes again each time the watch has asked all nodes.
 
         Raises:
             RegistryError: No service can have this name, multicast does not
@@ -165,7 +165,7 @@ class MdnsRegistry(Turnstile):
         return await self._opened().services()
 
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
-        """Whether multicast works on the interface, who is on the link, and who answers for `service`."""
+        """Whether multicast works on the interface, and the nodes on the link, those of `service` apart."""
         browser = self._opened()
         interface = self._link.interface
         where = f"{interface.name} ({interface.address}, UDP port {self._place.port})"
@@ -235,13 +235,13 @@ class MdnsRegistry(Turnstile):
             browser.hear(message, source)
 
     def _check_address(self, node: Node) -> None:
-        """Nobody else on the link could dial a loopback address."""
+        """Refuse a loopback address that nobody else on the link could dial."""
         interface = self._link.interface
         try:
             host, _ = split_address(node.address)
             loopback = ip_address(host).is_loopback
         except ValueError:
-            return  # the responder says what is wrong with it
+            return  # the responder reports this fault
         if loopback and not interface.loopback:
             raise ConfigError(
                 f"registry mdns on {interface.name}: {node.service} would be registered at {node.address}, "

@@ -1,4 +1,4 @@
-"""All that this process asks on a link, and who is handed the answers."""
+"""Asks all questions of this process on a link, and hands out the answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Browser"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
-# In the list: whoever claims more is no peer.
+# The most services in the list: a peer that claims more is none.
 MOST_SERVICES = 4096
-# Whoever floods the link with nonsense must not flood the log.
+# A peer that floods the link with nonsense must not flood the log.
 _MOST_COMPLAINTS = 128
 
 
@@ -40,14 +40,14 @@ class _Listing(Conversation):
 
 
 class Browser:
-    """Watches services on an open link; it is handed each answer that is heard there.
+    """Watches services on an open link; the link hands it each answer that it hears.
 
-    `async with` it: leaving ends the asking.
+    `async with` it: leaving ends all questions.
 
     Args:
-        link: Open while anything is watched.
-        timing: How often.
-        name: The registry, for the names of tasks.
+        link: The link, which is open while anything is watched.
+        timing: How often it asks and how long it waits.
+        name: The registry's name, for the names of tasks.
     """
 
     def __init__(self, link: Link, timing: MdnsTiming, name: str) -> None:
@@ -67,10 +67,10 @@ class Browser:
         await self._watched.__aexit__(kind, exc, traceback)
 
     async def watch(self, service: str) -> AsyncGenerator[NodeSet, None]:
-        """The nodes of `service`; what the first set says is asked after this moment.
+        """The nodes of `service`; the first set comes from a question sent after this moment.
 
         Raises:
-            RegistryError: It could not be asked.
+            RegistryError: The question could not be sent.
         """
 
         def make() -> tuple[MdnsWatch, Coroutine[Any, Any, None]]:
@@ -93,7 +93,7 @@ class Browser:
         """Ask for the list of services.
 
         Raises:
-            RegistryError: It could not be asked.
+            RegistryError: The question could not be sent.
         """
         listing = _Listing(self._link, self._timing)
         self._listings.append(listing)
@@ -111,7 +111,7 @@ class Browser:
             elif not pointer.ttl and (watched := self._watched_at(pointer.name)):
                 watched.forget(pointer.target)
         for seen in answer.instances:
-            # A node of a.b is one of b too, as far as its name goes: its text decides.
+            # By its name, a node of a.b may also be one of b: its text decides.
             at = seen.name.find(".")
             while at >= 0:
                 if watched := self._watched_at(seen.name[at + 1 :]):
@@ -119,7 +119,7 @@ class Browser:
                 at = seen.name.find(".", at + 1)
 
     def complain(self, source: Address, why: str) -> None:
-        """Say once what is wrong with what `source` sends."""
+        """Log once what is wrong with the messages of `source`."""
         complaint = source[0], why
         if complaint in self._complaints or len(self._complaints) >= _MOST_COMPLAINTS:
             log.debug("passing over what %s says: %s", *complaint)

@@ -1,4 +1,4 @@
-"""One question to everybody on the link, and when its answers have come."""
+"""One question to everybody on the link, and the waiting for its answers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Conversation", "MdnsTiming"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MdnsTiming:
-    """How often is asked and how long is waited, in seconds.
+    """How often the registry asks and how long it waits, in seconds.
 
     Attributes:
-        quiet: A first set is whole when no answer has come for so long, twice
-            this after the question at the earliest.
-        empty: A first set is empty when there was no answer for so long, to two questions.
-        answer: When a question counts as unanswered.
+        quiet: A first set is whole when no answer has come for so long, but not sooner
+            than twice this after the question.
+        empty: A first set is empty when two questions got no answer for so long.
+        answer: A question without an answer for so long counts as unanswered.
         first: The pause after the first question; doubled after each one.
         longest: The pause does not grow past this.
-        unanswered: Questions in a row that a node leaves unanswered before it leaves the set.
+        unanswered: A node leaves the set after so many unanswered questions in a row.
         gather: Changes are gathered for so long.
     """
 
@@ -36,10 +36,10 @@ class MdnsTiming:
 
 
 class Conversation:
-    """A question that is asked again and again, and the waiting for those who answer it.
+    """A question that is asked again and again, and the waiting for its answers.
 
     Attributes:
-        answers: How many were heard; whoever hears them counts.
+        answers: The number of answers heard; the code that hears them counts.
     """
 
     def __init__(self, link: Link, timing: MdnsTiming, question: MdnsQuestion) -> None:
@@ -53,18 +53,18 @@ class Conversation:
         raise NotImplementedError
 
     def ask(self) -> float:
-        """Ask; returns when that was.
+        """Ask; returns the moment.
 
         Raises:
-            RegistryError: It could not be sent.
+            RegistryError: The question could not be sent.
         """
         return self.link.ask(self._question)
 
     async def wait_for_answers(self, asked: float) -> None:
-        """Wait until all have answered, as far as that can be known.
+        """Wait until all have answered, as far as we can know that.
 
         Raises:
-            RegistryError: Our own question was not heard.
+            RegistryError: We did not hear our own question.
         """
         loop = asyncio.get_running_loop()
         timing = self.timing
@@ -73,7 +73,7 @@ class Conversation:
         while True:
             await asyncio.sleep(timing.quiet)
             now = loop.time()
-            # Late: this process was busy, and answers may lie there unread.
+            # Late: this process was busy, and unread answers may be waiting.
             late = now - before > 1.5 * timing.quiet
             changed = answers != self.answers
             before, answers = now, self.answers

@@ -1,4 +1,4 @@
-"""The network interface that mdns is spoken on. Needs ifaddr, which comes with zeroconf."""
+"""The network interface on which we speak mdns. Needs ifaddr, which comes with zeroconf."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PORT = 5353
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a setting says that mdns is spoken.
+    """Where the settings want mdns.
 
     Attributes:
         host: An interface's name, or an address that one has.
-        port: The UDP port; everybody else's is 5353.
+        port: The UDP port; everybody else uses 5353.
     """
 
     host: str
@@ -31,10 +31,10 @@ class Place:
 
 
 def place(entries: Sequence[str]) -> Place:
-    """The place that the entries of `registry_address` name; this machine only if there are none.
+    """The place in the entries of `registry_address`; without entries, this machine only.
 
     Raises:
-        ConfigError: They name several, or none that could be.
+        ConfigError: The entries name several places, or an impossible one.
     """
     if len(entries) > 1:
         raise ConfigError(
@@ -64,12 +64,12 @@ class Interface:
     """An interface as it is now.
 
     Attributes:
-        name: Such as `eth0`.
+        name: Its name, such as `eth0`.
         index: Its number, as sockets want it.
-        address: The address of it that is used.
-        addresses: All it has, IPv4 first.
-        networks: What is reached through it without a router.
-        loopback: Whether only this machine is.
+        address: The address that we use.
+        addresses: All its addresses, IPv4 first.
+        networks: The networks that it reaches without a router.
+        loopback: Whether it reaches this machine only.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Interface:
         """The interface with this name or address.
 
         Raises:
-            LookupError: There is none, or it has no address; says which there are.
+            LookupError: There is none, or it has no address; the text lists those there are.
         """
         import ifaddr
 
@@ -104,7 +104,7 @@ class Interface:
             if wanted is None:
                 found = host == adapter.name
             else:
-                # All of 127.0.0.0/8 is the loopback interface's.
+                # The loopback interface has all of 127.0.0.0/8.
                 found = wanted in known or (loopback and wanted.is_loopback and wanted.version == 4)
             if found:
                 return cls(
@@ -126,12 +126,12 @@ class Interface:
         near = [
             network
             for network in self.networks
-            # Of the other end of a tunnel nothing is known.
+            # A tunnel's network says nothing about its other end.
             if network.version == source.version and network.num_addresses > 1
         ]
         return not near or source.is_link_local or any(source in network for network in near)
 
 
 def _ip(address: str) -> IPv4Address | IPv6Address:
-    # The zone of fe80::1%eth0 says no more than the interface.
+    # The zone of fe80::1%eth0 only names the interface.
     return ip_address(address.partition("%")[0])

@@ -1,14 +1,13 @@
-"""The two sockets by which one interface's multicast DNS is spoken.
+"""The two sockets that speak multicast DNS on one interface.
 
-The group's socket is bound to the group's address and port, which any number
-of processes share: each gets every packet to the group, and none that was sent
-to this machine alone. Answers leave through it, since who looks closely takes
-them from that port only (RFC 6762 11). Questions leave through the asker's
-socket, whose port is its own: as with go-micro the answers come back to it, and
-to nobody else.
+The group's socket is bound to the group's address and port, which any number of
+processes share. Each process gets every packet to the group, and none that was sent to
+this machine alone. Answers leave through this socket, since a strict receiver accepts
+them from that port only (RFC 6762 11). Questions leave through the asker's socket, which
+has a port of its own: so the answers come back to it alone, as with go-micro.
 
-Whether multicast works at all is told by our own questions: the group's socket
-must hear them too.
+Our own questions tell whether multicast works at all: the group's socket must hear them
+too.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ log = logging.getLogger("pymicro.registry.mdns")
 GROUP4 = "224.0.0.251"
 GROUP6 = "ff02::fb"
 
-# Some hundred nodes answer in the same millisecond; the kernel gives what it allows.
+# Some hundred nodes answer in the same millisecond; the kernel grants as much as it allows.
 _BUFFER = 1 << 20
-# Packets read before others get their turn.
+# Packets to read before other tasks get their turn.
 _SLICE = 32
-# Not in Python's socket; without it Linux hands over what other programs' sockets joined.
+# Python's socket lacks these. Without them Linux also delivers groups that other programs joined.
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
 
-# What recvfrom gives and sendto takes: host and port come first.
+# The addresses of recvfrom and sendto: host and port come first.
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 
@@ -49,9 +48,9 @@ class Link:
     """Multicast DNS on one interface, while it is open.
 
     Args:
-        place: Which interface, and the port.
-        hear: Called with each packet, where it came from and whether it was sent
-            to the group; not with what came through a router.
+        place: The interface and the port.
+        hear: Called with each packet, its sender, and whether it was sent to the group;
+            not called for packets that came through a router.
         where: The registry, for messages.
     """
 
@@ -64,7 +63,7 @@ class Link:
         self._asker: socket.socket | None = None
         self._doubted = False
         self._heard = asyncio.Event()
-        # When a question of our own came back.
+        # When we last heard a question of our own.
         self.echoed = 0.0
 
     @property
@@ -74,10 +73,10 @@ class Link:
 
     @property
     def interface(self) -> Interface:
-        """The interface as it was when the link was opened last.
+        """The interface as it was when the link was last opened.
 
         Raises:
-            ConfigError: It never was, and there is no such interface.
+            ConfigError: The link was never open, and there is no such interface.
         """
         return self._interface or self._find()
 
@@ -109,7 +108,7 @@ class Link:
         self._doubted = False
         self._heard = asyncio.Event()
         for opened in (self._group, self._asker):
-            # In an empty context: whoever enters the registry may have a deadline.
+            # In an empty context: the caller that enters the registry may have a deadline.
             contextvars.Context().run(loop.add_reader, opened, self._read, opened)
 
     def close(self) -> None:
@@ -121,13 +120,13 @@ class Link:
         self._group = self._asker = None
 
     def ask(self, question: MdnsQuestion) -> float:
-        """Ask everybody; returns the moment, to be compared with `echoed`.
+        """Ask everybody; returns the moment, to compare with `echoed`.
 
-        After a question that was not heard the sockets are made anew: the
-        interface may have gone and come back.
+        If we did not hear the last question, new sockets are made: the interface may have
+        gone and come back.
 
         Raises:
-            RegistryError: It could not be sent.
+            RegistryError: The question could not be sent.
         """
         if self._doubted or self._asker is None:
             self.close()
@@ -141,21 +140,21 @@ class Link:
         try:
             self._asker.sendto(write_query(question), self._to_group())
         except BlockingIOError:
-            pass  # lost like any other packet
+            pass  # lost, as any packet may be
         except OSError as exc:
             raise self.doubt(exc.strerror) from exc
         return now
 
     async def heard(self, within: float) -> bool:
-        """Whether a question asked before came back in that many seconds."""
+        """Whether an earlier question comes back within so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._heard.wait()
-        # In a process that is busy, both may come in the same turn of the loop.
+        # In a busy process, both may come in the same turn of the loop.
         return self._heard.is_set()
 
     def doubt(self, why: str | None = None) -> RegistryError:
-        """What to raise when our own questions are not heard; the next one is asked anew."""
+        """The error for own questions that we did not hear; the next one gets new sockets."""
         self._doubted = True
         interface = self._interface
         name = interface.name if interface else self._place.host
@@ -176,7 +175,7 @@ class Link:
         try:
             self._group.sendto(message, to or self._to_group())
         except OSError as exc:
-            # An asker may be gone; an interface that is gone is noticed by asking.
+            # An asker may be gone; if the interface is gone, our next question finds out.
             log.debug("%s: an answer to %s was not sent: %s", self._where, to or "all", exc)
 
     def _to_group(self) -> Address:
@@ -192,7 +191,7 @@ class Link:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                log.debug("%s: %s", self._where, exc)  # an asker's port that is closed, say
+                log.debug("%s: %s", self._where, exc)  # an asker has closed its port, say
                 return
             if opened is self._group and self._own(source):
                 self.echoed = asyncio.get_running_loop().time()
@@ -202,7 +201,7 @@ class Link:
                 continue
             self._hear(data, source, opened is self._group)
             if opened.fileno() < 0:
-                return  # closed by what was heard
+                return  # `hear` has closed it
 
     def _own(self, source: Address) -> bool:
         return self._asker is not None and self._asker.getsockname()[:2] == source[:2]
@@ -212,7 +211,7 @@ def group_socket(interface: Interface, port: int) -> socket.socket:
     """A socket that hears the group on one interface.
 
     Raises:
-        OSError: The interface cannot, or the port is held by a program that does not share it.
+        OSError: The interface cannot do it, or a program that does not share holds the port.
     """
     version6 = ":" in interface.address
     opened = socket.socket(socket.AF_INET6 if version6 else socket.AF_INET, socket.SOCK_DGRAM)
@@ -241,8 +240,8 @@ def group_socket(interface: Interface, port: int) -> socket.socket:
 
 
 def _bound_to(group: str) -> str:
-    # Elsewhere nothing can be sent from a group's address; there a socket hears what it
-    # joined itself and nothing else, so that it needs no such bounds.
+    # Other systems cannot send from a group's address. Their sockets hear only the groups
+    # that they joined themselves, so they need no such bounds.
     return group if sys.platform == "linux" else ""
 
 
@@ -260,10 +259,10 @@ def _asker_socket(interface: Interface) -> socket.socket:
 
 
 def _prepare(opened: socket.socket, interface: Interface) -> None:
-    """Multicast leaves through this interface and is heard by this machine's own sockets too."""
+    """Send multicast through this interface, and let this machine's own sockets hear it too."""
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    # 255 hops: RFC 6762 11; it leaves no link all the same.
+    # RFC 6762 11 wants 255 hops; multicast leaves no link all the same.
     if ":" in interface.address:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index)
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)

@@ -1,9 +1,9 @@
 """DNS messages of mdns as bytes: questions, and answers that hold one node each.
 
-Reading is python-zeroconf's (`DNSIncoming`), which has met every broken packet
-there is; it comes with the extra `mdns` and is imported here only. Writing is
-our own: zeroconf's writer cuts a message at 1,460 bytes, and go-micro looks
-for all records of a node in one message.
+python-zeroconf reads (`DNSIncoming`): it has met every broken packet there is. It comes
+with the extra `mdns`, and only this module imports it. We write messages ourselves:
+zeroconf's writer cuts a message at 1,460 bytes, but go-micro looks for all records of a
+node in one message.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 
 A, PTR, TXT, AAAA, SRV, ANY = 1, 12, 16, 28, 33, 255
 _IN = 1
-# Of a question's class: the answer may come to the asker alone (RFC 6762 5.4).
+# In a question's class: the answer may go to the asker alone (RFC 6762 5.4).
 _UNICAST = 0x8000
 # A response with authority (RFC 6762 18).
 _RESPONSE = 0x8400
 
-# go-micro's, of every record.
+# go-micro's TTL for every record.
 TTL = 120
 # RFC 6762 17: an Ethernet jumbo frame, without the headers of IPv6 and UDP.
 LARGEST = 8952
@@ -52,12 +52,12 @@ _LONGEST_STRING = 255
 
 @dataclass(frozen=True, slots=True)
 class MdnsQuestion:
-    """What is asked for.
+    """One question.
 
     Attributes:
         name: With the final dot.
         kind: The type of record.
-        unicast: The asker wants no answer to everybody.
+        unicast: The asker does not want the answer to go to everybody.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Query:
     """A message that asks.
 
     Attributes:
-        known: Names that the asker need not be told: it has them from before (RFC 6762 7.1).
+        known: Names that the asker knows already, so nobody need tell it (RFC 6762 7.1).
     """
 
     id: int
@@ -80,7 +80,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A PTR record: `target` is one of `name`."""
+    """A PTR record: `target` is one instance of `name`."""
 
     name: str
     target: str
@@ -92,9 +92,9 @@ class Instance:
     """A name with a port at an address, and a text.
 
     Attributes:
-        host: The name that the address is said to be of.
+        host: The host name that gets the address.
         address: An IPv4 or IPv6 address.
-        text: Of any length; it is cut into strings.
+        text: Of any length; the writer cuts it into strings.
     """
 
     name: str
@@ -106,13 +106,13 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one message says of a name.
+    """What one message says about a name.
 
     Attributes:
-        port: 0 if it says nothing of it.
+        port: 0 if the message has none.
         addresses: IPv4 first.
-        text: None if it says nothing of it.
-        ttl: Seconds until this is to be forgotten; 0 means now.
+        text: None if the message has none.
+        ttl: Seconds until the reader must forget this; 0 means now.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Answer:
 
 
 class _Writer:
-    """A message that grows; a name's ending that was there before is a reference to it (RFC 1035 4.1.4)."""
+    """A growing message; an ending of a name that occurred before becomes a reference (RFC 1035 4.1.4)."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -162,7 +162,7 @@ class _Writer:
         self.pack("HH", question.kind, _IN | (_UNICAST if question.unicast else 0))
 
     def record(self, name: str, kind: int, ttl: int) -> int:
-        """Begin a record; returns where its length belongs."""
+        """Begin a record; returns where to write its length."""
         self.name(name)
         self.pack("HHIH", kind, _IN, ttl, 0)
         return len(self.data) - 2
@@ -171,7 +171,7 @@ class _Writer:
         self.data[at : at + 2] = struct.pack("!H", len(self.data) - at - 2)
 
     def strings(self, text: bytes) -> None:
-        for start in range(0, max(len(text), 1), _LONGEST_STRING):  # one at least, RFC 6763 6.1
+        for start in range(0, max(len(text), 1), _LONGEST_STRING):  # at least one, RFC 6763 6.1
             part = text[start : start + _LONGEST_STRING]
             self.data.append(len(part))
             self.data += part
@@ -193,15 +193,15 @@ def write_answer(
     id: int = 0,
     ttl: int = TTL,
 ) -> bytes:
-    """All that is to be said of one name.
+    """A message with all records of one name.
 
-    The order is go-micro's, whose reader needs SRV before A. Bits that tell
-    others to flush their caches are not set, as go-micro does not.
+    The order is go-micro's: its reader needs SRV before A. As in go-micro, no bits tell
+    others to flush their caches.
 
     Args:
-        pointer: The name that a PTR record in front says this is one of.
-        question: What it answers, for an asker that is no mdns client (RFC 6762 6.7).
-        id: The query's, likewise.
+        pointer: The name for a PTR record in front, which says that this is one of its instances.
+        question: The question, for an asker that is no mdns client (RFC 6762 6.7).
+        id: The query's id, likewise.
         ttl: 0 says that the name is gone.
 
     Raises:
@@ -239,7 +239,7 @@ def require_zeroconf() -> ModuleType:
     """python-zeroconf.
 
     Raises:
-        PluginError: It is not installed.
+        PluginError: zeroconf is not installed.
     """
     try:
         import zeroconf
@@ -249,19 +249,19 @@ def require_zeroconf() -> ModuleType:
 
 
 def read(data: bytes) -> Query | Answer:
-    """What a message says.
+    """Read a message.
 
-    Records that are of no interest here, or broken, are passed over.
+    It skips records that are broken or that we do not need.
 
     Raises:
-        ValueError: It is no DNS message.
+        ValueError: The data is no DNS message.
     """
     zeroconf = require_zeroconf()
     message = zeroconf.DNSIncoming(data)
     if not message.valid:
         raise ValueError("it is no DNS message")
     if message.flags & 0x780F:
-        raise ValueError("its opcode or response code is not 0")  # to be ignored, RFC 6762 18
+        raise ValueError("its opcode or response code is not 0")  # RFC 6762 18 says to ignore it
     pointers: list[Pointer] = []
     services: dict[str, tuple[str, int, int]] = {}
     addresses: dict[str, list[str]] = {}
@@ -284,7 +284,7 @@ def read(data: bytes) -> Query | Answer:
             MdnsQuestion(question.name, question.type, bool(question.unique))
             for question in message.questions
         )
-        # Suppression ends at half the time, RFC 6762 7.1.
+        # A known answer counts only before half its TTL has passed, RFC 6762 7.1.
         known = frozenset(pointer.target for pointer in pointers if pointer.ttl >= TTL // 2)
         return Query(message.id, questions, known)
     return Answer(tuple(pointers), tuple(_instances(services, addresses, texts)))
@@ -303,7 +303,7 @@ def _instances(
 
 
 def _joined(data: bytes) -> bytes:
-    """The strings of a TXT record as one; one that is cut off is left out."""
+    """The strings of a TXT record as one; a string that is cut off is left out."""
     parts, at = [], 0
     while at < len(data):
         end = at + 1 + data[at]

@@ -6,8 +6,8 @@
 | its node `x-1` | `x-1.go.micro.srv.greeter.micro.` |
 | its entry in the list of services | `go.micro.srv.greeter._services.micro.` |
 
-So there is no `_tcp`, and dots in a name or an id become limits between labels.
-Names are compared with their case, also against the DNS's custom.
+So there is no `_tcp`, and dots in a name or an id separate labels.
+We compare names with their case, unlike other users of the DNS.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
 ]
 
 _DOMAIN = "micro."
-# Asked for the list of services.
+# A question for this name asks for the list of services.
 _LIST = "_services"
 SERVICES = f"{_LIST}.{_DOMAIN}"
 
-# RFC 1035 2.3.4: a label has 63 bytes, a name 255 with the lengths before its labels
-# and the empty label at the end; zeroconf reads names of up to 253 with their dots.
+# RFC 1035 2.3.4: a label has 63 bytes. A name has 255 with the lengths before its labels
+# and the empty label at the end; zeroconf reads names of up to 253 bytes, dots included.
 LONGEST_LABEL = 63
 LONGEST_NAME = 253
 
 
 def service_name(service: str) -> str:
-    """What is asked for to find the nodes of `service`."""
+    """The name to ask for to find the nodes of `service`."""
     return f"{service}.{_DOMAIN}"
 
 
@@ -53,13 +53,13 @@ def listed_name(service: str) -> str:
 
 
 def listed_service(name: str) -> str:
-    """The service of a name in the list of services; empty if it is none."""
+    """The service of a name in the list of services; empty if the name is not in it."""
     service = name.removesuffix(f".{SERVICES}")
     return "" if service == name or not service.isprintable() else service
 
 
 def service_of(name: str) -> str:
-    """The service whose nodes are asked for by `name`; empty if it is no such name."""
+    """The service whose nodes a question for `name` looks for; empty if it looks for none."""
     service = name.removesuffix(f".{_DOMAIN}")
     return "" if service == name else service
 
@@ -68,7 +68,7 @@ def node_id(name: str, service: str) -> str:
     """The id of the node of `service` with this name.
 
     Raises:
-        ValueError: It is not printable.
+        ValueError: The id is not printable.
     """
     found = name.removesuffix(f".{service_name(service)}")
     if not found.isprintable():
@@ -77,7 +77,7 @@ def node_id(name: str, service: str) -> str:
 
 
 def service_problem(service: str) -> str:
-    """Why no node of `service` can be known by mdns; empty if they can."""
+    """Why mdns cannot carry nodes of `service`; empty if it can."""
     if problem := _label_problem(service, "the service's name"):
         return problem
     if service.split(".")[-1] == _LIST:
@@ -98,7 +98,7 @@ def _label_problem(text: str, what: str) -> str:
     if not text.isprintable():
         return f"{what} {quoted(text)} has characters that cannot be printed"
     for label in text.split("."):
-        # What is printable has no half characters, so this cannot fail.
+        # Printable text has no half characters, so this cannot fail.
         size = len(label.encode())
         if not size:
             return f"{what} {quoted(text)} has an empty part before or after a dot"

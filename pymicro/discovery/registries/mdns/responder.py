@@ -1,4 +1,4 @@
-"""Our own nodes: announced, answered for, and taken back."""
+"""Our own nodes: it announces them, answers for them, and takes them back."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ __all__ = ["Responder"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
-# When a new node is announced again, in seconds after the first time: as go-micro does.
+# Seconds after its first announcement when a new node is announced again, as go-micro does.
 ANNOUNCED = (1.0, 3.0)
 
-# Between two announcements that only contradict a goodbye, in seconds (RFC 6762 6).
+# Least seconds between two announcements that only contradict a goodbye (RFC 6762 6).
 RESCUE = 1.0
 
-# Answers sent before others get their turn, and the pause then: three hundred nodes
-# must not fill an asker's buffer at once, and yet answer within go-micro's 100 ms.
+# Answers sent before other tasks get their turn, and the pause then. Three hundred nodes
+# must not fill an asker's buffer at once, and yet must answer within go-micro's 100 ms.
 _BURST = 16
 _PAUSE = 0.001
 
-# An asker that is given up on asks again.
+# If we drop an asker's question, it asks again.
 _MOST_PENDING = 8192
 _MOST_QUESTIONS = 64
 
-# What a service's entry in the list has beside its name; go-micro's reader wants all of it.
+# The other fields of a service's entry in the list; go-micro's reader wants all of them.
 _LISTED_PORT = 9999
 _LISTED_ADDRESS = "0.0.0.0"  # noqa: S104, RUF100
 
 
 @dataclass(slots=True, eq=False)
 class _OwnName:
-    """A name we answer for; the newest object of a name is the one in force."""
+    """A name that we answer for; if a name has several objects, the newest counts."""
 
     instance: Instance
     node: Node | None = None
@@ -86,7 +86,7 @@ class Responder:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        # Service's name in the DNS → node's name there → node.
+        # The service's DNS name → the node's DNS name → the node.
         self._nodes: dict[str, dict[str, _OwnName]] = {}
         self._listed: dict[str, _OwnName] = {}
         self._pending: deque[_Pending] = deque()
@@ -94,16 +94,16 @@ class Responder:
 
     @property
     def nodes(self) -> list[Node]:
-        """All that are registered."""
+        """All registered nodes."""
         return [
             published.node for nodes in self._nodes.values() for published in nodes.values() if published.node
         ]
 
     def publish(self, node: Node) -> None:
-        """Answer for `node` from now on; announce it, if it is new or another than before.
+        """Answer for `node` from now on; announce it if it is new or has changed.
 
         Raises:
-            ConfigError: It cannot be carried.
+            ConfigError: mdns cannot carry the node.
         """
         service = service_name(node.service)
         name = instance_name(node.id, node.service)
@@ -123,7 +123,7 @@ class Responder:
         published.timers = [_later(seconds, self._announce, published) for seconds in ANNOUNCED]
 
     def withdraw(self, node: Node) -> None:
-        """Answer no more for `node`, and tell everybody that it is gone."""
+        """Stop answering for `node`, and tell everybody that it is gone."""
         service = service_name(node.service)
         nodes = self._nodes.get(service, {})
         published = nodes.pop(instance_name(node.id, node.service), None)
@@ -146,10 +146,10 @@ class Responder:
             self._pump_handle = None
 
     def answer(self, query: Query, source: Address) -> None:
-        """Answer what of `query` is about our nodes: to the asker, in a message for each node.
+        """Answer the questions of `query` about our nodes: to the asker, one message for each node.
 
-        An asker at the group's own port is one among several there, and only
-        everybody can be answered.
+        If the asker uses the group's port, several programs share that port, and the answer has
+        to go to everybody.
         """
         shared = source[1] == self._link.port
         for question in dict.fromkeys(query.questions[:_MOST_QUESTIONS]):
@@ -163,9 +163,9 @@ class Responder:
                     self._send(_Pending(published, source, pointer, question, query.id))
 
     def hear(self, answer: Answer) -> None:
-        """Announce what is ours and somebody else has said goodbye for (the rescue of RFC 6762 10.1).
+        """Announce our nodes again if somebody else said goodbye for them (the rescue of RFC 6762 10.1).
 
-        A process before us may have had the same id, and stop only now.
+        An earlier process may have had the same id and may stop only now.
         """
         goodbyes = {pointer.target for pointer in answer.pointers if not pointer.ttl}
         goodbyes.update(seen.name for seen in answer.instances if not seen.ttl)
@@ -229,22 +229,22 @@ class Responder:
 
 
 def _later(seconds: float, work: Callable[..., None], *arguments: Any) -> asyncio.TimerHandle:
-    # In an empty context: whoever registers may have a deadline.
+    # In an empty context: the caller that registers may have a deadline.
     return contextvars.Context().run(asyncio.get_running_loop().call_later, seconds, work, *arguments)
 
 
 def host_name() -> str:
-    """This machine's name as a DNS name; addresses are said to be its."""
+    """This machine's name as a DNS name, to which answers give the address."""
     labels = [label.encode()[:63].decode(errors="ignore") for label in socket.gethostname().split(".")]
-    # Far shorter than a name may be: it shares its message with the node's.
+    # Cut far below the longest name, since it shares its message with the node's name.
     return ".".join(filter(None, labels))[:120].strip(".") + "." if any(labels) else "localhost."
 
 
 def _instance(node: Node) -> Instance:
-    """What is said of `node`, its endpoints left out where it would be too much.
+    """The record of `node`, without its endpoints if they would make it too long.
 
     Raises:
-        ConfigError: It cannot be carried.
+        ConfigError: mdns cannot carry the node.
     """
     if problem := service_problem(node.service) or id_problem(node.id, node.service):
         raise _refused(
@@ -272,8 +272,8 @@ def _instance(node: Node) -> Instance:
             raise _refused(node, str(exc)) from None
         instance = Instance(instance_name(node.id, node.service), host_name(), port, host, packed)
         try:
-            text.load(packed)  # what others would not read is not written
-            # The longest message there is: with the question that it answers.
+            text.load(packed)  # we write nothing that others would not read
+            # The longest possible message includes the question that it answers.
             write_answer(instance, pointer=asked, question=MdnsQuestion(asked))
         except ValueError as exc:
             problem = str(exc)

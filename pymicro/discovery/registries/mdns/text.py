@@ -1,8 +1,8 @@
-"""What a node says of itself in its TXT record, in go-micro's form.
+"""The text in a node's TXT record, in go-micro's form.
 
 JSON of Service, Version, Endpoints and Metadata → zlib → lower-case hex →
-strings of at most 255 bytes. Anybody on the link may write such a record:
-reading it trusts nothing and unpacks no more than a record may have.
+strings of at most 255 bytes. Anybody on the link may write such a record, so the reader
+trusts nothing and unpacks no more than a record may have.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def dump(node: Node, *, endpoints: bool = True) -> bytes:
     """The text of `node` as hex, not yet cut into strings.
 
     Args:
-        endpoints: Leave them out with False, where a message would become too long.
+        endpoints: False leaves them out, for a message that would become too long.
 
     Raises:
-        ValueError: Something in it is no valid unicode.
+        ValueError: Some text in the node is no valid unicode.
     """
     document: dict[str, Any] = {
         "Service": node.service,
@@ -63,13 +63,13 @@ def dump(node: Node, *, endpoints: bool = True) -> bytes:
     return zlib.compress(data).hex().encode()
 
 
-# The nodes of one version mostly say the same: there is no id and no address in it.
+# The nodes of one version mostly have the same text: it holds no id and no address.
 @lru_cache(maxsize=64)
 def load(text: bytes) -> Text:
-    """What the hex in `text` says.
+    """Read the hex in `text`.
 
     Raises:
-        ValueError: It is no such record; the message says what is wrong.
+        ValueError: The text is no such record; the message says what is wrong.
     """
     try:
         packed = bytes.fromhex(text.decode("ascii"))
@@ -77,7 +77,7 @@ def load(text: bytes) -> Text:
         raise ValueError("its text is not in hex") from None
     unpacking = zlib.decompressobj()
     try:
-        # A bomb of 30 KiB has 30 MB in it.
+        # A bomb of 30 KiB can unpack to 30 MB.
         data = unpacking.decompress(packed, LONGEST_RECORD)
     except zlib.error:
         raise ValueError("its text is not packed by zlib") from None

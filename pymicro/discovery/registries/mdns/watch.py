@@ -1,12 +1,12 @@
-"""One service's nodes: asked for, heard of, and given up when they answer no more.
+"""One service's nodes: the watch asks for them, hears of them, and gives up silent ones.
 
-Nothing is ever announced again, and who is killed says no goodbye. So a watch
-asks: at once, and then at intervals that grow to a quarter of a minute. A node
-that does not answer is asked again after 1, 2 and 4 seconds; when it has left
-four questions in a row unanswered, it leaves the set. That is 8 s at least in
-which one packet from it would have kept it: a lost packet, or a process that is
-busy for some seconds, removes nobody. What our own process did not hear because
-it was busy itself, or because multicast does not work, counts for nothing.
+Nodes are never announced again, and a killed one says no goodbye. So the watch asks: at
+once, and then at intervals that grow to a quarter of a minute. If a node does not answer,
+the watch asks again after 1, 2 and 4 seconds. A node leaves the set after four unanswered
+questions in a row. That takes at least 8 s, in which one packet from the node would have
+kept it: a lost packet, or a process that is busy for some seconds, removes nobody. If our
+own process was busy, or multicast does not work, an answer that we did not hear counts for
+nothing.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = ["MdnsWatch"]
 
 log = logging.getLogger("pymicro.registry.mdns")
 
-# Of one service, and the bytes that they say of themselves: whoever claims more is no peer.
+# The most nodes of one service, and the most bytes of their texts: a peer that claims more is none.
 MOST_NODES = 1024
 MOST_TEXT = 32 << 20
 
 
 class _Subscription:
-    """One watch: what it is told, from when its first set is whole."""
+    """One watch: the sets it gets, and when its first set is whole."""
 
     def __init__(self) -> None:
         self.latest: Latest[NodeSet] = Latest()
@@ -47,13 +47,13 @@ class _Subscription:
 
 @dataclass(slots=True)
 class _KnownNode:
-    """A node and what was last heard of it.
+    """A node and the last news of it.
 
     Attributes:
-        seen: All that its message said: the same again is the same node.
+        seen: The whole content of its message; the same content means the same node.
         size: Bytes of its text, unpacked.
-        at: When that was.
-        missed: Questions since then that it left unanswered.
+        at: When the message came.
+        missed: Questions since then that the node left unanswered.
     """
 
     node: Node
@@ -78,14 +78,14 @@ class MdnsWatch(Conversation):
         self._set = EMPTY
         self._changed = False
         self._gathering = Gathering(self._publish, timing.gather)
-        # The oldest question that has not been judged.
+        # When we asked the oldest question that has not been judged.
         self._asked: float | None = None
 
     async def follow(self) -> AsyncGenerator[NodeSet, None]:
-        """The nodes, from the first set on that is asked for after this moment.
+        """The nodes; the first set comes from a question sent after this moment.
 
         Raises:
-            RegistryError: They cannot be asked for any more.
+            RegistryError: No more questions can be sent.
         """
         subscription = _Subscription()
         self._subscriptions.append(subscription)
@@ -107,7 +107,7 @@ class MdnsWatch(Conversation):
         except RegistryError as exc:
             self.fail(exc)
         except Exception as exc:
-            # A bug of ours; the watches must not wait for ever.
+            # This is a bug of ours; the watches must not wait for ever.
             log.exception("watching %s failed", self.service)
             self.fail(RegistryError(f"registry mdns: {type(exc).__name__}: {exc}"))
         finally:
@@ -131,7 +131,7 @@ class MdnsWatch(Conversation):
                 continue
             missed = self._judge()
             if missed:
-                # Asked again after 1, 2 and 4 times the answer's time, of which one has passed.
+                # Ask again after 1, 2 and 4 times the answer's time, of which one has passed.
                 rest = self.timing.answer * (2 ** (missed - 1) - 1)
             else:
                 rest = pause * random.uniform(0.9, 1.1)
@@ -147,7 +147,7 @@ class MdnsWatch(Conversation):
             return False
 
     def hear(self, seen: Seen, source: Address) -> None:
-        """Take in what a message says of a node that may be ours."""
+        """Take in a message about a node that may belong to our service."""
         self.answers += 1
         now = asyncio.get_running_loop().time()
         entry = self._entries.get(seen.name)
@@ -178,15 +178,15 @@ class MdnsWatch(Conversation):
             self._change()
 
     def forget(self, name: str) -> None:
-        """The node of this name is gone."""
+        """Remove the node of this name, which is gone."""
         if self._entries.pop(name, None) is not None:
             self._change()
 
     def _make_room(self, name: str, size: int) -> None:
-        """See that one more can be kept.
+        """Check that one more node can be kept.
 
         Raises:
-            ValueError: There are too many.
+            ValueError: There are too many nodes, or too many bytes.
         """
         others = [entry.size for known, entry in self._entries.items() if known != name]
         if len(others) >= MOST_NODES or sum(others) + size > MOST_TEXT:
@@ -198,20 +198,20 @@ class MdnsWatch(Conversation):
             ip = ip_address(address)
             if ip.is_unspecified or ip.is_multicast or (ip.version == 6 and ip.is_link_local):
                 continue
-            # Another machine's own address for itself would lead to us.
+            # Another machine's loopback address would lead to ourselves.
             if ip.is_loopback and not interface.loopback and source[0] != interface.address:
                 continue
             return address
         raise ValueError(f"address {seen.addresses[0]} cannot be dialled from here")
 
     def _judge(self) -> int:
-        """Count who has not answered, and let those leave who will not; returns the longest silence."""
+        """Count the nodes that did not answer, remove the silent ones; returns the longest silence."""
         asked, self._asked = self._asked, None
         assert asked is not None
         timing = self.timing
         now = asyncio.get_running_loop().time()
         if now - asked > 1.5 * timing.answer:
-            return 1  # this process was busy, and answers may lie there unread: ask again at once
+            return 1  # this process was busy, and unread answers may be waiting: ask again at once
         if self.link.echoed < asked:
             raise self.link.doubt()
         longest = 0
