@@ -42,12 +42,12 @@ class Attempts:
     object that ends when it is dropped, so that such a stream can be collected.
 
     Attributes:
-            made: The number of attempts so far.
-            live: The list of calls in flight, which end with their channel.
-            owner: The call object that the user holds; a weak reference to it if the
-                call ends when the user drops it.
-            committed: Whether messages of the call have passed either way. If so, the call
-                cannot be started again.
+        made: The number of attempts so far.
+        live: The list of calls in flight, which end with their channel.
+        owner: The call object that the user holds; a weak reference to it if the
+            call ends when the user drops it.
+        committed: Whether messages of the call have passed either way. If so, the call
+            cannot be started again.
         call: The real call of the last attempt.
         deadline: The moment of the loop's clock for all attempts together; None without one.
     """

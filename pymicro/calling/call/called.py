@@ -36,7 +36,7 @@ class Called(Protocol):
         method: The method as a stub asks for it.
         callee: Service and method, for errors.
         call_type: Makes the call object that the user gets.
-            drops: Whether the call is cancelled when nobody holds it any more.
+        drops: Whether the call is cancelled when nobody holds it any more.
         streams: Whether there is a stream of requests.
     """
 

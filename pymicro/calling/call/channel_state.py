@@ -33,11 +33,11 @@ class ChannelState:
     Attributes:
         service: The name that is looked up.
         target: Where calls go; None before the first call and after the client is closed.
-            timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
-            live: Calls in flight, which end when the channel is closed.
-            forwarded: Keys of request metadata that onward calls pass on.
-            caller: Metadata in which each call says who makes it; None for nothing.
-            logged: Whether each call writes a line to the log.
+        timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
+        live: Calls in flight, which end when the channel is closed.
+        forwarded: Keys of request metadata that onward calls pass on.
+        caller: Metadata in which each call says who makes it; None for nothing.
+        logged: Whether each call writes a line to the log.
         intercepted: The interceptors; None without any.
     """
 

@@ -17,12 +17,12 @@ class Deferred:
     """Waits for a node or for interceptors, and then hands over the underlying call.
 
     Args:
-            begin: Starts the underlying call and returns it; may wait. An exception it
-                raises becomes the outcome of the call.
-            handover: Gets the underlying call, or the `Ended` in its place, once.
-                Returns False if nobody wants the call any more: then it is cancelled.
-            tasks: Where the waiting runs.
-            live: The list of calls in flight; it holds this one while it waits.
+        begin: Starts the underlying call and returns it; may wait. An exception it
+            raises becomes the outcome of the call.
+        handover: Gets the underlying call, or the `Ended` in its place, once.
+            Returns False if nobody wants the call any more: then it is cancelled.
+        tasks: Where the waiting runs.
+        live: The list of calls in flight; it holds this one while it waits.
     """
 
     __slots__ = ("_handover", "_live", "_task", "deadline", "started")

@@ -19,9 +19,9 @@ class Ended:
     """Takes the underlying call's place: the call failed, was cancelled or has its response.
 
     Args:
-            error: The exception to raise; `asyncio.CancelledError` for a local cancel;
-                None if the call succeeded.
-            response: The response, if an interceptor answered the call itself.
+        error: The exception to raise; `asyncio.CancelledError` for a local cancel;
+            None if the call succeeded.
+        response: The response, if an interceptor answered the call itself.
     """
 
     def __init__(self, error: BaseException | None = None, response: Any = None) -> None:

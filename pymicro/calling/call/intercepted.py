@@ -50,7 +50,7 @@ class Interception:
         """The chain of these interceptors, the first one outermost; None without any.
 
         Raises:
-                ConfigError: An interceptor is neither of grpc.aio's classes nor a coroutine function.
+            ConfigError: An interceptor is neither of grpc.aio's classes nor a coroutine function.
         """
         for interceptor in interceptors:
             if isinstance(interceptor, grpc.aio.ClientInterceptor):

@@ -53,12 +53,12 @@ class MultiCallable:
     """Starts calls of one method on one channel.
 
     Args:
-            channel: Our channel, which knows the nodes.
+        channel: Our channel, which knows the nodes.
         method: The method.
 
     Attributes:
         callee: Service and method, for errors.
-            drops: Whether a call is cancelled when nobody holds it any more.
+        drops: Whether a call is cancelled when nobody holds it any more.
         streams: Whether there is a stream of requests.
     """
 

@@ -41,7 +41,7 @@ class _Call:
     Args:
         callee: Service and method, for errors.
         call: The real call; None if it is deferred.
-            node: The node the call went to; None if it is not known (yet).
+        node: The node the call went to; None if it is not known (yet).
     """
 
     attempts: Attempts | None = None

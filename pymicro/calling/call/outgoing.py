@@ -35,7 +35,7 @@ class OutgoingCall:
         metadata: The request's metadata (`grpc.aio.Metadata`); add to it or replace it.
         timeout: Seconds for the whole call; None for no limit.
         credentials: Call credentials, if any.
-            wait_for_ready: Whether to wait for a node if there is none.
+        wait_for_ready: Whether to wait for a node if there is none.
     """
 
     def __init__(self, called: Called, details: grpc.aio.ClientCallDetails, request: Any) -> None:

@@ -42,10 +42,10 @@ class ClientCore:
     """Makes targets for channels and holds what they share, while the context is open.
 
     Attributes:
-            tasks: Where background work runs.
-            timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
-            forwarded: Keys of request metadata that onward calls pass on.
-            caller: Metadata in which calls say who makes them; None if the caller has no name.
+        tasks: Where background work runs.
+        timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
+        forwarded: Keys of request metadata that onward calls pass on.
+        caller: Metadata in which calls say who makes them; None if the caller has no name.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class ClientCore:
             config: All settings.
             selector: Where node sets come from.
             make_balancer: Makes a balancer; called once for each target.
-                describe: Says what is known of a service, for messages.
+            describe: Says what is known of a service, for messages.
         """
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)

@@ -55,9 +55,9 @@ class Filter:
     """Which of a service's nodes a channel wants.
 
     Attributes:
-            version: Nodes of exactly this version; any version if None.
-            metadata: Nodes that have all of these pairs, in no particular order.
-            endpoint: Nodes that have this endpoint, or do not say which they have.
+        version: Nodes of exactly this version; any version if None.
+        metadata: Nodes that have all of these pairs, in no particular order.
+        endpoint: Nodes that have this endpoint, or do not say which they have.
     """
 
     version: str | None = None
@@ -89,11 +89,11 @@ class Target:
     running while calls are made.
 
     Attributes:
-            nodes: The nodes to choose from; of a large service, this client's share. None
-                before the first set.
-            ahead: How many nodes are connected before they are picked.
-            retry: Which calls are retried, and when; None if no call is.
-            budget: How many calls may be retried.
+        nodes: The nodes to choose from; of a large service, this client's share. None
+            before the first set.
+        ahead: How many nodes are connected before they are picked.
+        retry: Which calls are retried, and when; None if no call is.
+        budget: How many calls may be retried.
     """
 
     service: str
@@ -284,13 +284,13 @@ class Target:
         """A node to call as soon as there is one.
 
         Args:
-                call: The call that needs a node.
-                deadline: A moment of the loop's clock; None waits for ever.
-                wait_for_ready: Wait for a node even if that may take long: none is
-                    listed, or none can be reached.
+            call: The call that needs a node.
+            deadline: A moment of the loop's clock; None waits for ever.
+            wait_for_ready: Wait for a node even if that may take long: none is
+                listed, or none can be reached.
 
         Raises:
-                Unavailable: There is no node, or no node can be reached.
+            Unavailable: There is no node, or no node can be reached.
             DeadlineExceeded: The deadline passed first.
         """
         while True:

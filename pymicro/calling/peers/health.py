@@ -33,7 +33,7 @@ class NodeHealth:
 
     Attributes:
         status: `SERVING`, `NOT_SERVING`, `UNKNOWN` or `SERVICE_UNKNOWN`.
-            seconds: How long the answer took on a connection that was already open.
+        seconds: How long the answer took on a connection that was already open.
     """
 
     status: str
@@ -82,7 +82,7 @@ async def follow_health(
     Args:
         node: As for `check_health`.
         config: The settings in force.
-            tell: Gets each answer, or the exception that `check_health` raises.
+        tell: Gets each answer, or the exception that `check_health` raises.
         service: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds for each question.
         interval: Seconds between two questions.

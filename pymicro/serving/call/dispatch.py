@@ -36,10 +36,10 @@ class Dispatcher:
     """Makes grpc's method handlers out of ours.
 
     Args:
-            interceptors: Our own kind, the first one outermost.
-            foreign: Whether grpc.aio interceptors run outside; these want to see messages
-                and to iterate response streams.
-            limit: Largest response in bytes.
+        interceptors: Our own kind, the first one outermost.
+        foreign: Whether grpc.aio interceptors run outside; these want to see messages
+            and to iterate response streams.
+        limit: Largest response in bytes.
     """
 
     def __init__(

@@ -38,16 +38,16 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
     """End a call whose handler raised `exc`.
 
     Args:
-            context: grpc's context, as the outermost foreign interceptor passes it in, so
-                that this interceptor sees the status too.
+        context: grpc's context, as the outermost foreign interceptor passes it in, so
+            that this interceptor sees the status too.
 
-        Returns:
-            Nothing useful; grpc goes on to send a status that was set before.
+    Returns:
+        Nothing useful; grpc goes on to send a status that was set before.
 
-        Raises:
-            AbortError: The status was sent; grpc needs to see this exception.
-            BaseException: `exc` itself if it is not ours to handle: a cancelled
-                call, a generator being closed.
+    Raises:
+        AbortError: The status was sent; grpc needs to see this exception.
+        BaseException: `exc` itself if it is not ours to handle: a cancelled
+            call, a generator being closed.
     """
     if isinstance(exc, AbortError | GeneratorExit | KeyboardInterrupt):
         raise exc

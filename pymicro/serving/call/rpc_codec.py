@@ -33,9 +33,9 @@ class RpcCodec:
     """One method of one server.
 
     Attributes:
-            raw: Whether grpc gets responses as bytes, so that they are serialized
-                once. Foreign interceptors want messages instead.
-            encode: Checks a response and returns what grpc gets.
+        raw: Whether grpc gets responses as bytes, so that they are serialized
+            once. Foreign interceptors want messages instead.
+        encode: Checks a response and returns what grpc gets.
     """
 
     __slots__ = ("encode", "handler", "path", "raw", "shape")
@@ -74,7 +74,7 @@ class RpcCodec:
         """Refuse a response of the wrong type.
 
         Raises:
-                BadResponse: Says which type was expected and which was found.
+            BadResponse: Says which type was expected and which was found.
         """
         expected = self.handler.rpc.response_type
         if expected is not None and type(message) is not expected:

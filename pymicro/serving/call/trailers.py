@@ -22,10 +22,10 @@ def sendable(metadata: Iterable[tuple[str, str | bytes]], handled: BaseException
     """Those of the pairs that a handler may send.
 
     Args:
-            handled: The exception that the handler is handling, if any.
+        handled: The exception that the handler is handling, if any.
 
-        Raises:
-            ValueError: The metadata cannot be sent.
+    Raises:
+        ValueError: The metadata cannot be sent.
     """
     pairs = checked(metadata)
     return without_received(tuple(pair for pair in pairs if not pair[0].startswith(RESERVED)), handled)

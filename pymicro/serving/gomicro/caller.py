@@ -28,11 +28,11 @@ class Caller(NamedTuple):
     """What a caller says about itself.
 
     Attributes:
-            go_micro: Whether it gets errors as go-micro's JSON.
-            content_type: Its `x-content-type`; empty if there is none.
-            timeout: Seconds it gives the call, from its `timeout` in nanoseconds; None if
-                there is none. Do not rely on it if either side streams: go-micro's
-                clients send 5 s with every stream and do not mean it.
+        go_micro: Whether it gets errors as go-micro's JSON.
+        content_type: Its `x-content-type`; empty if there is none.
+        timeout: Seconds it gives the call, from its `timeout` in nanoseconds; None if
+            there is none. Do not rely on it if either side streams: go-micro's
+            clients send 5 s with every stream and do not mean it.
     """
 
     go_micro: bool = False

@@ -23,7 +23,7 @@ class Paths:
     """All paths of one server.
 
     Args:
-            paths: The paths of the services that were added.
+        paths: The paths of the services that were added.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
