@@ -163,7 +163,7 @@ class Service:
         return self._config
 
     def init(self, argv: Sequence[str] | None = None) -> None:
-        """Read the settings: a flag overrides the environment, then code, then the default.
+        """Read the settings: from flags first, then the environment, then code, then the defaults.
 
         Args:
             argv: The flags. If None, those of `sys.argv`: then bad ones print one
