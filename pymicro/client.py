@@ -22,10 +22,10 @@ class Client(BaseClient):
             stub = greeter_pb2_grpc.GreeterStub(client.channel("greeter"))
             reply = await stub.SayHello(request, timeout=2)
 
-    Leaving it ends all calls in flight and closes every connection.
+    Leaving the `async with` ends all calls in flight and closes every connection.
 
     Args:
-        interceptors: Around every call, outside those of a channel.
+        interceptors: They run around every call, outside those of a channel.
         options: grpc channel arguments for every channel; they override pymicro's.
         compression: Default compression of every channel.
         argv: Flags that override environment and keywords, for programs that
@@ -33,7 +33,7 @@ class Client(BaseClient):
         settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
     Raises:
-        ConfigError: A setting, variable, flag or plug-in that cannot be used.
+        ConfigError: A setting, variable, flag or plug-in cannot be used.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Services with plug-ins chosen for a place to run in: defaults in code, which an operator overrides."""
+"""Services with plug-ins chosen for one environment: defaults in code, which an operator can override."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ S = TypeVar("S")
 
 
 def _takes_what(make: Callable[P, S]) -> Callable[[Callable[..., S]], Callable[P, S]]:
-    """Decorator: for type checkers and help texts the function has the parameters of `make`."""
+    """Decorator: gives the function the parameters of `make`, for type checkers and help texts."""
 
     def typed(function: Callable[..., S]) -> Callable[P, S]:
         function.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
@@ -26,10 +26,10 @@ def _takes_what(make: Callable[P, S]) -> Callable[[Callable[..., S]], Callable[P
 
 @_takes_what(Service)
 def kubernetes_service(*args: Any, **keywords: Any) -> Service:
-    """What `k8s.NewService` of micro/kubernetes is in Go: a `Service` that leaves balancing to the cluster.
+    """A `Service` that leaves balancing to the cluster, like `k8s.NewService` of micro/kubernetes in Go.
 
     It registers on its own Pod object (registry `kubernetes`), so that others find it there.
     Its own calls go to Kubernetes Services by name (selector `static`), so it needs no right
-    to watch pods. It takes what `Service` takes; flags and environment win over both.
+    to watch pods. It takes the arguments of `Service`; flags and environment override both.
     """
     return Service(*args, **{"registry": "kubernetes", "selector": "static", **keywords})

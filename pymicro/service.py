@@ -49,24 +49,26 @@ class Service:
             service.run()
 
     Args:
-        name: The name it registers under.
-        version: The version its node carries; `latest` if empty.
-        metadata: Pairs its node carries in the registry.
+        name: The name under which it registers.
+        version: The version that its node has; `latest` if empty.
+        metadata: Pairs that its node has in the registry.
         on_start: Called before the first call is served, with the service if it
             takes an argument; may be a coroutine function. A failure ends the
             start with exit code 1.
-        on_stop: Called after the last call has ended, likewise.
-        lifespan: `lifespan(service)` is an async context manager around both.
-        interceptors: Around every call served, the first one outermost: functions
-            of our own form, or grpc.aio server interceptors (those run outside).
-        client_interceptors: Around every call made.
+        on_stop: Called like `on_start`, after the last call has ended and the
+            lifespan has closed.
+        lifespan: `lifespan(service)` is an async context manager. It opens before
+            `on_start` and closes after the last call, before `on_stop`.
+        interceptors: They run around every served call, the first one outermost:
+            functions of our own form, or grpc.aio server interceptors (those run outside).
+        client_interceptors: They run around every call the service makes.
         options: grpc server arguments; they override pymicro's.
         client_options: grpc channel arguments; they override pymicro's.
         compression: Default compression of responses.
         settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
     Attributes:
-        client: The client in it: `channel`, `nodes`, `watch_nodes`, `services`.
+        client: The service's client: `channel`, `nodes`, `watch_nodes`, `services`.
         ran: Whether `run()` has been called.
     """
 
@@ -116,10 +118,10 @@ class Service:
                 generated servicer.
             source: The generated `_pb2` module or a `ServiceDescriptor`; not needed
                 for a generated servicer.
-            partial: Whether methods without a handler are meant (they answer
+            partial: Whether methods may lack a handler on purpose (they answer
                 UNIMPLEMENTED).
 
-        Handlers that do not fit are reported all at once when the service starts.
+        When the service starts, it reports all handlers that do not fit at once.
         """
         self._parts.added.append(lambda server: server.add(servicer, source, partial=partial))
 
@@ -137,12 +139,12 @@ class Service:
         )
 
     def on_start(self, hook: HookT) -> HookT:
-        """Decorator: call this before the first call is served."""
+        """Decorator: call this function before the first call is served."""
         self._parts.start_hooks.append(hook)
         return hook
 
     def on_stop(self, hook: HookT) -> HookT:
-        """Decorator: call this after the last call has ended."""
+        """Decorator: call this function after the last call has ended and the lifespan has closed."""
         self._parts.stop_hooks.append(hook)
         return hook
 
@@ -150,7 +152,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """The name it registers under."""
+        """The name under which it registers."""
         return self._config.server_name if self._config else str(self._code["server_name"])
 
     @property
@@ -161,18 +163,18 @@ class Service:
         return self._config
 
     def init(self, argv: Sequence[str] | None = None) -> None:
-        """Read the settings: flag, else environment, else code, else default.
+        """Read the settings: from flags first, then the environment, then code, then the defaults.
 
         Args:
-            argv: The flags. If None, those of `sys.argv` are taken: then bad ones
-                print one message and end the process with 2, and `--print-config`
-                and `--help` print and end it with 0. A program with flags of its
-                own reads them first and hands over the rest.
+            argv: The flags. If None, those of `sys.argv`: then bad ones print one
+                message and end the process with 2, and `--print-config` and
+                `--help` print and end it with 0. A program with flags of its own
+                reads them first and passes on the rest.
 
-        A second call that leads to the same settings does nothing.
+        A second call with the same resulting settings does nothing.
 
         Raises:
-            ConfigError: With `argv` given: what cannot be used, and why.
+            ConfigError: If `argv` is given: says what cannot be used, and why.
         """
         if argv is not None:
             self._init(argv)
@@ -195,12 +197,12 @@ class Service:
         """The settings that `init` would find with these flags and variables; changes nothing.
 
         Raises:
-            ConfigError: What cannot be used, and why.
+            ConfigError: Says what cannot be used, and why.
         """
         return _with_version(configuration.load(self._code, argv, environ))
 
     def node_metadata(self, config: Config) -> Mapping[str, str]:
-        """The pairs that its node would carry with these settings, `metadata` and our own."""
+        """The pairs that its node would have with these settings, `metadata` and our own."""
         return node_metadata(config, Server(config, options=self._parts.options))
 
     def _init(self, argv: Sequence[str]) -> None:
@@ -262,7 +264,7 @@ class Service:
         """Start it inside another program: no flags are read and no signals handled.
 
         Raises:
-            ConfigError: Settings or handlers that cannot be used.
+            ConfigError: Settings or handlers cannot be used.
             StartError: The port is taken, for example.
             RegistryError: The registry cannot work here.
         """
@@ -296,10 +298,10 @@ class Service:
 
         Args:
             registry: Used instead of any other.
-            settings: They win over those given in code.
+            settings: They override those given in code.
 
-        Yields what makes a life, not started, with interceptors outside its own. Several of
-        them may live at a time; `address` and `node` are those of the first that has started.
+        Yields a function that makes a life, not started, with interceptors outside the service's
+        own. Several lives may run at a time; `address` and `node` are those of the first started.
         """
         if self._running is not None or self._config is not None:
             raise PymicroError(f"{self.name} is running already, or its settings were read by init()")
@@ -311,13 +313,13 @@ class Service:
             async with self.client:
 
                 def make(interceptors: Sequence[Any]) -> Life:
-                    # What a life itself needs of a client is the registry.
+                    # A life itself needs only the registry of its client.
                     client = BaseClient(only)
                     client.equip(config, only)
                     parts = replace(self._parts, interceptors=(*interceptors, *self._parts.interceptors))
                     life = Life(self, parts, client)
                     if self._running is None or not self._running.started:
-                        self._running = life  # an earlier one could not start
+                        self._running = life  # the previous one could not start
                     return life
 
                 yield make
@@ -327,7 +329,7 @@ class Service:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; returns after a clean stop.
 
-        Calls `init()` if nobody did.
+        Calls `init()` if nobody has.
 
         Raises:
             SystemExit: 1 if it could not start or its server broke, 2 for bad input or handlers that
@@ -347,13 +349,13 @@ class Service:
             raise SystemExit(code)
 
     async def _main(self) -> int:
-        """Live until a signal; returns the exit code."""
+        """Live until a signal; return the exit code."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         received: list[signal.Signals] = []
         above = supervisor.get()
         running = self._running = Life(self, self._parts, self.client, above)
-        # Start and stop in one task, as whatever `lifespan` enters has to be left.
+        # One task starts and stops, because the task that enters `lifespan` must also leave it.
         life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
 
         def on_signal(number: signal.Signals) -> None:
@@ -366,7 +368,7 @@ class Service:
             if not running.started:
                 life.cancel()
 
-        # Under a supervisor an interrupt is answered there.
+        # The supervisor, if any, answers an interrupt.
         signals = [signal.SIGTERM, signal.SIGINT] if above is None else [signal.SIGTERM]
         for number in signals:
             loop.add_signal_handler(number, on_signal, number)
@@ -376,7 +378,7 @@ class Service:
             if not received:
                 raise
         except ConfigError:
-            raise  # the user's input, which run() reports
+            raise  # a mistake in the user's input, which run() reports
         except PymicroError as exc:
             log.error("%s could not start: %s", self.name, exc)
             return 1
@@ -394,12 +396,12 @@ class Service:
 
 
 def _with_version(config: Config) -> Config:
-    """go-micro's clients take no node without a version."""
+    """Give the node a version: go-micro's clients take no node without one."""
     return config if config.server_version else config.replace("default", server_version="latest")
 
 
 async def _live(life: Life, stopping: asyncio.Event) -> None:
-    """From start to stop, in one task."""
+    """Run from start to stop, in one task."""
     await life.start()
     waits = [
         asyncio.create_task(stopping.wait(), name="wait for a signal"),
@@ -414,7 +416,7 @@ async def _live(life: Life, stopping: asyncio.Event) -> None:
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop by the setting `loop`."""
+    """The event loop that the setting `loop` names."""
     if name == "asyncio":
         return None
     try:

@@ -1,6 +1,6 @@
 """The contract of balancers: which node a call takes.
 
-For authors of plug-ins: all that a balancer needs of pymicro is here. `docs/plugins.md` shows one.
+For authors of plug-ins: a balancer needs nothing else of pymicro. `docs/plugins.md` shows one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ NO_TRIED: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class CallInfo:
-    """What a balancer may know of a call.
+    """What a balancer may know about a call.
 
     Attributes:
         method: `/package.Service/Method`.
-        tried: Keys of the nodes earlier attempts went to; they are not picked again.
+        tried: Keys of the nodes that earlier attempts went to; do not pick them again.
     """
 
     method: str
@@ -51,8 +51,8 @@ class Outcome:
     """How a call on the picked node ended.
 
     Attributes:
-        code: The status as its number (0 is OK); what our side cancelled is 1.
-        local: True if our side cancelled it, which says nothing about the node.
+        code: The status as its number (0 is OK); 1 for a call that our side cancelled.
+        local: True if our side cancelled the call, which says nothing about the node.
     """
 
     code: int
@@ -64,7 +64,7 @@ CANCELLED = Outcome(1, local=True)
 
 
 class Pick(Protocol):
-    """One choice of a balancer; may be shared between calls."""
+    """One choice of a balancer; calls may share one."""
 
     @property
     def node(self) -> Node:
@@ -72,7 +72,7 @@ class Pick(Protocol):
         ...
 
     def done(self, outcome: Outcome) -> None:
-        """Tell how the call ended. Called exactly once for each pick."""
+        """The call has ended in this way. The caller calls this exactly once for each pick."""
         ...
 
 
@@ -80,7 +80,7 @@ class Balancer(Protocol):
     """Chooses one node for each call. Built as `Balancer(config)`."""
 
     def update(self, nodes: NodeSet, usable: NodeSet) -> None:
-        """Replace both sets: figures are kept for `nodes`, only `usable` are picked.
+        """Replace both sets: keep figures for `nodes`, pick only from `usable`.
 
         The caller computes `usable` (connected, not ejected, filters) and calls
         at most once in 10 ms.
@@ -97,7 +97,7 @@ class Balancer(Protocol):
 
 
 class PlainPick:
-    """The pick of a balancer without figures: one for each node, shared by all its calls."""
+    """The pick of a balancer that keeps no figures: one for each node, shared by all its calls."""
 
     __slots__ = ("node",)
 
@@ -109,7 +109,7 @@ class PlainPick:
 
 
 def nothing_left(usable: int, call: CallInfo) -> NoNode:
-    """Why nothing could be picked, of `usable` nodes, for `call`."""
+    """The error for a call that found nothing to pick among `usable` nodes."""
     if usable == 0:
         return NoNode("no node is usable")
     return NoNode(f"{call.method} was tried on each of the {usable} usable nodes")

@@ -1,8 +1,8 @@
-"""Which of a service's nodes are used at all; among those a balancer chooses.
+"""Which of a service's nodes are used at all; a balancer chooses among those.
 
-Between the connections, which know what is reachable, and the balancer, which knows
-what is best: nodes that fail are left out for a while, those of the own zone come
-first, new ones warm up. Pure: the client and the simulator run the same code.
+The connections know what is reachable, the balancer knows what is best; this stands
+between them. It leaves out nodes that fail for a while, prefers the own zone, and
+warms up new nodes. Pure: the client and the simulator run the same code.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 
 __all__ = ["Chooser"]
 
-# Ejections are news about calls, for who reads the client's log.
+# Ejections are news about calls, for readers of the client's log.
 log = logging.getLogger("pymicro.client")
 
-# Draws, besides one for each warming node, before a call takes a node that should be
-# spared: a balancer that prefers idle nodes may offer it the same one again and again.
+# Draws, besides one for each warming node, before a call takes a node it should spare:
+# a balancer that prefers idle nodes may offer the same one again and again.
 DRAWS = 8
 
 _key = attrgetter("key")
 
 
 def nothing() -> None:
-    """Nobody wants to know."""
+    """Tell nobody."""
 
 
 class Chooser:
     """Puts ejection, zones and slow start around any balancer.
 
     Args:
-        balancer: Chooses among those used; belongs to this chooser from now on.
+        balancer: Chooses among the nodes in use; belongs to this chooser from now on.
         ejection: Whether nodes that fail are left out.
-        zone: The zone this process is in, to be preferred; empty for none.
-        slow_start: Seconds in which a new node comes to its full share; 0 for at once.
+        zone: The zone of this process, which is preferred; empty for none.
+        slow_start: Seconds until a new node has its full share; 0 for at once.
         changed: Called when `update` should be called again: a node was ejected or
-            is back. It may do so itself.
+            is back. It may call `update` itself.
         clock: Seconds.
         rng: Source of randomness.
 
@@ -73,7 +73,7 @@ class Chooser:
         self.changed = changed
         self._clock = clock
         self._rng = rng or random.Random()
-        # Clients of one zone must not all fill it up with the same nodes of another.
+        # Clients of one zone must not all fill it up with the same nodes from outside.
         self._seed = self._rng.randbytes(16).hex()
         self._outliers = Outliers(clock(), self._rng.uniform)
         self._records = self._outliers.histories
@@ -85,7 +85,7 @@ class Chooser:
         self._failed = 0
         self._probeable: dict[str, Node] = {}
         self._next_probe = -inf
-        # Whether a pick must look at anything but the balancer.
+        # Whether a pick needs more than the balancer.
         self._special = False
         self.panicking = False
 
@@ -97,17 +97,17 @@ class Chooser:
     # What there is
 
     def update(self, nodes: NodeSet, reachable: NodeSet, failed: int = 0) -> None:
-        """Take new sets, and give the balancer those nodes that are to be used.
+        """Take new sets, and give the balancer the nodes to use.
 
-        Of the reachable nodes the ejected are not used, and those outside the zone
-        only as far as it needs them. Below half of the nodes well, ejected or not
-        connectable, all reachable ones are used: what is left would be run over (Envoy's
+        Of the reachable nodes, ejected ones are not used, and nodes outside the zone only
+        as far as the zone needs them. If fewer than half of the nodes are well (not ejected
+        and connectable), all reachable ones are used: the rest would be overrun (Envoy's
         panic threshold of 50 %).
 
         Args:
-            nodes: All of the service; a history is kept for each as long as it is here.
-            reachable: Those of them that a call may be started on now.
-            failed: How many of them cannot be connected to.
+            nodes: All nodes of the service; each has a history as long as it is here.
+            reachable: The nodes on which a call may start now.
+            failed: How many nodes cannot be connected to.
         """
         now = self._clock()
         if nodes is not self._nodes:
@@ -122,7 +122,7 @@ class Chooser:
         self._balancer.update(nodes, self._those_to_use())
 
     def _follow(self, nodes: NodeSet, now: float) -> None:
-        """Forget those that left."""
+        """Forget the nodes that left."""
         gone, present = differing(self._nodes, nodes)
         kept = {node.key for node in present}
         left = [node.key for node in gone if node.key not in kept]
@@ -133,7 +133,7 @@ class Chooser:
             self._arrived.discard(key)
 
     def _welcome(self, reachable: NodeSet, now: float) -> None:
-        """Let those warm up that can be reached for the first time, if others could be before."""
+        """Warm up nodes that are reachable for the first time, if others were reachable before."""
         for node in differing(self._reachable, reachable)[1]:
             if node.key not in self._arrived:
                 self._arrived.add(node.key)
@@ -151,21 +151,21 @@ class Chooser:
         return in_zone(self._nodes, reachable, self._zone, self._seed)
 
     def reconnected(self, key: str) -> None:
-        """The node's connection was lost and made again: ask at once how it is."""
+        """The node's connection was lost and made again: probe it at once."""
         history = self._outliers.ejected.get(key)
         if history is not None:
             history.due = -inf
-            # What was asked over the lost connection will get no answer.
+            # A probe on the lost connection will get no answer.
             history.probe = None
             self._next_probe = -inf
 
     # A call begins
 
     def pick(self, call: CallInfo) -> Pick:
-        """A node for a call; `done` must be called with the pick.
+        """A node for a call; pass the pick to `done` when the call ends.
 
         Raises:
-            NoNode: The call was tried on all reachable nodes, or there is none.
+            NoNode: The call was tried on all reachable nodes, or there are none.
         """
         try:
             if self._special:
@@ -179,7 +179,7 @@ class Chooser:
 
     def _pick_specially(self, call: CallInfo) -> Pick:
         now = self._clock()
-        # A retry goes to no node in doubt: it may be the call's last attempt.
+        # A retry never probes a doubtful node: it may be the call's last attempt.
         if now >= self._next_probe and not call.tried:
             probe = self._due(now)
             if probe is not None:
@@ -187,7 +187,7 @@ class Chooser:
         return self._pick_sparing(call, now) if self._warming.ramping else self._balancer.pick(call)
 
     def _due(self, now: float) -> Pick | None:
-        """The pick of a node that is to be probed now, if there is one."""
+        """The pick of a node whose probe is due, if there is one."""
         soonest = inf
         for key, node in self._probeable.items():
             history = self._outliers.ejected.get(key)
@@ -199,7 +199,7 @@ class Chooser:
         return None
 
     def _pick_sparing(self, call: CallInfo, now: float) -> Pick:
-        """Pass over a warming node as often as its share says."""
+        """Pick, passing over a warming node as often as its share says."""
         warming = self._warming
         for _ in range(DRAWS + len(warming)):
             pick = self._balancer.pick(call)
@@ -212,7 +212,7 @@ class Chooser:
         return pick
 
     def _pick_beyond(self, call: CallInfo) -> Pick | None:
-        """A reachable node that is not preferred: better than none at all."""
+        """A reachable node that is not preferred; better than none at all."""
         out = self._outliers.ejected
         untried = [node for node in self._reachable if node.key not in call.tried]
         if not untried:
@@ -227,12 +227,12 @@ class Chooser:
     # A call has ended
 
     def done(self, pick: Pick, outcome: Outcome, late: bool = False) -> None:
-        """A call has ended. Exactly once for each pick.
+        """A call has ended. Call this exactly once for each pick.
 
         Args:
-            pick: As `pick` returned it.
+            pick: The pick as `pick` returned it.
             outcome: How the call ended.
-            late: This process was blocked meanwhile: the outcome says nothing of the node.
+            late: This process was blocked meanwhile: the outcome says nothing about the node.
         """
         if late or outcome.code:
             self._judge(pick, outcome, late)
@@ -275,10 +275,10 @@ class Chooser:
             self._eject(pick.node, f"its probe failed with status {outcome.code}", self._clock())
 
     def _can_spare(self, key: str) -> bool:
-        """Whether a node may be ejected, as things stand."""
+        """Whether a node may be ejected at present."""
         nodes, out = self._reachable.nodes, len(self._probeable)
         place = bisect_left(nodes, key, key=_key)
-        # One that has fallen away meanwhile gets no calls anyway.
+        # A node that is no longer reachable gets no calls anyway.
         reachable = place < len(nodes) and nodes[place].key == key
         return reachable and out < most_out(len(nodes) + self._failed) and len(nodes) - out > 1
 
@@ -288,7 +288,7 @@ class Chooser:
         log.info("%s: node %s is ejected for %.1f s: %s", node.service, node.key, seconds, reason)
 
     def _answered(self, history: History, pick: Pick) -> None:
-        """A call on an ejected node succeeded. Only a probe counts: others began before it was ejected."""
+        """A call on an ejected node succeeded. Only a probe counts: others began before the ejection."""
         if history.probe is pick:
             node = pick.node
             seconds = self._outliers.back(node.key, self._clock())

@@ -60,7 +60,7 @@ class Channel(ChannelState, grpc.aio.Channel):
         await self.close()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """The state of the best node; IDLE before the first call unless told to connect."""
+        """The state of the best node; IDLE before the first call unless `try_to_connect` is set."""
         if self._closed:
             return _SHUTDOWN
         if self.target is None and not try_to_connect:
@@ -68,7 +68,7 @@ class Channel(ChannelState, grpc.aio.Channel):
         return self.open().connectivity
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Return as soon as the best node's state is another one."""
+        """Return as soon as the best node's state changes."""
         target = self.open()
         while not self._closed and target.connectivity is last_observed_state:
             await target.change()

@@ -1,22 +1,22 @@
-"""What grpcio happens to do, and does not promise: every such fact that pymicro rests on stands here.
+"""What grpcio happens to do, and does not promise: this module lists every such fact pymicro rests on.
 
 Each was seen in grpcio 1.85.3, and `tests/rpc/test_grpcio.py` holds each against bare grpc.aio:
-a test there that fails says that grpcio has changed, and what depends on it here.
+if a test there fails, grpcio has changed, and the test says what depends on that here.
 
 These facts need no code of their own:
 
-- A deserializer's exception, and a serializer's, ends a served call with its text, which the
-  caller reads. So `serving.call` hands grpc serializers that say nothing of the message.
-- A request that is not bytes after its serializer raises TypeError where the call is awaited, but
-  does not end the call. So `calling.call.objects` cancels it. (A serializer that raises is only
-  logged, and the call goes out without a message.)
+- If a deserializer or a serializer raises, grpc ends the served call with the exception's text,
+  which the caller reads. So `serving.call` hands grpc serializers that say nothing of the message.
+- If a request is not bytes after its serializer, the await of the call raises TypeError, but the
+  call does not end. So `calling.call.objects` cancels it. (If a serializer raises, grpc only logs
+  that, and the call goes out without a message.)
 - `ClientCallDetails.method` is bytes for an interceptor, though its type says text.
 - A stream that nobody holds or reads any more goes on. So ours cancel themselves when they
   are collected.
-- `wait_for_connection()` of a call that has ended raises what ended it, also for streams.
-  So `calling.call.outgoing` reads the error of a stream without reading its responses.
-- A write of a stream that fails, because the peer's refusal is arriving, ends the call with
-  INTERNAL, unless the peer's status is there first. Then the done callback and whoever awaits the
+- `wait_for_connection()` on a call that has ended raises the error that ended it, also for
+  streams. So `calling.call.outgoing` reads the error of a stream without reading its responses.
+- If a stream's write fails because the peer's refusal is arriving, the call ends with INTERNAL,
+  unless the peer's status is there first. Then the done callback and the code that awaits the
   call see different statuses. So `Attempts.reconsider` looks twice.
 """
 
@@ -42,12 +42,12 @@ __all__ = [
     "now",
 ]
 
-# What a served call's `write` and `abort` raise when the caller has gone: it cancelled the call,
+# A served call's `write` and `abort` raise this when the caller has gone: it cancelled the call,
 # or its deadline passed. grpc cancels the handler's task a moment later.
 CallerGone = InternalError
 
-# grpc.aio's own texts, for calls of ours that behave like its calls. The first is the details
-# of a call that this side cancelled, the others are in the InvalidStateError of a write.
+# grpc.aio's own texts, for calls of ours that behave like its calls. The first is the details of a
+# call that this side cancelled; the others are in the InvalidStateError of a write.
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 ALREADY_FINISHED = "RPC already finished."
 HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
@@ -56,12 +56,12 @@ HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a done call's `code()`, `details()`, `trailing_metadata()` or `debug_error_string()`.
 
-    In a done callback these do not suspend, whatever the outcome, so that one step of the
-    coroutine gives the result. A Task only to ask for it would cost more than the rest of
-    the callback.
+    In a done callback these do not suspend, whatever the outcome, so one step of the
+    coroutine gives the result. A Task for it would cost more than the rest of the
+    callback.
 
     Raises:
-        RuntimeError: It suspended, so the call is not done.
+        RuntimeError: The coroutine suspended, so the call is not done.
     """
     try:
         coroutine.send(None)
@@ -72,10 +72,10 @@ def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def cancelled_here(call: Any) -> bool:
-    """Whether it was this side that cancelled a done call with the status CANCELLED.
+    """Whether this side cancelled a done call with the status CANCELLED.
 
     grpc.aio makes that status up itself and leaves the debug string out; grpc-core writes
-    one with every status that it has from the peer or makes itself.
+    one with every status that it receives from the peer or makes itself.
     """
     return now(call.debug_error_string()) is None
 
@@ -83,17 +83,17 @@ def cancelled_here(call: Any) -> bool:
 def is_accept_loop(task: asyncio.Task[Any]) -> bool:
     """Whether the task is the one in which a started `grpc.aio.Server` accepts calls.
 
-    `Server.start()` creates it, and nothing but its name tells it from other tasks. If it
+    `Server.start()` creates it, and only its name distinguishes it from other tasks. If it
     breaks, grpc only logs that, and `wait_for_termination` does not return while a call is
-    open. One request breaks it: one whose path is no UTF-8.
+    open. One request whose path is not UTF-8 breaks it.
     """
     return getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop")
 
 
 def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None:
-    """The methods of what `grpc.method_handlers_generic_handler` made; None for anything more dynamic.
+    """The methods in what `grpc.method_handlers_generic_handler` made; None for a more dynamic handler.
 
-    It keeps them by path under a private name and offers no other way to list them.
+    That object keeps them by path under a private name and offers no other way to list them.
     """
     by_path = getattr(generic, "_method_handlers", None)
     if not isinstance(by_path, dict) or not hasattr(generic, "service_name"):
@@ -102,24 +102,24 @@ def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any
 
 
 # grpc.aio tells a handler that reads a broken stream of requests that the stream has ended, and
-# cancels the handler's task right after: in 454 of 800 calls that were cancelled in mid-stream
+# cancels the handler's task right after. In 454 of 800 calls that were cancelled in mid-stream
 # the handler saw the end first, and would have taken half an upload for the whole.
-# Nothing in grpc's interface tells the two ends apart, so a pause lets the loop poll for
+# Nothing in grpc's interface distinguishes the two ends, so a pause lets the loop poll for
 # the cancellation. The pause makes a wrong end rare, but proves nothing: after 1 ms 0 of
 # 800 calls slipped through, with three busy processes on two cores 2 of 1,600;
 # one to five bare turns of the loop let 0.4 to 7 % through.
 _PAUSE = 0.001
-# A pause that took this long tells of a busy machine, on which grpc-core's thread
-# may have been held up between its two events as well. With this, 0 of 1,600.
+# A pause that took this long shows that the machine is busy, and may have delayed grpc-core's
+# thread between its two events as well. With this, 0 of 1,600.
 _BUSY = 0.002
 _LONG_PAUSE = 0.01
 
 
 async def let_events_arrive() -> None:
-    """Pause until the loop has polled what grpc-core has seen already.
+    """Pause until the loop has polled the events that grpc-core has seen already.
 
-    After the end of a stream of requests, or a failed write, that is the cancellation which
-    may be the reason; before a server stops, it is a call that came while the loop was held up.
+    After the end of a stream of requests, or a failed write, such an event may be the cancellation
+    that caused it; before a server stops, a call that came while the loop was blocked.
     """
     started = time.monotonic()
     await asyncio.sleep(_PAUSE)

@@ -18,7 +18,7 @@ def says_idempotent(method: MethodDescriptor | None) -> bool:
 
 
 def proto_says_idempotent(path: str) -> bool:
-    """Whether the proto of `/package.Service/Method` has `idempotency_level` set so.
+    """Whether the proto of `/package.Service/Method` sets `idempotency_level` to one of these.
 
     The stub's module has put its descriptors into the default pool; a method that
     is not there is not marked.

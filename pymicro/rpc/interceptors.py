@@ -7,12 +7,12 @@
         finally:
             log.info("%s took %.3f s", call.method, time.monotonic() - started)
 
-`proceed()` runs the rest of the call: the next interceptor, in the end the
+`proceed()` runs the rest of the call: the next interceptor, or finally the
 handler or the network. It returns the response, or None for a response stream
-once that stream has ended, and raises what the call raises. An interceptor
-returns what `proceed()` returned, or another response of the right type; it may
-turn one exception into another, or raise instead of proceeding. Single messages
-are seen and replaced through `call.map_requests` and `call.map_responses`.
+once that stream has ended, and raises the call's exception. An interceptor
+returns the result of `proceed()`, or another response of the right type; it may
+turn one exception into another, or raise instead of proceeding. It sees and
+replaces single messages through `call.map_requests` and `call.map_responses`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Interceptor = Callable[[Any, Proceed], Awaitable[Any]]
 
 
 class InterceptedCall(Protocol):
-    """What an interceptor sees of a call, whichever side it is on."""
+    """A call as an interceptor sees it, on either side."""
 
     @property
     def method(self) -> str:
@@ -51,8 +51,8 @@ class InterceptedCall(Protocol):
     def map_requests(self, mapper: Mapper) -> None:
         """Pass every request message through `mapper`, a plain or coroutine function.
 
-        To be called before `proceed()`. It returns the message to use instead,
-        or the same one. Outer interceptors' mappers see a request first.
+        Call this before `proceed()`. The mapper returns the message to use instead, or
+        the same one. Outer interceptors' mappers see a request first.
         """
         ...
 
@@ -67,7 +67,7 @@ async def through(
     innermost: Callable[[], Awaitable[Any]],
     index: int = 0,
 ) -> Any:
-    """Run a call through interceptors, the first one outermost, and through `innermost` last."""
+    """Run a call through interceptors, the first one outermost, and finally through `innermost`."""
     if index == len(interceptors):
         return await innermost()
     proceeded = False
@@ -83,7 +83,7 @@ async def through(
 
 
 async def apply(mappers: Iterable[Mapper], message: Any) -> Any:
-    """The message after all mappers, in the order given."""
+    """The message after all mappers, applied in the order given."""
     for mapper in mappers:
         message = mapper(message)
         if inspect.isawaitable(message):

@@ -1,7 +1,7 @@
-"""What a handler knows of the call it serves, and what its onward calls inherit.
+"""What a handler knows about the call it serves, and what its onward calls inherit.
 
-The server fills the context in; the client reads its deadline and metadata for
-onward calls. Neither knows the other, both know this module.
+The server sets the context; the client reads its deadline and metadata for onward
+calls. Neither knows the other; both know this module.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class CallScope(Protocol):
     """The part of a served call that its onward calls inherit.
 
     Attributes:
-        active: False once the handler has returned: then nothing is inherited.
+        active: False once the handler has returned: then calls inherit nothing.
     """
 
     active: bool
 
     @property
     def retried(self) -> bool:
-        """Whether this call is not the first attempt: its onward calls are not tried again then.
+        """Whether this call is not the first attempt: then its onward calls are not retried.
 
-        Else each layer would multiply what the one above it tries.
+        Otherwise each layer would multiply the attempts of the one above it.
         """
         ...
 
@@ -42,7 +42,7 @@ class CallScope(Protocol):
         ...
 
 
-# Set by the server around each handler; None outside and inside `detached()`.
+# The server sets it around each handler; None outside and inside `detached()`.
 scope: ContextVar[CallScope | None] = ContextVar("pymicro_call_scope", default=None)
 
 
@@ -54,7 +54,7 @@ def current_scope() -> CallScope | None:
 
 @contextlib.contextmanager
 def detached() -> Iterator[None]:
-    """Calls in this block are nobody's onward calls: no inherited deadline, no metadata.
+    """Calls in this block are no onward calls: they inherit no deadline and no metadata.
 
     For work that outlives the handler that starts it:
 
@@ -69,4 +69,4 @@ def detached() -> Iterator[None]:
 
 
 class NoCall(PymicroError):
-    """`pymicro.current()` was asked outside a handler."""
+    """`pymicro.current()` was called outside a handler."""

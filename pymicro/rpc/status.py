@@ -1,6 +1,6 @@
 """Statuses as exceptions: one class for each of gRPC's sixteen error codes.
 
-The same classes on both ends: a handler raises `NotFound("no such order")`, the
+Both ends use the same classes: a handler raises `NotFound("no such order")`, the
 caller catches `NotFound`. They are `grpc.aio.AioRpcError` as well, so code
 written for grpc.aio keeps working.
 """
@@ -53,7 +53,7 @@ def _metadata(value: MetadataLike) -> Metadata:
 
 
 class RpcError(PymicroError, AioRpcError):
-    """A call that ended with another status than OK. Raise and catch its subclasses.
+    """A call ended with another status than OK. Raise and catch the subclasses.
 
     Args:
         details: Text for the caller; it goes over the wire as it is.
@@ -63,14 +63,14 @@ class RpcError(PymicroError, AioRpcError):
         initial_metadata: Initial metadata received.
         debug_error_string: grpc-core's own account of what happened.
         node: The node the call went to, if it got that far.
-        callee: `/package.Service/Method` on a service, of every error that came
+        callee: `/package.Service/Method` on a service, for every error that came
             out of a call; None if a handler raised it.
         attempts: How many nodes the call was tried on; `node` is the last of them.
-        from_peer: False for an error pymicro made on this side, True for one
-            that only the peer can have made, None where the two look alike.
-        micro_id: Who failed, as a go-micro server says with its error: by convention
+        from_peer: False if pymicro made the error on this side, True if only
+            the peer can have made it, None if the two look alike.
+        micro_id: The part that failed, as a go-micro server names it: by convention
             `service` or `service.Method`. None in errors of all others.
-        micro_code: The HTTP status of such an error, or whatever number its handler
+        micro_code: The HTTP status of such an error, or another number that its handler
             chose: 404 in a `NotFound`, 10001 in an `Unknown`.
     """
 
@@ -152,7 +152,7 @@ def _rebuild(kind: type[RpcError], details: str, state: dict[str, Any]) -> RpcEr
 
 
 class Cancelled(RpcError):
-    """CANCELLED by the peer; a cancel of our own raises `asyncio.CancelledError` instead."""
+    """CANCELLED by the peer; if this side cancels, `asyncio.CancelledError` is raised instead."""
 
     status_code = grpc.StatusCode.CANCELLED
 
@@ -176,19 +176,19 @@ class DeadlineExceeded(RpcError):
 
 
 class NotFound(RpcError):
-    """NOT_FOUND: what was asked for does not exist."""
+    """NOT_FOUND: the thing asked for does not exist."""
 
     status_code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(RpcError):
-    """ALREADY_EXISTS: what should be made is there already."""
+    """ALREADY_EXISTS: the thing to create exists already."""
 
     status_code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class PermissionDenied(RpcError):
-    """PERMISSION_DENIED: the caller is known and may not."""
+    """PERMISSION_DENIED: the caller is known but not allowed to do this."""
 
     status_code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -200,7 +200,7 @@ class ResourceExhausted(RpcError):
 
 
 class FailedPrecondition(RpcError):
-    """FAILED_PRECONDITION: not in the system's present state; trying again will not help."""
+    """FAILED_PRECONDITION: the system's present state does not allow it; a retry will not help."""
 
     status_code = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -230,7 +230,7 @@ class Internal(RpcError):
 
 
 class Unavailable(RpcError):
-    """UNAVAILABLE: nobody to answer at present."""
+    """UNAVAILABLE: no peer can answer at present."""
 
     status_code = grpc.StatusCode.UNAVAILABLE
 
@@ -242,7 +242,7 @@ class DataLoss(RpcError):
 
 
 class Unauthenticated(RpcError):
-    """UNAUTHENTICATED: the caller did not say convincingly who it is."""
+    """UNAUTHENTICATED: the caller gave no valid proof of who it is."""
 
     status_code = grpc.StatusCode.UNAUTHENTICATED
 

@@ -1,1 +1,1 @@
-"""From settings to a running process: one life of a service, what it writes to the log, who supervises it."""
+"""From settings to a running process: one life of a service, its log, and its supervisor."""

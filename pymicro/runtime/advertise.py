@@ -18,8 +18,8 @@ __all__ = ["Advertisement", "advertised_address"]
 
 log = logging.getLogger("pymicro.advertise")
 
-# How long a registry may take to forget a node that stops: the rest of the stop must
-# not wait for a registry that is away.
+# Seconds in which a registry must forget a node that stops: the rest of the stop must not
+# wait for a registry that is away.
 DEREGISTER_TIMEOUT = 5.0
 
 _WILDCARDS = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104, RUF100
@@ -30,11 +30,11 @@ def advertised_address(advertise: str, bound: tuple[str, int], registry: Registr
 
     Args:
         advertise: The setting `server_advertise`: host, host:port or nothing.
-        bound: Host and real port the server listens on.
-        registry: Names the host where the server listens on all of them.
+        bound: Host and real port on which the server listens.
+        registry: Names the host if the server listens on all of them.
 
     Raises:
-        ConfigError: `advertise` cannot be read.
+        ConfigError: `advertise` cannot be parsed.
     """
     host, port = bound
     if advertise:
@@ -50,11 +50,11 @@ def advertised_address(advertise: str, bound: tuple[str, int], registry: Registr
 
 
 class Advertisement:
-    """A node's registration: made when entered, renewed, taken back when left.
+    """A node's registration: made on entry, renewed, and withdrawn on exit.
 
-    A registry that is away when the service starts does not keep it from
-    starting: calls by address work, and the registration is made as soon as it
-    can be.
+    If the registry is away when the service starts, the service starts all the
+    same: calls by address work, and the registration is made as soon as it can
+    be.
 
     Args:
         registry: An entered registry.
@@ -80,7 +80,7 @@ class Advertisement:
             await self._renew(starting=True)
             self._tasks.start(self._keep(), "renewal")
         except BaseException:
-            # Cancelled by a signal: whatever was written by then is taken back.
+            # A signal cancelled the start: withdraw whatever has been registered by now.
             await self.__aexit__(None, None, None)
             raise
         return self
@@ -91,11 +91,11 @@ class Advertisement:
         await self.withdraw()
 
     async def withdraw(self) -> None:
-        """Take the node back now, if that has not been done."""
+        """Withdraw the node now, unless that has been done."""
         if self._withdrawn:
             return
         self._withdrawn = True
-        # First, so that no renewal brings the node back.
+        # End these first, so that no renewal brings the node back.
         await self._tasks.__aexit__(None, None, None)
         try:
             async with asyncio.timeout(DEREGISTER_TIMEOUT):
@@ -108,7 +108,7 @@ class Advertisement:
             await self._registry.register(self._node)
         except RegistryError as exc:
             self.registered = False
-            # Once: a registry that is away for an hour is asked a hundred times.
+            # Complain once: pymicro asks a registry that is away for an hour a hundred times.
             level = logging.DEBUG if str(exc) == self._complaint else logging.WARNING
             self._complaint = str(exc)
             log.log(level, "%s could not be registered: %s; trying again", self._node.id, exc)
@@ -117,7 +117,7 @@ class Advertisement:
             if isinstance(exc, ConfigError) and starting:
                 raise
             self.registered = False
-            # Somebody's plug-in; its bug must not end the service.
+            # A user's plug-in failed; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
             return
         self._complaint = ""

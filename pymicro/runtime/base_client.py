@@ -38,7 +38,7 @@ log = logging.getLogger("pymicro")
 class Settings(TypedDict, total=False):
     """Keywords of `Service` and `Client`: every setting of `pymicro.settings.config.Config`.
 
-    A plug-in's name is a default that flags and environment override; an
+    The name of a plug-in is a default that flags and environment override; an
     instance is final. Durations are seconds, sizes bytes.
     """
 
@@ -99,10 +99,10 @@ class Instances:
 
 
 def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances]:
-    """Keywords apart: settings that can be overridden, and plug-ins given as objects.
+    """Separate the keywords: settings that can be overridden, and plug-ins given as objects.
 
     Raises:
-        ConfigError: Something was given that is neither a name nor such a plug-in.
+        ConfigError: A value is neither a name nor such a plug-in.
     """
     values = dict(given)
     instances = {}
@@ -119,8 +119,8 @@ def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances
 class BaseClient:
     """Finds nodes and calls them: registry, directory, selector, balancers and channels.
 
-    Channels may be made at once; `equip` it with a configuration and enter it
-    before they are used.
+    Channels may be made at once. Before they are used, `equip` it with a
+    configuration and enter it.
     """
 
     def __init__(
@@ -139,22 +139,22 @@ class BaseClient:
         self._open = False
 
     def equip(self, config: Config, instances: Instances | None = None) -> None:
-        """Choose the plug-ins; does no I/O.
+        """Choose the plug-ins; do no I/O.
 
         Args:
             config: All settings.
-            instances: Plug-ins to use instead of those that code gave as objects.
+            instances: Plug-ins that replace those which code gave as objects.
 
         Raises:
-            PluginError: One is unknown or does not load.
-            ConfigError: One cannot use its settings.
+            PluginError: A plug-in is unknown or does not load.
+            ConfigError: A plug-in cannot use its settings.
         """
         given = self._instances if instances is None else instances
         registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
         directory = Directory(registry)
         selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
         make_balancer = plugins.load(plugins.BALANCERS, config.balancer)
-        make_balancer(config)  # one that cannot be made is found now, not at the first call
+        make_balancer(config)  # finds a balancer that cannot be made now, not at the first call
         self._equipped = config, registry, directory, selector
 
         self._core.equip(config, selector, make_balancer, self._describe)
@@ -220,24 +220,24 @@ class BaseClient:
         """A `grpc.aio.Channel` to a service, for generated stubs.
 
         Args:
-            service: The name it registers under.
+            service: The name under which it registers.
             version: Only nodes of exactly this version.
-            metadata: Only nodes that carry all of these pairs in the registry.
-            endpoint: Only nodes with this method ("Greeter.SayHello"), for one that not all
-                versions have; nodes that do not tell their methods count.
-            timeout: Seconds unary calls may take unless the call says otherwise;
-                None for no limit. `client_request_timeout` if not given.
-            idempotent: Methods that may run twice, besides those that say so in their
-                proto or at their handler: "/package.Service/Method", or "Method" for
-                the methods of that name in all services. Their calls are tried again
-                on another node also where the first one may have run.
-            interceptors: Around each call, the first one outermost: functions of
+            metadata: Only nodes that have all of these pairs in the registry.
+            endpoint: Only nodes with this method ("Greeter.SayHello"), for a method that not
+                all versions have; nodes that do not tell their methods count.
+            timeout: Seconds a unary call may take if the call gives no timeout; None for
+                no limit. `client_request_timeout` if not given.
+            idempotent: Methods that may run twice, besides those marked so in their proto
+                or at their handler: "/package.Service/Method", or "Method" for the
+                methods of that name in all services. Their calls are retried on another
+                node even if the first node may have run them.
+            interceptors: They run around each call, the first one outermost: functions of
                 our own form, or grpc.aio client interceptors. The client's own
-                ones are outside them.
+                interceptors are outside them.
             options: grpc channel arguments; they override pymicro's and the client's.
             compression: Default compression of calls; the client's if not given.
 
-        Nothing is opened before the first call, and no event loop is needed.
+        This opens nothing before the first call, and needs no event loop.
         """
         if not isinstance(service, str) or not service:
             raise ConfigError(f"a service's name is a text of at least one character, not {service!r}")
@@ -260,22 +260,22 @@ class BaseClient:
         """The nodes of a service, now and after each change; close the iterator when done.
 
         Raises:
-            RegistryError: The source could not be asked.
+            RegistryError: The source cannot be asked.
         """
         if not self._open:
             raise PymicroError("this client is not open: use it inside `async with`")
         return self.selector.watch(service)
 
     async def nodes(self, service: str, *, timeout: float | None = None) -> tuple[Node, ...]:
-        """The nodes of a service as they are known first; waits for the first answer.
+        """The nodes of a service by the first answer, which this waits for.
 
         Args:
-            service: Whose nodes.
-            timeout: Seconds to wait, as a registry that cannot be reached is asked again
+            service: The service's name.
+            timeout: Seconds to wait, since a registry that cannot be reached is asked again
                 and again; None for no limit.
 
         Raises:
-            RegistryError: The source could not be asked, or gave no answer in time.
+            RegistryError: The source cannot be asked, or gave no answer in time.
         """
         try:
             async with asyncio.timeout(timeout) as limit:
@@ -295,7 +295,7 @@ class BaseClient:
         """Names of the services that have nodes, sorted.
 
         Raises:
-            RegistryError: The registry could not be asked, or cannot list.
+            RegistryError: The registry cannot be asked, or cannot list.
         """
         if not self._open:
             raise PymicroError("this client is not open: use it inside `async with`")
@@ -314,13 +314,13 @@ class BaseClient:
 
 
 def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
-    """A line for each thing about the settings that somebody may stumble over."""
+    """Log a line for each setting that may surprise somebody."""
     for line in unknown_environment():
         log.info("%s", line)
     if inert := without_effect(config):
         log.info("go-micro settings that change nothing here: %s", ", ".join(inert))
     if in_pod() and asked and not given_registry and config.source("registry") == "default":
-        # Never guessed: a pod that meant Kubernetes must not quietly be alone.
+        # Never guess the registry: a pod that should use Kubernetes must not silently be alone.
         log.warning(
             "this is a pod of Kubernetes, and the registry is the default, %s: set MICRO_REGISTRY",
             config.registry,

@@ -17,19 +17,19 @@ __all__ = ["Child", "Listener"]
 
 
 class Listener(Protocol):
-    """Who is told what becomes of a child."""
+    """Hears what becomes of a child."""
 
     def say(self, text: str) -> None:
         """Tell the person at the terminal."""
 
     def checked(self, child: Child) -> None:
-        """Its code is imported and fits; it waits for `go`."""
+        """The child's code is imported and fits; the child waits for `go`."""
 
     def started(self, child: Child) -> None:
-        """It serves, and is registered."""
+        """The child serves, and is registered."""
 
     def ended(self, child: Child) -> None:
-        """The process is gone; `code` says how."""
+        """The process has ended; `code` says how."""
 
 
 class Child:
@@ -37,11 +37,11 @@ class Child:
 
     Attributes:
         address: The `host:port` that it needs and another process may hold; empty
-            for any port. Known when it is checked, like `alone`.
-        alone: Whether the process before must have ended for another reason.
-        passed: Whether it was told to go on, so that a failure is one of starting.
+            for any port. Known when the child is checked, like `alone`.
+        alone: Whether the previous process must have ended for another reason.
+        passed: Whether it was told to go on; then a failure is a failure to start.
         stopping: Whether it was told to stop.
-        code: Its exit code, minus the signal's number if one ended it; None while it runs.
+        code: Its exit code, or minus the number of the signal that ended it; None while it runs.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Child:
         """Start a process.
 
         Args:
-            command: What to run, given the descriptor of its socket.
+            command: Makes the command to run, from the descriptor of the child's socket.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            # Its interpreter would answer Ctrl-C with a traceback before our code is reached there.
+            # Otherwise its interpreter would answer Ctrl-C with a traceback before our code runs there.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 descriptor = theirs.fileno()
@@ -107,7 +107,7 @@ class Child:
         self._process.kill()
 
     async def _follow(self, tasks: Tasks) -> None:
-        # It may be gone while a process that it has forked holds the socket open.
+        # The process may have ended while a process that it forked still holds the socket open.
         reading = tasks.start(self._read(), f"words of process {self._process.pid}")
         try:
             self.code = await self._process.wait()
@@ -129,4 +129,4 @@ class Child:
                 else:
                     self._listener.started(self)
         except ConnectionError:
-            pass  # it has ended, and did not read all that it was told
+            pass  # it has ended without reading everything it was told

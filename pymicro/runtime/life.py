@@ -1,8 +1,8 @@
 """One life of a service: everything it opens, in one exit stack.
 
 Starting: check handlers → bind → registry and client → on_start → serve → SERVING →
-register. Stopping is the opposite, with a pause in which watchers elsewhere see
-that the node has left.
+register. Stopping is the opposite, with a pause in which other watchers see that
+the node has left.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = ["Hook", "Life", "Lifespan", "ServiceParts", "node_metadata"]
 log = logging.getLogger("pymicro")
 
 # Seconds without a call after which callers count as gone, unless the registry knows better.
-# Many calls a second are waited for so; of few hardly one is on its way in the millisecond
-# in which grpc itself stops.
+# This waits out callers with many calls a second. A caller with few hardly ever has one on its way
+# in the millisecond in which grpc itself stops.
 NOTICE = 0.1
 
 Hook = Callable[..., Any]
@@ -46,14 +46,14 @@ Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
 
 @dataclass(slots=True)
 class ServiceParts:
-    """What a service is made of, before and apart from any life of it.
+    """The parts of a service, before and apart from any life of it.
 
     Attributes:
-        added: What puts the handlers into a server.
+        added: Functions that add the handlers to a server.
         start_hooks: Called before the first call is served.
-        stop_hooks: Called after the last call has ended.
-        lifespan: Makes the context manager around both.
-        interceptors: Around every call served.
+        stop_hooks: Called after the last call has ended and the lifespan has closed.
+        lifespan: Makes a context manager, opened before the start hooks.
+        interceptors: They run around every served call.
         options: grpc server arguments.
         compression: Default compression of responses.
     """
@@ -71,13 +71,13 @@ class Life:
     """A service from start to stop.
 
     Args:
-        service: What hooks are called with.
-        client: The client in it, equipped.
-        supervisor: Is asked before anything is opened, and told when the start is over.
+        service: The argument for hooks.
+        client: The service's client, equipped.
+        supervisor: Asked before anything is opened, and told when the start is over.
 
     Attributes:
         bound: Host and port it listens on, once they are bound.
-        node: What is registered later in the start; known to hooks and handlers.
+        node: The node to register at the end of the start; hooks and handlers see it before.
         started: Whether the start is over.
         broken: Set when the server has ended by itself.
     """
@@ -106,7 +106,7 @@ class Life:
         """Open everything; if that fails or is cancelled, close what was opened.
 
         Raises:
-            ConfigError: Handlers that do not fit, or an address that is none.
+            ConfigError: Handlers do not fit, or an address is malformed.
             StartError: The port is taken, for example.
             RegistryError: The registry cannot work here.
         """
@@ -150,7 +150,7 @@ class Life:
             advertisement = Advertisement(registry, self.node, config.register_interval)
             await stack.enter_async_context(advertisement)
             await stack.enter_async_context(self._watched(server, advertisement))
-            # Last in, first out: whoever asks is told before the registry is.
+            # Last in, first out: clients that ask for health learn it before the registry does.
             stack.callback(server.set_serving, False)
             self._stack = stack.pop_all()
         self.started = True
@@ -173,14 +173,14 @@ class Life:
         await self._stack.aclose()
 
     async def crash(self) -> None:
-        """End the server at once, without a word to the registry; `stop` undoes the rest."""
+        """End the server at once, without telling the registry; `stop` undoes the rest."""
         self.hurry()
         if self._server is not None:
             await self._server.stop(0)
 
     @asynccontextmanager
     async def _watched(self, server: Server, advertisement: Advertisement) -> AsyncIterator[None]:
-        """Notice a server that breaks: nobody must be sent to it any more."""
+        """Notice if the server breaks: then no caller must be sent to it any more."""
 
         async def watch() -> None:
             try:
@@ -202,15 +202,15 @@ class Life:
 
     @asynccontextmanager
     async def _serving(self, server: Server) -> AsyncIterator[None]:
-        """Around the registration: what happens once the node is deregistered."""
+        """Surrounds the registration: its exit stops the server once the node is deregistered."""
         known = True
         try:
             yield
         except PymicroError:
-            known = False  # the registration was refused, so that nobody was sent here
+            known = False  # the registration was refused, so no caller was sent here
             raise
         finally:
-            # Watchers elsewhere have to see that the node left; until then it serves on.
+            # Watchers elsewhere have to see that the node has left; the server serves on until then.
             if known:
                 await self._wait(self._drain_delay)
             server.begin_drain()
@@ -245,9 +245,9 @@ class Life:
 
 
 def node_metadata(config: Config, server: Server) -> dict[str, str]:
-    """What a service's node says of itself; `server_metadata` has the last word."""
-    # The first three as a go-micro service has them: its monitor passes over nodes without
-    # `server` and `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    """What a service's node says about itself; `server_metadata` has the last word."""
+    # The first three are as in a go-micro service: its monitor skips nodes without `server` and
+    # `transport` (`monitor/default.go`), its mucp client reads `protocol`.
     own = {
         "protocol": "grpc",
         "server": "grpc",
@@ -277,14 +277,14 @@ async def _run(hook: Hook, service: object) -> None:
 def _listen_address(config: Config) -> str:
     if config.server_address:
         return config.server_address
-    # In a pod: the port that static callers expect (go-micro's convention).
+    # In a pod, the port that static callers expect (go-micro's convention).
     return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
 
 
 def _fixed_address(config: Config) -> str:
-    """The address that another process may hold; empty if the port is any free one."""
+    """The address that another process may hold; empty if any free port will do."""
     address = _listen_address(config)
-    with contextlib.suppress(ValueError):  # binding it will say what is wrong with it
+    with contextlib.suppress(ValueError):  # binding it will report what is wrong with it
         if split_address(address)[1] != 0:
             return address
     return ""

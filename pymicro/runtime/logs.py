@@ -16,7 +16,7 @@ __all__ = ["set_up"]
 _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
 _RESET = "\x1b[0m"
 
-# What every LogRecord has; anything else came in by `extra=`.
+# Attributes of every LogRecord; any other came in by `extra=`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

@@ -1,9 +1,9 @@
-"""What `pymicro run --reload` does: processes that serve, a new one after each change.
+"""What `pymicro run --reload` does: processes that serve, and a new one after each change.
 
-It never imports grpc, nor anything of the user's. The new process comes first and the
-one before leaves when it is registered, so that callers always have a node. Two cannot
-listen on one fixed port: there the new process gets as far as it can without the port,
-and then the one before leaves first.
+It never imports grpc or the user's code. The new process starts first, and the previous
+one leaves once the new one is registered, so that callers always have a node. Two
+processes cannot listen on one fixed port. In that case the new process gets as far as it
+can without the port, and then the previous one leaves first.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pymicro.serving.listen import probe
 
 __all__ = ["Supervisor"]
 
-# How often a port is tried that the process before is about to leave.
+# Seconds between two tries of a port that the previous process is about to leave.
 _PORT_INTERVAL = 0.02
-# As many files that changed are named.
+# How many of the changed files are named.
 _NAMED = 3
 
 
 class Supervisor:
-    """Runs one process at a time, but for the moments in which one takes over from another.
+    """Runs one process at a time, except while one takes over from another.
 
     Args:
-        command: What to run, given the descriptor of its socket.
+        command: Makes the command to run, from the descriptor of the process's socket.
         changes: Yields the files that have changed, from its first step on.
-        stop_first: Whether a process is started only when the one before has ended.
+        stop_first: Whether a process starts only when the previous one has ended.
         say: Tells the person at the terminal, a line at a time.
     """
 
@@ -52,25 +52,25 @@ class Supervisor:
         self._changes = changes
         self._stop_first = stop_first
         self.say = say
-        # What happens is dealt with in order, and one thing at a time.
+        # Events are handled in order, one at a time.
         self._events: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._tasks = Tasks("supervisor")
         self._serving: Child | None = None
         self._coming: Child | None = None
         self._leaving: set[Child] = set()
-        self._last: set[Child] = set()  # those that were there at the signal: how they end is our exit code
-        self._due = True  # whether a process has to be started
+        self._last: set[Child] = set()  # children alive at the signal: how they end decides our exit code
+        self._due = True  # whether a process must be started
         self._received: list[signal.Signals] = []
         self._failed = False
 
     async def run(self) -> int:
-        """Supervise until a signal; gives the exit code."""
+        """Supervise until a signal; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._events.put_nowait, partial(self._signalled, number))
         async with self._tasks:
             self._tasks.start(self._watch(), "changes of files")
-            await asyncio.sleep(0)  # its first step: what changes while the first process starts counts
+            await asyncio.sleep(0)  # the first step of `changes`: changes during the first start count
             while not self._done:
                 if self._due and not (self._stop_first and self._leaving):
                     self._due = False
@@ -88,7 +88,7 @@ class Supervisor:
     def _done(self) -> bool:
         return self._stopping and not (self._serving or self._coming or self._leaving)
 
-    # What happens
+    # Events
 
     async def _watch(self) -> None:
         try:
@@ -103,13 +103,13 @@ class Supervisor:
             return
         self.say(f"reloading: {_list(paths)} changed")
         self._due = True
-        # It may have read the files before they changed.
+        # The coming process may have read the files before they changed.
         self._dismiss(self._coming)
         if self._stop_first:
             self._dismiss(self._serving)
 
     def checked(self, child: Child) -> None:
-        """Let it start, at once or when the process before has left."""
+        """Let the child start: at once, or when the previous process has left."""
         self._events.put_nowait(partial(self._checked, child))
 
     def _checked(self, child: Child) -> None:
@@ -122,7 +122,7 @@ class Supervisor:
             child.go()
 
     def started(self, child: Child) -> None:
-        """Let the one before leave."""
+        """Let the previous process leave."""
         self._events.put_nowait(partial(self._started, child))
 
     def _started(self, child: Child) -> None:
@@ -131,13 +131,13 @@ class Supervisor:
             self._serving, self._coming = child, None
 
     def ended(self, child: Child) -> None:
-        """Say so, unless it was to end."""
+        """Say that the child has ended, unless it was told to stop."""
         self._events.put_nowait(partial(self._ended, child))
 
     def _ended(self, child: Child) -> None:
         if child in self._leaving:
             self._leaving.discard(child)
-            # One that was imported still knew no signals yet. After a second one, that is the code.
+            # While it imports, a child handles no signals. After a second signal, that one is our exit code.
             if child in self._last and child.code not in (0, -signal.SIGTERM):
                 self._failed = True
             return
@@ -170,7 +170,7 @@ class Supervisor:
             self._failed = True
             self._stop()
 
-    # What is done
+    # Actions
 
     def _stop(self) -> None:
         self._due = False
@@ -189,7 +189,7 @@ class Supervisor:
         child.stop()
 
     async def _give_way(self, child: Child) -> None:
-        """Wait until those before have ended, or only their port is free: their last calls may take long."""
+        """Wait until previous processes have ended or freed the port: their last calls may take long."""
         while self._leaving:
             if child.address and await _is_free(child.address):
                 break
@@ -204,7 +204,7 @@ async def _is_free(address: str) -> bool:
     except StartError:
         return False
     except ConfigError:
-        pass  # for the process to report
+        pass  # the process will report it
     return True
 
 

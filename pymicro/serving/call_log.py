@@ -1,4 +1,4 @@
-"""One line per call, at debug."""
+"""One log line for each call, at level debug."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("pymicro.server")
 
 
 async def log_calls(call: CallContext, proceed: Proceed) -> Any:
-    """An interceptor like any other: without debug logging it is not there and costs nothing."""
+    """An ordinary interceptor; without debug logging it is not installed and costs nothing."""
     started = time.monotonic()
     outcome = "OK"
     try:

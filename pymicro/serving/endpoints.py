@@ -1,8 +1,8 @@
 """Endpoints of the registry record, from descriptors, in go-micro's form.
 
 Names and types are those of the Go structs that protoc-gen-go makes of the same proto, as
-go-micro v1.18.0 writes them (`server/grpc/extractor.go`). More than that is told where Go's
-reflection loses it: what maps, oneofs and repeated messages hold, and what streams carry.
+go-micro v1.18.0 writes them (`server/grpc/extractor.go`). We add what Go's reflection
+loses: what maps, oneofs and repeated messages hold, and what streams carry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["endpoints_of"]
 
-# Fields of fields, and no further: go-micro's own limit, as messages may contain themselves.
+# How deep nested fields are described: go-micro's own limit, as messages may contain themselves.
 _DEPTH = 2
 
 _SCALARS = {
@@ -45,7 +45,7 @@ _SCALARS = {
 
 
 def endpoints_of(tables: Iterable[HandlerTable]) -> tuple[Endpoint, ...]:
-    """One endpoint per method that is served; without schemas where no descriptor is known."""
+    """One endpoint for each served method; without schemas if no descriptor is known."""
     found = []
     for table in tables:
         service = table.service.rpartition(".")[2]
@@ -60,7 +60,7 @@ def endpoints_of(tables: Iterable[HandlerTable]) -> tuple[Endpoint, ...]:
                     response=_message(descriptor.output_type) if descriptor else None,
                     metadata={
                         **({"stream": "true"} if streams else {}),
-                        # Of our own; go-micro takes any pairs here, and reads its own only.
+                        # Our own pair. go-micro takes any pairs here and reads only its own.
                         **({"idempotent": "true"} if method.idempotent else {}),
                     },
                 )
@@ -91,13 +91,13 @@ def _type(field: FieldDescriptor) -> str:
 
 
 def _go_name(descriptor: Descriptor | EnumDescriptor) -> str:
-    """`Order_LineItem` of the message `line_item` in `Order`."""
+    """`Order_LineItem` for the message `line_item` in `Order`."""
     name = re.sub(r"(?:^|_)([a-z])", lambda match: match[1].upper(), descriptor.name)
     outer = descriptor.containing_type
     return f"{_go_name(outer)}_{name}" if outer is not None else name
 
 
 def _is_repeated(field: FieldDescriptor) -> bool:
-    # protobuf 7 has no `label` any more, 5 has no `is_repeated` yet.
+    # protobuf 7 no longer has `label`; protobuf 5 does not have `is_repeated` yet.
     known = getattr(field, "is_repeated", None)
     return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED if known is None else bool(known)

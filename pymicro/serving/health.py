@@ -1,8 +1,8 @@
 """grpc.health.v1: Check, Watch and List.
 
-Written on the package's messages and not on its servicer, which says SERVING
-from construction, lacks List, and whose Watch breaks under interceptors that
-iterate: it is a coroutine that writes.
+We use the package's messages but not its servicer: that one says SERVING from
+construction, lacks List, and its Watch is a coroutine that writes, which breaks
+under interceptors that iterate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ source = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 
 class HealthService:
-    """The health of the server ("") and of each proto service, which stand and fall together.
+    """The health of the server ("") and of each proto service; all have the same status.
 
     Args:
         services: Full names of the proto services.
@@ -38,16 +38,16 @@ class HealthService:
 
     @property
     def serving(self) -> bool:
-        """Whether it says SERVING."""
+        """Whether the status is SERVING."""
         return bool(self._status == _Response.SERVING)
 
     def set_serving(self, serving: bool) -> None:
-        """Say SERVING or NOT_SERVING from now on, to watchers too."""
+        """Say SERVING or NOT_SERVING from now on; tell watchers too."""
         self._status = _Response.SERVING if serving else _Response.NOT_SERVING
         self._notify()
 
     def end(self) -> None:
-        """Say NOT_SERVING for good and end every watch, after it has said so."""
+        """Say NOT_SERVING for good, and end every watch once it has said so."""
         self._ended = True
         self.set_serving(False)
 
@@ -69,13 +69,13 @@ class HealthService:
             if status != last:
                 yield _Response(status=status)
                 last = status
-                continue  # it may have changed while the caller was slow to read
+                continue  # the status may have changed while the caller was slow to read
             if self._ended:
                 return
             await changed.wait()
 
     def _notify(self) -> None:
-        # A new event for each change: nobody misses one, nobody has to clear it.
+        # Each change makes a new event: nobody misses one, and nobody has to clear it.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -89,6 +89,6 @@ class _HealthServiceWithList(HealthService):
 
 
 def health_of(services: Iterable[str]) -> HealthService:
-    """Health with List, where the installed grpcio-health-checking knows List."""
-    # Without it the rpc is not in the proto either, so callers rightly hear UNIMPLEMENTED.
+    """Health with List, if the installed grpcio-health-checking knows List."""
+    # Otherwise the proto does not have the rpc either, so callers rightly get UNIMPLEMENTED.
     return _HealthServiceWithList(services) if "List" in source.methods_by_name else HealthService(services)

@@ -8,7 +8,7 @@
     Service("greeter", interceptors=[authenticated])
 
 `call` is the handler's own `CallContext`. grpc.aio's interceptors run outside
-ours, whatever their place in the list, and see statuses where ours see exceptions.
+ours, wherever they are in the list; they see statuses, and ours see exceptions.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ServerInterceptor = Callable[["CallContext", Proceed], Awaitable[Any]]
 def split(
     interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor],
 ) -> tuple[tuple[Interceptor, ...], tuple[grpc.aio.ServerInterceptor, ...]]:
-    """Ours, and grpc.aio's, each in the order given.
+    """Our interceptors, and grpc.aio's, each in the order given.
 
     Raises:
-        ConfigError: Something that is neither.
+        ConfigError: One of them is neither.
     """
     ours: list[Interceptor] = []
     foreign: list[grpc.aio.ServerInterceptor] = []
     for interceptor in interceptors:
         if isinstance(interceptor, type):
             raise ConfigError(f"interceptor {interceptor.__qualname__} is a class: give an instance of it")
-        if hasattr(interceptor, "intercept_service"):  # by its form: this module does without grpc
+        if hasattr(interceptor, "intercept_service"):  # told by its form: this module does not import grpc
             foreign.append(cast("grpc.aio.ServerInterceptor", interceptor))
         elif callable(interceptor):
             ours.append(interceptor)

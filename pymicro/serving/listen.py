@@ -1,4 +1,4 @@
-"""Binding a port, with reasons a person can act on where it fails."""
+"""Binding a port; if that fails, the error gives a reason that a person can act on."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
     """Bind `server` to `host:port`; an empty host means all interfaces, port 0 any free port.
 
     Returns:
-        The host (`::` for all interfaces where none was named) and the real port.
+        The host (`::` for all interfaces if the address named none) and the real port.
 
     Raises:
-        ConfigError: The address is none, or its host does not resolve.
-        StartError: It cannot be bound: taken, not ours, not allowed.
+        ConfigError: The address is malformed, or its host does not resolve.
+        StartError: The port cannot be bound: taken, not on this machine, not allowed.
     """
     try:
         host, port = split_address(address)
     except ValueError as exc:
         raise ConfigError(f"server_address {address!r}: {exc}") from exc
-    # grpc-core takes [::] as both families, and as IPv4 alone where there is no IPv6.
+    # grpc-core binds [::] for both families, and for IPv4 alone if there is no IPv6.
     host = host or "::"
     where = join_address(host, port)
     await probe(host, port)
@@ -46,7 +46,7 @@ async def probe(host: str, port: int) -> None:
 
     Raises:
         ConfigError: The host does not resolve.
-        StartError: It cannot be bound; says why.
+        StartError: The address cannot be bound; says why.
     """
     where = join_address(host, port)
     loop = asyncio.get_running_loop()
@@ -58,13 +58,13 @@ async def probe(host: str, port: int) -> None:
     for family, kind, protocol, _, address in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
-                # As grpc-core binds: a port in TIME_WAIT is free, one that is listened on is not.
+                # Bind as grpc-core does: a port in TIME_WAIT is free, a port with a listener is not.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
         except OSError as exc:
             failures.append(exc)
     taken = [exc for exc in failures if exc.errno == errno.EADDRINUSE]
-    # A family that does not work (no IPv6 in a container) is no failure while another does.
+    # A family that does not work (no IPv6 in a container) is no failure if another one works.
     if taken or len(failures) == len(found):
         raise StartError(_reason((taken or failures)[0], where, port))
 

@@ -1,7 +1,7 @@
-"""Server reflection: v1 and v1alpha, which differ in nothing but the name.
+"""Server reflection: v1 and v1alpha, which differ only in the name.
 
-The answers are grpcio-reflection's own. It ships v1alpha only; v1's descriptor
-is made from it at run time, in a pool of its own, so that a tool that looks up
+grpcio-reflection makes the answers. It ships v1alpha only. We make v1's descriptor
+from that at run time, in a pool of its own, so that a tool that looks up
 `grpc.reflection.v1.ServerReflection` finds it.
 """
 
@@ -40,7 +40,7 @@ def reflection_handlers(services: Iterable[ServiceDescriptor]) -> list[RpcHandle
         async for response in answers.ServerReflectionInfo(_until_draining(requests, call), call):
             yield response
 
-    # One function under both names: the messages of v1 have v1alpha's bytes.
+    # One function serves both names: the messages of v1 have v1alpha's bytes.
     return [
         RpcHandler(
             rpc=Rpc(
@@ -62,7 +62,7 @@ def reflection_handlers(services: Iterable[ServiceDescriptor]) -> list[RpcHandle
 
 
 async def _until_draining(requests: AsyncIterator[Any], call: CallContext) -> AsyncIterator[Any]:
-    """The requests, until there are no more or the server drains: an idle stream must not hold it up."""
+    """The requests, until they end or the server drains: an idle stream must not delay the drain."""
     draining = asyncio.create_task(call.draining.wait(), name="pymicro-reflection-draining")
     try:
         while not call.draining:
@@ -92,7 +92,7 @@ async def _stop(task: asyncio.Task[Any]) -> None:
 
 
 class _Pools:
-    """Several descriptor pools as grpcio-reflection's servicer asks one."""
+    """Several descriptor pools that look like one to grpcio-reflection's servicer."""
 
     def __init__(self, pools: Iterable[Any]) -> None:
         candidates = [descriptor_pool.Default(), *pools, _v1_pool()]
@@ -130,7 +130,7 @@ class _Pools:
 def _v1_pool() -> Any:
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
-    file.ClearField("options")  # its package names in other languages are v1alpha's
+    file.ClearField("options")  # they name v1alpha's packages in other languages
     file.name, file.package = "grpc/reflection/v1/reflection.proto", _V1
     for message in file.message_type:
         for field in message.field:

@@ -1,4 +1,4 @@
-"""One method as grpc serves it: for most callers, and in the forms that go-micro's ask for."""
+"""One method as grpc serves it: the ordinary form, and the forms that go-micro's callers ask for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Translate = Callable[["GrpcHandler"], "GrpcHandler"]
 
 
 class RpcForms:
-    """A method and its handlers. All but the ordinary one are made when they are first asked for.
+    """A method and its handlers. All but the ordinary one are made at the first request for them.
 
     Args:
-        translate: Makes of a handler one for go-micro's callers; None where that is done further out.
+        translate: Turns a handler into one for go-micro's callers; None if code further out does that.
 
     Attributes:
-        ordinary: In protobuf, with plain errors.
+        ordinary: The handler for protobuf messages and plain errors.
     """
 
     __slots__ = ("_dispatcher", "_handler", "_made", "_translate", "ordinary")
@@ -42,7 +42,7 @@ class RpcForms:
 
         Args:
             json: Whether messages travel as JSON.
-            go_micro: Whether errors do.
+            go_micro: Whether errors go out as go-micro's JSON.
         """
         made = self._made.get((json, go_micro))
         if made is None:
@@ -60,7 +60,7 @@ class RpcForms:
 
 
 def refusing(text: str) -> GrpcHandler:
-    """What answers calls that nobody here can serve."""
+    """A handler that refuses calls that nothing here can serve."""
 
     async def refuse(requests: Any, context: Any) -> AsyncIterator[Any]:
         await abort_unstarted(context, grpc.StatusCode.UNIMPLEMENTED, text)

@@ -39,29 +39,29 @@ __all__ = ["Server"]
 
 log = logging.getLogger("pymicro.server")
 
-# How long handlers that the end of the grace has cancelled get to clean up.
+# Seconds to clean up for handlers that are cancelled at the end of the grace.
 _CLEANUP = 1.0
 
-# How long a server that stops waits for its callers to leave. Watchers of the local registry
-# need 0.25 s to see that a node has left; who has not seen it after this has no watcher.
+# Seconds that a stopping server waits for its callers to leave. Watchers of the local registry
+# need 0.25 s to see that a node has left; a caller that has not seen it by now has no watcher.
 _PATIENCE = 1.0
 
-# What grpc-core's channel arguments can hold; as an age it means for ever.
+# The largest value of grpc-core's channel arguments; as an age it means for ever.
 _C_INT_MAX = (1 << 31) - 1
 
 
 class Server:
-    """Serves handlers, and tells its health; knows no registry.
+    """Serves handlers and reports its health; it knows no registry.
 
-    In this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
+    Call in this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
     `set_serving(False)`, `begin_drain`, `quieten`, `stop`. May be built before a loop runs.
 
     Args:
         interceptors: `async def f(call, proceed)`, the first one outermost; and
-            grpc.aio's own, which run outside those. Health and reflection are
-            seen by grpc.aio's only.
-        options: grpc channel arguments; they win over ours.
-        compression: Of responses.
+            grpc.aio's own, which run outside those. Health and reflection pass
+            through grpc.aio's only.
+        options: grpc channel arguments; they override ours.
+        compression: Compression of responses.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class Server:
     # Handlers
 
     def add(self, obj: object, source: Any = None, *, partial: bool = False) -> None:
-        """Add an object with handlers; mismatches wait for `check`.
+        """Add an object with handlers; `check` reports its mismatches.
 
         Args:
             obj: An instance of a class with `@handler` methods, or of a
                 generated servicer's subclass.
             source: The generated `*_pb2` module or a `ServiceDescriptor`; None
                 for a servicer.
-            partial: Whether rpcs without a handler are meant; they answer UNIMPLEMENTED.
+            partial: Whether rpcs may lack a handler on purpose; they answer UNIMPLEMENTED.
         """
         self._not_bound_yet()
         tables, mismatches = build(obj, source, partial=partial)
@@ -108,7 +108,7 @@ class Server:
             self._add_table(table)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """What `add_…Servicer_to_server` calls; other generic handlers are served too."""
+        """For `add_…Servicer_to_server`, which calls it; other generic handlers are served too."""
         self._not_bound_yet()
         for generic in generic_rpc_handlers:
             methods = method_handlers(generic)
@@ -118,7 +118,7 @@ class Server:
                 self._adopt(generic.service_name(), methods)  # type: ignore[attr-defined]
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """What newer `add_…Servicer_to_server` functions call besides, with the same methods."""
+        """For newer `add_…Servicer_to_server` functions, which call it too, with the same methods."""
         self._not_bound_yet()
         self._adopt(service_name, method_handlers)
 
@@ -126,23 +126,23 @@ class Server:
         """Refuse handlers that do not fit their protos.
 
         Raises:
-            HandlersError: With every mismatch of everything that was added.
+            HandlersError: Names every mismatch of everything that was added.
         """
         if self._mismatches:
             raise HandlersError(self._mismatches)
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Full names of the proto services added, sorted."""
+        """Full names of the added proto services, sorted."""
         return tuple(sorted(self._tables))
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Every method added, for the registry record."""
+        """Every added method, for the registry record."""
         return endpoints_of(self._tables[name] for name in self.services)
 
     @property
     def ping_interval(self) -> str:
-        """The shortest interval between a client's pings that it takes, as its node tells; empty if none."""
+        """The shortest interval it permits between a client's pings, as its node tells; empty if none."""
         return server_ping_interval(self._grpc_options())
 
     # Life cycle
@@ -151,12 +151,12 @@ class Server:
         """Take the port; calls wait until `start`.
 
         Returns:
-            Host and real port.
+            The host and the real port.
 
         Raises:
             HandlersError: As `check` does.
-            ConfigError: The address is none, or its host does not resolve.
-            StartError: It cannot be bound.
+            ConfigError: The address is malformed, or its host does not resolve.
+            StartError: The port cannot be bound.
         """
         self._not_bound_yet()
         self.check()
@@ -184,7 +184,7 @@ class Server:
                 task.add_done_callback(self._accept_loop_ended)
 
     def set_serving(self, serving: bool) -> None:
-        """What health says."""
+        """Set what health reports."""
         if self._health is not None:
             self._health.set_serving(serving)
 
@@ -195,15 +195,15 @@ class Server:
             self._serving.draining.begin()
 
     async def quieten(self, pause: float) -> None:
-        """Serve on until callers have left, a second at most; `stop` ends it.
+        """Serve on until callers have left, for a second at most; `stop` ends it early.
 
         grpc's own stop ends calls that are on their way with a bare CANCELLED, which
-        does not say whether they ran. So it is left until no call comes any more.
-        Who calls on is not refused meanwhile: a caller behind a proxy has one
-        connection, to us, and goes elsewhere only when grpc ends it.
+        does not say whether they ran. So we call it only when no more calls come.
+        Meanwhile a caller that keeps calling is not refused: behind a proxy it has one
+        connection, to us, and goes to another node only when grpc ends that.
 
         Args:
-            pause: Seconds without a call that tell that callers have left.
+            pause: Seconds without a call after which callers count as gone.
         """
         if self._serving is None:
             return
@@ -211,7 +211,7 @@ class Server:
         while not self._stopping.is_set():
             now, last = time.monotonic(), serving.last
             if now >= last + pause:
-                await let_events_arrive()  # a loop that was held up has not seen yet what came meanwhile
+                await let_events_arrive()  # after a delay, the loop may not have seen calls that have arrived
                 if serving.last == last:
                     return
             elif now >= end:
@@ -225,8 +225,8 @@ class Server:
     async def stop(self, grace: float | None) -> None:
         """Refuse new calls, wait `grace` seconds for those in progress, cancel the rest.
 
-        May be called again with less grace. Returns in bounded time also when
-        handlers ignore their cancellation; the log then names them.
+        May be called again with less grace. Returns in bounded time even if handlers
+        ignore their cancellation; the log then names them.
         """
         self._stopping.set()
         self.begin_drain()
@@ -239,10 +239,10 @@ class Server:
         self._stopped.set()
 
     async def wait_until_stopped(self) -> None:
-        """Return once `stop` has been called and is done.
+        """Return once `stop` has been called and has finished.
 
         Raises:
-            PymicroError: grpc's accept loop broke: nobody is answered any more,
+            PymicroError: grpc's accept loop broke: calls get no answer any more,
                 and this server cannot be started again (see `rpc.grpcio.is_accept_loop`).
         """
         await self._stopped.wait()
@@ -268,7 +268,7 @@ class Server:
         if log.isEnabledFor(logging.DEBUG):
             interceptors = (log_calls, *interceptors)
         users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        # A set of calls of their own: a watch is no call in progress, and no limit concerns it.
+        # These have a set of calls of their own: a watch is no call in progress, and no limit applies.
         aside = Serving(serving.loop, serving.draining)
         own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
@@ -276,7 +276,7 @@ class Server:
         methods = [method for table in health_tables for method in table.methods]
         methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
-        # A user may bring their own.
+        # Users may bring their own health or reflection.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
         translate = None if foreign else gomicro.translated
         served = {
@@ -290,22 +290,22 @@ class Server:
                 served[path] = RpcForms(method, own, translate)
                 paths.add(path)
         for method in debug.handlers(self._config.server_name):
-            if not paths.like(method.rpc.path):  # a user's own Debug comes first
+            if not paths.like(method.rpc.path):  # a user's own Debug takes precedence
                 served[method.rpc.path] = RpcForms(method, own, translate)
                 paths.add(method.rpc.path, by_end=True)
         return Router(served, paths, self._dynamic, users, translate)
 
     def _grpc_options(self) -> list[tuple[str, Any]]:
         ours = {
-            # Two servers would share one port silently.
+            # Otherwise two servers would silently share one port.
             "grpc.so_reuseport": 0,
             "grpc.max_receive_message_length": self._config.max_message_size,
-            # Our clients ping every 20 s, also between calls; grpc-core's own limit is 5 minutes.
+            # Our clients ping every 20 s, even between calls; grpc-core's own limit is 5 minutes.
             "grpc.http2.min_ping_interval_without_data_ms": 10_000,
             "grpc.keepalive_permit_without_calls": 1,
         }
         if self._config.max_connection_age:
-            # grpc-core spreads it by 10 % either way, so that the connections of one
+            # grpc-core spreads the age by 10 % either way, so that the connections of one
             # deployment do not end together. Calls in flight finish: its default for
             # max_connection_age_grace_ms is no limit.
             milliseconds = math.ceil(self._config.max_connection_age * 1000)
@@ -340,7 +340,7 @@ class Server:
     def _adopt(self, service: str, methods: Mapping[str, Any]) -> None:
         earlier = self._adopted.get(service)
         if earlier is not None and dict(earlier) == dict(methods):
-            return  # generated code gives the same methods both ways
+            return  # generated code passes the same methods in both ways
         self._adopted[service] = methods
         table, mismatches = adopt(service, methods)
         self._mismatches += mismatches

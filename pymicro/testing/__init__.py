@@ -3,8 +3,8 @@
 `running` (and the fixture `pymicro_services`) runs services and a client over real
 sockets, and lets their nodes fail, slow down or vanish.
 
-`RegistryContract`, `SelectorContract` and `BalancerContract` are what every plug-in
-must do: base classes for pytest (with pytest-asyncio) to be subclassed next to the
+`RegistryContract`, `SelectorContract` and `BalancerContract` test what every plug-in
+must do: base classes for pytest (with pytest-asyncio), to be subclassed next to the
 plug-in. Only they import pytest.
 """
 
@@ -38,7 +38,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # pytest loads the plug-in beside this wherever pymicro is installed: that must cost nothing.
+    # pytest loads the plug-in next to this wherever pymicro is installed, which must cost nothing.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(f"{__name__}.{_HOMES.get(name, 'services')}")

@@ -34,7 +34,7 @@ class BalancerContract:
     """The suite.
 
     Attributes:
-        evenness: What the busiest of ten nodes may have over the mean, after
+        evenness: By how much the busiest of ten nodes may exceed the mean, after
             1,000 picks for each that all ended well at once.
     """
 
@@ -159,7 +159,7 @@ class BalancerContract:
         counts: Counter[Node] = Counter()
         stable = _set(*range(8))
         for turn in range(800):
-            # One more node comes and goes: before the others in the order, and after them.
+            # One more node comes and goes, by turns before the others in the order and after them.
             extra = replace(stable.nodes[0], id=("a" if turn % 2 else "z") + str(turn), address="10.0.0.2:80")
             nodes = NodeSet.of([*stable, extra])
             balancer.update(nodes, nodes)

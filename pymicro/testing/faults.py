@@ -1,4 +1,4 @@
-"""What a node does to its calls instead of serving them, or before it does."""
+"""What a node does to its calls before it serves them, or instead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Faults"]
 
 @dataclass(slots=True, eq=False)
 class _Fault:
-    """Done to calls of one method, or of all, until it has been done `left` times."""
+    """Something done to calls of one method, or of all, until it has been done `left` times."""
 
     method: str | None
     left: float
@@ -27,7 +27,7 @@ class _Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """An interceptor of a server: faults are switched on and off while calls come.
+    """A server's interceptor: faults are switched on and off while calls come.
 
     Attributes:
         calls: How many calls have come, with or without a fault.
@@ -37,10 +37,10 @@ class Faults:
     _faults: list[_Fault] = field(default_factory=list)
 
     async def __call__(self, call: InterceptedCall, proceed: Proceed) -> Any:
-        """Do what is to be done to this call, then let it on."""
+        """Apply the faults to this call, then let it proceed."""
         self.calls += 1
         for fault in list(self._faults):
-            # While this call waited, one may have been mended or used up by another call.
+            # While this call waited, a fault may have been mended, or used up by another call.
             if fault in self._faults and fault.concerns(call.method):
                 fault.left -= 1
                 if fault.left <= 0:
@@ -52,7 +52,7 @@ class Faults:
         """Raise a copy of `error`."""
 
         async def do() -> None:
-            # A copy: each time it is raised an exception grows by a traceback.
+            # A copy, because an exception grows by a traceback each time it is raised.
             raise copy.copy(error)
 
         self._faults.append(_Fault(method, times, do))

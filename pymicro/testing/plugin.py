@@ -1,7 +1,7 @@
 """The pytest plug-in: a fixture that runs services for the length of a test.
 
-Loaded by pytest wherever pymicro is installed, so it imports nothing of pymicro
-before the fixture is used.
+pytest loads it wherever pymicro is installed, so it imports nothing of pymicro
+until a test uses the fixture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _fixture(function: Callable[[], AsyncIterator[Any]]) -> Any:
-    """pytest-asyncio's decorator, which its strict mode asks for; else pytest's own, for anyio."""
+    """pytest-asyncio's decorator, which its strict mode requires; otherwise pytest's own, for anyio."""
     try:
         from pytest_asyncio import fixture
     except ImportError:
@@ -33,7 +33,7 @@ __all__ = ["pymicro_services"]
 async def pymicro_services() -> AsyncIterator[Callable[..., Awaitable[Running]]]:
     """A function that runs services until the test ends: `await pymicro_services(service)`.
 
-    It takes what `pymicro.testing.running` takes and gives what that yields.
+    It takes the arguments of `pymicro.testing.running` and returns what that yields.
     """
     from pymicro.testing.services import running
 
@@ -44,8 +44,8 @@ async def pymicro_services() -> AsyncIterator[Callable[..., Awaitable[Running]]]
         started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
 
         async def own() -> None:
-            # Entered and left in one task, as whatever a lifespan holds must be; pytest's
-            # own tasks differ between a fixture's beginning and its end.
+            # One task enters and leaves it, as a lifespan needs; pytest's own tasks differ between
+            # a fixture's start and its end.
             try:
                 async with running(*services, **settings) as found:  # type: ignore[arg-type]
                     if not started.done():  # the test may have been cancelled meanwhile

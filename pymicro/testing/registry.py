@@ -10,8 +10,8 @@
         async def owner(self, node):
             ...
 
-What does not apply to a registry is said by an attribute with the reason;
-nothing is left out silently.
+If a test does not apply to a registry, an attribute says why; no test is left out
+silently.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ class RegistryContract:
     registries of one test share.
 
     Attributes:
-        patience: Seconds any change may take to be seen; also how long an
-            outage may take to be noticed.
-        many: Nodes of the test with many.
+        patience: Seconds within which any change must be seen, and an outage
+            noticed.
+        many: Number of nodes in the test with many.
         names: Service names that must work.
-        listed: Nodes of service `greeter` there from the start, for a registry
-            with `no_register`.
+        listed: Nodes of service `greeter` that are there from the start, for a
+            registry with `no_register`.
         no_register: Why nodes cannot be registered, if so.
-        no_crash: Why an owner cannot crash alone, if so; else define `owner`.
-        no_outage: Why the registry cannot be away, if so; else define
+        no_crash: Why an owner cannot crash alone, if so; otherwise define `owner`.
+        no_outage: Why the registry cannot be away, if so; otherwise define
             `break_source` and `mend_source`.
     """
 
@@ -86,11 +86,11 @@ class RegistryContract:
     # What a subclass defines
 
     def make(self) -> Registry:
-        """A registry that is not entered; all that one test makes see the same nodes."""
+        """A registry that is not entered; all registries of one test see the same nodes."""
         raise NotImplementedError("define make()")
 
     def seen(self, node: Node) -> Node:
-        """What readers see of `node`; for registries that do not carry everything."""
+        """`node` as readers see it; for registries that do not carry everything."""
         return node
 
     def owner(self, node: Node) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
@@ -98,11 +98,11 @@ class RegistryContract:
         raise NotImplementedError("define owner(), or set no_crash to the reason")
 
     async def break_source(self) -> None:
-        """Make what the registries read from unreachable."""
+        """Make the registries' source unreachable."""
         raise NotImplementedError("define break_source(), or set no_outage to the reason")
 
     async def mend_source(self) -> None:
-        """End what `break_source` began."""
+        """End the outage that `break_source` began."""
         raise NotImplementedError("define mend_source(), or set no_outage to the reason")
 
     # Helpers of the tests
@@ -144,8 +144,8 @@ class RegistryContract:
     async def test_a_node_of_this_process_is_in_its_own_first_set(self) -> None:
         self._needs_register()
         async with self.make() as registry:
-            # The second node while somebody watches already: a set kept for the
-            # first watch is too old for the second.
+            # Register the second node while a watch is open: a set kept for the first watch
+            # is too old for the second.
             earlier = registry.watch("greeter")
             for count in (1, 2):
                 await registry.register(_node(count))
@@ -362,7 +362,7 @@ class RegistryContract:
         if not self.no_register:
             await registry.register(_node(1))
         leaving = asyncio.create_task(registry.__aexit__(None, None, None))
-        await asyncio.sleep(0)  # it has begun
+        await asyncio.sleep(0)  # it has begun to leave
         async with registry:
             await leaving
             wanted = self.listed if self.no_register else [_node(2)]

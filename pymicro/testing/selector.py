@@ -28,7 +28,7 @@ __all__ = ["SelectorContract", "node_source"]
 
 @asynccontextmanager
 async def node_source(*nodes: Node) -> AsyncIterator[NodeSource]:
-    """What a selector under test is handed: an open source that lists these nodes."""
+    """The source that a selector under test gets: open, with these nodes."""
     async with MemoryRegistry() as registry, Directory(registry) as source:
         for node in nodes:
             await registry.register(node)
@@ -41,7 +41,7 @@ class SelectorContract:
     Attributes:
         patience: Seconds a first set may take.
         service: A service that has nodes.
-        unknown: One that has none; empty if the selector cannot tell.
+        unknown: A service without nodes; empty if the selector cannot tell.
         refused: A name the selector refuses; empty if there is none.
     """
 
@@ -53,7 +53,7 @@ class SelectorContract:
     refused: ClassVar[str] = ""
 
     def make(self) -> AbstractAsyncContextManager[Selector]:
-        """A context whose value is a selector, with all it needs open."""
+        """A context whose value is a selector with everything it needs open."""
         raise NotImplementedError("define make()")
 
     async def test_a_service_that_has_nodes_yields_them(self) -> None:

@@ -5,7 +5,7 @@
         reply = await stub.SayHello(greeter_pb2.HelloRequest(name="Ada"))
 
 Everything between the stub and the handler is real: sockets on 127.0.0.1, statuses,
-deadlines, balancing, retries. Only the registry is one of this process (`memory`), and
+deadlines, balancing, retries. Only the registry is inside this process (`memory`), and
 neither flags nor environment are read.
 """
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Running", "RunningNode", "running"]
 
-# A port of the test's own; nobody elsewhere has to see a node leave; and a handler that
-# a test has forgotten must not hold it up for 20 s.
+# Each test has its own port. No process elsewhere must see a node leave. A handler that a test
+# has forgotten must not delay it by 20 s.
 _SETTINGS = {
     "server_address": "127.0.0.1:0",
     "server_advertise": "",
@@ -45,20 +45,20 @@ _SETTINGS = {
 
 
 class _Registry(MemoryRegistry):
-    # Readers see a node leave at once: a stop need not wait for them.
+    # Readers see a node leave at once, so a stop need not wait for them.
     notice = 0.0
 
 
 class RunningNode:
     """One node of a service, whose faults a test switches on and off.
 
-    What `fail`, `slow` and `hang` do holds for calls that begin afterwards. `method` is a
-    method's name (`SayHello`), all methods if None; `times` is how many calls it is done
-    to, all if not given.
+    `fail`, `slow` and `hang` affect calls that begin afterwards. `method` is a method's
+    name (`SayHello`), or None for all methods; `times` is how many calls are affected, all
+    if not given.
 
     Attributes:
-        service: The service it is a node of.
-        node: As it is registered.
+        service: The service that this is a node of.
+        node: The node as registered.
     """
 
     def __init__(self, service: Service, life: Life, faults: Faults, registry: MemoryRegistry) -> None:
@@ -83,11 +83,11 @@ class RunningNode:
 
     @property
     def calls(self) -> int:
-        """How many calls have come to it, those that a fault ended included."""
+        """How many calls have come to it, including those that a fault ended."""
         return self._faults.calls
 
     def fail(self, error: RpcError | None = None, *, method: str | None = None, times: float = inf) -> None:
-        """Answer calls with an error, in front of the handler; UNAVAILABLE if not said."""
+        """Answer calls with an error before they reach the handler; UNAVAILABLE if none is given."""
         failure = Unavailable("made to fail by a test") if error is None else error
         self._faults.fail(failure, self._known(method), times)
 
@@ -100,22 +100,22 @@ class RunningNode:
         self._faults.hang(self._known(method), times)
 
     def mend(self) -> None:
-        """End what `fail`, `slow` and `hang` began."""
+        """End the effects of `fail`, `slow` and `hang`."""
         self._faults.mend()
 
     async def vanish(self, *, listed: bool = True) -> None:
         """End it as a crash does: its calls break, its port refuses connections.
 
         Args:
-            listed: Whether the registry goes on listing it, as it does until somebody
-                notices.
+            listed: Whether the registry goes on listing it, as after a crash that nobody
+                has noticed yet.
         """
         await self._life.crash()
         if not listed:
             await self._registry.deregister(self.node)
 
     async def stop(self) -> None:
-        """Stop it as SIGTERM does: deregistered first, calls in progress finish."""
+        """Stop it as SIGTERM does: deregister it first, and let calls in progress finish."""
         if not self._stopped:
             self._stopped = True
             await self._life.stop()
@@ -137,8 +137,8 @@ class Running:
     """Services that run in this process; made by `running`.
 
     Attributes:
-        client: Finds them, and nothing else.
-        registry: The one they are registered in.
+        client: Finds these services, and no others.
+        registry: The registry that they are registered in.
     """
 
     def __init__(self, client: Client, registry: MemoryRegistry, settings: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ class Running:
         self._nodes: list[RunningNode] = []
 
     def channel(self, service: Service | str, **options: Any) -> Channel:
-        """A channel to a service, for its stub; `options` as `Client.channel` takes them."""
+        """A channel to a service, for its stub; `options` are those of `Client.channel`."""
         return self.client.channel(service if isinstance(service, str) else service.name, **options)
 
     @property
@@ -163,18 +163,18 @@ class Running:
         """The only node.
 
         Raises:
-            PymicroError: There are several.
+            PymicroError: There are several, or none.
         """
         if len(self._nodes) != 1:
             raise PymicroError(f"{len(self._nodes)} nodes run: say which, as in nodes[0]")
         return self._nodes[0]
 
     async def start(self, service: Service) -> RunningNode:
-        """Start a node, which may be a further one of a service that runs.
+        """Start a node; a service that already runs gets a further one.
 
         Raises:
             HandlersError: Its handlers do not fit their protos.
-            PymicroError: It runs somewhere else, or could not start.
+            PymicroError: The service runs somewhere else, or could not start.
         """
         maker = self._makers.get(service)
         if maker is None:
@@ -199,9 +199,9 @@ async def running(*services: Service, **settings: Unpack[Settings]) -> AsyncIter
     """Run services, and a client that finds them, in this process.
 
     Args:
-        services: One node of each is started, in this order; they find each other. The same
-            service several times is several nodes. Their hooks and lifespans run.
-        settings: For all of them and the client, over what code says: `client_retries=0`.
+        services: One node of each is started, in this order; they find each other. A service
+            given several times has several nodes. Their hooks and lifespans run.
+        settings: For all of them and the client; they override code: `client_retries=0`.
 
     Raises:
         HandlersError: Handlers do not fit their protos.

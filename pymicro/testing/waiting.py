@@ -1,4 +1,4 @@
-"""Reading node sets in tests: until the wanted one comes, but not for ever."""
+"""Reading node sets in tests: waits for the wanted one, but not for ever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def first(sets: AsyncIterator[NodeSet], *, within: float, service: str | N
     """The next set of a watch.
 
     Raises:
-        AssertionError: None came within that many seconds, or it is no proper one.
+        AssertionError: No set came within that many seconds, or it is malformed.
     """
     try:
         async with asyncio.timeout(within):
@@ -47,10 +47,10 @@ async def first(sets: AsyncIterator[NodeSet], *, within: float, service: str | N
 async def expect(
     sets: AsyncIterator[NodeSet], wanted: Iterable[Node], *, within: float, service: str | None = None
 ) -> int:
-    """Read a watch until the set is exactly `wanted`; returns how many sets that took.
+    """Read a watch until the set is exactly `wanted`; return how many sets that took.
 
     Raises:
-        AssertionError: It did not come within that many seconds.
+        AssertionError: The set did not come within that many seconds.
     """
     target = NodeSet.of(wanted)
     last: NodeSet | None = None
@@ -70,17 +70,17 @@ async def expect(
 
 
 async def closed(sets: AsyncIterator[NodeSet]) -> None:
-    """Close a watch, where it can be closed."""
+    """Close a watch, if it can be closed."""
     aclose = getattr(sets, "aclose", None)
     if aclose is not None:
         await aclose()
 
 
 async def nothing_left_of(before: set[asyncio.Task[object]], *, within: float = 1.0) -> None:
-    """Wait until no task runs that was not there `before`.
+    """Wait until the only tasks that run are those of `before`.
 
     Raises:
-        AssertionError: Some still ran after that many seconds.
+        AssertionError: Others still ran after that many seconds.
     """
     left = asyncio.all_tasks() - before
     if left:

@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 __all__ = ["P2C"]
 
-# The numbers were found with `python -m benchmarks.simulate`; benchmarks/simulate/README.md has the figures.
+# `python -m benchmarks.simulate` found these numbers; benchmarks/simulate/README.md has the figures.
 
-# Latencies say something where one is more than this many times the other. Finagle's peak EWMA
+# Two latencies differ clearly if one is more than this many times the other. Finagle's peak EWMA
 # compares latency * (calls in flight + 1) at any difference; then chance decides who is called.
 _CLEAR = 2.0
-# How much an answer counts for a node that is called all the time. Finagle's figure jumps to
+# The weight of one answer from a node that is called all the time. Finagle's figure jumps to
 # every higher latency: one garbage collection costs a node its calls for half a minute.
 _WEIGHT = 1 / 32
-# Seconds in which half of what is known of a node that nobody calls is forgotten.
+# Seconds after which a node that nobody calls has half of its figures forgotten.
 _MEMORY = 3.0
-# No call counts for more than this many usual ones (a stream that lasted an hour says nothing of
-# its node), and a failure for exactly as many. So whatever a node did, it is tried again after
-# _MEMORY * (_WORST - _CLEAR) seconds.
+# No call counts for more than this many usual ones (a stream that lasted an hour says nothing about
+# its node), and a failure counts for exactly as many. So any node is tried again after
+# _MEMORY * (_WORST - _CLEAR) seconds, whatever it did.
 _WORST = 16.0
-# A node that is clearly slower, and of whose calls more than this share failed, is not slow but broken.
+# A node that is clearly slower is broken, not slow, if more than this share of its calls failed.
 _FAILING = 1 / 16
-# How often a call in flight counts on a node of which nothing is known, or nothing any more.
+# How often a call in flight counts on a node without figures, or with faded ones.
 _UNKNOWN = 4
-# How much an answer counts for what is usual among all nodes.
+# The weight of one answer in the usual latency of all nodes.
 _USUAL_WEIGHT = 1 / 64
-# Seconds added to each latency: a smaller one tells more of our event loop than of a node.
+# Seconds added to each latency: smaller ones tell more about our event loop than about a node.
 _GRAIN = 0.001
 
-# What outlier ejection counts against a node, and RESOURCE_EXHAUSTED: UNKNOWN, DEADLINE_EXCEEDED,
+# The codes that outlier ejection counts against a node, plus RESOURCE_EXHAUSTED: UNKNOWN, DEADLINE_EXCEEDED,
 # RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _FAILURES = frozenset({2, 4, 8, 12, 13, 14, 15})
 
-# As in `random`: after this many misses the few untried ones are looked for.
+# As in `random`: after this many misses, look for the few untried nodes.
 _DRAWS = 8
 
 
@@ -59,12 +59,12 @@ class _Common:
 
 
 class _Figures:
-    """What is known of one node.
+    """The figures of one node.
 
     Attributes:
-        calls: Those in flight.
-        latency: A mean in seconds, as of `seen`; 0 if nothing is known yet.
-        failing: The share of failures in it.
+        calls: Calls in flight.
+        latency: A mean in seconds, as of `seen`; 0 before the first answer.
+        failing: The share of failures in that mean.
         picked: When it was picked last.
     """
 
@@ -82,8 +82,8 @@ class _Figures:
     def now(self, moment: float) -> tuple[float, int]:
         """Latency and calls in flight as they count at `moment`.
 
-        What is known fades to what is usual, as 1 / (1 + t): a node that was k times as slow
-        is tried again after _MEMORY * (k - _CLEAR) seconds, and then as carefully as a new one.
+        The latency fades to the usual one, as 1 / (1 + t): a node that was k times as slow is
+        tried again after _MEMORY * (k - _CLEAR) seconds, and then as carefully as a new one.
         """
         usual = self.common.usual
         latency = self.latency
@@ -94,10 +94,10 @@ class _Figures:
         return faded, self.calls * _UNKNOWN if faded <= clear < latency else self.calls
 
     def come_back(self) -> None:
-        """It was not usable and is again: it was connected anew, or its probe went well.
+        """The node is usable again: it was reconnected, or its probe succeeded.
 
-        So it is tried at once. Were it held against a restarted node that its calls failed when
-        it was killed, nobody would call it for half a minute.
+        So it is tried at once. A restarted node had its calls fail when it was killed; if that
+        still counted, nobody would call it for half a minute.
         """
         if self.latency > self.common.usual * _CLEAR:
             self.seen = -inf
@@ -114,7 +114,7 @@ class _Pick:
         self._begun = begun
 
     def done(self, outcome: Outcome) -> None:
-        """Count the call out, and learn what its end tells."""
+        """Stop counting the call as in flight, and learn from its end."""
         figures = self._figures
         figures.calls -= 1
         common = figures.common
@@ -132,7 +132,7 @@ class _Pick:
             took = worst
         kept = _MEMORY / (_MEMORY + now - figures.seen)
         latency = usual + ((figures.latency or usual) - usual) * kept
-        # The longer nothing was heard, the more the news counts.
+        # After a longer silence, the news counts for more.
         weight = 1.0 - kept
         if weight < _WEIGHT:
             weight = _WEIGHT
@@ -143,11 +143,11 @@ class _Pick:
         elif code in _FAILURES:
             took, failed = worst, 1.0
         elif took <= latency:
-            # Cancelled, or an answer that may be quick for it is an error: no node is fast by that.
+            # The call was cancelled, or ended with an error, which may be quick: neither makes a node fast.
             return
         elif outcome.local and 2 * common.answered < self._begun + now:
-            # It would have taken longer than it was waited for; but nobody else has answered in
-            # the second half of that time either: was it our own process that stood still?
+            # The call would have taken longer than its caller waited. But no other node has answered
+            # in the second half of that time either, so our own process may have stood still.
             return
         figures.latency = latency + (took - latency) * weight
         figures.seen = now
@@ -157,20 +157,20 @@ class _Pick:
 
 
 class P2C:
-    """Of two random usable nodes the one with fewer calls in flight, unless the other is clearly faster.
+    """Takes the one of two random nodes with fewer calls in flight, unless the other is clearly faster.
 
     Two choices are nearly as good as looking at all nodes, and cost the same for any number of
-    them (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). Of equals
-    the one is picked that was picked longer ago, which makes the load nearly as even as in turn.
+    them (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). Of two
+    equals it picks the one picked longer ago, which makes the load nearly as even as in turn.
 
-    A node's latency is a mean over its last answers, and fades while nobody calls it. Where one
+    A node's latency is a mean over its last answers, and fades while nobody calls it. If one
     node's is more than twice the other's, the product with the calls in flight decides, as in
-    Finagle's peak EWMA. Failures count as long calls, so who fails at once attracts no calls, and
-    what a call that was cancelled has waited counts where other nodes have answered meanwhile. A node
-    that became usable takes a quarter of the others' calls in flight until it has answered.
+    Finagle's peak EWMA. Failures count as long calls, so a node that fails at once attracts no
+    calls. The wait of a cancelled call counts if other nodes have answered meanwhile. A node that
+    became usable takes a quarter of the others' calls in flight until it has answered.
 
     Args:
-        config: As every balancer has it; nothing is read from it.
+        config: Every balancer gets it; this one reads nothing from it.
         rng: Source of randomness, for tests.
         clock: Seconds that never go back; for tests and simulations.
     """
@@ -186,14 +186,14 @@ class P2C:
         self._random = self._rng.random
         self._clock = clock
         self._common = _Common(clock)
-        self._figures: dict[str, _Figures] = {}  # of those usable
-        self._away: dict[str, _Figures] = {}  # of those that were
+        self._figures: dict[str, _Figures] = {}  # of usable nodes
+        self._away: dict[str, _Figures] = {}  # of nodes that were usable
         self._usable: list[_Figures] = []
 
     def update(self, nodes: NodeSet, usable: NodeSet) -> None:
-        """Choose among `usable` from now on; figures of who is in `nodes` stay.
+        """Choose among `usable` from now on; keep the figures of all in `nodes`.
 
-        A node gets figures when it is usable for the first time: of 10,000 nodes most never are.
+        A node gets figures when it is first usable: of 10,000 nodes most never are.
         """
         before, away, common, now = self._figures, self._away, self._common, self._clock()
         self._figures = here = {}
@@ -227,7 +227,7 @@ class P2C:
         elif count == 1:
             one = other = usable[0]
         else:
-            # Two different places, each pair as often as any. randrange() is five times slower.
+            # Draw two different places, each pair equally often. randrange() is five times slower.
             draw = self._random
             place = int(draw() * count)
             one = usable[place]
@@ -239,7 +239,7 @@ class P2C:
         elif _better(other, one, now):
             one = other
         if one.failing > _FAILING:
-            # Where most nodes fail, so do both of most pairs.
+            # If most nodes fail, both nodes of most pairs fail: look at two more.
             for other in self._untried(call):
                 if _better(other, one, now):
                     one = other
@@ -248,7 +248,7 @@ class P2C:
         return _Pick(one, now)
 
     def _untried(self, call: CallInfo) -> tuple[_Figures, _Figures]:
-        """Two untried nodes; the same one twice if there is but one."""
+        """Two untried nodes; the same one twice if there is only one."""
         usable, tried = self._usable, call.tried
         if not usable:
             raise nothing_left(0, call)
@@ -267,11 +267,11 @@ class P2C:
 
 
 def _better(one: _Figures, other: _Figures, now: float) -> bool:
-    """Whether `one` is to be preferred, where the latencies may differ clearly."""
+    """Whether to prefer `one`, by latency too if the two differ clearly."""
     latency, calls = one.now(now)
     others_latency, others_calls = other.now(now)
     if latency > others_latency * _CLEAR:
-        # What fails has few calls in flight, for it is quick: that is no reason to prefer it.
+        # A node that fails has few calls in flight, because it is quick: no reason to prefer it.
         return one.failing < _FAILING and latency * (calls + 1) < others_latency * (others_calls + 1)
     if others_latency > latency * _CLEAR:
         return other.failing >= _FAILING or latency * (calls + 1) < others_latency * (others_calls + 1)

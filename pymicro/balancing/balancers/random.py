@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Random"]
 
-# A retry among many nodes nearly always hits an untried one at the first draw;
-# after this many misses the few untried ones are looked for.
+# A retry among many nodes nearly always draws an untried one first; after this many
+# misses, look for the few untried ones.
 _DRAWS = 8
 
 
@@ -22,7 +22,7 @@ class Random:
     """Any usable node, with equal chances.
 
     Args:
-        config: As every balancer has it; nothing is read from it.
+        config: Every balancer gets it; this one reads nothing from it.
         rng: Source of randomness, for tests.
     """
 
@@ -44,7 +44,7 @@ class Random:
         picks = self._picks
         if not picks:
             raise nothing_left(0, call)
-        # randrange() is five times slower; what it is more even by is below 2**-39.
+        # randrange() is five times slower, and more even by less than 2**-39.
         pick = picks[int(self._random() * len(picks))]
         tried = call.tried
         if not tried or pick.node.key not in tried:

@@ -18,7 +18,7 @@ class RoundRobin:
     """Each usable node in turn.
 
     Args:
-        config: As every balancer has it; nothing is read from it.
+        config: Every balancer gets it; this one reads nothing from it.
         rng: Source of the random start, for tests.
     """
 
@@ -28,10 +28,10 @@ class RoundRobin:
         self._next = 0
 
     def update(self, nodes: NodeSet, usable: NodeSet) -> None:
-        """Go on with the survivors where the ring stands; newcomers have their turn after them.
+        """Go on with the survivors where the ring stands; newcomers come after them.
 
-        The ring is a queue: a set that changes between any two calls still lets
-        every survivor have its turn before any of them has a second one.
+        The ring is a queue: even if the set changes between any two calls, every
+        survivor has its turn before any of them has a second one.
         """
         upcoming = self._ring[self._next :] + self._ring[: self._next]
         fresh = {node.key: node for node in usable}
@@ -42,7 +42,7 @@ class RoundRobin:
                 ring.append(pick if node is pick.node else PlainPick(node))
         newcomers = [PlainPick(node) for node in fresh.values()]
         if newcomers:
-            # Sets are sorted: a thousand clients must not all begin with the first node.
+            # Sets are sorted, and a thousand clients must not all begin with the first node.
             start = self._rng.randrange(len(newcomers))
             ring += newcomers[start:] + newcomers[:start]
         self._ring = ring
@@ -56,8 +56,8 @@ class RoundRobin:
         """
         ring = self._ring
         place = self._next
-        # Two loops' worth of range() cost more than the pick: the first node
-        # almost always serves.
+        # Two loops' worth of range() cost more than the pick, and the first node almost
+        # always serves.
         if place < len(ring):
             pick = ring[place]
         elif ring:

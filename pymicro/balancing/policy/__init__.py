@@ -1,1 +1,1 @@
-"""Decisions about calls: try again or not, who is out, who is in. Pure; they never import grpc."""
+"""Decisions: which calls are retried, which nodes are left out or used. Pure; they never import grpc."""

@@ -9,8 +9,8 @@ from pymicro.balancing.policy.decay import decay
 
 __all__ = ["Budget"]
 
-# Calls between two looks at the clock: often enough that a busy minute after a quiet
-# night is not spread over the night, rarely enough to cost nothing.
+# Calls between two looks at the clock: often enough that a quiet night and the busy minute
+# after it are not averaged, rarely enough to cost nothing.
 LOOK = 256
 
 
@@ -18,14 +18,13 @@ class Budget:
     """A token bucket for the retries of one service: a retry spends one, a success earns a fifth.
 
     What successes earn fades within about a second, so the bucket holds at most
-    `share * memory` of a second's successes. It must hold that much, because the
-    calls in flight on a node that is killed all want a retry at once; it must hold
-    no more, because in a full outage nothing is earned and the bucket is all that
-    there is: after two seconds of it the attempts are at most 1.1 times the calls,
-    the reserve aside.
+    `share * memory` of a second's successes. It must hold that much, because all calls
+    in flight on a killed node want a retry at once. It must hold no more, because in a
+    full outage nothing is earned and the bucket is all there is: after two seconds of
+    outage the attempts are at most 1.1 times the calls, not counting the reserve.
 
     The reserve is small and refilled slowly. It is there for clients that make few
-    calls: one with a call a second or less can try most of them again.
+    calls: a client with one call a second or less can retry most of them.
 
     Finagle's budget is the model (20 % of calls, and ten retries a second as a floor,
     over 10 s). Its window and its floor are too large for an amplification of 1.1: in
@@ -33,11 +32,11 @@ class Budget:
     and a client with 20 calls a second would go on with half as many retries for ever.
 
     Args:
-        share: Tokens a success earns.
-        memory: Seconds in which they fade (time constant).
-        reserve: Tokens of the reserve, full at first.
+        share: Tokens that a success earns.
+        memory: Seconds in which earned tokens fade (time constant).
+        reserve: Most tokens in the reserve, which is full at first.
         refill: Tokens that come back to the reserve, per second.
-        clock: Seconds; the one whose readings `spend` is given.
+        clock: Seconds; `spend` gets readings of the same clock.
     """
 
     __slots__ = (
@@ -72,21 +71,21 @@ class Budget:
         self._looked = clock()
 
     def succeeded(self) -> None:
-        """A call succeeded. Called for each, so it only counts."""
+        """A call succeeded. Every success calls this, so it only counts."""
         self._since += 1
         if self._since >= LOOK:
             self._look(self._clock())
 
     def spend(self, now: float) -> bool:
-        """Whether a retry may be made; if so, it is paid for.
+        """Whether a retry may be made; if so, take its token.
 
         Args:
-            now: What `clock` says.
+            now: The reading of `clock`.
         """
         self._look(now)
         if self._earned + self._reserve < 1:
             return False
-        # What fades is spent first.
+        # Spend the fading tokens first.
         earned = min(self._earned, 1.0)
         self._earned -= earned
         self._reserve -= 1 - earned

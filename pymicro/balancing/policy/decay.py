@@ -8,15 +8,15 @@ __all__ = ["decay"]
 
 
 def decay(elapsed: float, memory: float) -> tuple[float, float]:
-    """What time does to a fading count.
+    """How much of a fading count is left.
 
     Args:
-        elapsed: Seconds since the count was looked at; less than none is none.
-        memory: Its time constant in seconds: after so long a share 1/e is left.
+        elapsed: Seconds since the count was updated; below 0 means 0.
+        memory: The count's time constant in seconds: after that time 1/e of it is left.
 
     Returns:
-        What is left of one counted then, and what is left of one counted since,
-        at a moment unknown: many of these are reckoned as spread evenly over `elapsed`.
+        The share left of what had been counted by then, and the share left of what was counted
+        since, at unknown moments: it is taken to be spread evenly over `elapsed`.
     """
     ages = elapsed / memory
     if ages <= 1e-9:

@@ -1,4 +1,4 @@
-"""Whether a failed call is tried again, and after what pause."""
+"""Whether a failed call is retried, and after what pause."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
 UNAVAILABLE = 14
 
-# Another node may do better. The others are a handler's answer wherever it runs, or
-# (DEADLINE_EXCEEDED, CANCELLED) there is nobody left who waits.
+# With these, another node may do better. The other codes are a handler's answer on any node,
+# or (DEADLINE_EXCEEDED, CANCELLED) nobody waits any more.
 NOT_RUN = frozenset({RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE})
 
-# Seconds. Of a call's default timeout of 5 s even the longest pause leaves most.
+# Seconds. Even the longest pause leaves most of a call's default timeout of 5 s.
 FIRST_CEILING = 0.05
 HIGHEST_CEILING = 1.0
 
@@ -28,16 +28,16 @@ _INT32 = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed attempt, and what is known of it.
+    """One failed attempt, and what is known about it.
 
     Attributes:
         code: The status as its number.
-        may_have_run: False only if it is proved that no handler ran: the channel was
-            not READY, or the server said so in a trailer.
+        may_have_run: False only with proof that no handler ran: the channel was not
+            READY, or the server said so in a trailer.
         idempotent: The method is marked: it may run twice.
-        attempts: Made so far, this one included.
+        attempts: Attempts so far, this one included.
         left: Seconds to the deadline of the whole call; None without one.
-        pushback: The trailer `grpc-retry-pushback-ms` as it came, if it came.
+        pushback: The trailer `grpc-retry-pushback-ms` as received; None without one.
     """
 
     code: int
@@ -49,17 +49,17 @@ class Failure:
 
 
 class RetryPolicy:
-    """Decides on retries by what cannot have run, not by how an error reads.
+    """Decides on retries by proof that no handler ran, not by the text of an error.
 
-    What no handler has seen may go to another node, whatever the method. What may
-    have run is tried again only if the method is marked idempotent and the status
-    is UNAVAILABLE: another status is somebody's answer.
+    A call that no handler has seen may go to another node, whatever the method. A call
+    that may have run is retried only if the method is marked idempotent and the status
+    is UNAVAILABLE: any other status is an answer.
 
-    The first retry of what has not run waits for nothing, since it goes to another
+    The first retry of a call that has not run waits for nothing, since it goes to another
     node. Any other waits for a time drawn between 0 and a ceiling of 50 ms that
     doubles up to 1 s (full jitter: AWS Architecture Blog, "Exponential Backoff and
-    Jitter"). A server's pushback overrides both (gRFC A6): that many milliseconds
-    exactly; negative or no number, not at all.
+    Jitter"). A server's pushback overrides both (gRFC A6): the retry waits exactly that
+    many milliseconds; if it is negative or no number, there is no retry.
 
     Args:
         retries: Most attempts after the first one.
@@ -79,7 +79,7 @@ class RetryPolicy:
         elif failure.attempts == 1 and not failure.may_have_run:
             pause = 0.0
         else:
-            # 2.0**1024 is an error, and the ceiling is reached at the sixth.
+            # 2.0**1024 is an error, and the ceiling is reached at the sixth attempt.
             doubled = FIRST_CEILING * 2.0 ** min(failure.attempts - 1, 10)
             pause = self._uniform(0.0, min(HIGHEST_CEILING, doubled))
         if pause is None or (failure.left is not None and pause >= failure.left):
@@ -94,7 +94,7 @@ def _may_go_again(failure: Failure) -> bool:
 
 
 def _pushback(text: str) -> float | None:
-    """The seconds a server asks for; None where it asks for no retry."""
+    """The seconds a server asks for; None if it asks for no retry."""
     if not _PUSHBACK.fullmatch(text) or int(text) >= _INT32:
         return None
     return int(text) / 1000

@@ -10,39 +10,39 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 
 __all__ = ["Subset"]
 
-# Up to so many newcomers are put in their places; more are sorted in.
+# This many newcomers or fewer are put in their places; more are sorted in.
 FEW = 64
 
 _key = attrgetter("key")
 
 
 class Subset:
-    """A stable choice of `size` nodes, another one for each seed, by rendezvous hash.
+    """A stable choice of `size` nodes, different for each seed, by rendezvous hash.
 
-    A node that leaves is replaced by one other; a node that arrives replaces one or
-    none. A node is its key, id and address: one that comes back elsewhere, or as a
-    new process, is another node here as it is everywhere.
+    If a node leaves, one other replaces it; a node that arrives replaces one or none.
+    A node is its key, id and address: here too, a node that comes back at another
+    address or as a new process is another node.
 
-    Ranks are reckoned once for each node. A set that differs little from the one
-    before costs little.
+    Each node's rank is computed once. A set that differs little from the previous one
+    costs little.
 
     Args:
         size: Nodes to choose; 0 for all.
-        seed: What tells this client from others; any text.
+        seed: Any text that distinguishes this client from others.
     """
 
     def __init__(self, size: int, seed: str) -> None:
         self._size = size
         self._rank = ranking(seed)
         self._nodes = EMPTY
-        # In the order of their ranks, the chosen first.
+        # In the order of their ranks, the chosen ones first.
         self._order: list[bytes] = []
         self._ranks: dict[str, bytes] = {}
         self._by_rank: dict[bytes, Node] = {}
         self._chosen = EMPTY
 
     def choose(self, nodes: NodeSet) -> NodeSet:
-        """The chosen ones: the same objects as in `nodes`, or all of it where it has no more than `size`."""
+        """The chosen nodes: the same objects as in `nodes`; `nodes` itself if it has at most `size`."""
         if not self._size or len(nodes) <= self._size:
             self._nodes = self._chosen = EMPTY
             self._order, self._ranks, self._by_rank = [], {}, {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Warming"]
 
-# Envoy's `min_weight_percent`: with nothing a node would never get warm.
+# Envoy's `min_weight_percent`: a node without any calls would never get warm.
 LEAST = 0.1
 
 
@@ -15,10 +15,10 @@ class Warming:
     (Envoy's slow start with its default aggression).
 
     Attributes:
-        ramping: Whether anybody is to be spared now.
+        ramping: Whether any node must be spared now.
 
     Args:
-        duration: Seconds from a node's arrival to its full share; if 0, nobody is told to have joined.
+        duration: Seconds from a node's arrival to its full share; if 0, do not call `joined`.
     """
 
     __slots__ = ("_duration", "_since", "ramping")
@@ -32,7 +32,7 @@ class Warming:
         return len(self._since)
 
     def joined(self, key: str, now: float) -> None:
-        """A node came to a set that has others."""
+        """A node has come to a set that has others."""
         self._since[key] = now
 
     def left(self, key: str) -> None:
@@ -40,10 +40,10 @@ class Warming:
         self._since.pop(key, None)
 
     def review(self, reachable: int, now: float) -> None:
-        """Look who is warm by now, and whether the others can spare the rest.
+        """Find out which nodes are warm by now, and whether the others can spare the rest.
 
-        Where half of the nodes or more are new, as after a deployment, sparing them
-        would only overload the old ones: then nobody is.
+        If half of the nodes or more are new, as after a deployment, sparing them would
+        only overload the old ones: then no node is spared.
         """
         if self._since:
             warm = now - self._duration

@@ -1,4 +1,4 @@
-"""Calls stay in the own zone while it can bear them."""
+"""Keeps calls in the client's own zone while the zone can bear them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from pymicro.nodes.wellknown import ZONE
 
 __all__ = ["in_zone"]
 
-# Envoy's overprovisioning factor: the nodes of a zone are taken to bear 1.4 times their
+# Envoy's overprovisioning factor: the nodes of a zone are assumed to bear 1.4 times their
 # usual load, so a zone is enough for its clients until fewer than 72 % can be reached.
 OVERPROVISIONED = 1.4
 
 
 def in_zone(nodes: NodeSet, reachable: NodeSet, zone: str, seed: str = "") -> NodeSet:
-    """Those of `reachable` that a client in `zone` should use.
+    """The nodes of `reachable` that a client in `zone` should use.
 
     The zone is enough by itself if it has at least half of an even share of all nodes
-    (a zone with one node of thirty would be run over by its clients) and 1.4 times its
-    reachable nodes are at least all of its nodes. Otherwise it is filled up with nodes
-    from elsewhere to just as many as would be enough, so that the overflow grows with
-    what is missing. A node whose zone is not known is elsewhere; all such together
-    count as one zone.
+    (its clients would overrun a zone with one node of thirty) and 1.4 times its reachable
+    nodes are at least all of its nodes. Otherwise nodes from elsewhere fill it up to just
+    as many as would be enough, so that the overflow grows with what is missing. A node
+    of unknown zone is elsewhere; all such nodes together count as one zone.
 
-    Without a zone, with nobody listed in it, or with none of it reachable, all are used.
+    All are used without a zone, if nobody is listed in it, or if none of it is reachable.
 
     Args:
-        nodes: All of the service, reachable or not.
-        reachable: Those to choose from.
+        nodes: All nodes of the service, reachable or not.
+        reachable: The nodes to choose from.
         zone: The client's own; may be empty.
-        seed: What tells this client from others: each fills up with nodes of its own
-            choice, and always with the same ones.
+        seed: A text that distinguishes this client from others: each fills up with nodes
+            of its own choice, and always with the same ones.
     """
     if not zone:
         return reachable

@@ -1,4 +1,4 @@
-"""What it takes to start a call on a node, and to start it again on another one."""
+"""Starting a call on a node, and starting it again on another one."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ __all__ = ["Attempts"]
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
-# A deadline that is noticed this much too late, in seconds, says that this process was
-# held up (its event loop blocked, itself suspended), and nothing about the node.
+# Seconds. If this process notices a deadline this much too late, it was held up itself (its event
+# loop was blocked, or it was suspended). That says nothing about the node.
 LATE = 0.05
 
 
 class Attempts:
     """One call of the user: its attempts, one after the other, each on another node.
 
-    It is the done callback of each real call, and holds nothing of a call object
-    that is to end when it is dropped, so that such a stream can be collected.
+    It is the done callback of each real call. It holds no strong reference to a call
+    object that ends when it is dropped, so that such a stream can be collected.
 
     Attributes:
-        made: How many there were so far.
-        live: Where calls in flight are listed, to be ended with their channel.
-        owner: The call object that the user holds, or a weak reference to it where
-            it is to end when it is dropped.
-        committed: Whether messages of the call have passed either way: from then on
-            it cannot be started again.
+        made: The number of attempts so far.
+        live: The list of calls in flight, which end with their channel.
+        owner: The call object that the user holds; a weak reference to it if the
+            call ends when the user drops it.
+        committed: Whether messages of the call have passed either way. If so, the call
+            cannot be started again.
         call: The real call of the last attempt.
         deadline: The moment of the loop's clock for all attempts together; None without one.
     """
 
-    # Defaults on the class: a call pays only for what it uses.
+    # The defaults are on the class: a call pays only for what it uses.
     made = 0
     committed = False
     deadline: float | None = None
     owner: Any = None
     call: Any = None
-    _pick: Any = None  # a Pick, from when the first attempt is made
+    _pick: Any = None  # a Pick, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _replay: Replay | None = None
     _doubtful = False
@@ -85,8 +85,8 @@ class Attempts:
         self._loop = loop = asyncio.get_running_loop()
         if timeout is not None:
             self.deadline = loop.time() + timeout
-        # A handler that serves a retried call makes its own calls without retries: of three
-        # layers only one tries again.
+        # A handler that serves a retried call makes its own calls without retries: only one of
+        # three layers tries again.
         serving = scope.get()
         if target.retry is None or (serving is not None and serving.active and serving.retried):
             self.committed = True
@@ -95,7 +95,7 @@ class Attempts:
 
     @property
     def node(self) -> Node | None:
-        """The one that was tried last."""
+        """The node of the last attempt."""
         return self._pick.node if self._pick is not None else None
 
     def left(self) -> float | None:
@@ -103,10 +103,10 @@ class Attempts:
         return None if self.deadline is None else max(0.0, self.deadline - self._loop.time())
 
     def start(self, found: PickedChannel) -> Any:
-        """Start the real call on a node. `wait_for_ready` is never handed down.
+        """Start the real call on a node, without `wait_for_ready`.
 
-        On the channel of a dead node it would hang to the deadline; to us it means
-        waiting for a node.
+        With it, grpc-core would wait on a dead node's channel until the deadline. To us
+        it means waiting for a node.
         """
         pick, channel, ready = found
         request, timeout, metadata = self._request, self._timeout, self._metadata
@@ -150,7 +150,7 @@ class Attempts:
             raise
 
     def __call__(self, call: Any) -> None:
-        """The real call has ended: count it out, tell how, and try again if it failed."""
+        """The real call has ended: stop counting it, report how it ended, and retry it if it failed."""
         self.live.discard(self)
         self._channel.ended(self)
         outcome = outcome_of(call)
@@ -163,7 +163,7 @@ class Attempts:
         self.owner = None
         method = self._called.method
         if not method.asked_peer:
-            # Once for each method: servers say it with every answer.
+            # Set once for each method: servers repeat it in every answer.
             method.asked_peer = True
             method.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
 
@@ -180,19 +180,19 @@ class Attempts:
             self.owner = None
 
     def _may_have_run(self) -> bool:
-        """Whether the request can have been sent, for all that the connection's states tell.
+        """Whether the request can have been sent, judged by the connection's states.
 
-        It cannot if the connection was not READY when the call was started and has
-        not been since.
+        It cannot if the connection was not READY when the call started and has not
+        been READY since.
         """
         channel = self._channel
         return self._ready or channel.readies != self._readies or channel.ready()
 
     def _had_no_time(self) -> bool:
-        """Whether a deadline that has passed says nothing about the node.
+        """Whether a deadline passed without saying anything about the node.
 
-        This process was held up, or the attempt was given only what others had left of the
-        time; or the node says itself that it was too late to begin.
+        That is so if this process was held up, if earlier attempts had used up part of the
+        time, or if the node says that the call reached it too late to begin.
         """
         return (
             self.made > 1
@@ -201,9 +201,9 @@ class Attempts:
         )
 
     def reconsider(self, error: AioRpcError) -> bool:
-        """Whether the call goes on although it ended with this error, which differs from what was told first.
+        """Whether the call goes on although it ended with this error, which differs from the first report.
 
-        That happens to a stream that writes a request while the peer's refusal arrives
+        The two differ if a stream writes a request while the peer's refusal arrives
         (see `rpc.grpcio`).
         """
         if not self._doubtful:
@@ -249,7 +249,7 @@ class Attempts:
         return True
 
     async def _start_after(self, pause: float, failed: Any) -> Any:
-        """Another attempt after a pause; the failed one where there is no other node."""
+        """Make another attempt after a pause; return the failed call if there is no other node."""
         await asyncio.sleep(pause)
         found = self._find()
         if found is None:
@@ -258,7 +258,7 @@ class Attempts:
         return self.start(found)
 
     def _find(self) -> PickedChannel | None:
-        """Another node to try, if there is one at once and the budget allows it."""
+        """Another node to try, if one is there at once and the budget allows a retry."""
         target = self._target
         found = target.pick(CallInfo(self._called.path, self._tried))
         if found is not None and not target.may_retry():

@@ -1,4 +1,4 @@
-"""What the parts of a call need to know of the method that is called, and of the object that waits."""
+"""What the parts of a call know of the method that it calls, and of the user's call object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Called", "Waiting"]
 
 
 class Waiting(Protocol):
-    """A call object of the user's, whose real call starts later."""
+    """A user's call object whose real call starts later."""
 
     def begins_later(self, deferred: Deferred) -> None:
         """The real call will start later, for the first time or again."""
@@ -36,7 +36,7 @@ class Called(Protocol):
         method: The method as a stub asks for it.
         callee: Service and method, for errors.
         call_type: Makes the call object that the user gets.
-        drops: Whether a call that nobody holds any more is cancelled.
+        drops: Whether the call is cancelled when nobody holds it any more.
         streams: Whether there is a stream of requests.
     """
 
@@ -68,7 +68,7 @@ class Called(Protocol):
 
     @property
     def logged(self) -> bool:
-        """Whether each call is a line in the log."""
+        """Whether each call writes a line to the log."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class Called(Protocol):
         ...
 
     def elsewhere(self, path: str) -> Called:
-        """The same with another method's path."""
+        """The same object with another method's path."""
         ...
 
     def direct(

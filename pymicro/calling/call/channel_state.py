@@ -1,4 +1,4 @@
-"""What a channel's calls need of it: where they go, and what all of them have in common."""
+"""What calls need of their channel: where they go, and what they all have in common."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ UNSET = Unset.UNSET
 
 
 class ChannelState:
-    """The part of a channel that its calls know.
+    """The part of a channel that its calls use.
 
     Attributes:
         service: The name that is looked up.
         target: Where calls go; None before the first call and after the client is closed.
-        timeout: Seconds a unary call may take unless told otherwise; None for no limit.
-        live: Calls in flight, to end when the channel is closed.
-        forwarded: Keys of request metadata that onward calls carry along.
-        caller: What each call says of who makes it; None for nothing.
-        logged: Whether each call is a line in the log.
+        timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
+        live: Calls in flight, which end when the channel is closed.
+        forwarded: Keys of request metadata that onward calls pass on.
+        caller: Metadata in which each call says who makes it; None for nothing.
+        logged: Whether each call writes a line to the log.
         intercepted: The interceptors; None without any.
     """
 
@@ -72,11 +72,11 @@ class ChannelState:
         return self._core.tasks
 
     def marks(self, path: str) -> bool:
-        """Whether the method was named here as one that may run twice."""
+        """Whether the user told this channel that the method may run twice."""
         return path in self._idempotent
 
     def open(self) -> Target:
-        """Follow the service's nodes, unless that has begun.
+        """Start following the service's nodes, once.
 
         Raises:
             PymicroError: The client is not open.
@@ -87,7 +87,7 @@ class ChannelState:
         if self.target is None:
             core = self._core
             self.target = core.target(self, self.service, self._filter, self._options)
-            # Known only now: a channel may be made before the settings are read.
+            # The client knows this only now: a channel may be made before the settings are read.
             given = self._given_timeout
             self.timeout = core.timeout if isinstance(given, Unset) else given
             self.forwarded = core.forwarded
@@ -96,5 +96,5 @@ class ChannelState:
         return self.target
 
     def forget(self) -> None:
-        """The client is closed: the next call asks it anew."""
+        """The client is closed: the next call asks it for the target again."""
         self.target = None

@@ -1,4 +1,4 @@
-"""The beginning of a call that cannot start at once."""
+"""The start of a call that cannot start at once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Deferred"]
 
 
 class Deferred:
-    """Waits for a node, or for interceptors, and then hands over the call underneath.
+    """Waits for a node or for interceptors, and then hands over the underlying call.
 
     Args:
-        begin: Starts the call underneath and returns it; may wait. What it
+        begin: Starts the underlying call and returns it; may wait. An exception it
             raises becomes the outcome of the call.
-        handover: Gets the call underneath, or the `Ended` in its place, once.
-            Returns False if nobody wants it any more: then it is cancelled.
+        handover: Gets the underlying call, or the `Ended` in its place, once.
+            Returns False if nobody wants the call any more: then it is cancelled.
         tasks: Where the waiting runs.
-        live: Where it is listed while it waits.
+        live: The list of calls in flight; it holds this one while it waits.
     """
 
     __slots__ = ("_handover", "_live", "_task", "deadline", "started")
@@ -64,7 +64,7 @@ class Deferred:
             call.cancel()
 
     def cancel(self) -> bool:
-        """Give up waiting; False if the call underneath had started."""
+        """Give up waiting; False if the underlying call had started."""
         if self.started.done():
             return False
         self._resolve(Ended(asyncio.CancelledError()))
@@ -72,6 +72,6 @@ class Deferred:
         return True
 
     async def wait(self) -> Any:
-        """The call underneath, or the `Ended` in its place."""
-        # Shielded: who waits may be cancelled, and the call goes on.
+        """The underlying call, or the `Ended` in its place."""
+        # Shielded: a caller that waits here may be cancelled, and the call must go on.
         return await asyncio.shield(self.started)

@@ -16,12 +16,12 @@ __all__ = ["Ended"]
 
 
 class Ended:
-    """Stands where the underlying call would: it failed, was cancelled or has its response.
+    """Takes the underlying call's place: the call failed, was cancelled or has its response.
 
     Args:
-        error: What to raise; `asyncio.CancelledError` for a local cancel, any
-            other exception as it is; None if the call succeeded.
-        response: The response of a call an interceptor answered itself.
+        error: The exception to raise; `asyncio.CancelledError` for a local cancel;
+            None if the call succeeded.
+        response: The response, if an interceptor answered the call itself.
     """
 
     def __init__(self, error: BaseException | None = None, response: Any = None) -> None:
@@ -85,7 +85,7 @@ class Ended:
     def __await__(self) -> Generator[Any, None, Any]:
         self._raise()
         return self._response
-        yield  # makes this a generator, as __await__ has to be
+        yield  # makes this a generator, as __await__ must be
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._no_messages()

@@ -1,4 +1,4 @@
-"""Calls through interceptors, outside pick and retries: once per call of the user.
+"""Calls through interceptors, outside pick and retries: interceptors run once for each call of the user.
 
 grpc.aio's own intercepted calls end in a private channel of grpc.aio, so they
 cannot run above a pick. Here interceptors of grpc.aio's four classes and of our
@@ -47,10 +47,10 @@ class Interception:
 
     @classmethod
     def of(cls, interceptors: Sequence[Any]) -> Self | None:
-        """The chain of these, the first one outermost; None if there are none.
+        """The chain of these interceptors, the first one outermost; None without any.
 
         Raises:
-            ConfigError: One is neither of grpc.aio's classes nor a coroutine function.
+            ConfigError: An interceptor is neither of grpc.aio's classes nor a coroutine function.
         """
         for interceptor in interceptors:
             if isinstance(interceptor, grpc.aio.ClientInterceptor):
@@ -86,12 +86,12 @@ class Interception:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
-        """Start a call through the chain; what `called` returns to its user."""
+        """Start a call through the chain; return the call object for the user."""
         chain = self._chains[called.shape]
         if not chain:
             return called.direct(request, timeout, metadata, credentials, wait_for_ready, compression)
         details = grpc.aio.ClientCallDetails(
-            called.path.encode(),  # type: ignore[arg-type] # bytes in fact, as in grpc.aio
+            called.path.encode(),  # type: ignore[arg-type] # these are bytes, as in grpc.aio
             timeout,
             metadata if isinstance(metadata, grpc.aio.Metadata) else grpc.aio.Metadata(*(metadata or ())),
             credentials,
@@ -151,7 +151,7 @@ async def _run(
 
 
 class _Delegate:
-    """A call object that behaves like another but for what its class defines."""
+    """A call object that behaves like another one, except for what its class defines."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -161,7 +161,7 @@ class _Delegate:
 
 
 class _IteratedCall(_Delegate):
-    """A call whose responses come from an iterator an interceptor returned."""
+    """A call whose responses come from an iterator that an interceptor returned."""
 
     def __init__(self, call: Any, responses: Any) -> None:
         super().__init__(call)

@@ -1,4 +1,4 @@
-"""What a stub holds for each method: picks a node and starts a call on it."""
+"""What a stub holds for each method: an object that picks a node and starts a call on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     _UnaryStream = grpc.aio.UnaryStreamMultiCallable[Any, Any]
     _StreamUnary = grpc.aio.StreamUnaryMultiCallable[Any, Any]
     _StreamStream = grpc.aio.StreamStreamMultiCallable[Any, Any]
-else:  # older grpcio has them generic for type checkers only
+else:  # older grpcio has generic ones for type checkers only
     _UnaryUnary = grpc.aio.UnaryUnaryMultiCallable
     _UnaryStream = grpc.aio.UnaryStreamMultiCallable
     _StreamUnary = grpc.aio.StreamUnaryMultiCallable
@@ -53,19 +53,19 @@ class MultiCallable:
     """Starts calls of one method on one channel.
 
     Args:
-        channel: Ours, which knows the nodes.
+        channel: Our channel, which knows the nodes.
         method: The method.
 
     Attributes:
         callee: Service and method, for errors.
-        drops: Whether a call that nobody holds any more is cancelled.
+        drops: Whether a call is cancelled when nobody holds it any more.
         streams: Whether there is a stream of requests.
     """
 
     call_type: type[_Call]
     drops = True
     streams = False
-    _limited = False  # whether the channel's default timeout holds for it
+    _limited = False  # whether the channel's default timeout applies to it
 
     def __init__(self, channel: ChannelState, method: Method) -> None:
         self._channel = channel
@@ -94,7 +94,7 @@ class MultiCallable:
 
     @property
     def logged(self) -> bool:
-        """Whether each call is a line in the log."""
+        """Whether each call writes a line to the log."""
         return self._channel.logged
 
     @property
@@ -103,7 +103,7 @@ class MultiCallable:
         return self._channel.tasks
 
     def elsewhere(self, path: str) -> MultiCallable:
-        """The same with another method's path, which an interceptor may ask for."""
+        """The same object with another method's path; an interceptor may ask for it."""
         if path == self.method.path:
             return self
         return type(self)(self._channel, self.method.renamed(path))
@@ -144,8 +144,8 @@ class MultiCallable:
         channel = self._channel
         target = channel.target or channel.open()
         if channel.caller is not None:
-            # Of most calls it is all the metadata, made once: grpc.aio would make its own kind
-            # of object of a tuple for each call, which is half of what a header costs.
+            # Most calls have no other metadata, so this object is made once: grpc.aio would convert
+            # a tuple for each call, which is half of what a header costs.
             metadata = _signed(metadata, channel.caller) if metadata else channel.caller
         attempts = Attempts(self, target, channel.live, request, timeout, metadata, credentials, compression)
         found = target.pick(self.method.info)
@@ -177,7 +177,7 @@ class MultiCallable:
     def _inherit(
         self, serving: CallScope, timeout: float | None, metadata: Metadata
     ) -> tuple[float | None, Metadata]:
-        """The deadline and metadata of an onward call of the call being served."""
+        """The deadline and metadata that the call inherits from the call being served."""
         remaining = serving.time_remaining()
         if remaining is not None and (timeout is None or remaining < timeout):
             timeout = remaining
@@ -190,7 +190,7 @@ class MultiCallable:
 
 
 def _signed(metadata: Metadata, caller: grpc.aio.Metadata) -> Metadata:
-    """The call's metadata and who makes it, unless it says that itself."""
+    """The call's metadata plus who makes the call, unless the metadata says so itself."""
     if any(key == FROM_SERVICE for key, _ in metadata):
         return metadata
     return (*metadata, *caller)

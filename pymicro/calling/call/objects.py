@@ -1,10 +1,9 @@
 """What a stub's method returns: grpc.aio's call objects over a picked node.
 
 Each holds the real call and delegates to it. It adds no Task and no Future of
-its own unless the call has to wait for a node, or before it is tried again, or
-runs through interceptors (`Deferred`), and maps errors to `pymicro.rpc.status`. A
-call that is tried again goes on with another real call: what ended with the one
-before is asked of the next one.
+its own unless the call waits for a node, waits before a retry or runs through
+interceptors (`Deferred`). It maps errors to `pymicro.rpc.status`. After a retry
+there is another real call, and questions go to that one.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class _Call:
     Args:
         callee: Service and method, for errors.
         call: The real call; None if it is deferred.
-        node: The node it went to; None if it is not known (yet).
+        node: The node the call went to; None if it is not known (yet).
     """
 
     attempts: Attempts | None = None
@@ -53,17 +52,17 @@ class _Call:
     def __init__(self, callee: str, call: Any = None, node: Node | None = None) -> None:
         self._callee = callee
         self._call = call
-        self.node = node  # the one it was tried on last
+        self.node = node  # the node of the last attempt
 
     # Beginning
 
     def begins_later(self, deferred: Deferred) -> None:
-        """The call underneath will start later, for the first time or again."""
+        """The underlying call will start later, for the first time or again."""
         self._call = None
         self._deferred = deferred
 
     def begun(self, call: Any) -> None:
-        """The call underneath has started, for the first time or again on another node."""
+        """The underlying call has started, for the first time or again on another node."""
         self._call = call
         if self.attempts is not None:
             self.node = self.attempts.node
@@ -77,7 +76,7 @@ class _Call:
         return self._call
 
     async def _ask(self, name: str) -> Any:
-        """What the call underneath answers; of the last attempt, if an answer ends one."""
+        """Ask the underlying call; if its answer ends an attempt, ask the next attempt, up to the last."""
         while True:
             call = await self._underlying()
             answer = await getattr(call, name)()
@@ -90,14 +89,14 @@ class _Call:
             self.attempts.committed = True
 
     def _ends(self, call: Any, error: AioRpcError) -> bool:
-        """Whether this is the end, and not that of an attempt after which there is another one."""
+        """Whether this ends the call, and not just an attempt that is followed by another one."""
         return call is self._call and not (self.attempts is not None and self.attempts.reconsider(error))
 
     def _error(self, exc: AioRpcError) -> RpcError:
         if not isinstance(exc, RpcError):
             made = self.attempts.made if self.attempts is not None else 1
             return from_aio(exc, node=self.node, callee=self._callee, attempts=made)
-        if exc.callee is None:  # made on this side, before there was a node
+        if exc.callee is None:  # this side made the error, before there was a node
             exc.callee = self._callee
         return exc
 
@@ -135,13 +134,13 @@ class _Call:
 
     def _fire(self, ended: Any) -> None:
         if ended is not self._call:
-            return  # an attempt, and the call goes on with another one
+            return  # this ended an attempt, and the call goes on with another one
         callbacks, self._callbacks = self._callbacks or (), None
         for callback in callbacks:
             callback(self)
 
-    # grpc.aio.Call. Code and details are those of the exception: of a go-micro server's error
-    # they are read out of its text, by the call that holds the real one and knows its attempts.
+    # grpc.aio.Call. Code and details are those of the exception. For a go-micro server's error, they
+    # are read out of its text by the object that holds the real call and knows its attempts.
 
     async def initial_metadata(self) -> Any:
         return await self._ask("initial_metadata")
@@ -195,8 +194,8 @@ class _UnaryResponse(_Call):
                 if self._ends(call, exc):
                     raise self._error(exc) from None
             except BaseException:
-                # Somebody cancelled the wait, or the request cannot be sent, which does not
-                # end a call of grpc.aio's. The call must end all the same.
+                # Somebody cancelled the wait, or grpc.aio cannot send the request. Neither ends
+                # a call of grpc.aio's, but this call must end.
                 if not self.done():
                     self.cancel()
                 raise
@@ -205,8 +204,8 @@ class _UnaryResponse(_Call):
 class _Dropped(_Call):
     """A call that ends when nobody holds it any more.
 
-    grpc.aio lets a stream that nobody reads any more run for ever. So nothing
-    that lives as long as the real call may hold this object.
+    grpc.aio lets a stream that nobody reads any more run for ever. So nothing that
+    lives as long as the real call may hold this object.
     """
 
     def __init__(self, callee: str, call: Any = None, node: Node | None = None) -> None:
@@ -234,7 +233,7 @@ class _Dropped(_Call):
         if here is self._loop:
             held.cancel()
             self._fire(self._call)
-        else:  # collected in another thread, or while the loop is at rest
+        else:  # it was collected in another thread, or while the loop is at rest
             self._loop.call_soon_threadsafe(held.cancel)
 
 
@@ -295,7 +294,7 @@ class _StreamRequest(_Dropped):
     _writes: Writes | None = None
 
     def write_to(self, writes: Writes) -> None:
-        """Requests go through interceptors: as an iterator, which `writes` is."""
+        """Requests go through interceptors, which read them from the iterator `writes`."""
         self._writes = writes
         self.add_done_callback(writes.end)
 
@@ -322,7 +321,7 @@ class _StreamRequest(_Dropped):
                 return
 
     async def done_writing(self) -> None:
-        self._commit()  # who comes next would have to be told as well
+        self._commit()  # another attempt would have to be told as well
         try:
             if self._writes is not None:
                 await self._writes.close()
@@ -335,11 +334,11 @@ class _StreamRequest(_Dropped):
             raise
 
 
-# The abstract bases come last: they declare every method, and ours must be found first.
+# The abstract bases come last: they declare every method, and Python must find ours first.
 
 
 class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall[Any, Any]):
-    """One request, one response. Dropped without being awaited it runs on, as in grpc.aio."""
+    """One request, one response. If dropped before it is awaited, it runs on, as in grpc.aio."""
 
 
 class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall[Any, Any]):

@@ -22,15 +22,15 @@ _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 _UNKNOWN = grpc.StatusCode.UNKNOWN
 _OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
-# Errors of go-micro services often have a number of their own (422, 10001), for which there
-# is no status but UNKNOWN. They are answers about a request, as this status is, and five
-# of them in a row must not eject a node.
+# Errors of go-micro services often have a number of their own (422, 10001), and only the status
+# UNKNOWN fits those. They are answers about a request, as FAILED_PRECONDITION is, and five of them
+# in a row must not eject a node.
 _REFUSED = _OUTCOMES[grpc.StatusCode.FAILED_PRECONDITION]
 
 
 def outcome_of(call: Any) -> Outcome:
     """How a done grpc.aio call ended."""
-    try:  # `now`, written out here because every call comes by
+    try:  # `now`, written out here because every call passes through
         call.code().send(None)
     except StopIteration as stop:
         code = stop.value
@@ -52,13 +52,13 @@ def _meant(call: Any, code: grpc.StatusCode) -> tuple[grpc.StatusCode, ErrorJson
 
 
 def trailers_of(call: Any) -> dict[str, str | bytes]:
-    """The trailing metadata of a done grpc.aio call; of two with one key the last."""
-    # As pairs: the keys() of a grpc.aio Metadata are no keys before grpcio 1.80.
+    """The trailing metadata of a done grpc.aio call; if a key comes twice, its last value."""
+    # Read as pairs: the keys() of a grpc.aio Metadata are no keys before grpcio 1.80.
     return dict(tuple(now(call.trailing_metadata()) or ()))
 
 
 def logs_calls() -> bool:
-    """Whether calls are logged: asked once for each channel, not for each call."""
+    """Whether calls are logged; each channel asks once, not for each call."""
     return log.isEnabledFor(logging.DEBUG)
 
 

@@ -1,7 +1,7 @@
 """Client interceptors of our own form (see `pymicro.rpc.interceptors`).
 
-On this side `proceed()` may be called again where the response is one message:
-each time is another call.
+A client interceptor may call `proceed()` again if the response is one message:
+each time makes another call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OutgoingCall", "intercept"]
 
 
 class OutgoingCall:
-    """What a client interceptor sees of a call, and may change before `proceed()`.
+    """A call as a client interceptor sees it, and may change it before `proceed()`.
 
     Attributes:
         service: The name that is looked up.
@@ -35,7 +35,7 @@ class OutgoingCall:
         metadata: The request's metadata (`grpc.aio.Metadata`); add to it or replace it.
         timeout: Seconds for the whole call; None for no limit.
         credentials: Call credentials, if any.
-        wait_for_ready: Whether to wait for a node where there is none.
+        wait_for_ready: Whether to wait for a node if there is none.
     """
 
     def __init__(self, called: Called, details: grpc.aio.ClientCallDetails, request: Any) -> None:
@@ -60,7 +60,7 @@ class OutgoingCall:
 
     def _details(self) -> grpc.aio.ClientCallDetails:
         return grpc.aio.ClientCallDetails(
-            self.method.encode(),  # type: ignore[arg-type] # bytes in fact, as in grpc.aio
+            self.method.encode(),  # type: ignore[arg-type] # these are bytes, as in grpc.aio
             self.timeout,
             self.metadata,
             self.credentials,
@@ -127,7 +127,7 @@ async def _run(
     call: OutgoingCall,
     go: Callable[[], Awaitable[Any]],
 ) -> Ended:
-    # The outcome is a value: what an interceptor raises must not end its siblings.
+    # The outcome is a value: an exception of an interceptor must not end its siblings.
     try:
         return Ended(response=await interceptor(call, go))
     except asyncio.CancelledError:
@@ -139,11 +139,11 @@ async def _run(
 async def _raise_for_status(call: Any) -> None:
     """Wait for the end of a call, and raise its error if it has one."""
     if await call.code() is not grpc.StatusCode.OK:
-        await call.wait_for_connection()  # of a call that has ended: raises what ended it
+        await call.wait_for_connection()  # on a call that has ended it raises what ended the call
 
 
 class _OuterCall:
-    """The call as it is seen outside the interceptor: its end is the interceptor's end."""
+    """The call as seen outside the interceptor: it ends when the interceptor ends."""
 
     def __init__(self, inner: Any, running: asyncio.Task[Ended], maps: list[Mapper]) -> None:
         self._inner = inner
@@ -217,7 +217,7 @@ class _OuterCall:
             async for message in self._inner:
                 yield await apply(self._maps, message)
         except AioRpcError:
-            pass  # the interceptor has it, and says what becomes of it
+            pass  # the interceptor has it, and decides what becomes of it
         await (await self._end())
 
     async def read(self) -> Any:

@@ -8,17 +8,17 @@ from typing import Any
 
 __all__ = ["Replay"]
 
-# Requests that are kept. A call that is refused without a handler running has seldom sent
-# more by then, and who streams more than this must not pay with memory for what is rare.
+# Requests that are kept. If a call is refused and no handler ran, it has seldom sent more than
+# this by then. A longer stream must not pay with memory for what is rare.
 KEEP = 4
 
 
 class Replay:
     """Hands an iterator of requests to one attempt after the other.
 
-    It keeps the first requests, so that a call that was not begun can be started
-    again; grpc.aio asks for a request as soon as the one before is on its way. What
-    an attempt that has ended still waits for goes to the next one.
+    It keeps the first requests, so that a call that did not begin can be started
+    again; grpc.aio asks for a request as soon as it has sent the one before. If an
+    attempt ends while it waits for a request, that request goes to the next attempt.
 
     Args:
         requests: What the user gave: an async iterable or a plain one.
@@ -36,7 +36,7 @@ class Replay:
         self._reader: Any = None
 
     def reader(self) -> Any:
-        """The requests from the first one on; whoever read before gets no more."""
+        """The requests from the first one on; earlier readers get no more."""
         self._reader = _AsyncReader(self) if self._asynchronous else _Reader(self)
         return self._reader
 
@@ -46,7 +46,7 @@ class Replay:
         return not self._lost and self._error is None
 
     def _ask(self, index: int) -> None:
-        """A reader asks the source for a request, its `index`th."""
+        """A reader asks the source for the request with this index."""
         if index == KEEP:
             self._lost = True
             self._kept.clear()
@@ -69,7 +69,7 @@ class Replay:
             self._arrival.set_result(None)
 
     async def _wait(self) -> None:
-        """Until what another reader asked the source for is there."""
+        """Wait until the request has arrived that another reader asked the source for."""
         self._arrival = asyncio.get_running_loop().create_future()
         await self._arrival
 

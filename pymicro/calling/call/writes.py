@@ -13,10 +13,10 @@ __all__ = ["Writes"]
 
 
 class Writes:
-    """Hands each written request to whoever iterates, one at a time.
+    """Hands each written request to the reader that iterates, one at a time.
 
-    The writer does not wait for the call to begin: an interceptor may wait for
-    the end of its call before it lets go of it, and the end for the requests.
+    The writer does not wait for the call to begin: an interceptor may hold its call
+    back until the call ends, and the call ends only after the requests.
     """
 
     def __init__(self) -> None:

@@ -31,21 +31,21 @@ MOST_METHODS = 4096
 
 
 class Opened(Protocol):
-    """A channel whose calls have begun, and which is told when the client is closed."""
+    """A channel that has begun to call and must be told when the client is closed."""
 
     def forget(self) -> None:
-        """The client is closed: ask for a target anew."""
+        """The client is closed: ask for a new target at the next call."""
         ...
 
 
 class ClientCore:
-    """Makes targets for channels and holds what they share, while it is entered.
+    """Makes targets for channels and holds what they share, while the context is open.
 
     Attributes:
         tasks: Where background work runs.
-        timeout: Seconds a unary call may take unless told otherwise; None for no limit.
-        forwarded: Keys of request metadata that onward calls carry along.
-        caller: What calls say of who makes them; None where that has no name.
+        timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
+        forwarded: Keys of request metadata that onward calls pass on.
+        caller: Metadata in which calls say who makes them; None if the caller has no name.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ClientCore:
         self.caller: Metadata | None = None
         self.tasks = Tasks("pymicro client")
         self._selector: Selector | None = None
-        # Each client takes its own part of the nodes of a large service.
+        # Each client takes its own share of the nodes of a large service.
         self._seed = secrets.token_hex(8)
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
@@ -67,19 +67,19 @@ class ClientCore:
         make_balancer: Callable[[Config], Balancer],
         describe: Callable[[str], str],
     ) -> None:
-        """Give it what the configuration chose; before it is entered.
+        """Take what the configuration chose; call it before entering the context.
 
         Args:
             config: All settings.
             selector: Where node sets come from.
             make_balancer: Makes a balancer; called once for each target.
-            describe: What is known of a service, for messages.
+            describe: Says what is known of a service, for messages.
         """
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
         self.caller = _caller(config.server_name)
         if self.caller is not None:
-            self.forwarded -= {FROM_SERVICE}  # it is we who call, and not who called us
+            self.forwarded -= {FROM_SERVICE}  # we call, and not the service that called us
         self._config = config
         self._selector = selector
         self._make_balancer = make_balancer
@@ -104,7 +104,7 @@ class ClientCore:
             await self._pool.close()
 
     def method(self, *parts: Any) -> Method:
-        """The one object of a method, as `Method(*parts)` makes it."""
+        """The one shared object of a method, equal to `Method(*parts)`."""
         found = self._methods.get(parts)
         if found is None:
             # A serializer made anew for each stub would fill the table without end.
@@ -114,7 +114,7 @@ class ClientCore:
         return found
 
     def target(self, channel: Opened, service: str, which: Filter, options: ChannelOptions) -> Target:
-        """The target for calls of `channel`, followed from now on.
+        """The target for calls of `channel`, which follows the service's nodes from now on.
 
         Raises:
             PymicroError: The client is not open.
@@ -151,7 +151,7 @@ class ClientCore:
 
 
 def _caller(name: str) -> Metadata | None:
-    """go-micro's header with the name of who calls; None where it has none, or none that can be sent."""
+    """go-micro's header with the caller's name; None if there is no name, or none that can be sent."""
     if not name:
         return None
     try:

@@ -11,11 +11,11 @@ __all__ = ["Dialled"]
 class Dialled:
     """Takes the nodes that speak another protocol out of each set of one service.
 
-    It looks at what has changed since the set before: of ten thousand nodes one that is
-    new costs no more than one of ten.
+    It looks only at the changes since the last set: one new node among ten thousand
+    costs no more than one among ten.
 
     Attributes:
-        others: What each node speaks that was taken out of the last set, by its key.
+        others: The nodes taken out of the last set: the protocol of each, by its key.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Dialled:
         self._last = EMPTY
 
     def of(self, nodes: NodeSet) -> NodeSet:
-        """The nodes to dial; the same set where that is all of them."""
+        """The nodes to dial; the same set if that is all of them."""
         gone, present = differing(self._last, nodes)
         self._last = nodes
         if self.others:

@@ -1,4 +1,4 @@
-"""One rpc method as a stub asks for it, and what a channel was told of methods."""
+"""One rpc method as a stub asks for it, and what a channel was told about methods."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Method:
     """A method as a stub asks a channel for it; compared by identity.
 
     One exists for each method, however many stubs there are, so that a node
-    channel makes its multicallable once: for a `shared` one.
+    channel makes a `shared` method's multicallable only once.
 
     Attributes:
-        asked_peer: Whether an answer was looked at for the peer's mark.
+        asked_peer: Whether an answer was searched for the peer's mark.
         idempotent_there: Whether a peer said that the method may run twice.
     """
 
@@ -73,20 +73,20 @@ class Method:
         return bound
 
     def renamed(self, method: str) -> Method:
-        """The same for another path; for one call, so it is not shared."""
+        """The same method with another path; for one call, so it is not shared."""
         _, serializer, deserializer = self._arguments
         return Method(self.shape, method, serializer, deserializer, False, shared=False)
 
 
 class Marks:
-    """Methods named at a channel as such that may run twice.
+    """Methods that a channel's user marked as safe to run twice.
 
     Args:
         names: `/package.Service/Method`, `package.Service/Method`, or `Method` alone
-            for the methods of that name in every service; of these several.
+            for the methods of that name in every service; any number of these.
 
     Raises:
-        ConfigError: A name that cannot be a method's.
+        ConfigError: A name cannot be a method's name.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""One real channel to one node, shared by all who call that node."""
+"""One real channel to one node, shared by everybody that calls that node."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pymicro.settings.config import Config
 
 __all__ = ["Cancellable", "NodeChannel", "NodeChannels"]
 
-# Channels made in one turn of the loop: making one takes 40 us, and a thousand at once
-# would block every call for 40 ms.
+# Channels made in one turn of the loop: one takes 40 us, and a thousand at once would
+# block every call for 40 ms.
 CHANNELS_A_TURN = 50
-# Of many nodes these are connected at once, so that no call waits; the others within SPREAD
-# seconds, in steps of STEP. Each client takes them in another order and at another pace: a
-# thousand clients that are restarted together would else meet at one node after the other,
-# and each connection costs both ends a handshake.
+# Of many nodes this many are connected at once, so that no call waits. The others follow within
+# SPREAD seconds, in steps of STEP. Each client takes them in another order and at another pace.
+# Otherwise a thousand clients that restart together would meet at one node after the other, and
+# each connection costs both ends a handshake.
 AT_ONCE = 10
 SPREAD = 1.0
 STEP = 0.05
@@ -37,7 +37,7 @@ _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 
 class Cancellable(Protocol):
-    """A call as those see it who may have to end it."""
+    """A call, as the code that may have to end it sees it."""
 
     def cancel(self) -> bool:
         """End it now; False if it had ended."""
@@ -45,18 +45,18 @@ class Cancellable(Protocol):
 
 
 class NodeChannel:
-    """A node's channel: connected when asked to, watched, closed after its last call.
+    """A node's channel: it connects when asked to, is watched, and closes after its last call.
 
     Attributes:
-        node: Who is called.
-        pickable: Whether a call may be started now: it is READY, or was and fell
-            to IDLE (then it is being connected again).
+        node: The node that is called.
+        pickable: Whether a call may start now: the channel is READY, or it was READY
+            and fell to IDLE (then it is being connected again).
         failed: Whether the last attempt to connect failed.
-        state: What grpc-core said last; None before `connect`.
+        state: The last state that grpc-core reported; None before `connect`.
         changes: How often the state has changed.
-        readies: How often it was READY, as far as can be told. Whether a call can have
-            been sent is told by this and `ready()`, never by the text of an error.
-        calls: Those started here that have not ended.
+        readies: How often it was READY, as far as can be told. This and `ready()` tell
+            whether a call can have been sent, never the text of an error.
+        calls: The calls started here that have not ended.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class NodeChannel:
 
     @property
     def lazy(self) -> bool:
-        """Whether nobody asked it to connect yet."""
+        """Whether nobody has asked it to connect yet."""
         return self._real is None
 
     def ready(self) -> bool:
@@ -114,7 +114,7 @@ class NodeChannel:
         return real is not None and real.get_state() is _READY
 
     def connect(self) -> None:
-        """Make the real channel and connect it; at once, without waiting."""
+        """Make the real channel and start connecting it, without waiting."""
         if self._real is None and not self.retired:
             self._open()
 
@@ -133,7 +133,7 @@ class NodeChannel:
         while state is not _SHUTDOWN:
             self._saw(state)
             await real.wait_for_state_change(state)
-            # After max_connection_age a channel is IDLE and stays so: connect again at once.
+            # After max_connection_age a channel goes IDLE and stays so: connect it again at once.
             state = real.get_state(try_to_connect=True)
 
     def _saw(self, state: grpc.ChannelConnectivity) -> None:
@@ -148,7 +148,7 @@ class NodeChannel:
         elif state is _IDLE:
             self.failed = False
             if previous is not _IDLE:
-                # It falls to IDLE from READY, which may have been too short to be seen.
+                # A channel falls to IDLE only from READY, which may have been too short to be seen.
                 self.readies += 1
         if before != (self.pickable, self.failed, self.readies):
             for listener in list(self._listeners):
@@ -181,7 +181,7 @@ class NodeChannel:
         return not self._listeners
 
     def retire(self) -> None:
-        """The node has left: no new calls; close after the last one in flight."""
+        """The node has left: take no new calls, and close after the last one in flight."""
         self.retired = True
         self.pickable = False
         if not self.calls:
@@ -190,7 +190,7 @@ class NodeChannel:
     def _close_soon(self) -> None:
         if self._real is None:
             self._closed(self)
-        elif not self._tasks.closed:  # else whoever ends the tasks closes us
+        elif not self._tasks.closed:  # otherwise the code that ends the tasks closes us
             self._tasks.start(self.close(), f"close {self.node.address}")
 
     async def close(self) -> None:
@@ -209,7 +209,7 @@ class NodeChannel:
 
 
 class NodeChannels:
-    """The channels of one client, each shared by everybody who agrees in its options."""
+    """The channels of one client; holders with equal options share one channel to a node."""
 
     def __init__(self, config: Config, tasks: Tasks, *, rng: random.Random | None = None) -> None:
         self._config = config
@@ -217,7 +217,7 @@ class NodeChannels:
         self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
         self._retired: set[NodeChannel] = set()
         self._rng = rng or random.Random()
-        # To be connected in the next turns of the loop, and a little later.
+        # Channels to connect in the next turns of the loop, and those to connect a little later.
         self._soon: dict[NodeChannel, None] = {}
         self._later: dict[NodeChannel, None] = {}
         self._pump: asyncio.Handle | None = None
@@ -225,7 +225,7 @@ class NodeChannels:
         self._spread_until = 0.0
 
     def acquire(self, node: Node, options: ChannelOptions, listener: Callable[[], None]) -> NodeChannel:
-        """The channel to `node`, made (not connected) if nobody holds it yet."""
+        """The channel to `node`; made, but not connected, if nobody holds it yet."""
         key = options, node.key
         channel = self._channels.get(key)
         if channel is None:
@@ -245,13 +245,13 @@ class NodeChannels:
             channel.retire()
 
     def connect_ahead(self, channels: Iterable[NodeChannel], *, hurry: bool = False) -> None:
-        """Connect these, in an order of chance: some at once, the others spread over a second.
+        """Connect these channels in random order: some at once, the others spread over a second.
 
-        One that is due already keeps its place.
+        A channel that is due already keeps its place.
 
         Args:
-            channels: Those of one service.
-            hurry: All at once, since a call waits that none of the others can take.
+            channels: Channels of one service.
+            hurry: Connect all at once, since a call waits and no other channel can take it.
         """
         if hurry:
             wanted = [channel for channel in channels if channel not in self._soon]
@@ -271,7 +271,7 @@ class NodeChannels:
             self._tick = loop.call_later(STEP * self._rng.random(), self._connect_next)
 
     def is_due(self, channel: NodeChannel) -> bool:
-        """Whether it will be connected without being asked for again."""
+        """Whether it will be connected without another request."""
         return channel in self._later or channel in self._soon
 
     def _connect_some(self) -> None:
@@ -285,7 +285,7 @@ class NodeChannels:
             self._pump = asyncio.get_running_loop().call_soon(self._connect_some)
 
     def _connect_next(self) -> None:
-        """Let as many of those that have time go on as keeps the pace; one timer for all of them."""
+        """Connect as many of the channels that can wait as keeps the pace; one timer serves them all."""
         self._tick = None
         loop = asyncio.get_running_loop()
         steps = max(1, math.ceil((self._spread_until - loop.time()) / STEP))

@@ -31,22 +31,22 @@ __all__ = ["Filter", "PickedChannel", "Target"]
 
 log = logging.getLogger("pymicro.client")
 
-# Past this many, a node is connected when it is first picked: a thousand connected
-# channels are 39 MB here and as many sockets on the other side.
+# Beyond this many nodes, a node is connected when it is first picked: a thousand connected
+# channels take 39 MB here and as many sockets on the other side.
 CONNECT_AHEAD = 100
-# A balancer's update is linear in the nodes; a hundred nodes that connect one by one
-# must not cost a hundred of them.
+# Seconds. A balancer's update is linear in the nodes: a hundred nodes that connect one by one
+# must not cause a hundred updates.
 UPDATE_INTERVAL = 0.01
-# Nodes whose connection turns out not to be READY that a call passes over before it takes
-# one of them: each costs a pick, and the next update knows of them all.
+# A call may pick nodes whose connection turns out not to be READY. It passes over this many
+# before it takes one of them: each costs a pick, and the next update knows of them all.
 UNREADY = 8
 # Seconds between two lines that say that the retry budget is spent.
 HELD_BACK_INTERVAL = 10.0
-# Nodes never connected to that are offered to the balancer at a time: being picked is
-# what connects them, and the call that picked one goes on to a connected node.
+# How many never connected nodes are offered to the balancer at a time: picking a node connects
+# it, and the call that picked it goes on to a connected node.
 OFFERED_UNCONNECTED = 16
 
-# The pick, its node's channel, and whether that was READY.
+# The pick, its node's channel, and whether that channel was READY.
 PickedChannel = tuple[Pick, NodeChannel, bool]
 
 
@@ -55,9 +55,9 @@ class Filter:
     """Which of a service's nodes a channel wants.
 
     Attributes:
-        version: Exactly this version; any if None.
-        metadata: All of these pairs, in no particular order.
-        endpoint: This one, unless they do not say which they have.
+        version: Nodes of exactly this version; any version if None.
+        metadata: Nodes that have all of these pairs, in no particular order.
+        endpoint: Nodes that have this endpoint, or do not say which they have.
     """
 
     version: str | None = None
@@ -66,11 +66,11 @@ class Filter:
 
     @classmethod
     def of(cls, version: str | None, metadata: Mapping[str, str] | None, endpoint: str | None) -> Filter:
-        """A filter from what `channel()` is given."""
+        """A filter from the arguments of `channel()`."""
         return cls(version, frozenset((metadata or {}).items()), endpoint)
 
     def apply(self, nodes: NodeSet) -> NodeSet:
-        """The nodes it lets through."""
+        """The nodes that pass the filter."""
         return nodes.select(self.version, dict(self.metadata), self.endpoint)
 
     def __str__(self) -> str:
@@ -89,11 +89,11 @@ class Target:
     running while calls are made.
 
     Attributes:
-        nodes: Those to choose from: of a large service this client's part. None
+        nodes: The nodes to choose from; of a large service, this client's share. None
             before the first set.
         ahead: How many nodes are connected before they are picked.
-        retry: Which calls are tried again, and when; None where no call is.
-        budget: How many are.
+        retry: Which calls are retried, and when; None if no call is.
+        budget: How many calls may be retried.
     """
 
     service: str
@@ -126,7 +126,7 @@ class Target:
     # Following the node sets
 
     async def follow(self) -> None:
-        """Take every node set the selector gives, until cancelled."""
+        """Take every node set that the selector gives, until cancelled."""
         backoff = Backoff(0.1, 5.0, floor=0.05)
         try:
             while True:
@@ -138,7 +138,7 @@ class Target:
                             backoff.reset()
                     self._error = "the watch ended"
                 except ConfigError as exc:
-                    # A package is missing, say: no call succeeds until somebody mends that.
+                    # For example a package is missing: no call succeeds until somebody mends that.
                     if not self._broken:
                         log.error("%s: %s", self.service, exc)
                     self._broken = True
@@ -150,7 +150,7 @@ class Target:
                         log.warning("%s: %s; trying again", self.service, exc)
                     self._error = str(exc)
                 except Exception as exc:
-                    # Somebody's plug-in; their bug must not end every call of this client.
+                    # A user's plug-in failed; its bug must not end every call of this client.
                     log.exception("%s: selector %s failed; trying again", self.service, self.selector.name)
                     self._error = f"{type(exc).__name__}: {exc}"
                 await asyncio.sleep(backoff.next())
@@ -212,7 +212,7 @@ class Target:
                     offered.append(node)
             reachable = NodeSet(tuple(offered))
         elif all(channel.failed or channel.lazy for channel in channels.values()):
-            # Nothing to hurry for before the first have failed: they are being connected.
+            # No hurry before the first channels have failed: they are being connected.
             self._connect_more(hurry=any(channel.failed for channel in channels.values()))
         self._tell_reconnected()
         failed = sum(channel.failed for channel in channels.values())
@@ -220,7 +220,7 @@ class Target:
         self._wake()
 
     def _tell_reconnected(self) -> None:
-        """A node that was ejected and connected anew may be another process by now."""
+        """Tell the chooser: a node that was ejected and connected again may be another process now."""
         before, self._readies = self._readies, {}
         for key in self.chooser.ejected:
             channel = self.channels.get(key)
@@ -248,7 +248,7 @@ class Target:
     # Picking
 
     def pick(self, call: CallInfo) -> PickedChannel | None:
-        """A node to call now, or None if there is none or it must be waited for."""
+        """A node to call now; None if there is none, or if the call must wait for one."""
         if not self._any_pickable:
             return None
         pick_one, channels = self.chooser.pick, self.channels
@@ -261,7 +261,7 @@ class Target:
                 return second_best
             channel = channels.get(pick.node.key)
             if channel is not None and channel.pickable:
-                # Asked here and now: what was heard of it may be a turn of the loop old.
+                # Ask grpc-core now: its last report may be a turn of the loop old.
                 if channel.ready():
                     if second_best is not None:
                         self.chooser.done(second_best[0], CANCELLED)
@@ -277,20 +277,20 @@ class Target:
                 self.chooser.done(pick, CANCELLED)
                 if channel is not None:
                     channel.connect()
-            # Not connected (yet), or fell away since the last update: another one.
+            # It is not connected yet, or lost its connection after the last update: pick another one.
             call = CallInfo(call.method, call.tried | {pick.node.key})
 
     async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> PickedChannel:
         """A node to call as soon as there is one.
 
         Args:
-            call: What is called.
-            deadline: Moment of the loop's clock; None waits for ever.
-            wait_for_ready: Wait for a node even where that may take long: none is
+            call: The call that needs a node.
+            deadline: A moment of the loop's clock; None waits for ever.
+            wait_for_ready: Wait for a node even if that may take long: none is
                 listed, or none can be reached.
 
         Raises:
-            Unavailable: There is no node, or none that can be reached.
+            Unavailable: There is no node, or no node can be reached.
             DeadlineExceeded: The deadline passed first.
         """
         while True:
@@ -314,14 +314,14 @@ class Target:
                 ) from None
 
     def _least_bad(self, call: CallInfo) -> PickedChannel:
-        """Any node, although none is connected: grpc-core fails the call with the reason."""
+        """Any node, although none is connected: grpc-core fails the call and gives the reason."""
         if self._scheduled is not None:
-            self._update()  # the chooser must know all of them, not those of 10 ms ago
+            self._update()  # the chooser must know all current nodes, not those of 10 ms ago
         pick = self.chooser.pick(call)
         return pick, self.channels[pick.node.key], False
 
     def may_retry(self) -> bool:
-        """Take one retry from the budget; False, and a line in the log at times, if it is spent."""
+        """Take one retry from the budget; return False, and log it at times, if the budget is spent."""
         now = time.monotonic()
         if self.budget.spend(now):
             return True

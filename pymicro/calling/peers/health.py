@@ -1,4 +1,4 @@
-"""The calling side of grpc.health.v1: how one node is.
+"""The calling side of grpc.health.v1: asks a node how it is.
 
 https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
@@ -29,11 +29,11 @@ _WATCH: Final = "/grpc.health.v1.Health/Watch"
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """What a node says of itself.
+    """What a node says about its health.
 
     Attributes:
         status: `SERVING`, `NOT_SERVING`, `UNKNOWN` or `SERVICE_UNKNOWN`.
-        seconds: How long the answer took on a connection that was there.
+        seconds: How long the answer took on a connection that was already open.
     """
 
     status: str
@@ -46,17 +46,17 @@ class NodeHealth:
 
 
 async def check_health(node: Node, config: Config, *, service: str = "", timeout: float = 3.0) -> NodeHealth:
-    """Ask a node for its health, over a connection of its own, as a call would reach it.
+    """Ask a node for its health over a connection of its own, the way a call would reach it.
 
     Args:
-        node: Whom to ask; of kind `name`, whoever answers to it.
+        node: The node to ask; if its address is a name, any process that answers to it.
         config: The settings in force.
         service: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds for connecting and asking together.
 
     Raises:
-        RpcError: It cannot be reached, does not answer in time, or with an error;
-            UNIMPLEMENTED if it offers no health, NOT_FOUND if it has no such service.
+        RpcError: The node cannot be reached, does not answer in time, or answers with an
+            error; UNIMPLEMENTED if it offers no health, NOT_FOUND if it has no such service.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -74,15 +74,15 @@ async def follow_health(
     timeout: float = 3.0,
     interval: float = 2.0,
 ) -> None:
-    """Tell a node's health again and again, until cancelled.
+    """Report a node's health again and again, until cancelled.
 
-    It is asked every `interval` seconds, which measures the time and finds a
-    node that hangs. Where the server offers `Watch` a change is told at once.
+    It asks every `interval` seconds, which measures the time and finds a node
+    that hangs. If the server offers `Watch`, it reports a change at once.
 
     Args:
         node: As for `check_health`.
         config: The settings in force.
-        tell: Gets each answer, or what `check_health` raises.
+        tell: Gets each answer, or the exception that `check_health` raises.
         service: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds for each question.
         interval: Seconds between two questions.
@@ -112,11 +112,11 @@ async def follow_health(
             call: Any = make_call(health_pb2.HealthCheckRequest(service=service))
             try:
                 async for answer in call:
-                    if not math.isnan(last.seconds):  # the first answer has its time with it
+                    if not math.isnan(last.seconds):  # the first answer brings its own time
                         last = dataclasses.replace(last, status=_name_of(answer.status))
                         tell(last)
             except grpc.aio.AioRpcError as exc:
-                # Why a node does not answer is told by whoever asks.
+                # The task that asks reports why a node does not answer.
                 if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
                     return
             finally:

@@ -1,7 +1,7 @@
 """The calling side of server reflection: which services a server has, and their proto files.
 
-https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. Version v1 is
-asked first, then v1alpha: their messages are the same bytes under another name.
+https://github.com/grpc/grpc/blob/master/doc/server-reflection.md. It asks for version
+v1 first, then for v1alpha: their messages are the same bytes under another name.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["NoReflection", "NotReflected", "ReflectionClient", "ReflectionError"
 
 _METHODS = tuple(f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" for v in ("v1", "v1alpha"))
 
-# A server that does not end its side of the stream is not waited for longer.
+# Seconds to wait for a server to end its side of the stream.
 _END_WAIT = 1.0
 
 _NOT_FOUND: Final = grpc.StatusCode.NOT_FOUND.value[0]
 
 
 class ReflectionError(PymicroError):
-    """The server answers reflection, but not with what was asked for."""
+    """The server answers reflection, but its answer is not what was asked for."""
 
 
 class NoReflection(ReflectionError):
@@ -45,13 +45,13 @@ class NotReflected(ReflectionError):
 class ReflectionClient:
     """Asks a server about itself, over any `grpc.aio.Channel`. Holds nothing open between questions.
 
-    Every method raises `ReflectionError`, or `RpcError` where the call itself failed.
+    Every method raises `ReflectionError`, or `RpcError` if the call itself failed.
 
     Args:
-        channel: Stays the caller's to close. If it balances, each question may
-            be answered by another node.
+        channel: The caller closes it. If it balances, each question may be
+            answered by another node.
         timeout: Seconds for each method call here; None for no limit.
-        metadata: Sent with each, such as an authorization.
+        metadata: Sent with each question, such as an authorization.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class ReflectionClient:
     async def files_containing(self, *symbols: str) -> list[FileDescriptorProto]:
         """The proto files that define `symbols`, and all files these import, each once.
 
-        An import the server does not have is left out: whoever links the files
-        knows whether it can do without.
+        An import that the server does not have is left out: the code that links the
+        files knows whether it can do without.
 
         Args:
             symbols: Full names of services, methods, messages or enums.
@@ -88,7 +88,7 @@ class ReflectionClient:
         for symbol in symbols:
             request = ServerReflectionRequest(file_containing_symbol=symbol)
             _read_files(await self._ask(request, deadline), files)
-        # Some servers send all imports along, some none.
+        # Some servers send all imports along, others none.
         asked: set[str] = set()
         while missing := _imports(files) - set(files) - asked:
             for name in sorted(missing):
@@ -128,9 +128,9 @@ class ReflectionClient:
     async def _call(
         self, method: str, request: ServerReflectionRequest, deadline: float | None
     ) -> ServerReflectionResponse:
-        # The method is a stream both ways. One request with the half-close behind it
-        # is the same on the wire as a unary request, and grpc.aio makes INTERNAL of any
-        # status that arrives while it is writing to a stream.
+        # The method is a stream both ways. One request followed by the half-close is the same on
+        # the wire as a unary request. grpc.aio turns any status into INTERNAL that arrives
+        # while it is writing to a stream.
         make_call = self._channel.unary_stream(
             method,
             request_serializer=ServerReflectionRequest.SerializeToString,
@@ -142,13 +142,13 @@ class ReflectionClient:
             answer = await call.read()
             if answer is grpc.aio.EOF:
                 raise ReflectionError("the server ended the reflection stream without an answer")
-            # So that the server sees an end and no cancelled call.
+            # The server should see an end, not a cancelled call.
             with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
                 async with asyncio.timeout(_END_WAIT):
                     await call.read()
             return cast(ServerReflectionResponse, answer)
         finally:
-            call.cancel()  # an ended call does not mind
+            call.cancel()  # does nothing to an ended call
 
 
 def _imports(files: Mapping[str, FileDescriptorProto]) -> set[str]:

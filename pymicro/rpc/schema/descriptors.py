@@ -1,4 +1,4 @@
-"""A set of proto files gathered at run time, and finding services and methods in it."""
+"""A set of proto files gathered at run time, which finds services and methods in them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["MethodNotFound", "ProtoMethod", "Schema", "SchemaError", "nearest_na
 
 
 class SchemaError(PymicroError):
-    """Proto files, a method's name or a message's JSON that do not fit together."""
+    """Proto files, a method's name or a message's JSON do not fit together."""
 
 
 class MethodNotFound(SchemaError):
-    """No service or method of that name, or more than one."""
+    """No service or method has that name, or more than one has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ProtoMethod:
     """One RPC method with its message classes.
 
     Attributes:
-        descriptor: As the proto has it.
+        descriptor: The method's descriptor, from the proto.
         request: Class of the request messages.
         response: Class of the response messages.
     """
@@ -48,24 +48,24 @@ class ProtoMethod:
 
     @property
     def path(self) -> str:
-        """`/greeter.v1.Greeter/SayHello`, as the wire has it."""
+        """`/greeter.v1.Greeter/SayHello`, as on the wire."""
         return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
 
     @property
     def client_streaming(self) -> bool:
-        """Whether it takes a stream of requests."""
+        """Whether the method takes a stream of requests."""
         return self.descriptor.client_streaming
 
     @property
     def server_streaming(self) -> bool:
-        """Whether it gives a stream of responses."""
+        """Whether the method returns a stream of responses."""
         return self.descriptor.server_streaming
 
 
 class Schema:
     """Proto files in a private pool, so that they clash with no generated code.
 
-    Add files as they become known; what was found before stays valid.
+    Add files as they become known; earlier results stay valid.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Schema:
         self._protos: dict[str, FileDescriptorProto] = {}
 
     def add(self, files: Iterable[FileDescriptorProto]) -> None:
-        """Take in proto files in any order; one whose name is known is skipped.
+        """Add proto files in any order; skip one whose name is known.
 
         Imports of google's own files may be missing if their Python package is
         installed (the well-known types always are).
@@ -108,10 +108,10 @@ class Schema:
         return sorted(found, key=lambda service: service.full_name)
 
     def files(self) -> list[FileDescriptorProto]:
-        """The proto files, comments included where they came along.
+        """The proto files, with their comments if they carry any.
 
-        They are of a class that knows the options which the files define: such
-        an option is a field, and not just bytes.
+        Their class knows the options that the files define: such an option is a
+        field, and not just bytes.
         """
         self._add(_DESCRIPTOR, {}, importer="")
         known: Any = self.message_class("google.protobuf.FileDescriptorProto")
@@ -125,7 +125,7 @@ class Schema:
         """The class of the message of this full name.
 
         Raises:
-            SchemaError: It is not in the files.
+            SchemaError: No file defines it.
         """
         descriptor = self._find_message(name)
         if descriptor is None:
@@ -147,8 +147,8 @@ class Schema:
             services: Full names of the services to look in; all by default.
 
         Raises:
-            MethodNotFound: Nothing fits, or more than one; says what is near or
-                there.
+            MethodNotFound: No method fits, or more than one; the text lists near
+                or existing ones.
         """
         wanted = None if services is None else set(services)
         there = [service for service in self.services() if wanted is None or service.full_name in wanted]
@@ -172,7 +172,7 @@ class Schema:
 
 
 def split_method(text: str) -> tuple[str, str]:
-    """Service (empty if not said) and method of the forms `Schema.find_method` takes."""
+    """Service (empty if the text has none) and method, in the forms `Schema.find_method` takes."""
     text = text.removeprefix("/")
     service, _, method = text.rpartition("/" if "/" in text else ".")
     return service, method
@@ -187,7 +187,7 @@ def _short(method: MethodDescriptor) -> str:
 
 
 def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequence[ServiceDescriptor]) -> str:
-    """Why `text` is no method: what is near it, else everything there is."""
+    """Why `text` is no method: lists near names, or else every name."""
     service_text, method_text = split_method(text)
     if service_text and not candidates:
         message = f"there is no service {service_text!r}"
@@ -196,7 +196,7 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
     else:
         message = f"there is no method {method_text!r}"
     methods = [_short(method) for service in (candidates or there) for method in service.methods]
-    # The service being right, only its methods' names are compared.
+    # If the service is right, compare only its methods' names.
     near = nearest_name(text if service_text and not candidates else method_text, methods)
     if near:
         return f"{message}; did you mean {near}?"
@@ -206,14 +206,14 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
     return f"{message}; there are:{listing}" if methods else f"{message}; no service is known at all"
 
 
-# More would scroll the message itself off a terminal.
+# A longer list would scroll the message itself off a terminal.
 _LISTED = 20
 
 
 def nearest_name(text: str, names: Sequence[str]) -> str | None:
-    """The one of `names` that looks most like `text`, whatever its case, underscores and package."""
-    # As many segments of each name as the text has: `Greter.SayHelo` is
-    # compared with `Greeter/SayHello`, whatever package that is in.
+    """The one of `names` that looks most like `text`, ignoring case, underscores and package."""
+    # Compare as many segments of each name as the text has: `Greter.SayHelo` with
+    # `Greeter/SayHello`, whatever package that is in.
     segments = len(re.split(r"[./]", text))
 
     def bare(name: str) -> str:
@@ -227,7 +227,7 @@ _GOOGLE = re.compile(r"google/(api|protobuf|rpc|type)/[a-z_]+\.proto")
 
 
 def _installed(name: str) -> FileDescriptorProto | None:
-    """One of google's own files out of its Python package, if that is installed."""
+    """One of google's own files from its Python package, if that is installed."""
     if not _GOOGLE.fullmatch(name):
         return None
     try:

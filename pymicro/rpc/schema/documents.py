@@ -13,7 +13,7 @@ class Document:
     """The text of one JSON document and where it starts in its source.
 
     Attributes:
-        text: The document; whether it is valid JSON is not known yet.
+        text: The document; it may not be valid JSON.
         line: Line it starts on, from 1.
         column: Column it starts in, from 1.
     """
@@ -31,16 +31,16 @@ _SCALAR = re.compile(r'[^\s\ufeff"{}\[\]]*')
 
 
 class Documents:
-    """Takes text in chunks of any size and gives the documents in it.
+    """Takes text in chunks of any size and returns the documents in it.
 
     Documents may follow each other on lines of their own, on one line, or each
     over several lines. An object, array or string is complete at its last
-    character; a number or word at whatever comes after it.
+    character; a number or word ends where other text follows.
     """
 
     def __init__(self) -> None:
         self._text = ""  # from the start of the document being read
-        self._at = 0  # where scanning goes on in it
+        self._at = 0  # where scanning continues in it
         self._depth = 0
         self._in_string = False
         self._line = 1
@@ -55,12 +55,12 @@ class Documents:
         return found
 
     def finish(self) -> list[Document]:
-        """What is left at the end: a number or word, or a document cut short."""
+        """The rest at the end: a number or word, or a document cut short."""
         self._skip_space()
         return [self._cut(len(self._text))] if self._text else []
 
     def _find_end(self) -> int | None:
-        """Where the document at the start of the text ends; None if more text is needed."""
+        """Where the document at the start of the text ends; None if that needs more text."""
         if self._at == 0:
             self._skip_space()
             if not self._text:
@@ -71,14 +71,14 @@ class Documents:
         while True:
             self._at = _end(_STRING if self._in_string else _NO_BRACKET, self._text, self._at)
             mark = self._text[self._at : self._at + 1]
-            if mark in ("", "\\"):  # the end, or a backslash whose partner is still to come
+            if mark in ("", "\\"):  # the end, or a backslash whose partner has not come yet
                 return None
             self._at += 1
             if mark == '"':
                 self._in_string = not self._in_string
             else:
                 self._depth += 1 if mark in "{[" else -1
-            # Below 0 is a stray closing bracket: a document for the parser to refuse.
+            # Below 0 means a stray closing bracket, a document that the parser will refuse.
             if self._depth <= 0 and not self._in_string:
                 return self._at
 

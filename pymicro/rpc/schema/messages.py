@@ -1,8 +1,8 @@
-"""Messages as JSON, as the protobuf JSON mapping has it.
+"""Messages as JSON, in the protobuf JSON mapping.
 
-Field names are written in lowerCamelCase and read in that form or as the proto
-spells them; 64-bit integers are strings, bytes are base64, an `Any` carries its
-`@type`: https://protobuf.dev/programming-guides/json/.
+Field names are written in lowerCamelCase, and read in that form or in the
+proto's spelling; 64-bit integers are strings, bytes are base64, an `Any` carries
+its `@type`: https://protobuf.dev/programming-guides/json/.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ANY = "google.protobuf.Any"
 
 
 class JsonError(SchemaError):
-    """Text that is no JSON, or JSON that is not the message asked for.
+    """The text is no JSON, or the JSON does not fit the message.
 
     Attributes:
-        line: Where in the source, from 1.
-        column: Where in the line, from 1; None if only the document is known.
+        line: Line in the source, from 1.
+        column: Column in the line, from 1; None if only the document is known.
     """
 
     def __init__(self, message: str, line: int = 1, column: int | None = None) -> None:
@@ -50,7 +50,7 @@ class UnknownTypes(SchemaError):
     """There is an `Any` of types that the message's pool does not know.
 
     Attributes:
-        names: Their full names.
+        names: Full names of these types.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -69,8 +69,8 @@ def from_json(source: str | Document, kind: type[M]) -> M:
         kind: The message's class; the pool of its descriptor resolves an `Any`.
 
     Raises:
-        JsonError: It is no JSON, or does not fit: an unknown field (with those
-            there are), a value of the wrong type.
+        JsonError: The text is no JSON, or does not fit: it has an unknown field (the
+            error lists the existing ones) or a value of the wrong type.
         UnknownTypes: There is an `Any` of unknown type.
     """
     document = source if isinstance(source, Document) else Document(source)
@@ -93,7 +93,7 @@ def from_json(source: str | Document, kind: type[M]) -> M:
         OverflowError,
         RecursionError,
     ) as exc:
-        # Besides its own errors json_format lets others through where a value is of an odd type.
+        # If a value has an odd type, json_format lets other errors than its own through.
         reason: BaseException = exc
         while reason.__cause__ is not None:
             reason = reason.__cause__
@@ -115,7 +115,7 @@ def _parse(document: Document) -> Any:
         raise JsonError(f"this is no JSON: {exc.msg}", line, column) from None
     except RecursionError:
         raise JsonError("nested too deeply", document.line) from None
-    except ValueError as exc:  # of the hooks, and of integers with thousands of digits
+    except ValueError as exc:  # from the hooks, or for integers with thousands of digits
         raise JsonError(str(exc), document.line) from None
 
 
@@ -133,7 +133,7 @@ def _no_constant(text: str) -> Any:
 
 
 def to_json(message: Message, *, raw_unknown: bool = False) -> Any:
-    """The message as what `json.dumps` takes. Fields without presence are left out at their default.
+    """The message in the form that `json.dumps` takes. Omits fields without presence at their default.
 
     Args:
         message: The pool of its descriptor resolves an `Any`.
@@ -157,14 +157,14 @@ def to_json(message: Message, *, raw_unknown: bool = False) -> Any:
 
 
 def _to_raw_json(message: Message) -> Any:
-    """As `to_json`, with each unreadable `Any` as `@type` and `@value`.
+    """Like `to_json`, with each unreadable `Any` as `@type` and `@value`.
 
-    json_format cannot be taught that, so each of them is replaced by an empty
-    `Any` inside an `Any`, which it can write, and found again by its marked URL.
+    json_format cannot learn that. So an empty `Any` inside an `Any`, which it can
+    write, replaces each of them, and its marked URL finds it again.
     """
     copy = type(message)()
     copy.CopyFrom(message)
-    mark = uuid.uuid4().hex  # so that no peer's text is taken for ours
+    mark = uuid.uuid4().hex  # so that no peer's text looks like ours
     shown: dict[str, Any] = {}
     for packed, _ in list(_unreadable(copy)):
         url = f"{mark}/{len(shown)}/{_ANY}"
@@ -186,10 +186,10 @@ def _to_raw_json(message: Message) -> Any:
 
 
 def _unreadable(message: Message) -> Iterator[tuple[Any, str]]:
-    """Every `Any` in `message`, itself included, that cannot be read, and the name of the type at fault.
+    """Every `Any` in `message`, itself included, that cannot be read, with the name of the type at fault.
 
-    Of one packed in another the outer one is given: what is packed cannot be
-    changed in place.
+    If an unreadable one is packed in another, this yields the outer one: packed
+    messages cannot be changed in place.
     """
     if message.DESCRIPTOR.full_name == _ANY:
         fault = _fault(message)
@@ -210,7 +210,7 @@ def _unreadable(message: Message) -> Iterator[tuple[Any, str]]:
 
 
 def _fault(packed: Any) -> str | None:
-    """The type because of which this `Any` cannot be read; None if it can."""
+    """The type that makes this `Any` unreadable; None if it can be read."""
     if not packed.ListFields():
         return None
     name = str(packed.type_url).rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Options of proto definitions as they are written in proto source."""
+"""Options of proto definitions, in the form of proto source."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 __all__ = ["bracketed", "quoted", "settings", "statements", "unknown", "value_text"]
 
-# What the parser did not resolve, and what a `map<…>` field says by itself.
+# Options that the parser did not resolve, and the one that a `map<…>` field implies.
 _SKIPPED = ("uninterpreted_option", "map_entry")
 
 Shorten = Callable[[str], str]
 
 
 def settings(options: Message, shorten: Shorten) -> list[str]:
-    """Each option as `name = value` on one line, as in the brackets behind a field.
+    """Each option as `name = value` on one line, as in the brackets after a field.
 
     Args:
         options: Of a class that knows the extensions.
-        shorten: From an extension's full name to the one that is written.
+        shorten: Turns an extension's full name into the name to write.
     """
     return [f"{name} = {_literal(field, value)}" for name, field, value in _given(options, shorten)]
 
@@ -38,8 +38,8 @@ def statements(options: Message, shorten: Shorten) -> list[str]:
 
 
 def unknown(options: Message) -> list[str]:
-    """A comment for each option whose definition is not at hand."""
-    # The class knows less than its sender: fields it keeps without a name.
+    """A comment for each option whose definition is missing."""
+    # The class knows less than the sender: it keeps such fields without a name.
     fields: Any = UnknownFieldSet(options)
     numbers = sorted({field.field_number for field in fields})
     return [f"// option {number} is set, and its definition not known" for number in numbers]
@@ -61,7 +61,7 @@ def _given(options: Message, shorten: Shorten, prefix: str = "") -> Iterator[tup
             continue
         name = prefix + (f"({shorten(field.full_name)})" if field.is_extension else field.name)
         if field.full_name.endswith("Options.features"):
-            # Written one by one everywhere: `features.field_presence = IMPLICIT`.
+            # Proto source always writes these one by one: `features.field_presence = IMPLICIT`.
             yield from _given(value, shorten, "features.")
         elif isinstance(value, str | bytes | Message) or not hasattr(value, "__len__"):
             yield name, field, value
@@ -79,6 +79,6 @@ def _literal(field: Any, value: Any, *, one_line: bool = True) -> str:
 
 
 def value_text(message: Message, name: str) -> str:
-    """The value of a field as it is written in proto source: an enum's by its name, if that is known."""
+    """The value of a field as proto source writes it; an enum's by its name, if that is known."""
     field = message.DESCRIPTOR.fields_by_name[name]
     return _literal(field, getattr(message, name))

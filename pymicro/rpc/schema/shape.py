@@ -1,7 +1,7 @@
 """Whether JSON has the shape of a message, in words for the person who wrote it.
 
-json_format checks this too, but names neither the field's neighbours nor what
-was expected, and takes some values it should not (a list for a message).
+json_format checks this too, but names neither the field's neighbours nor the
+expected value, and takes some values it should not (a list for a message).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPECIAL = frozenset(
     f"google.protobuf.{name}"
     for name in ("Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
 )
-# Either alphabet, padded or not, as the mapping has it; json_format passes over what is none of it.
+# The mapping allows either alphabet, padded or not; json_format skips characters of neither.
 _BASE64 = re.compile(r"[-+/_A-Za-z0-9]*={0,2}")
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 _RANGES = {
@@ -40,7 +40,7 @@ _RANGES = {
 
 
 class ShapeError(ValueError):
-    """JSON that is not of the message's shape; says where and what would be."""
+    """The JSON does not have the message's shape; says where, and what would fit."""
 
 
 def check_shape(value: Any, descriptor: Descriptor) -> set[str]:
@@ -50,7 +50,7 @@ def check_shape(value: Any, descriptor: Descriptor) -> set[str]:
         The types of each `Any` in it that the descriptor's pool does not know.
 
     Raises:
-        ShapeError: It does not fit.
+        ShapeError: The JSON does not fit.
     """
     unknown: set[str] = set()
     _check_message(value, descriptor, "", unknown)
@@ -79,7 +79,7 @@ def _check_message(value: Any, descriptor: Descriptor, path: str, unknown: set[s
 
 
 def _check_special(value: Any, descriptor: Descriptor, path: str) -> None:
-    """A form of its own each, which json_format explains well enough, but not where it stands."""
+    """Check types with a form of their own: json_format explains errors well, but not where they are."""
     try:
         json_format.ParseDict(value, message_factory.GetMessageClass(descriptor)())
     except (json_format.Error, TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
@@ -127,7 +127,7 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
 
 
 def _is_repeated(field: FieldDescriptor) -> bool:
-    # protobuf before 6.31 has `label` only, which later ones warn of.
+    # protobuf before 6.31 has `label` only, and later versions warn about it.
     repeated = getattr(field, "is_repeated", None)
     if repeated is None:
         return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED
@@ -171,7 +171,7 @@ def _is_base64(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, str):  # "NaN" and "Infinity" are the mapping's own, and numbers may be quoted
+    if isinstance(value, str):  # the mapping has "NaN" and "Infinity", and allows quoted numbers
         try:
             float(value)
         except ValueError:

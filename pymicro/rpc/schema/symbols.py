@@ -1,4 +1,4 @@
-"""Everything that proto files define, by name: what a person means, and how a name is written where."""
+"""Everything that proto files define, by name: finds what a person means, and how to write a name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Symbol", "SymbolNotFound", "Symbols", "is_map_entry", "join", "json_
 
 
 class SymbolNotFound(SchemaError):
-    """No symbol of that name, or more than one."""
+    """No symbol has that name, or more than one has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Symbol:
     Attributes:
         name: Its full name: `greeter.v1.HelloRequest`.
         kind: `service`, `message`, `enum`, `method`, `extension`, `field`, `oneof` or `value`.
-        file: The proto file it stands in.
-        path: Where in that file, as `SourceCodeInfo` counts: numbers of fields and indices.
+        file: The proto file that defines it.
+        path: Its place in that file, as in `SourceCodeInfo`: numbers of fields and indices.
         descriptor: The definition itself, such as a `DescriptorProto`.
-        parent: Full name of what it is in: the package for one at the top of its file.
-        holder: Descriptor of what it is in; the file's for one at the top.
+        parent: Full name of what contains it: the package, if it is at the top of its file.
+        holder: Descriptor of what contains it; the file's, if it is at the top.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Symbol:
     holder: Any
 
 
-# Of symbols with one short name the first kind is meant. Those of the second row are
-# found by more than their last word only: every other message has a `name`.
+# If symbols share a short name, the first kind in this row is meant. A symbol of `_PARTS` needs
+# more than its last word: every other message has a `name`.
 _KINDS = ("service", "message", "enum", "method", "extension")
 _PARTS = ("field", "oneof", "value")
 
-# More would scroll the message itself off a terminal.
+# A longer list would scroll the message itself off a terminal.
 _LISTED = 20
 
 
@@ -59,7 +59,7 @@ class Symbols:
     """The definitions in proto files.
 
     Args:
-        files: With all that they import.
+        files: The files with all their imports.
     """
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
@@ -85,7 +85,7 @@ class Symbols:
                 `Greeter/SayHello`, `v1.HelloRequest`.
 
         Raises:
-            SymbolNotFound: Nothing fits, or more than one; says what is near or there.
+            SymbolNotFound: No symbol fits, or more than one; the text lists near or existing ones.
         """
         wanted = text.replace("/", ".").strip(".")
         if found := self._all.get(wanted):
@@ -115,15 +115,15 @@ class Symbols:
     def shorten(self, name: str, scope: str, package: str) -> str:
         """`name` as it is written inside `scope`.
 
-        A name of the same package loses as much of its front as it can, one of
-        another keeps all. The first word of a name is looked up from the
-        innermost scope outwards, and what is found there has to be meant; where
-        something else is, the name gets a dot in front.
+        A name of the same package loses as much of its front as it can; a name of
+        another package keeps all. protoc looks up the first word of a name from the
+        innermost scope outwards. If it would find something else there, the name gets
+        a dot in front.
 
         Args:
             name: A full name without a dot in front.
-            scope: Full name of where it is written.
-            package: That file's package.
+            scope: Full name of the place where it is written.
+            package: The package of the file that it is written in.
         """
         words = name.split(".")
         inside = not package or name.startswith(f"{package}.")
@@ -146,22 +146,22 @@ class Symbols:
 
 
 def _own(symbols: list[Symbol]) -> list[Symbol]:
-    """Without protobuf's own types, which are there with everybody; these only if there are no others."""
+    """All but protobuf's own types, which every program has; those only if there are no others."""
     return [symbol for symbol in symbols if symbol.file.package != "google.protobuf"] or symbols
 
 
 def is_map_entry(message: DescriptorProto) -> bool:
-    """Whether the message is what protoc makes of a `map<…>` field."""
+    """Whether protoc made the message from a `map<…>` field."""
     return message.options.map_entry
 
 
 def synthetic_oneofs(message: DescriptorProto) -> set[int]:
-    """Indices of the oneofs that protoc makes of proto3's `optional` fields."""
+    """Indices of the oneofs that protoc makes for proto3's `optional` fields."""
     return {field.oneof_index for field in message.field if field.proto3_optional}
 
 
 def json_name(name: str) -> str:
-    """A field's name in JSON unless its proto says another one."""
+    """A field's name in JSON, unless its proto gives another one."""
     return re.sub(r"_+([^_]?)", lambda match: match[1].upper(), name)
 
 
@@ -207,7 +207,7 @@ def _enums(
     for index, enum in enumerate(enums):
         place = (*path, index)
         yield Symbol(join(parent, enum.name), "enum", file, place, enum, parent, holder)
-        # As in C++ a value's name is one of the scope that its enum is in.
+        # As in C++, a value's name belongs to the scope that its enum is in.
         yield from _leaves(file, "value", enum.value, (*place, 2), parent, enum)
 
 
@@ -232,5 +232,5 @@ def _leaves(
 
 
 def join(parent: str, name: str) -> str:
-    """The full name of what is in `parent`, a package or a definition."""
+    """The full name of something inside `parent`, a package or a definition."""
     return f"{parent}.{name}" if parent else name

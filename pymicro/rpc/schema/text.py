@@ -1,8 +1,8 @@
-"""Proto source from descriptors: what protoc reads back as the same descriptors.
+"""Proto source from descriptors; protoc reads it back as the same descriptors.
 
-Comments come back where the descriptors carry them (`source_code_info`), all but
-those at options, and with them the order in which things stood; else services
-come first and types after.
+If the descriptors carry comments (`source_code_info`), they come back, all but those
+at options, and so does the order of the definitions. Otherwise services come first
+and types after.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["file_text", "symbol_text"]
 Path = tuple[int, ...]
 
 _WIDTH = 80
-# Where `max` ends: one past the largest number of a field and of one in a MessageSet, and
-# the largest value of an enum, which is in its range.
+# The ends that `max` stands for: one past the largest number of a field, one past that of a field in
+# a MessageSet, and the largest value of an enum, which is inside its range.
 _MAX_FIELD, _MAX_IN_SET, _MAX_VALUE = 1 << 29, (1 << 31) - 1, (1 << 31) - 1
-# Of edition 2024; protobuf before 6.32 knows none.
+# From edition 2024; protobuf before 6.32 knows none.
 _VISIBILITIES = {1: "local ", 2: "export "}
 
 
@@ -41,24 +41,24 @@ def file_text(file: FileDescriptorProto, symbols: Symbols) -> str:
 
     Args:
         file: One of `Schema.files`, so that its options are known.
-        symbols: Those of the file and of all it imports.
+        symbols: The symbols of the file and of all its imports.
     """
     return "\n".join(_Printer(file, symbols).file()) + "\n"
 
 
 def symbol_text(symbol: Symbol, symbols: Symbols) -> str:
-    """The definition of one symbol as it stands in its file."""
+    """The definition of one symbol as its file has it."""
     return "\n".join(_Printer(symbol.file, symbols).symbol(symbol)) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """Lines of something in a block.
+    """Lines of one thing inside a block.
 
     Attributes:
-        path: Where it is in the file.
-        lines: Comments included.
-        apart: Whether there is an empty line before and after it.
+        path: Its place in the file.
+        lines: The lines, comments included.
+        apart: Whether it has an empty line before and after it.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class _Printer:
     def file(self) -> list[str]:
         file, package = self._file, self._file.package
         if self._editions:
-            # As a field's value, because a newer edition is a number that has no name here.
+            # Read as a field's value, because a newer edition is a number that has no name here.
             name = value_text(file, "edition").removeprefix("EDITION_")
             lines = self._commented((14,), [f'edition = "{name}";'])
         else:
@@ -102,7 +102,7 @@ class _Printer:
         return lines
 
     def symbol(self, symbol: Symbol) -> list[str]:
-        """Of a part of something else, such as a field, its lines alone."""
+        """The lines of one symbol; for a part of another one, such as a field, its lines alone."""
         descriptor, path, parent, holder = symbol.descriptor, symbol.path, symbol.parent, symbol.holder
         match symbol.kind:
             case "service":
@@ -128,7 +128,7 @@ class _Printer:
         for index, name in enumerate(self._file.dependency):
             kind = "public " if index in public else "weak " if index in weak else ""
             yield from self._commented((3, index), [f"import {kind}{quoted(name)};"])
-        # Of edition 2024 too.
+        # From edition 2024 too.
         for name in getattr(self._file, "option_dependency", ()):
             yield f"import option {quoted(name)};"
 
@@ -151,7 +151,7 @@ class _Printer:
     def _message(
         self, message: DescriptorProto, path: Path, parent: str, *, head: str = "", at: Path = ()
     ) -> _Member:
-        """A message; with a `head` of its own the group whose field is `at`."""
+        """A message; if `head` is given, the group whose field is `at`."""
         scope = join(parent, message.name)
         members = [
             *self._reserved(message, path, _MAX_FIELD),
@@ -167,7 +167,7 @@ class _Printer:
         )
 
     def _plain_messages(self, holder: Any) -> list[tuple[int, DescriptorProto]]:
-        """The messages of a file or message that are not written as a part of a field."""
+        """The messages of a file or message that are not written as part of a field."""
         fields = (*getattr(holder, "field", ()), *holder.extension)
         groups = {_last(field.type_name) for field in fields if self._is_group(field)}
         return [
@@ -220,7 +220,7 @@ class _Printer:
         return _Member(path, self._commented(path, lines, unknown(field.options)), apart=False)
 
     def _is_group(self, field: FieldDescriptorProto) -> bool:
-        # In editions a group is a plain field with a feature.
+        # In editions, a group is an ordinary field with a feature.
         return field.type == FieldDescriptorProto.TYPE_GROUP and not self._editions
 
     def _label(self, field: FieldDescriptorProto) -> str:
@@ -268,14 +268,14 @@ class _Printer:
     def _reserved(
         self, holder: DescriptorProto | EnumDescriptorProto, path: Path, most: int
     ) -> Iterator[_Member]:
-        # The end of a message's range is not in it, that of an enum's is.
+        # The end of a message's range is outside it; the end of an enum's is inside.
         beyond = 1 if hasattr(holder, "field") else 0
         ranges = [_range(item.start, item.end - beyond, most - beyond) for item in holder.reserved_range]
         number = 9 if beyond else 4
         if ranges:
             yield _Member((*path, number), [f"reserved {', '.join(ranges)};"], apart=False)
         if holder.reserved_name:
-            # Identifiers in editions, strings before.
+            # Editions write identifiers, earlier syntaxes strings.
             names = [name if self._editions else quoted(name) for name in holder.reserved_name]
             yield _Member((*path, number + 1), [f"reserved {', '.join(names)};"], apart=False)
 
@@ -289,7 +289,7 @@ class _Printer:
     def _block(
         self, head: str, path: Path, options: list[str], members: Sequence[_Member], *, bare: bool = False
     ) -> _Member:
-        """`head { … }` with its comments; `bare` if those at its path are another one's."""
+        """`head { … }` with its comments; `bare` if the comments at its path belong to something else."""
         inside: list[str] = []
         comments = None if bare else self._places.get(path)
         if comments is not None and comments.trailing_comments:
@@ -314,7 +314,7 @@ class _Printer:
             trailing = _comment(place.trailing_comments)
             if len(trailing) == 1:
                 lines[-1] += f"  {trailing[0]}"
-            else:  # with an empty line behind it, or it would be the next one's
+            else:  # an empty line follows, or the comment would belong to the next one
                 lines += [*trailing, ""]
         return lines
 
@@ -328,7 +328,7 @@ class _Printer:
         return [*lines, *_comment(place.leading_comments)]
 
     def _ordered(self, members: Sequence[_Member]) -> Sequence[_Member]:
-        """As they stood in the source, if that is known of all of them."""
+        """The members in the order of the source, if that is known for all of them."""
         places = [self._places.get(member.path) for member in members]
         if any(place is None for place in places):
             return members
@@ -336,7 +336,7 @@ class _Printer:
         return [member for _, member in sorted(zip(spans, members, strict=True), key=lambda pair: pair[0])]
 
     def _type(self, name: str, scope: str) -> str:
-        # Without a dot in front it is as somebody wrote it, never looked up.
+        # A name without a dot in front stays as its author wrote it, never looked up.
         return self._symbols.shorten(name[1:], scope, self._file.package) if name.startswith(".") else name
 
     def _shortener(self, scope: str) -> Any:
@@ -344,14 +344,14 @@ class _Printer:
 
 
 def _field_settings(field: FieldDescriptorProto) -> list[str]:
-    """What stands among a field's options in source and beside them in the descriptor."""
+    """Settings that source writes among a field's options and the descriptor keeps beside them."""
     found = []
     if field.HasField("default_value"):
         default = field.default_value
         if field.type == FieldDescriptorProto.TYPE_STRING:
             default = quoted(default)
         elif field.type == FieldDescriptorProto.TYPE_BYTES:
-            default = f'"{default}"'  # escaped as it is
+            default = f'"{default}"'  # already escaped
         found.append(f"default = {default}")
     if field.json_name not in ("", json_name(field.name)) and not field.extendee:
         found.append(f"json_name = {quoted(field.json_name)}")
@@ -359,7 +359,7 @@ def _field_settings(field: FieldDescriptorProto) -> list[str]:
 
 
 def _beside(holder: Any) -> Sequence[DescriptorProto]:
-    """The messages among which a field's group or map entry is."""
+    """The messages that include a field's group or map entry."""
     found: Sequence[DescriptorProto]
     found = holder.message_type if hasattr(holder, "message_type") else holder.nested_type
     return found

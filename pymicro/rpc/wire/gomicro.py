@@ -1,7 +1,7 @@
 """go-micro 1.x on the wire: its headers, and its errors, which are JSON in the status' text.
 
 Facts from go-micro v1.18.0: `errors/errors.go`, `client/grpc/error.go`, `server/grpc/error.go`.
-Plain functions over text and numbers; whose call is answered in this way is decided by `server/`.
+Plain functions over text and numbers; `serving/` decides which calls are answered in this way.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import grpc
 
 __all__ = ["CODEC", "FROM_SERVICE", "TIMEOUT", "ErrorJson", "dump_error", "load_error", "read_status"]
 
-# Request headers. Who calls, by its service's name; empty where it has none.
+# Request headers. The name of the caller's service; empty if it has none.
 FROM_SERVICE = "micro-from-service"
 # The codec of request and response: grpc-core hides the real content-type from Python.
 CODEC = "x-content-type"
-# Nanoseconds, beside the standard grpc-timeout. Streams carry it too and do not mean it.
+# Nanoseconds, beside the standard grpc-timeout. Streams carry it too, but do not mean it.
 TIMEOUT = "timeout"
 
 _Code = grpc.StatusCode
 
-# go-micro's own table comes first; the four after it have no place there. Who reads them
-# tries 408 and 500 again and nothing else (`client/retry.go`).
+# go-micro's own table comes first; the four after it are not in that table. go-micro's client
+# retries 408 and 500 and nothing else (`client/retry.go`).
 _TO_HTTP: dict[_Code, tuple[int, str]] = {
     _Code.INVALID_ARGUMENT: (400, "Bad Request"),
     _Code.UNAUTHENTICATED: (401, "Unauthorized"),
@@ -46,23 +46,23 @@ _TO_HTTP: dict[_Code, tuple[int, str]] = {
 }
 _FROM_HTTP: dict[int, _Code] = {
     http: code
-    for code, (http, _) in reversed(_TO_HTTP.items())  # the first one of a number wins
+    for code, (http, _) in reversed(_TO_HTTP.items())  # the first code of a number wins
 } | {
     405: _Code.UNIMPLEMENTED,  # errors.MethodNotAllowed
     504: _Code.DEADLINE_EXCEEDED,
 }
 
-# All there is in go-micro's object. One with other keys is somebody else's.
+# All keys of go-micro's object. An object with other keys is not go-micro's.
 _KEYS = frozenset({"id", "code", "detail", "status"})
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorJson:
-    """What a go-micro server says of an error.
+    """An error as a go-micro server describes it.
 
     Attributes:
-        id: Who failed, by convention `service` or `service.Method`; may be empty.
-        code: An HTTP status, or whatever else the handler chose; never 0.
+        id: The part that failed, by convention `service` or `service.Method`; may be empty.
+        code: An HTTP status, or another number that the handler chose; never 0.
         detail: The text for people.
     """
 
@@ -71,11 +71,11 @@ class ErrorJson:
     detail: str
 
     def status(self, received: grpc.StatusCode) -> grpc.StatusCode:
-        """The gRPC status it stands for.
+        """The gRPC status that this error means.
 
         Args:
-            received: The one it arrived with: a Go server sends UNKNOWN for every code
-                that is not in its table. It wins where it says the same more exactly.
+            received: The status it arrived with: a Go server sends UNKNOWN for every code
+                that is not in its table. It wins if it says the same more exactly.
         """
         known = _TO_HTTP.get(received)
         if known is not None and known[0] == self.code and received is not _Code.UNKNOWN:
@@ -84,10 +84,10 @@ class ErrorJson:
 
 
 def dump_error(service: str, code: grpc.StatusCode, detail: str) -> str:
-    """The text of a status for a caller that is go-micro's; ASCII, on one line.
+    """The text of a status for a go-micro caller; ASCII, on one line.
 
     Args:
-        service: The name this service is registered under.
+        service: The name under which this service is registered.
     """
     http, status = _TO_HTTP[code]
     return json.dumps(
@@ -96,7 +96,7 @@ def dump_error(service: str, code: grpc.StatusCode, detail: str) -> str:
 
 
 def load_error(text: str) -> ErrorJson | None:
-    """The error in the text of a status; None if there is none, as from every other server."""
+    """The error in the text of a status; None if there is none, as from any other server."""
     if not text.startswith("{"):
         return None
     try:
@@ -106,7 +106,7 @@ def load_error(text: str) -> ErrorJson | None:
     if not isinstance(found, dict) or not found.keys() <= _KEYS:
         return None
     ident, code, detail = found.get("id", ""), found.get("code"), found.get("detail", "")
-    # Go's decoder takes whatever fits an int32; a code above 0 is what makes it an error.
+    # Go's decoder takes any number that fits an int32; a code above 0 makes it an error.
     if type(code) is not int or not 0 < code < 1 << 31:
         return None
     if not isinstance(ident, str) or not isinstance(detail, str):
@@ -115,6 +115,6 @@ def load_error(text: str) -> ErrorJson | None:
 
 
 def read_status(code: grpc.StatusCode, text: str) -> tuple[grpc.StatusCode, str, ErrorJson | None]:
-    """What a status that arrived means: its code and text, and the error in it if a Go server sent it."""
+    """The meaning of a received status: its code and text, and the error in it if a Go server sent it."""
     error = load_error(text)
     return (code, text, None) if error is None else (error.status(code), error.detail, error)

@@ -1,7 +1,7 @@
-"""What grpc-core accepts as metadata, checked where the mistake is made.
+"""Checks that grpc-core accepts metadata, at the place of the mistake.
 
-An illegal key or value fails the whole batch it is sent with, and where that
-batch carries the status the caller waits until its deadline.
+An illegal key or value makes the whole batch fail that it is sent with. If that
+batch carries the status, the caller waits until its deadline.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = [
 
 Pair = tuple[str, str | bytes]
 
-# Trailer of our servers: no handler has run, so the call may be tried on another node.
+# A trailer of our servers: no handler has run, so the call may be tried on another node.
 NOT_STARTED: Pair = ("pymicro-not-started", "1")
 
-# Trailer of our servers with every answer of a method that may run twice.
+# A trailer of our servers on every answer of a method that may run twice.
 IDEMPOTENT: Pair = ("pymicro-idempotent", "1")
 
-# How often a call was tried before. grpc's own key (gRFC A6) cannot be sent by an
-# application: grpc-core takes it away where `grpc.enable_retries` is 1.
+# How often a call was tried before. An application cannot send grpc's own key (gRFC A6):
+# grpc-core removes it if `grpc.enable_retries` is 1.
 PREVIOUS_ATTEMPTS = "pymicro-previous-attempts"
 STANDARD_PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 
-# Trailer by which a server says when, or that never, to try again (gRFC A6).
+# A trailer in which a server says when to retry, or never to (gRFC A6).
 PUSHBACK = "grpc-retry-pushback-ms"
 
 # grpc-core refuses more than 8 KiB of received metadata at random and more than
-# 16 KiB always (`grpc.max_metadata_size`). A part stays free for what grpc itself adds.
+# 16 KiB always (`grpc.max_metadata_size`). This leaves room for what grpc itself adds.
 LIMIT = 7 << 10
 
-# Header names and values as grpc's PROTOCOL-HTTP2.md has them.
+# Header names and values, as in grpc's PROTOCOL-HTTP2.md.
 _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 _VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 
@@ -50,14 +50,14 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
     """The metadata as pairs, keys in lower case.
 
     Raises:
-        ValueError: A key or value that cannot be sent; says which and why.
-        TypeError: Something that is no pair of key and value.
+        ValueError: A key or value cannot be sent; says which and why.
+        TypeError: An item is no pair of key and value.
     """
     return tuple(_checked(key, value) for key, value in metadata)
 
 
 def size_of(metadata: Iterable[Pair]) -> int:
-    """Bytes these pairs count for against a receiver's limit (RFC 7541, section 4.1)."""
+    """Bytes that count against a receiver's limit for these pairs (RFC 7541, section 4.1)."""
     total = 0
     for key, value in metadata:
         # Binary values travel as base64.

@@ -8,7 +8,7 @@ __all__ = ["Shape"]
 
 
 class Shape(Enum):
-    """Who streams; the value is grpc's own word for it."""
+    """Which sides stream; the value is grpc's own word for it."""
 
     UNARY_UNARY = "unary_unary"
     UNARY_STREAM = "unary_stream"
@@ -25,7 +25,7 @@ class Shape(Enum):
 
     @classmethod
     def of(cls, request_streaming: bool, response_streaming: bool) -> Shape:
-        """The shape from the proto's two `stream` keywords."""
+        """The shape given by the proto's two `stream` keywords."""
         request = "stream" if request_streaming else "unary"
         response = "stream" if response_streaming else "unary"
         return cls(f"{request}_{response}")

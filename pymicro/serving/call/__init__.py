@@ -1,1 +1,1 @@
-"""One call served: from what grpc hands over to the handler, and back."""
+"""One served call: from grpc's request to the handler, and back."""

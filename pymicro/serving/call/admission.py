@@ -1,7 +1,7 @@
-"""Calls that are refused before their handler runs, and the proof of it that callers get.
+"""Calls that are refused before their handler runs, and the proof of that for callers.
 
-The trailer `pymicro-not-started` lets a caller try on another node whatever the
-method does. So it is written here, in front of the handlers, and nowhere that an
+The trailer `pymicro-not-started` lets a caller retry on another node, whatever the
+method does. So only this module writes it, in front of the handlers, where no
 exception of a handler can reach.
 """
 
@@ -26,15 +26,15 @@ __all__ = ["abort_unstarted", "begin", "refuse_start"]
 
 log = logging.getLogger("pymicro.server")
 
-# Seconds between two lines about a server that is full: it refuses thousands of calls a second.
+# Seconds between two log lines about a full server: it refuses thousands of calls a second.
 _LOG_EVERY = 10.0
 
 
 def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None:
-    """Take a call on, or leave it to `refuse_start`; a plain function, as it stands before every call.
+    """Accept a call; None if `refuse_start` must end it. A plain function, since every call passes here.
 
     Args:
-        context: grpc's, as the outermost foreign interceptor hands it in.
+        context: grpc's context, as the outermost foreign interceptor passes it in.
     """
     remaining = context.time_remaining()
     if remaining == 0 or len(serving.calls) >= serving.limit:
@@ -44,12 +44,12 @@ def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None
     if codec.handler.idempotent:
         call.mark_idempotent()
     serving.calls.add(call)
-    scope.set(call)  # never reset: the call has a task, and so a ContextVar, of its own
+    scope.set(call)  # never reset: the call has its own task, and so its own ContextVar
     return call
 
 
 async def refuse_start(context: Any, codec: RpcCodec, serving: Serving) -> NoReturn:
-    """End a call that is not begun: its deadline has passed, or the server works on too many.
+    """End a call that does not begin: its deadline has passed, or the server has too many calls.
 
     Raises:
         AbortError: As `context.abort` does.
@@ -67,7 +67,7 @@ async def refuse_start(context: Any, codec: RpcCodec, serving: Serving) -> NoRet
 async def abort_unstarted(
     context: Any, code: grpc.StatusCode, details: str, more: tuple[Pair, ...] = ()
 ) -> NoReturn:
-    """End a call of which no handler has run, with the trailer that says so."""
+    """End a call for which no handler has run, with the trailer that says so."""
     set_outside = context.trailing_metadata() or ()
     await context.abort(code, details, (*set_outside, FROM_PEER, NOT_STARTED, *more))
     raise AssertionError("abort returned")

@@ -1,4 +1,4 @@
-"""`CallContext`: what a handler knows of the call it serves, and what it may do with it."""
+"""`CallContext`: what a handler knows about the call it serves, and what it can do with it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def current() -> CallContext:
     """The context of the call being served here.
 
     Raises:
-        NoCall: No handler is running here, or the one that started this task has returned.
+        NoCall: No handler runs here, or the handler that started this task has returned.
     """
     found = scopes.current_scope()
     if isinstance(found, CallContext):
@@ -57,7 +57,7 @@ def current() -> CallContext:
 class Draining:
     """Whether the server is about to stop, for long streams that want to end politely.
 
-    True in a condition once it is; `await draining.wait()` waits for it.
+    In a condition it is true once the server drains; `await draining.wait()` waits for that.
     """
 
     __slots__ = ("_event",)
@@ -73,11 +73,11 @@ class Draining:
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Return once the server drains; at once if it does already."""
+        """Return once the server drains; at once if it drains already."""
         await self._event.wait()
 
     def begin(self) -> None:
-        """Let everybody know. The server's to call."""
+        """Tell everybody who waits. The server calls this."""
         self._event.set()
 
 
@@ -89,9 +89,9 @@ class Serving:
         calls: The calls in progress, health and reflection not counted.
         thread: The event loop's thread.
         limit: How many calls may be in progress.
-        refused: Calls refused for it since the log said so last.
-        told: When that was, a moment of `time.monotonic()`.
-        last: When the last call arrived, likewise.
+        refused: Calls refused because of the limit since the last log line about it.
+        told: When that line was written, a moment of `time.monotonic()`.
+        last: When the last call arrived, a moment of `time.monotonic()`.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -105,23 +105,23 @@ class Serving:
 
 
 class CallContext(ServicerContext[Any, Any]):
-    """One served call; all that grpc's `ServicerContext` offers, and more.
+    """One served call: everything that grpc's `ServicerContext` offers, and more.
 
-    Everything is looked up when it is asked for. Good while the handler runs:
-    afterwards what needs the live call raises `grpc.aio.UsageError`.
+    Each property is looked up when the handler asks for it. Use it while the handler
+    runs: afterwards, methods that need the live call raise `grpc.aio.UsageError`.
 
-    In a handler that runs in a thread the coroutine methods (`abort`,
+    In a handler that runs in a thread, the coroutine methods (`abort`,
     `send_initial_metadata`, …) block and return their result instead.
 
     Attributes:
         active: False once the handler has returned.
         deadline: The caller's deadline as a moment of `time.monotonic()`; None without
-            one. Reckoned once: grpc does it by the wall clock, which may be set meanwhile.
+            one. Computed once: grpc uses the wall clock, which may be set meanwhile.
     """
 
     active: bool = True
 
-    # Defaults on the class: a call pays only for what it uses.
+    # The defaults are on the class: a call pays only for what it uses.
     _was_cancelled: bool = False
     _pairs: tuple[Pair, ...] | None = None
     _metadata: Metadata | None = None
@@ -170,10 +170,10 @@ class CallContext(ServicerContext[Any, Any]):
 
     @property
     def previous_attempts(self) -> int:
-        """How often the caller, or somebody before it, has tried this call already.
+        """How often the caller, or a caller before it, has tried this call already.
 
         From `pymicro-previous-attempts` or grpc's own `grpc-previous-rpc-attempts`;
-        0 where neither is a number.
+        0 if neither is a number.
         """
         if self._previous_attempts is None:
             counts = (_count(value) for key, value in self._sent_pairs() if key in _ATTEMPTS)
@@ -182,7 +182,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     @property
     def retried(self) -> bool:
-        """Whether this is not the first attempt; onward calls are then made without retries."""
+        """Whether this is not the first attempt; if so, onward calls are made without retries."""
         return self.previous_attempts > 0
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]  # as grpc returns it
@@ -207,7 +207,7 @@ class CallContext(ServicerContext[Any, Any]):
         """As in grpc."""
         return cast("Mapping[str, Iterable[bytes]]", self._live().auth_context())
 
-    # How the call stands
+    # The state of the call
 
     @property
     def draining(self) -> Draining:
@@ -229,7 +229,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call `callback` with this context once the call has ended."""
-        self.peer()  # what a callback wants most often is no longer to be had then
+        self.peer()  # callbacks most often want the peer, and grpc no longer gives it then
         self._live().add_done_callback(lambda _: callback(self))
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
@@ -249,17 +249,17 @@ class CallContext(ServicerContext[Any, Any]):
     def set_trailing(self, key: str, value: str | bytes) -> None:
         """Add one pair to the trailing metadata; bytes for a key that ends in `-bin`.
 
-        Keys that begin with `pymicro-` are ours and left out here, as is a received
-        error's pushback while that error is handled: neither speaks of this call.
+        Keys that begin with `pymicro-` are ours and left out here. While a received
+        error is handled, its pushback is left out too. Neither is about this call.
 
         Raises:
-            ValueError: Metadata that cannot be sent, or more than callers accept.
+            ValueError: The metadata cannot be sent, or is more than callers accept.
         """
         pairs = sendable([(key, value)], sys.exception())
         self._set_trailing(self._given_trailing, (*self._own_trailing, *pairs))
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        """Replace what this method set before; what `set_trailing` added stays."""
+        """Replace what this method set before; pairs that `set_trailing` added stay."""
         self._set_trailing(sendable(trailing_metadata, sys.exception()), self._own_trailing)
 
     def trailing_metadata(self) -> tuple[Pair, ...]:  # type: ignore[override]  # as grpc returns it
@@ -267,11 +267,11 @@ class CallContext(ServicerContext[Any, Any]):
         return tuple(self._context.trailing_metadata() or ())
 
     def set_code(self, code: grpc.StatusCode) -> None:
-        """The status to end with, unless an exception says another."""
+        """Set the status to end with, unless an exception gives another one."""
         self._context.set_code(code)
 
     def set_details(self, details: str) -> None:
-        """The text that goes with the code."""
+        """Set the text that goes with the code."""
         self._context.set_details(clip(details))
 
     def code(self) -> grpc.StatusCode:
@@ -285,16 +285,16 @@ class CallContext(ServicerContext[Any, Any]):
     def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
     ) -> Coroutine[Any, Any, NoReturn]:
-        """End the call with this status, by an exception that is not to be caught."""
+        """End the call with this status, by an exception that a handler must not catch."""
         if code in (grpc.StatusCode.OK, 0):
             raise ValueError("a call cannot be aborted with OK")
         pairs = sendable(trailing_metadata or (), sys.exception())
         if pairs and self._codec.handler.idempotent:
-            pairs = (*pairs, IDEMPOTENT)  # they replace all that was set before
+            pairs = (*pairs, IDEMPOTENT)  # abort's pairs replace all that was set before
         return self._run(self._live().abort(code, clip(details), pairs))
 
     def abort_with_status(self, status: grpc.Status) -> Coroutine[Any, Any, NoReturn]:
-        """`abort` with what a `grpc.Status` holds."""
+        """`abort` with the code, text and metadata of a `grpc.Status`."""
         return self.abort(status.code, status.details or "", status.trailing_metadata)
 
     def set_compression(self, compression: grpc.Compression) -> None:
@@ -329,7 +329,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     @property
     def emit(self) -> Emit:
-        """Where encoded responses go: to grpc, unless dispatch has set another way."""
+        """Where encoded responses go: to grpc, unless dispatch has set another place."""
         return self._emit or cast("Emit", self._live().write)
 
     @emit.setter
@@ -337,20 +337,20 @@ class CallContext(ServicerContext[Any, Any]):
         self._emit = emit
 
     def mark_idempotent(self) -> None:
-        """Say with the answer, whatever it will be, that the method may run twice."""
-        given = self._given_trailing = self.trailing_metadata()  # what interceptors outside may have set
+        """Tell the caller with the answer, whatever it is, that the method may run twice."""
+        given = self._given_trailing = self.trailing_metadata()  # outer interceptors may have set these
         self._own_trailing = (IDEMPOTENT,)
         self._context.set_trailing_metadata((*given, IDEMPOTENT))
 
     def mark_cancelled(self) -> None:
-        """Remember it for who asks after the task has gone: a thread."""
+        """Remember the cancellation for a thread that asks after the task has ended."""
         self._was_cancelled = True
 
     def __repr__(self) -> str:
         return f"<CallContext {self.method} {'active' if self.active else 'ended'}>"
 
     def _live(self) -> Any:
-        # grpc frees the underlying call when it has ended; touching it then crashes the process.
+        # grpc frees the underlying call when it ends; touching it afterwards crashes the process.
         if not self.active:
             raise UsageError(f"the call of {self.method} has ended; this is only to be had in its handler")
         return self._context
@@ -362,7 +362,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     def _set_trailing(self, given: tuple[Pair, ...] | None, own: tuple[Pair, ...]) -> None:
         if given is None:
-            given = self.trailing_metadata()  # what interceptors outside may have set
+            given = self.trailing_metadata()  # outer interceptors may have set these
         size = size_of((*given, *own))
         if size > LIMIT:
             raise ValueError(f"trailing metadata of {size} bytes: callers refuse more than 8 KiB in all")
@@ -379,7 +379,7 @@ class CallContext(ServicerContext[Any, Any]):
     async def _read(self) -> Any:
         message = await self._live().read()
         if message is EOF:
-            await let_events_arrive()  # it may be no end, but a broken stream
+            await let_events_arrive()  # this may be a broken stream rather than an end
             return message
         if not self.request_mappers:
             return message
@@ -397,6 +397,6 @@ class CallContext(ServicerContext[Any, Any]):
 
 
 def _count(value: str | bytes) -> int:
-    """A number of attempts; 0 for anything else, and for one nobody can have made."""
+    """A number of attempts; 0 for anything else, and for a number that is impossibly large."""
     plain = isinstance(value, str) and len(value) <= 9 and value.isascii() and value.isdigit()
     return int(value) if plain else 0

@@ -1,4 +1,4 @@
-"""From a grpc call to a handler: built once per method, nothing inspected per call.
+"""From a grpc call to a handler: built once per method, with no inspection per call.
 
 path → grpc.aio interceptors → here: admission → call context → exceptions to status →
 our interceptors → handler
@@ -36,9 +36,9 @@ class Dispatcher:
     """Makes grpc's method handlers out of ours.
 
     Args:
-        interceptors: Ours, the first one outermost.
-        foreign: Whether grpc.aio interceptors stand outside, which want to see
-            messages and to iterate response streams.
+        interceptors: Our own kind, the first one outermost.
+        foreign: Whether grpc.aio interceptors run outside; these want to see messages
+            and to iterate response streams.
         limit: Largest response in bytes.
     """
 
@@ -73,24 +73,24 @@ class Dispatcher:
         if not codec.shape.response_streaming:
             return self._guarded(codec, self._responder(codec), codec.encode)
         if not self._foreign:
-            # Responses go straight to grpc: no generator of ours between the handler's and the wire.
+            # Responses go straight to grpc: no generator of ours stands between handler and wire.
             return self._guarded(codec, self._pusher(codec), _nothing)
         if self._interceptors or codec.handler.style is not Style.STREAM:
             return self._guarded_stream(codec, _relayed(codec, self._pusher(codec)), _as_it_is)
         return self._guarded_stream(codec, _iterator(codec.handler), codec.encode)
 
-    # The guard. A coroutine and an async generator cannot share a `try` block, so it stands twice.
-    # As one `async with` for both it would cost every call half a microsecond more, and
-    # double what dispatch costs.
+    # The guard is written twice: a coroutine and an async generator cannot share a `try` block. One
+    # `async with` for both would cost every call half a microsecond more and double the cost of
+    # dispatch.
 
     def _guarded(
         self, codec: RpcCodec, run: _Run, finish: Callable[[Any], Any]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Admit a call, run its handler, and turn what that raises into a status.
+        """Admit a call, run its handler, and turn the handler's exceptions into a status.
 
         Args:
             run: Runs the handler.
-            finish: Makes of its result what grpc gets.
+            finish: Turns the handler's result into what grpc gets.
         """
         serving, calls = self._serving, self._serving.calls
         streams = codec.shape.request_streaming
@@ -116,11 +116,11 @@ class Dispatcher:
     def _guarded_stream(
         self, codec: RpcCodec, iterate: _Iterate, finish: Callable[[Any], Any]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        """The same for foreign interceptors, which iterate responses.
+        """The same guard for foreign interceptors, which iterate responses.
 
         Args:
-            iterate: Runs the handler and gives its responses.
-            finish: Makes of each what grpc gets.
+            iterate: Runs the handler and yields its responses.
+            finish: Turns each response into what grpc gets.
         """
         serving, calls = self._serving, self._serving.calls
         streams = codec.shape.request_streaming
@@ -202,7 +202,7 @@ def _iterator(handler: RpcHandler) -> _Iterate:
 
 
 def _relayed(codec: RpcCodec, push: _Push) -> _Iterate:
-    """Responses that are pushed, as an iterator."""
+    """Pushed responses as an iterator."""
     name = f"pymicro-stream-{codec.path}"
 
     def iterate(request: Any, call: CallContext) -> AsyncIterator[Any]:
@@ -236,7 +236,7 @@ def _push_bare(codec: RpcCodec) -> _Push:
 
 
 def _push_mapped(codec: RpcCodec) -> _Push:
-    """Like `_push_bare`, but through `call.write`, which knows the interceptors' mappers."""
+    """Like `_push_bare`, but through `call.write`, which applies the interceptors' mappers."""
     if codec.handler.style is Style.WRITER:
         return codec.handler.function
     iterate = _iterator(codec.handler)
@@ -254,14 +254,14 @@ def _push_mapped(codec: RpcCodec) -> _Push:
 
 
 async def _close(responses: Any, codec: RpcCodec) -> None:
-    """Let a generator that is not exhausted clean up, here in the call's own task."""
+    """Let an unfinished generator clean up, here in the call's own task."""
     aclose = getattr(responses, "aclose", None)
     if aclose is None:
         return
     try:
         await aclose()
     except Exception:
-        # What ended the stream matters more than what the clean-up met.
+        # The reason why the stream ended matters more than a failure in the clean-up.
         log.exception("%s: cleaning up after %s failed", codec.path, codec.handler.label)
 
 
@@ -282,7 +282,7 @@ def _not_overridden(handler: RpcHandler) -> Callable[[Any, CallContext], Corouti
 
 
 def _nothing(_: None) -> None:
-    """Pushed responses have gone to grpc already."""
+    """Pushed responses have gone to grpc already, so nothing is left to return."""
 
 
 def _as_it_is(message: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Exceptions to statuses: what a handler raised, as the caller may see it."""
+"""From exceptions to statuses: a handler's exception, as the caller may see it."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _SLACK = 0.01
 
 
 class NotOverridden(Unimplemented):
-    """A generated servicer's own method was called: there is no handler that could have run."""
+    """A generated servicer's own method was called: no handler exists that could have run."""
 
 
 async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> Any:
     """End a call whose handler raised `exc`.
 
     Args:
-        context: grpc's, as the outermost foreign interceptor hands it in, so
-            that it sees the status too.
+        context: grpc's context, as the outermost foreign interceptor passes it in, so
+            that this interceptor sees the status too.
 
     Returns:
-        Nothing of use, where grpc goes on to send a status set before.
+        Nothing useful; grpc goes on to send a status that was set before.
 
     Raises:
-        AbortError: The status was sent; grpc wants to see it.
-        BaseException: `exc` itself where it is not ours to handle: a cancelled
+        AbortError: The status was sent; grpc needs to see this exception.
+        BaseException: `exc` itself if it is not ours to handle: a cancelled
             call, a generator being closed.
     """
     if isinstance(exc, AbortError | GeneratorExit | KeyboardInterrupt):
@@ -56,31 +56,31 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
         if task is None or task.cancelling():
             call.mark_cancelled()
             raise exc
-        # Nobody cancelled this call: the handler awaited something that was. Left to
-        # grpc, the caller would wait until its deadline.
+        # Nobody cancelled this call: the handler awaited something that was cancelled. If we left
+        # that to grpc, the caller would wait until its deadline.
     if isinstance(exc, BaseError) and not isinstance(exc, UsageError | CallerGone):
-        raise exc  # the server has stopped, and nothing can be sent any more
+        raise exc  # the server has stopped, so nothing can be sent any more
     if context.done():
-        # The status has gone out, by `abort`, and something else was raised over it.
+        # `abort` has sent the status, and then the handler raised another exception.
         log.error("%s: raised after the status was sent", codec.path, exc_info=exc)
         return None
     if isinstance(exc, BadResponse) and _code_set(context) is not None:
-        return b"" if codec.raw else None  # a response does not matter beside an error code
+        return b"" if codec.raw else None  # with an error code, grpc ignores the response
     error, lines = _explain(call, context, codec, exc)
     wire = to_wire(error, call.trailing_metadata())
     trailing = without_received(wire.trailing, exc)
     try:
         await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(codec, exc)))
     except AbortError:
-        # Only now: if the caller has gone, `abort` raises something else and
-        # nobody has to read about the failed write that told us.
+        # Only now: if the caller has gone, `abort` raises another exception, and nobody
+        # needs a log line about the failed write that told us so.
         lines()
         if wire.dropped:
             log.warning("%s: too large or illegal, so not sent: %s", codec.path, ", ".join(wire.dropped))
         raise
     except CallerGone:
-        # Perhaps by the same deadline. grpc is about to hear of that, and logs an error if
-        # this exception reaches it before.
+        # The same deadline may have ended both. grpc is about to hear of that, and logs an error
+        # if this exception arrives first.
         await let_events_arrive()
         raise
     return None
@@ -92,7 +92,7 @@ def _own_trailers(codec: RpcCodec, exc: BaseException) -> tuple[Pair, ...]:
 
 
 def _explain(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> tuple[RpcError, Any]:
-    """The status for an exception, and what writes the log's account of it."""
+    """The status for an exception, and the function that writes about it to the log."""
     if isinstance(exc, RpcError) and exc.callee is None:
         return exc, _quiet
     received = isinstance(exc, grpc.RpcError)
@@ -136,7 +136,7 @@ def _account_of_received(exc: Any) -> str:
 
 
 def _quiet() -> None:
-    """A status a handler meant to send is no event for the log."""
+    """Log nothing: the handler meant to send this status."""
 
 
 def _is_deadline(exc: BaseException) -> bool:
@@ -152,6 +152,6 @@ def _deadline_passed(call: CallContext) -> bool:
 
 
 def _code_set(context: Any) -> grpc.StatusCode | None:
-    """The error code a handler set, whether as an enum or as a number."""
+    """The error code that a handler set, as an enum or as a number."""
     code = code_of(context.code())
     return None if code is grpc.StatusCode.OK else code

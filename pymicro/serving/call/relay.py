@@ -1,8 +1,8 @@
-"""From responses that are written to responses that are iterated.
+"""From written responses to iterated ones.
 
 Foreign interceptors iterate a response stream. A handler that writes to its
-context, or one that runs under an interceptor of ours, pushes instead; between
-the two stands a task and this hand-over.
+context, or runs under an interceptor of ours, pushes responses instead. A task
+and this hand-over connect the two.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Relay"]
 
 
 class Relay:
-    """Hands messages one by one from the task that writes to the one that iterates.
+    """Hands messages one by one from the task that writes to the task that iterates.
 
-    `put` returns when the reader comes back for more: so a slow caller holds
-    the writer up, as without a relay.
+    `put` returns when the reader asks for the next message. So a slow caller slows
+    the writer down, as it does without a relay.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Relay:
         self._wake: asyncio.Future[None] | None = None
 
     async def put(self, message: Any) -> None:
-        """Hand over one message and wait until it was taken."""
+        """Hand over one message and wait until the reader has taken it."""
         if self._offer is not None:
             raise UsageError("one write at a time: await the last one first")
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -41,7 +41,7 @@ class Relay:
                 self._offer = None
 
     async def messages(self, writer: Coroutine[Any, Any, None], name: str) -> AsyncGenerator[Any, None]:
-        """Run `writer` in a task and yield what it puts; ends, or raises, as it does."""
+        """Run `writer` in a task and yield what it puts; end or raise as the writer does."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(writer, name=name)
         task.add_done_callback(lambda _: self._wake_reader())
@@ -64,7 +64,7 @@ class Relay:
                 # Not `await task`: its CancelledError would look like our own.
                 await asyncio.wait({task})
                 if not task.cancelled():
-                    task.exception()  # seen: what a cancelled call raises interests nobody
+                    task.exception()  # marks it as seen: nobody needs the exception of a cancelled call
 
     def _wake_reader(self) -> None:
         if self._wake is not None and not self._wake.done():

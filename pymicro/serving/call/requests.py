@@ -11,7 +11,7 @@ __all__ = ["Requests"]
 
 
 class Requests:
-    """Iterates what grpc receives. No generator: a handler may drop it unfinished."""
+    """Iterates the requests that grpc receives. It is no generator: a handler may drop it unfinished."""
 
     __slots__ = ("_requests", "_source")
 
@@ -28,5 +28,5 @@ class Requests:
         try:
             return await anext(self._requests)
         except StopAsyncIteration:
-            await let_events_arrive()  # it may be no end, but a broken stream
+            await let_events_arrive()  # this may be a broken stream rather than an end
             raise

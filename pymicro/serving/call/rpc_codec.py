@@ -1,4 +1,4 @@
-"""What is fixed about one served method, and the last check of what goes out."""
+"""The facts of one served method that never change, and the last check of its responses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger("pymicro.server")
 
 
 class BadResponse(PymicroError):
-    """A handler answered what the proto does not have. For the log; never sent."""
+    """A handler's answer does not fit the proto. For the log; never sent."""
 
 
 class Unparsable:
-    """Stands for a unary request that did not parse, until dispatch refuses it."""
+    """Takes the place of a unary request that did not parse, until dispatch refuses it."""
 
     __slots__ = ("error",)
 
@@ -34,8 +34,8 @@ class RpcCodec:
 
     Attributes:
         raw: Whether grpc gets responses as bytes, so that they are serialized
-            once. Foreign interceptors want to see messages instead.
-        encode: Checks a response and returns what to give to grpc.
+            once. Foreign interceptors want messages instead.
+        encode: Checks a response and returns what grpc gets.
     """
 
     __slots__ = ("encode", "handler", "path", "raw", "shape")
@@ -48,21 +48,21 @@ class RpcCodec:
         self.encode = _encoder(handler, raw, limit)
 
     def parse_unary(self, raw: bytes) -> Any:
-        """A unary request: grpc calls this where an exception's text would go to the caller."""
+        """Parse a unary request without raising: grpc would send an exception's text to the caller."""
         try:
             return self.handler.deserialize(raw)
         except Exception as exc:
             return Unparsable(self._unparsable(exc))
 
     def parse(self, raw: bytes) -> Any:
-        """A request of a stream; the exception comes out where the handler reads."""
+        """Parse a request of a stream; an exception reaches the handler where it reads."""
         try:
             return self.handler.deserialize(raw)
         except Exception as exc:
             raise self._unparsable(exc) from exc
 
     def serialize(self, message: Any) -> bytes:
-        """What foreign interceptors let through; `encode` has seen the handler's own message."""
+        """Serialize what foreign interceptors pass on; `encode` has seen the handler's own message."""
         try:
             return self.handler.serialize(message)
         except Exception as exc:
@@ -74,7 +74,7 @@ class RpcCodec:
         """Refuse a response of the wrong type.
 
         Raises:
-            BadResponse: Says what was expected and found.
+            BadResponse: Says which type was expected and which was found.
         """
         expected = self.handler.rpc.response_type
         if expected is not None and type(message) is not expected:
@@ -85,7 +85,7 @@ class RpcCodec:
             return InvalidArgument(str(exc))
         if isinstance(exc, NotJson):
             return Internal(str(exc))
-        # INTERNAL as statuscodes.md has it for "error parsing request proto".
+        # INTERNAL, as statuscodes.md says for "error parsing request proto".
         kind = self.handler.rpc.request_type
         name = kind.DESCRIPTOR.full_name if kind else "what the method takes"
         log.debug("%s: a request does not parse as %s: %r", self.path, name, exc)

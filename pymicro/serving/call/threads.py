@@ -22,12 +22,11 @@ class _Job:
 class HandlerThreads:
     """At most `size` threads; calls beyond that wait in line.
 
-    A thread cannot be cancelled: it is taken until its function returns, also
-    when nobody waits for that any more. So the threads are daemons, unlike
-    concurrent.futures' own: a handler that hangs must not keep the process from
-    ending.
+    A thread cannot be cancelled: it is occupied until its function returns, even if
+    nobody waits for the result any more. So the threads are daemons, unlike those of
+    concurrent.futures: a handler that hangs must not keep the process from ending.
 
-    Belongs to one event loop; all methods are called there.
+    It belongs to one event loop; call all methods there.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,7 +37,7 @@ class HandlerThreads:
         self._closed = False
 
     def run(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Call the function in a thread, with the ContextVars of here; its result is the future's."""
+        """Call the function in a thread, with the current ContextVars; the future gets its result."""
         if self._closed:
             raise RuntimeError("the handler threads are closed")
         loop = asyncio.get_running_loop()
@@ -53,7 +52,7 @@ class HandlerThreads:
         return job.future
 
     def close(self) -> None:
-        """Let the threads end after what they run now; does not wait for them."""
+        """Let each thread end after its current function; does not wait for that."""
         if not self._closed:
             self._closed = True
             for _ in range(self._threads):
@@ -62,16 +61,16 @@ class HandlerThreads:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (job := self._jobs.get()) is not None:
             result, error = None, None
-            if not job.future.cancelled():  # a call that was given up while in line is not begun
+            if not job.future.cancelled():  # skip a call that was given up while in line
                 try:
                     result = job.run()
-                except BaseException as exc:  # the awaiting call decides what becomes of it
+                except BaseException as exc:  # the awaiting call decides what to do with it
                     error = exc
             try:
                 loop.call_soon_threadsafe(self._finish, job, result, error)
             except RuntimeError:
                 return  # the loop is closed, so nobody waits any more
-            del job, result, error  # keep nothing alive while waiting for the next
+            del job, result, error  # keep nothing alive while waiting for the next job
 
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._unfinished -= 1
@@ -79,7 +78,7 @@ class HandlerThreads:
             return  # cancelled meanwhile
         if error is None:
             job.future.set_result(result)
-        elif isinstance(error, StopIteration):  # which a future refuses
+        elif isinstance(error, StopIteration):  # a future refuses this exception
             wrapped = RuntimeError("a handler raised StopIteration")
             wrapped.__cause__ = error
             job.future.set_exception(wrapped)

@@ -1,7 +1,7 @@
-"""What of a handler's trailing metadata goes out: nothing that pymicro says, or a server behind it.
+"""The trailing metadata a handler may send: none of pymicro's own, none of a server behind it.
 
-A handler that passes on what it received must not speak for itself: a
-`pymicro-not-started` of the server behind would have a call repeated that has run here.
+A handler may pass on metadata that it received. The `pymicro-not-started` of a server
+behind it must not go along: the caller would then repeat a call that has run here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["sendable", "without_received"]
 
 
 def sendable(metadata: Iterable[tuple[str, str | bytes]], handled: BaseException | None) -> tuple[Pair, ...]:
-    """The pairs as a handler may send them.
+    """Those of the pairs that a handler may send.
 
     Args:
-        handled: The exception the handler has in hand, if it has one.
+        handled: The exception that the handler is handling, if any.
 
     Raises:
-        ValueError: Metadata that cannot be sent.
+        ValueError: The metadata cannot be sent.
     """
     pairs = checked(metadata)
     return without_received(tuple(pair for pair in pairs if not pair[0].startswith(RESERVED)), handled)
 
 
 def without_received(pairs: tuple[Pair, ...], exc: BaseException | None) -> tuple[Pair, ...]:
-    """The pairs without a pushback that one of the errors behind `exc` brought along.
+    """The pairs without the pushback of any error behind `exc`.
 
-    A handler may set one of its own (`grpc-retry-pushback-ms`, gRFC A6): only
-    what an onward call's server meant for that call is left out.
+    A handler may set a pushback of its own (`grpc-retry-pushback-ms`, gRFC A6). Only
+    one that an onward call's server meant for that call is left out.
     """
     if not any(key == PUSHBACK for key, _ in pairs):
         return pairs

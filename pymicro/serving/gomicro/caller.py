@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["ORDINARY", "Caller", "caller_of"]
 
-# How pymicro's own clients name themselves (`grpc.primary_user_agent`): they tell their
-# service's name as go-micro's do, and want plain errors with their rich details.
+# The user agent of pymicro's own clients (`grpc.primary_user_agent`). They send their service's
+# name as go-micro's do, but want plain errors with rich details.
 _OURS = "pymicro/"
 
-# Go's durations are int64, so what does not fit is no time that anybody meant.
+# Go's durations are int64: nobody can have meant a longer time.
 _LONGEST = (1 << 63) - 1
 
 
 class Caller(NamedTuple):
-    """What a caller said of itself.
+    """What a caller says about itself.
 
     Attributes:
-        go_micro: Whether errors go to it as go-micro's JSON.
+        go_micro: Whether it gets errors as go-micro's JSON.
         content_type: Its `x-content-type`; empty if there is none.
         timeout: Seconds it gives the call, from its `timeout` in nanoseconds; None if
-            there is none. Nothing to rely on where anything streams: go-micro's
+            there is none. Do not rely on it if either side streams: go-micro's
             clients send 5 s with every stream and do not mean it.
     """
 
@@ -44,7 +44,7 @@ ORDINARY = Caller()
 
 
 def caller_of(metadata: Iterable[Pair]) -> Caller:
-    """Who calls, by the request's metadata."""
+    """The caller, by the request's metadata."""
     marked = ours = False
     content_type, timeout = "", None
     for key, value in metadata:
@@ -57,12 +57,12 @@ def caller_of(metadata: Iterable[Pair]) -> Caller:
         elif key == TIMEOUT:
             timeout = _seconds(value)
     if not marked or (ours and not content_type):
-        return ORDINARY  # others may use the word `timeout` for what they like
+        return ORDINARY  # other clients may use the key `timeout` for anything
     return Caller(False, content_type) if ours else Caller(True, content_type, timeout)
 
 
 def _seconds(value: str | bytes) -> float | None:
-    """Nanoseconds as go-micro writes them; None for anything else."""
+    """Seconds from nanoseconds as go-micro writes them; None for anything else."""
     if not (isinstance(value, str) and len(value) <= 19 and value.isascii() and value.isdigit()):
         return None
     nanoseconds = int(value)

@@ -1,7 +1,7 @@
-"""In which form a caller's messages travel, by its `x-content-type`.
+"""The form of a caller's messages, by its `x-content-type`.
 
-The real content-type is hidden by grpc-core. go-micro's clients send this one along with
-every call, and their servers' table of forms is the one here (go-micro v1.18.0,
+grpc-core hides the real content-type. go-micro's clients send this key along with every
+call, and the table of forms here is the one of their servers (go-micro v1.18.0,
 `server/grpc/codec.go`).
 """
 
@@ -17,8 +17,8 @@ from pymicro.serving.handlers.types import RpcHandler
 
 __all__ = ["ACCEPTED", "Misfit", "NotJson", "in_json", "is_json"]
 
-# Whether it is JSON. `application/grpc+bytes` is how proxies hand on what they do not parse:
-# the bytes of a protobuf message.
+# Whether it is JSON. Proxies use `application/grpc+bytes` to pass on what they do not parse: the
+# bytes of a protobuf message.
 _FORMS = {
     "": False,
     "application/grpc": False,
@@ -35,29 +35,29 @@ ACCEPTED = tuple(name for name in _FORMS if name)
 
 
 class NotJson(PymicroError):
-    """A request that is no JSON; the text says where, and is for the sender.
+    """A request is not valid JSON; the text says where, and goes to the sender.
 
-    INTERNAL, as gRPC has it for bytes that do not parse. That heals a fault of go-micro's
-    client, too: it keeps the codec of a connection's first call for all that follow, so the
-    first one in another codec arrives in the wrong form, and is tried again on a new
-    connection for a 500 only.
+    The status is INTERNAL, as gRPC has it for bytes that do not parse. That also heals a fault
+    of go-micro's client: it keeps the codec of a connection's first call for all later calls, so
+    the first call in another codec arrives in the wrong form. The client retries it on a new
+    connection only after a 500.
     """
 
 
 class Misfit(PymicroError):
-    """A request whose JSON does not fit the message: INVALID_ARGUMENT, as trying again does not help."""
+    """A request's JSON does not fit the message: INVALID_ARGUMENT, as a retry does not help."""
 
 
 def is_json(content_type: str) -> bool | None:
-    """Whether messages of this `x-content-type` are JSON, else protobuf; None if it is not known here."""
+    """True if messages of this `x-content-type` are JSON, False if protobuf, None if it is unknown here."""
     found = _FORMS.get(content_type)
-    if found is None:  # with parameters (`; charset=utf-8`), or in capitals
+    if found is None:  # it has parameters (`; charset=utf-8`) or capitals
         return _FORMS.get(content_type.partition(";")[0].strip().lower())
     return found
 
 
 def in_json(handler: RpcHandler) -> RpcHandler | None:
-    """The method with its messages in JSON; None where their types are not known."""
+    """The method with its messages in JSON; None if their types are not known."""
     kind = handler.rpc.request_type
     if kind is None or handler.rpc.response_type is None:
         return None
@@ -65,7 +65,7 @@ def in_json(handler: RpcHandler) -> RpcHandler | None:
     def deserialize(raw: bytes) -> Any:
         try:
             text = raw.decode()
-            # As go-micro's reader has it; its API gateway sends it for a GET without a query.
+            # As go-micro's reader does; go-micro's API gateway sends `null` for a GET without a query.
             return kind() if text.strip() == "null" else from_json(text, kind)
         except UnicodeDecodeError as exc:
             raise NotJson(f"the request is no UTF-8 at byte {exc.start}, so no JSON") from exc

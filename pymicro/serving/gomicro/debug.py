@@ -1,8 +1,8 @@
-"""go-micro's own Debug service: what its probes and its health sidecar ask.
+"""go-micro's own Debug service, which its probes and its health sidecar call.
 
 Facts from go-micro v1.18.0: `debug/service/proto/debug.proto`, `debug/service/handler/debug.go`.
-As there it is reached under any prefix and stands in no registry record. Its `Log`, which
-reads a buffer of the last log lines, is not here: nothing that probes a service calls it.
+As in go-micro, any prefix reaches it, and no registry record lists it. Its `Log`, which
+reads a buffer of the last log lines, is missing here: no probe of a service calls it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Debug:
         self._stats_response = GetMessageClass(methods["Stats"].output_type)
 
     def handlers(self, name: str) -> list[RpcHandler]:
-        """As go-micro's clients call them.
+        """The handlers, as go-micro's clients call them.
 
         Args:
             name: The service's registered name, which may be empty.
@@ -70,20 +70,20 @@ class Debug:
         ]
 
     def close(self) -> None:
-        """Leave the garbage collector alone again."""
+        """Stop watching the garbage collector."""
         self._pauses.close()
 
     @handler
     async def health(self, request: Any) -> Any:
-        """`ok`, as go-micro always says; another word as long as health says NOT_SERVING.
+        """`ok`, as go-micro always says; another word while health says NOT_SERVING.
 
-        Its sidecar takes every other word for a failure, and so does who compares.
+        go-micro's sidecar, and any client that compares, takes every other word for a failure.
         """
         return self._health_response(status="ok" if self._health.serving else "not serving")
 
     @handler
     async def stats(self, request: Any) -> Any:
-        """Figures of this process. Go counts goroutines as threads; these are the system's threads."""
+        """Figures of this process. Go reports goroutines as threads; these are the system's threads."""
         return self._stats_response(
             timestamp=int(time.time()),
             started=int(self._started),
@@ -95,10 +95,10 @@ class Debug:
 
 
 class _Pauses:
-    """Nanoseconds that Python's cyclic garbage collector has taken since they were first asked for.
+    """Nanoseconds that Python's cyclic garbage collector has taken since the first question.
 
-    Not from the start, because whoever is never asked should not pay for the answer
-    (0.3 µs for each collection).
+    It does not count from the start: a process that nobody asks should not pay for the
+    answer (0.3 µs for each collection).
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class _Pauses:
 
 
 def _resident() -> int:
-    """Bytes of memory in use; where there is no /proc, the most that ever was."""
+    """Bytes of memory in use; without /proc, the largest amount so far."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -135,7 +135,7 @@ def _resident() -> int:
 
 
 def _threads() -> int:
-    """All of the process, grpc-core's too; where there is no /proc, Python's only."""
+    """The number of the process's threads, grpc-core's too; without /proc, Python's only."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -144,7 +144,7 @@ def _threads() -> int:
 
 @cache
 def _source() -> ServiceDescriptor:
-    """The service from a pool of its own: its names have no package and would clash with anybody's."""
+    """The service, from a pool of its own: its names have no package and would clash with others."""
     file = descriptor_pb2.FileDescriptorProto(name="debug.proto", syntax="proto3")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

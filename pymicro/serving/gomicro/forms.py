@@ -1,8 +1,8 @@
 """Handlers for calls from go-micro 1.x: errors as its JSON, and its `timeout` header.
 
-This stands between grpc and everything of ours and the user's. Dispatch, our interceptors
-and grpc.aio's own see the call as any other; only what goes out differs. Ordinary calls
-never come by here.
+This stands between grpc and all code of ours and the user's. Dispatch, our interceptors
+and grpc.aio's own see an ordinary call; only what goes out differs. Ordinary calls never
+pass through here.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _Behaviour = Callable[[Any, Any], Any]
 class GoMicro(grpc.aio.ServerInterceptor):
     """Makes methods answer as go-micro's callers expect.
 
-    As a grpc.aio interceptor it belongs in front of the user's own, so that their errors
-    are translated too. Where there are none the router calls `translated` by itself: one
-    interceptor alone would cost every call its share.
+    As a grpc.aio interceptor it belongs in front of the user's own, so that it translates
+    their errors too. If the user has none, the router calls `translated` itself: a single
+    interceptor would slow down every call.
 
     Args:
-        service: The name the service is registered under.
+        service: The name under which the service is registered.
     """
 
     def __init__(self, service: str) -> None:
         self._service = service
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """What comes from within; `translated` for calls from go-micro."""
+        """The inner handler; for calls from go-micro, its `translated` form."""
         handler = await continuation(handler_call_details)
         if handler is None or not caller_of(handler_call_details.invocation_metadata).go_micro:
             return handler
@@ -75,7 +75,7 @@ def _translated(behaviour: _Behaviour, service: str, shape: Shape) -> _Behaviour
     def threaded(request: Any, context: Any) -> Any:
         return behaviour(request, Translation(context, service))
 
-    # The kinds of functions that grpc.aio tells apart, in the same way.
+    # The kinds of functions that grpc.aio distinguishes, tested in the same way.
     if inspect.isasyncgenfunction(behaviour):
         return iterated
     if not inspect.iscoroutinefunction(behaviour):
@@ -84,10 +84,10 @@ def _translated(behaviour: _Behaviour, service: str, shape: Shape) -> _Behaviour
 
 
 async def _within(timeout: float | None, behaviour: _Behaviour, request: Any, context: Translation) -> Any:
-    """Run a handler for as long as go-micro's `timeout` says, as grpc does by its own deadline."""
+    """Run a handler no longer than go-micro's `timeout`, as grpc does with its own deadline."""
     by_grpc = context.given_time()
-    # go-micro's clients send both; then grpc's timer is there already, and the caller's
-    # own grpc-core ends the call.
+    # go-micro's clients send both. Then grpc's timer runs already, and the caller's own grpc-core
+    # ends the call.
     if not timeout or (by_grpc is not None and by_grpc <= timeout):
         return await behaviour(request, context)
     try:
@@ -95,7 +95,7 @@ async def _within(timeout: float | None, behaviour: _Behaviour, request: Any, co
             return await behaviour(request, context)
     except TimeoutError:
         if not limit.expired():
-            raise  # of a grpc interceptor of the user's; dispatch lets none out
+            raise  # it comes from the user's grpc interceptor; dispatch lets none out
         if context.done():
             return None  # the handler's status was on its way
         trailing = (*(context.trailing_metadata() or ()), FROM_PEER)

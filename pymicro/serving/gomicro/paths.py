@@ -1,9 +1,9 @@
-"""Served paths, and what go-micro's callers make of them: `/<any prefix>.<Service>/<Method>`.
+"""Served paths, and the form in which go-micro's callers send them: `/<any prefix>.<Service>/<Method>`.
 
 A go-micro client puts the service's registered name where gRPC has the proto's package,
 and a go-micro server looks at the last segment only (go-micro v1.18.0,
-`client/grpc/request.go`, `util/grpc/grpc.go`). So does `Paths`, for paths that are
-nobody's own.
+`client/grpc/request.go`, `util/grpc/grpc.go`). `Paths` does the same with paths that
+nothing here serves under that full name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Paths:
     """All paths of one server.
 
     Args:
-        paths: Those of the services that were added.
+        paths: The paths of the services that were added.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -33,11 +33,11 @@ class Paths:
             self.add(path, by_end=True)
 
     def add(self, path: str, *, by_end: bool = False) -> None:
-        """Let one more path be known.
+        """Add one more path.
 
         Args:
-            by_end: Whether it is found by its last segment; health and reflection are
-                called by their whole name only, so that a user's `Health` is not ambiguous.
+            by_end: Whether its last segment is enough to find it. Health and reflection need
+                their whole name, so that a user's `Health` is not ambiguous.
         """
         self._all.append(path)
         if by_end:
@@ -48,7 +48,7 @@ class Paths:
         return self._by_end.get(_end(path), [])
 
     def explain(self, path: str) -> str:
-        """Why a path is not served, in words for its caller."""
+        """Say why a path is not served, in words for its caller."""
         shown = path if len(path) <= 200 else path[:200] + "..."
         like = self.like(path)
         if like:
@@ -67,7 +67,7 @@ class Paths:
         return clip(f"{text}; {hint}" if hint else text, _LONGEST)
 
     def _rpcs(self) -> dict[str, list[str]]:
-        """By service."""
+        """The rpc names of each service."""
         found: dict[str, list[str]] = {}
         for path in self._all:
             service, _, rpc = path[1:].rpartition("/")
@@ -76,7 +76,7 @@ class Paths:
 
 
 def _end(path: str) -> str:
-    """`Greeter/SayHello` of `/any.prefix.Greeter/SayHello`; of no path with more parts."""
+    """`Greeter/SayHello` for `/any.prefix.Greeter/SayHello`; empty for a path with more parts."""
     service, _, method = path.removeprefix("/").rpartition("/")
     return "" if "/" in service else f"{_last(service)}/{method}"
 

@@ -1,4 +1,4 @@
-"""grpc's context as a call from go-micro gets it: what says an error says it in go-micro's JSON."""
+"""grpc's context for a call from go-micro: it sends errors as go-micro's JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Translation"]
 
 
 class Translation:
-    """Stands before grpc's context and is used like it, also before the one for threads.
+    """Stands before grpc's context, or before the one for threads, and is used like it.
 
-    The code stays; the text becomes go-micro's JSON; rich details are left out, because
+    The code stays; the text becomes go-micro's JSON. Rich details are left out, because
     go-micro's later clients take them for their own and panic.
 
     Args:
         context: grpc's own.
-        service: The name the service is registered under.
-        timeout: Seconds the call may take besides what grpc knows of.
+        service: The name under which the service is registered.
+        timeout: Seconds the call may take, in addition to grpc's deadline.
     """
 
     __slots__ = ("_code", "_context", "_details", "_service", "_until")
@@ -48,7 +48,7 @@ class Translation:
         return left
 
     def time_remaining(self) -> float | None:
-        """Seconds left by grpc's deadline and by go-micro's timeout, whichever is earlier."""
+        """Seconds left until grpc's deadline or go-micro's timeout, whichever is earlier."""
         given = self.given_time()
         if self._until is None:
             return given
@@ -68,7 +68,7 @@ class Translation:
         """As in grpc."""
         self._code = code
         self._context.set_code(code)
-        # Code and text may come in either order, and grpc sends what stands at the end.
+        # Code and text may be set in either order, and grpc sends the last values.
         self._context.set_details(self._text())
 
     def set_details(self, details: str) -> None:
@@ -77,7 +77,7 @@ class Translation:
         self._context.set_details(self._text())
 
     def details(self) -> str:
-        """The text as it was set."""
+        """The text as the handler set it."""
         return self._details
 
     def set_trailing_metadata(self, trailing_metadata: Iterable[Pair]) -> None:
@@ -96,9 +96,9 @@ def _plain(metadata: Iterable[Pair] | None) -> tuple[Pair, ...]:
 
 
 def _error_text(service: str, code: grpc.StatusCode, detail: str) -> str:
-    """go-micro's JSON; it is the detail that is cut where the whole would be too large."""
+    """go-micro's JSON; if the whole would be too large, the detail is cut."""
     text = dump_error(service, code, detail)
-    if len(text) * 3 <= TEXT_LIMIT:  # what is not printable takes three bytes
+    if len(text) * 3 <= TEXT_LIMIT:  # a character that is not printable takes three bytes
         return text
     frame = encoded_size(dump_error(service, code, ""))
     return dump_error(service, code, clip(detail, TEXT_LIMIT - frame, _size_in_json))

@@ -1,4 +1,4 @@
-"""Whether an annotation fits a proto's message type. In doubt it does."""
+"""Whether an annotation fits a proto's message type. In doubt, it does."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ UNKNOWN: Any = _Unknown()
 def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
     """The type an annotation means, or `UNKNOWN`.
 
-    One annotation at a time, so that one name that only type checkers see does
-    not hide the others.
+    Annotations are resolved one at a time, so that a name that only type checkers
+    see does not hide the others.
     """
 
     def holder() -> None: ...
@@ -34,11 +34,11 @@ def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
     try:
         return typing.get_type_hints(holder, dict(namespace), include_extras=True)["it"]
     except Exception:
-        return UNKNOWN  # whatever someone wrote there, it is not ours to judge
+        return UNKNOWN  # whatever somebody wrote there, pymicro cannot judge it
 
 
 def message_fits(annotation: Any, expected: type[Message]) -> bool:
-    """Whether one message of type `expected` may be annotated so."""
+    """Whether this annotation fits one message of type `expected`."""
     if annotation in (UNKNOWN, Any, object, Message, expected) or isinstance(annotation, typing.TypeVar):
         return True
     origin = get_origin(annotation)
@@ -51,7 +51,7 @@ def message_fits(annotation: Any, expected: type[Message]) -> bool:
 
 
 def stream_fits(annotation: Any, expected: type[Message]) -> bool:
-    """Whether an async iterator of `expected` may be annotated so."""
+    """Whether this annotation fits an async iterator of `expected`."""
     if annotation in (UNKNOWN, Any, object) or isinstance(annotation, typing.TypeVar):
         return True
     origin, args = get_origin(annotation), get_args(annotation)
@@ -67,13 +67,13 @@ def stream_fits(annotation: Any, expected: type[Message]) -> bool:
 
 
 def is_stream(annotation: Any) -> bool:
-    """Whether a function annotated to return this surely returns an async iterator."""
+    """Whether a function with this return annotation certainly returns an async iterator."""
     kind = get_origin(annotation) or annotation
     return isinstance(kind, type) and issubclass(kind, AsyncIterable)
 
 
 def is_awaitable(annotation: Any) -> bool:
-    """Whether a function annotated to return this surely returns an awaitable."""
+    """Whether a function with this return annotation certainly returns an awaitable."""
     kind = get_origin(annotation) or annotation
     return isinstance(kind, type) and issubclass(kind, Awaitable)
 

@@ -1,4 +1,4 @@
-"""Whether one function fits one rpc; every way in which it does not, as a mismatch."""
+"""Whether one function fits one rpc; each way in which it does not is a mismatch."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _HINTS = {
 def fit(
     function: Callable[..., Any], rpc: Rpc, label: str, *, writers: bool
 ) -> tuple[Style | None, Inspected, list[HandlerMismatch]]:
-    """Hold a bound function against an rpc.
+    """Check a bound function against an rpc.
 
     Args:
         writers: Whether a coroutine may serve a response stream by writing to
             the context, as grpc's servicers may.
 
     Returns:
-        How it is run (None if it cannot be), what was seen of it, and the mismatches.
+        How to run it (None if it cannot be run), its signature, and the mismatches.
     """
     seen = inspect_handler(function)
     mismatches = []
@@ -70,7 +70,7 @@ def _style(kind: FunctionKind, shape: Shape, writers: bool) -> Style | None:
         return Style.STREAM if kind is FunctionKind.STREAM else None
     if kind is FunctionKind.COROUTINE:
         return Style.COROUTINE
-    # A thread could only read a request stream by blocking on the loop for each message.
+    # A thread could read a request stream only by waiting for the loop at each message.
     return Style.THREAD if kind is FunctionKind.FUNCTION and not shape.request_streaming else None
 
 

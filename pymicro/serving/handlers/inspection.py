@@ -1,4 +1,4 @@
-"""What kind of function a handler is, looked at once and never per call."""
+"""What kind of function a handler is; looked at once, never per call."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Inspected:
     """A handler's signature.
 
     Attributes:
-        arity: 1 for the request only, 2 for request and context, None if it is neither.
+        arity: 1 for the request only, 2 for request and context, None for anything else.
         parameters: The signature as written, for messages.
         request: Annotation of the first parameter, or `UNKNOWN`.
-        response: Annotation of what is returned, or `UNKNOWN`.
+        response: Annotation of the return value, or `UNKNOWN`.
     """
 
     kind: FunctionKind
@@ -45,7 +45,7 @@ class Inspected:
 
 
 def inspect_handler(function: Callable[..., Any]) -> Inspected:
-    """Look at a bound handler through partials and decorators that used functools.wraps."""
+    """Inspect a bound handler, through partials and through decorators that used functools.wraps."""
     inner = _innermost(function)
     signature = _signature(function)
     parameters = list(signature.parameters.values()) if signature else []
@@ -67,13 +67,13 @@ def inspect_handler(function: Callable[..., Any]) -> Inspected:
 
 
 def place_of_function(function: Callable[..., Any]) -> str:
-    """`file.py:12`, relative to the working directory where it lies below it."""
+    """`file.py:12`, relative to the working directory if the file is inside it."""
     code = getattr(_innermost(function), "__code__", None)
     return _place(code.co_filename, code.co_firstlineno) if code else repr(function)
 
 
 def place_of_class(cls: type) -> str:
-    """`file.py:12` of a class; of its file, or its bare name, where there is no source."""
+    """`file.py:12` of a class; only its file or its bare name if there is no source."""
     try:
         return _place(inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
     except (OSError, TypeError):
@@ -111,9 +111,9 @@ def _innermost(function: Callable[..., Any]) -> Any:
 
 
 def _kind(function: Callable[..., Any], response: Any) -> FunctionKind:
-    # The outermost layer that is more than a plain function decides: an async
-    # wrapper makes a coroutine of whatever it wraps, a plain wrapper hands
-    # through what the wrapped function returns.
+    # The outermost layer that is more than a plain function decides: an async wrapper makes a
+    # coroutine function of whatever it wraps; a plain wrapper returns what the wrapped function
+    # returns.
     for layer in _layers(function):
         if inspect.iscoroutinefunction(layer):
             return FunctionKind.COROUTINE
@@ -134,11 +134,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
             return inspect.signature(function, annotation_format=Format.FORWARDREF)
         return inspect.signature(function)
     except (TypeError, ValueError):
-        return None  # made in C: it has none to look at, and is called as grpc does, with two
+        return None  # it is written in C and has no signature; we call it as grpc does, with two
 
 
 def _bare(signature: inspect.Signature) -> str:
-    """The parameters without annotations."""
+    """The signature without annotations."""
     bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(inspect.Signature(bare))
 
@@ -152,6 +152,6 @@ def _arity(parameters: list[inspect.Parameter]) -> int | None:
         return None  # *args alone does not say whether the context is wanted
     if required == 2:
         return 2
-    # An optional second parameter is the context's only if it says so.
+    # An optional second parameter gets the context only if its name says so.
     optional = len(positional) >= 2 and positional[1].name in ("context", "ctx", "call", "_context")
     return 2 if optional else 1

@@ -62,8 +62,8 @@ def _mark(function: F, rpc: str | None) -> F:
 def idempotent(function: F, /) -> F:
     """Mark a handler that may run twice for one call: a lookup, or storing the same again.
 
-    Callers are told with every answer. They then try a call again elsewhere also
-    where nobody knows whether it ran: the node died, or the connection broke.
+    The server tells callers so with every answer. They then retry a call on another
+    node even if nobody knows whether it ran: the node died, or the connection broke.
 
         class Greeter:
             @handler
@@ -71,12 +71,12 @@ def idempotent(function: F, /) -> F:
             async def say_hello(self, request: pb.HelloRequest) -> pb.HelloReply: ...
 
     It stands above or below `@handler`, and on methods of generated servicers. Unlike
-    `@handler` it is not inherited by an override, which may do something else: mark
-    that too. `idempotency_level = IDEMPOTENT` or `NO_SIDE_EFFECTS` in the proto says
-    the same of every implementation.
+    `@handler`, an override does not inherit it, since it may do something else: mark the
+    override too. `idempotency_level = IDEMPOTENT` or `NO_SIDE_EFFECTS` in the proto says
+    the same for every implementation.
     """
     _check(function, "@idempotent")
-    # A static method is found as the function in it.
+    # A static method is found as the function inside it, so mark both.
     for target in (function, getattr(function, "__func__", None)):
         if target is not None:
             setattr(target, _IDEMPOTENT, True)
@@ -98,7 +98,7 @@ def _check(function: Any, decorator: str) -> None:
 def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:
     """The marked attributes of a class in the order of definition, inherited ones first.
 
-    An override of a marked method is a handler too, marked again or not.
+    An override of a marked method is a handler too, whether it is marked again or not.
     """
     seen: dict[str, Mark] = {}
     for base in reversed(cls.__mro__):
@@ -107,7 +107,7 @@ def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:
             if mark is not None:
                 seen[name] = mark
     for name, mark in seen.items():
-        # A subclass may have replaced it by something else: None, to take a handler away.
+        # A subclass may have replaced the method: with None, to take a handler away.
         if callable(getattr(cls, name, None)):
             yield name, mark
 
@@ -118,7 +118,7 @@ def _mark_of(raw: Any) -> Mark | None:
 
 
 def _attribute(raw: Any, name: str) -> Any:
-    # From its own __dict__, because objects with a generous __getattr__ claim to have anything.
+    # Read its own __dict__: objects with a generous __getattr__ claim to have anything.
     for target in (raw, getattr(raw, "__func__", None)):
         found = getattr(target, "__dict__", {}).get(name)
         if found is not None:

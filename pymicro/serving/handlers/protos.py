@@ -26,7 +26,7 @@ __all__ = [
 
 
 def normal(name: str) -> str:
-    """The name with case and underscores dropped: `say_hello` and `SayHello` are one."""
+    """The name without case and underscores: `say_hello` and `SayHello` are the same."""
     return name.replace("_", "").lower()
 
 
@@ -37,7 +37,7 @@ def suggested(word: str, names: Iterable[str]) -> str:
 
 
 def services_in(source: Any) -> list[ServiceDescriptor] | None:
-    """The services of a generated module, a file's descriptor or a service's; None if it is none of these."""
+    """The services of a generated module, a file's descriptor or a service's; None for anything else."""
     if isinstance(source, ServiceDescriptor):
         return [source]
     file = source if isinstance(source, FileDescriptor) else getattr(source, "DESCRIPTOR", None)
@@ -55,12 +55,12 @@ def service_by_name(full_name: str) -> ServiceDescriptor | None:
 
 
 def message_class(descriptor: Descriptor) -> type[Message]:
-    """The class of a message; the generated one where there is one."""
+    """The class of a message; the generated one if there is one."""
     return GetMessageClass(descriptor)
 
 
 def rpc_of(method: MethodDescriptor) -> Rpc:
-    """What a descriptor says of one method."""
+    """The facts of one method, from its descriptor."""
     return Rpc(
         path=f"/{method.containing_service.full_name}/{method.name}",
         shape=Shape.of(method.client_streaming, method.server_streaming),

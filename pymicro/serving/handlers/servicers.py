@@ -1,4 +1,4 @@
-"""Generated servicers as they are, given whole or through `add_…Servicer_to_server`."""
+"""Generated servicers, unchanged: given whole or through `add_…Servicer_to_server`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["adopt", "adopt_handler", "tables_of_servicer"]
 
 
 class _Recorder:
-    """Stands in for a server, to hear from generated code what it would register."""
+    """Stands in for a server, and records what generated code would register."""
 
     def __init__(self) -> None:
         self.found: dict[str, Mapping[str, grpc.RpcMethodHandler[Any, Any]]] = {}
@@ -42,7 +42,7 @@ class _Recorder:
 
 
 def tables_of_servicer(obj: object) -> tuple[list[HandlerTable], list[HandlerMismatch]]:
-    """Tables for each generated servicer among an object's classes; none if there is none."""
+    """A table for each generated servicer among an object's classes; none if there is none."""
     recorder = _Recorder()
     for base in type(obj).__mro__:
         add = _adder(base)
@@ -76,10 +76,10 @@ def adopt(
 def adopt_handler(
     path: str, given: grpc.RpcMethodHandler[Any, Any], descriptor: MethodDescriptor | None = None
 ) -> tuple[RpcHandler | None, list[HandlerMismatch]]:
-    """One of grpc's method handlers as a `Method`."""
+    """One of grpc's method handlers as an `RpcHandler`."""
     shape = Shape.of(bool(given.request_streaming), bool(given.response_streaming))
     known = Rpc(path, shape, descriptor=descriptor)
-    # With serializers of its own it may well take and answer other things than the proto's messages.
+    # A handler with serializers of its own may take and answer other types than the proto's messages.
     if descriptor and getattr(given.request_deserializer, "__self__", None) is message_class(
         descriptor.input_type
     ):

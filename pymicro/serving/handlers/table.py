@@ -37,11 +37,11 @@ def build(
             servicer's subclass.
         source: The generated `*_pb2` module, a `ServiceDescriptor`, or None for
             a servicer, which names its service itself.
-        partial: Whether rpcs without a handler are meant.
+        partial: Whether rpcs may lack a handler on purpose.
 
     Returns:
         One table for each proto service (a servicer may inherit from several),
-        and all mismatches; the tables are good for serving only if there are none.
+        and all mismatches; serve the tables only if there are none.
     """
     cls = type(obj)
     if isinstance(obj, type):
@@ -59,7 +59,7 @@ def build(
 
 
 def _only(tables: list[HandlerTable], source: Any) -> list[HandlerTable]:
-    """A servicer's tables; with a source only those of its services."""
+    """A servicer's tables; with a source, only those of the source's services."""
     wanted = services_in(source)
     if wanted is None:
         return tables
@@ -110,7 +110,7 @@ class _Builder:
     partial: bool
     mismatches: list[HandlerMismatch] = field(default_factory=list)
     methods: dict[str, RpcHandler] = field(default_factory=dict)
-    claimed: dict[str, str] = field(default_factory=dict)  # rpc → who answers it already
+    claimed: dict[str, str] = field(default_factory=dict)  # rpc → its handler so far
 
     def build(self) -> tuple[list[HandlerTable], list[HandlerMismatch]]:
         for name, mark in marked_names(type(self.obj)):

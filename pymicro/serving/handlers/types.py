@@ -28,12 +28,12 @@ class Style(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """What the proto says of one method.
+    """The facts of one method, as the proto says them.
 
     Attributes:
         path: `/package.Service/Method`.
-        request_type: None where a foreign handler brought serializers of its own.
-        response_type: Likewise; then a response's type is not checked.
+        request_type: None if a foreign handler brought serializers of its own.
+        response_type: None likewise; then a response's type is not checked.
         descriptor: None if no descriptor pool knows the rpc.
     """
 
@@ -46,13 +46,13 @@ class Rpc:
 
 @dataclass(frozen=True, slots=True)
 class RpcHandler:
-    """One rpc and what answers it.
+    """One rpc and the function that answers it.
 
     Attributes:
-        function: Bound; takes the request, and the context if `takes_context`.
+        function: Bound to its object; takes the request, and the context if `takes_context`.
         where: `file.py:12` of the function.
         label: `Greeter.say_hello`, for people.
-        idempotent: Whether it may run twice for one call; the proto says so, or `@idempotent`.
+        idempotent: Whether it may run twice for one call: the proto says so, or `@idempotent`.
     """
 
     rpc: Rpc
@@ -72,7 +72,7 @@ class HandlerTable:
 
     Attributes:
         service: Its full name, `package.Service`.
-        where: Where the object that has the handlers was written.
+        where: Where the class of the object that has the handlers was written.
         descriptor: None if no descriptor pool knows the service.
     """
 
