@@ -1,6 +1,7 @@
 """What grpcio happens to do, and does not promise: every such fact that pymicro rests on stands here.
 
-Each was seen in grpcio 1.85.3, and `tests/rpc/test_grpcio.py` holds each against bare grpc.aio:
+Each was seen in grpcio 1.85.3 (1.68, the lowest that pymicro takes, ends a stream that nobody holds
+and survives a path that is no UTF-8), and `tests/rpc/test_grpcio.py` holds each against bare grpc.aio:
 a test there that fails says that grpcio has changed, and what depends on it here.
 
 These facts need no code of their own:
