@@ -20,6 +20,8 @@ from pymicro.rpc import grpcio
 
 Behaviour = Callable[[Any, Any], Any]
 PREFIX = "/test.Facts/"
+# The facts were seen in 1.85. Two of them do not hold for 1.68, the lowest that we take; it does better.
+OLD = tuple(int(part) for part in grpc.__version__.split(".")[:2]) < (1, 80)
 
 
 @asynccontextmanager
@@ -60,7 +62,7 @@ async def asked_when_done(call: Any) -> tuple[Any, ...]:
 
     def ask(ended: Any) -> None:
         try:
-            trailers = dict(grpcio.now(ended.trailing_metadata()) or ())
+            trailers = dict(tuple(grpcio.now(ended.trailing_metadata()) or ()))
             code, text = grpcio.now(ended.code()), grpcio.now(ended.details())
             asked.set_result((code, text, trailers, grpcio.now(ended.debug_error_string())))
         except BaseException as exc:
@@ -145,6 +147,7 @@ async def test_a_serializer_that_raises_is_logged_and_the_call_goes_out_all_the_
     assert "Exception serializing message!" in caplog.text
 
 
+@pytest.mark.skipif(OLD, reason=f"grpcio {grpc.__version__} ends it")
 async def test_a_stream_that_nobody_holds_any_more_goes_on() -> None:
     written, ended = asyncio.Event(), asyncio.Event()
 
@@ -310,6 +313,8 @@ async def test_the_accept_loop_is_known_by_its_name() -> None:
     try:
         loops = [task for task in asyncio.all_tasks() - before if grpcio.is_accept_loop(task)]
         assert len(loops) == 1
+        if OLD:
+            pytest.skip(f"nothing is known to break the accept loop of grpcio {grpc.__version__}")
         # A path that is no UTF-8 breaks it. grpc logs that, and no call is answered any more.
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary(b"/\xff")(b"")  # type: ignore[arg-type]
