@@ -21,10 +21,13 @@ from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import CallContext, Client, MemoryRegistry, Service, handler
 from tests.serving.serving import eventually
 
-# grpc writes a timeout below a second in milliseconds, rounded up.
+# grpc writes a timeout below a second in milliseconds, rounded up, and a longer one in hundredths.
 ROUNDED = 0.002
+ROUNDED_ABOVE_A_SECOND = 0.011
 # How long each hop works before it calls on.
-WORK = 0.02
+WORK = 0.03
+# Enough for three hops on a busy machine, and less than the default timeout.
+AMPLE = 4.0
 HOPS = ("front", "middle", "back")
 
 Style = Callable[["Hop", pb.HelloRequest], Awaitable[Any]]
@@ -169,11 +172,11 @@ def each_has_less(hops: list[Hop], first: float) -> None:
     """What each hop had left: what the one above it had when it called on, and never more."""
     (above,) = hops[0].remaining
     assert above is not None
-    assert above <= first + ROUNDED
+    assert above <= first + ROUNDED_ABOVE_A_SECOND
     for hop in hops[1:]:
         (left,) = hop.remaining
         assert left is not None
-        assert left <= above - WORK + ROUNDED
+        assert left <= above - WORK + ROUNDED_ABOVE_A_SECOND
         above = left
 
 
@@ -185,13 +188,13 @@ async def with_a_larger_timeout(hop: Hop, request: pb.HelloRequest) -> Any:
 async def test_each_hop_has_what_is_left_and_never_more(style: Style | None) -> None:
     async with chain(style) as called:
         called.hops[-1].go.set()
-        await called.stub.SayHello(pb.HelloRequest(), timeout=0.95)
-        each_has_less(called.hops, 0.95)
+        await called.stub.SayHello(pb.HelloRequest(), timeout=AMPLE)
+        each_has_less(called.hops, AMPLE)
 
 
 @pytest.mark.parametrize("name", ["CountDown", "GreetAll", "Chat"])
 async def test_streams_have_what_is_left_too_and_none_of_their_own(name: str) -> None:
-    for timeout in (0.95, None):
+    for timeout in (AMPLE, None):
         async with chain() as called:
             called.hops[-1].go.set()
             rpc_ = getattr(called.stub, name)
