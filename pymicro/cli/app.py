@@ -1,4 +1,4 @@
-"""The command `pymicro`: finds the subcommand, and turns whatever ends it into a message and an exit code."""
+"""The command `pymicro`: finds the subcommand, and turns its end into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pymicro.cli.report import (
 
 __all__ = ["command_line", "main"]
 
-# In the order of the help page. Each is the function of that name in the module of that name.
+# In the order of the help page. Each command is the function of that name in the module of that name.
 _COMMANDS = [
     "run",
     "call",
@@ -48,7 +48,7 @@ _COMMANDS = [
 
 
 class _Commands(click.Group):
-    """Imports a command's module when the command is asked for."""
+    """Imports a command's module when the user asks for the command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return _COMMANDS
@@ -72,7 +72,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     invoke_without_command=True,
-    # Flags are accepted with - and _ alike.
+    # Flags may be written with - or _.
     context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
@@ -99,11 +99,11 @@ def _run(argv: list[str]) -> int:
     if instruction := os.environ.get(VARIABLE):
         answer(command_line, instruction)
     session = Session()
-    # Started with `>&-` or by a daemon there are none, and nobody to print for.
+    # A daemon, or a start with `>&-`, leaves these out; then nobody reads the output.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
-        # Not click's own main(): it prints on an interrupt and has exit codes of its own.
+        # We do not use click's own main(): it prints on an interrupt and has exit codes of its own.
         with command_line.make_context("pymicro", argv, obj=session) as ctx:
             code = command_line.invoke(ctx)
         sys.stdout.flush()
@@ -113,7 +113,7 @@ def _run(argv: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone. What Python flushes at exit must not fail again.
+        # The reader of our output has gone. Python flushes at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except click.UsageError as exc:
@@ -136,7 +136,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _describe(exc: click.UsageError) -> str:
-    """What was wrong, an unknown flag in the words of `config.load`."""
+    """What was wrong; for an unknown flag, in the words of `config.load`."""
     if not isinstance(exc, click.NoSuchOption) or exc.ctx is None:
         return exc.format_message()
     known = [flag for param in exc.ctx.command.get_params(exc.ctx) for flag in param.opts]

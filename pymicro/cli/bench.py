@@ -1,4 +1,4 @@
-"""`pymicro bench`: call a method again and again, and tell how long that takes."""
+"""`pymicro bench`: call a method again and again, and report how long that takes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pymicro.rpc.schema import ProtoMethod
 __all__ = ["Report"]
 
 _PERCENTILES: Final = (50, 75, 90, 95, 99, 99.9)
-# A peer's message may be of any length.
+# Characters shown of a peer's message, which may be of any length.
 _LONGEST_MESSAGE: Final = 200
 
 
@@ -85,7 +85,7 @@ class Report:
         return self.tally.calls / self.ran.seconds
 
     def _latency(self) -> dict[str, float]:
-        """Milliseconds."""
+        """Latencies in milliseconds."""
         found = self.tally.latencies
         figures = {"min": found.least, "mean": found.mean}
         figures.update((f"p{percent:g}", found.percentile(percent)) for percent in _PERCENTILES)
@@ -93,7 +93,7 @@ class Report:
         return {name: seconds * 1e3 for name, seconds in figures.items()}
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """The busiest first."""
+        """The nodes, the busiest first."""
         tally = self.tally
         total = tally.calls_by_node.total()
         nodes = sorted(tally.nodes.values(), key=lambda node: (-tally.calls_by_node[node.key], node.key))
@@ -109,7 +109,7 @@ class Report:
         ]
 
     def _errors(self) -> list[dict[str, Any]]:
-        """The most frequent first."""
+        """The errors, the most frequent first."""
         failures = sorted(self.tally.failures.items(), key=lambda item: -item[1].calls)
         return [
             {"status": status, "calls": found.calls, "message": found.message} for status, found in failures
@@ -140,7 +140,7 @@ class Report:
 
 
 def _print_figures(title: str, figures: Mapping[str, float]) -> None:
-    """Names above their figures, as people compare them."""
+    """Print names above their figures, so that people can compare them."""
     cells = [(name, f"{value:.2f}") for name, value in figures.items()]
     widths = [max(7, len(figure)) for _, figure in cells]
     say(title)

@@ -1,4 +1,4 @@
-"""What `pymicro bench` does once its words are understood."""
+"""What `pymicro bench` does once its arguments are parsed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Caller:
     """Makes one call after the other, with the same requests.
 
     Args:
-        requests: Serialized: making them is not what is measured.
+        requests: Already serialized: the benchmark must not measure that.
         tally: Counts the calls.
     """
 
@@ -64,7 +64,7 @@ class _Caller:
                 tally.replies += 1
         except RpcError as exc:
             tally.fail(exc.code().name, exc.details() or "")
-            # Where nothing can be called, a failure need not have waited for anything.
+            # If nothing can be called, a failure may come without any wait, so yield to the loop here.
             await asyncio.sleep(0)
         else:
             tally.latencies.add(time.perf_counter() - begin)
@@ -72,7 +72,7 @@ class _Caller:
 
 
 async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *, as_json: bool) -> int:
-    """Apply the load and print what was measured; gives the exit code."""
+    """Apply the load and print the measurements; return the exit code."""
     proto_files = options.proto_files()
     async with make_client(options.settings(argv)) as client:
         channel = options.channel(client)
@@ -100,7 +100,7 @@ async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *,
             caller = _Caller(channel, method, requests, options, tally)
             async with Progress(load, tally, shown=not as_json):
                 ran = await apply_load(load, caller, seconds=load.seconds, requests=load.requests, stop=stop)
-        with suppress(PymicroError):  # a registry that is away: those with calls are known
+        with suppress(PymicroError):  # the registry is away: the nodes that got calls are known
             tally.know(await known_nodes(client, options.service))
     report = Report(options.service, method, load, tally, ran, interrupted=stop.is_set())
     report.print_json() if as_json else report.print_text()
@@ -111,7 +111,7 @@ async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *,
 
 @contextmanager
 def _interrupts(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C sets `stop`; a second one interrupts as ever."""
+    """Ctrl-C sets `stop`; a second one interrupts as usual."""
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:

@@ -41,7 +41,7 @@ def call(
     An error is printed as NOT_FOUND: text. The exit code is then 64 plus the number
     of the status.
     """
-    # Behind these is grpc, which --help does without.
+    # This imports grpc, which --help does without.
     from pymicro.cli.calling import CallOptions, call_method
 
     options = CallOptions.read(

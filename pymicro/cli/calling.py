@@ -1,4 +1,4 @@
-"""What `pymicro call` does once its words are understood."""
+"""What `pymicro call` does once its arguments are parsed."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class CallOptions:
         address: str | None,
         **rest: Any,
     ) -> Self:
-        """Check the words of the command line.
+        """Check the arguments of the command line.
 
         Raises:
-            InputError: One cannot be used; says which.
+            InputError: An argument cannot be used; says which.
         """
         return cls(
             service=service,
@@ -79,24 +79,24 @@ class CallOptions:
         )
 
     def settings(self, argv: Sequence[str]) -> list[str]:
-        """The settings' flags, such that `address` is the only node if it is given."""
+        """The settings' flags; if `address` is given, they make it the only node."""
         return at_address(argv, self.service, self.address)
 
     def proto_files(self) -> ProtoFiles | None:
-        """The schema by files; None if the server is to be asked.
+        """The schema from files; None if the server must be asked for it.
 
         Raises:
-            InputError: They cannot be used.
+            InputError: The files cannot be used.
         """
         return ProtoFiles(self.protos, self.proto_paths) if self.protos else None
 
     def channel(self, client: Client) -> Channel:
         """The channel to the service."""
-        # --timeout 0 is for the channel to hear: a call's own None means its default.
+        # The channel gets --timeout 0: a call's own None means the channel's default.
         return client.channel(self.service, timeout=None if self.timeout == 0 else UNSET)
 
 
-# What gRPC allows, and grpc-core asserts.
+# The keys that gRPC allows; grpc-core asserts on others.
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 
@@ -119,7 +119,7 @@ def _read_header(text: str) -> Header:
 
 
 async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
-    """Call the method and print its replies; gives the exit code."""
+    """Call the method and print its replies; return the exit code."""
     start = time.monotonic()
     deadline = start + options.timeout if options.timeout else None
 
@@ -139,7 +139,7 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
             raise InputError(str(exc)) from exc
         except RpcError as exc:
             await _tell_status(exc, types)
-            # Nobody has that name; a registry that is away was waited for long enough.
+            # No node has that name; the call has waited long enough for a registry that is away.
             nobody = isinstance(exc, Unavailable) and exc.from_peer is False and exc.node is None
             if nobody and (near := await near_name(client, options.service)):
                 note(near)

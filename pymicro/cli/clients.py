@@ -1,4 +1,4 @@
-"""The client that commands work with, and the words on the command line that choose its nodes."""
+"""The client that commands work with, and the arguments of the command line that choose its nodes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def address_option(command: F) -> F:
 
 
 def read_address(text: str) -> str:
-    """What was given with `--address`, as it is dialled.
+    """The value of `--address`, in the form to dial.
 
     Raises:
         InputError: It is no address.
@@ -65,7 +65,7 @@ def read_seconds(flag: str, text: str) -> float:
 
 
 def at_address(argv: Sequence[str], service: str, address: str | None) -> list[str]:
-    """The settings' flags, such that `address` is the only node of `service`, if it is given."""
+    """The settings' flags; if `address` is given, they make it the only node of `service`."""
     if address is None:
         return list(argv)
     kept = [flag for flag in argv if not flag.startswith(("--registry", "--selector"))]
@@ -75,12 +75,12 @@ def at_address(argv: Sequence[str], service: str, address: str | None) -> list[s
 def make_client(argv: Sequence[str]) -> Client:
     """A client with the settings of the environment and of `argv`, and a quiet log on stderr."""
     from pymicro.client import Client
-    from pymicro.runtime import logs  # with Client this is most of what a command takes to start
+    from pymicro.runtime import logs  # this and Client take most of a command's start
 
     client = Client(argv=argv)
     config = client.config
     if config.source("log_level") == "default":
-        # At info a line for each change of the nodes would stand between a command's own.
+        # At info, a line for each change of the nodes would appear between a command's own lines.
         config = config.replace("default", log_level="warning")
     logs.set_up(config)
     return client
@@ -90,13 +90,13 @@ async def known_nodes(client: Client, service: str) -> tuple[Node, ...]:
     """The nodes of a service, for a command that ends: it waits for them as long as a call would.
 
     Raises:
-        RegistryError: They are not known by then, and why.
+        RegistryError: They are not known by then; says why.
     """
     return await client.nodes(service, timeout=client.config.client_request_timeout or None)
 
 
 async def nobody(client: Client, service: str) -> str:
-    """That a service has no node, where was looked, and which name is near."""
+    """Says that a service has no node, where pymicro looked, and which name is near."""
     if not client.selector.uses_registry:
         return f"no node of {service}: {client.selector.describe(service)} gives none"
     near = await near_name(client, service)
@@ -104,12 +104,12 @@ async def nobody(client: Client, service: str) -> str:
 
 
 async def near_name(client: Client, service: str) -> str:
-    """`did you mean 'greeter'?`, or nothing where no service has such a name or none can be listed."""
+    """`did you mean 'greeter'?`, or nothing if no name is near or services cannot be listed."""
     if not client.selector.uses_registry:
         return ""
     try:
         names = [name for name in await client.services() if name != service]
-    except RegistryError:  # one that cannot list services, or is away
+    except RegistryError:  # the registry cannot list services, or is away
         return ""
     return did_you_mean(service, names).removeprefix("; ")
 
@@ -118,6 +118,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine.
 
     Ctrl-C cancels it, so that calls in flight are cancelled at the server too;
-    then KeyboardInterrupt is raised.
+    then this raises KeyboardInterrupt.
     """
     return asyncio.run(work)

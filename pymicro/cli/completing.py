@@ -1,7 +1,7 @@
 """What a shell offers to complete: names that the registry and the servers know.
 
-The shell waits for the answer with every key that the user presses, so there
-is a limit of time, and no word about what goes wrong.
+The shell waits for the answer with every key that the user presses, so time is
+limited and errors are not shown.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ __all__ = [
     "complete_symbols",
 ]
 
-# click's name for it, which its scripts set.
+# click's name for this variable, which click's scripts set.
 VARIABLE = "_PYMICRO_COMPLETE"
 
 # Seconds that the registry and a server have together.
 _PATIENCE = 1.0
 
-# Shells put a completion into the command line as it is, and whoever may register a service
-# must not put a command there.
+# Shells put a completion into the command line unchanged. Somebody who may register a
+# service must not be able to put a command there.
 _PLAIN = re.compile(r"[\w./@+-]+")
 
 Ask = Callable[["Client"], Awaitable[Iterable[str]]]
 
 
 def answer(command: click.Command, instruction: str) -> NoReturn:
-    """Print what the shell asked for and exit, whatever goes wrong.
+    """Print what the shell asked for, and exit, whatever goes wrong.
 
     Args:
         command: The whole command line.
-        instruction: What `VARIABLE` says, such as `bash_complete`.
+        instruction: The value of `VARIABLE`, such as `bash_complete`.
     """
-    # Also what C code writes: it would stand in the middle of the line that is typed.
+    # This also silences C code, whose output would land in the middle of the line being typed.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     code = EXIT_FAILED
     with suppress(Exception):
         code = shell_complete(command, {"obj": Session()}, "pymicro", VARIABLE, instruction)
         sys.stdout.flush()
-    os._exit(code)  # a registry that does not answer is not waited for
+    os._exit(code)  # do not wait for a registry that does not answer
 
 
 class _Bash(BashComplete):
-    """bash takes words apart at `=` and `:`, and click then sees arguments that nobody gave."""
+    """bash splits words at `=` and `:`, and then click sees arguments that nobody gave."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
         args, incomplete = super().get_completion_args()
@@ -78,7 +78,7 @@ class _Bash(BashComplete):
             else:
                 joined.append(word)
             glued = breaks
-        # Of `--registry=lo` the word `lo` is completed, as the value of `--registry`.
+        # In `--registry=lo`, complete the word `lo` as the value of `--registry`.
         if joined and joined[-1].startswith("--"):
             joined[-1] = joined[-1].removesuffix("=")
         return joined, incomplete
@@ -102,7 +102,7 @@ def complete_services(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_methods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Methods of the service that was named: of its registry record, which is quicker, or by reflection."""
+    """Methods of the named service: from its registry record, which is quicker, or by reflection."""
     service = ctx.params.get("service")
     if not service:
         return []
@@ -134,7 +134,7 @@ def _method_forms(names: Iterable[str]) -> list[list[str]]:
 
 
 def complete_symbols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What `describe` can show of the service that was named."""
+    """The symbols of the named service that `describe` can show."""
     service = ctx.params.get("service")
     if not service:
         return []
@@ -162,7 +162,7 @@ def _argv(ctx: click.Context, service: str) -> list[str]:
 
 
 def _offer(incomplete: str, forms: Sequence[Iterable[str]]) -> list[CompletionItem]:
-    """The names that begin with what is there, in the first form in which there are any."""
+    """The names that begin with `incomplete`, in the first form that has any."""
     for names in forms:
         fitting = {name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)}
         if fitting:
@@ -171,14 +171,14 @@ def _offer(incomplete: str, forms: Sequence[Iterable[str]]) -> list[CompletionIt
 
 
 def _ask(argv: Sequence[str], ask: Ask) -> list[str]:
-    """What a client finds out in time; nothing if it does not."""
+    """What a client finds out in time; nothing if it is too slow."""
     import pymicro.cli.reflecting  # noqa: F401 - grpc takes its time, which is not the registry's fault
 
     answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
 
     async def work() -> None:
         async with make_client(argv) as client:
-            # Handed over before the client is closed, which may take long too.
+            # Hand over the answer before closing the client, which may take long too.
             answers.put(list(await ask(client)))
 
     def run() -> None:

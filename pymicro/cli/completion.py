@@ -31,6 +31,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     found = get_completion_class(shell)
     assert found is not None, "one of click's own"
-    # Not the class's own method: bash's looks for a bash to complain about.
+    # Skip the class's own method: bash's looks for a bash to complain about.
     script = ShellComplete.source(found(ctx.find_root().command, {}, "pymicro", VARIABLE))
     say(script.strip("\n"))

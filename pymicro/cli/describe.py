@@ -38,7 +38,7 @@ def describe(
     -o json an object with name, kind, file and descriptor; without SYMBOL an array of
     them.
     """
-    # Behind it is grpc, which --help does without.
+    # This imports grpc, which --help does without.
     from pymicro.cli.describing import describe_service
 
     return run(

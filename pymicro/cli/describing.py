@@ -1,4 +1,4 @@
-"""What `pymicro describe` does: finds what is meant among what a server reflects, and prints it."""
+"""What `pymicro describe` does: finds what the user means in a server's reflection, and prints it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["describe_service"]
 async def describe_service(
     service: str, symbol: str, argv: Sequence[str], output: str, *, everything: bool, address: str | None
 ) -> int:
-    """Print the proto source; gives the exit code."""
+    """Print the proto source; return the exit code."""
     async with make_client(at_address(argv, service, address)) as client:
         if not await known_nodes(client, service):
             note(await nobody(client, service))
@@ -44,7 +44,7 @@ async def describe_service(
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What is printed, in both forms."""
+    """The output, in both forms."""
 
     source: str
     document: Any
@@ -66,7 +66,7 @@ async def _services(client: Client, service: str, *, everything: bool) -> _Shown
 
 
 async def _find(client: Client, service: str, text: str, *, everything: bool) -> _Shown:
-    """What is asked for by name is found also among what is not shown otherwise."""
+    """Find a symbol by name, even if it belongs to a service that is not shown otherwise."""
     described = await reflect(client, service, everything=everything, symbol=text)
     try:
         return _search(described, text)
@@ -88,7 +88,7 @@ def _search(described: Described, text: str) -> _Shown:
 
 
 def _with_messages(symbol: Symbol, symbols: Symbols) -> list[Symbol]:
-    """A method together with what it takes and gives: so much is needed to call it."""
+    """A method with its request and response messages: a caller needs all of them."""
     if symbol.kind != "method":
         return [symbol]
     names = dict.fromkeys([symbol.descriptor.input_type, symbol.descriptor.output_type])
@@ -97,7 +97,7 @@ def _with_messages(symbol: Symbol, symbols: Symbols) -> list[Symbol]:
 
 
 def _source(found: Sequence[Symbol], symbols: Symbols) -> str:
-    # As a comment with an empty line behind it, so that all of it can be pasted into a proto file.
+    # The name is a comment with an empty line after it, so that all can be pasted into a proto file.
     parts = [f"// {symbol.name}, in {symbol.file.name}\n\n{symbol_text(symbol, symbols)}" for symbol in found]
     return "\n".join(parts)
 

@@ -20,7 +20,7 @@ __all__ = ["doctor"]
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 _MARK = max(map(len, _COLOURS))
-# Of what was looked at; a pod's name is longer, and then stands out.
+# Width of the column that names the check; a pod's name is longer, and then stands out.
 _CHECK = 24
 
 
@@ -57,7 +57,7 @@ async def _doctor(service: str, output: str, argv: Sequence[str]) -> int:
 
     client = make_client(argv)
     if client.config.source("log_level") == "default":
-        # What goes wrong is told of here, and once.
+        # The doctor reports what goes wrong itself, and only once.
         logging.getLogger("pymicro").setLevel(logging.CRITICAL)
     findings: list[Finding] = []
     async for finding in check(client, service):
@@ -84,7 +84,7 @@ def _as_json(service: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _show(finding: Finding) -> None:
-    """A line as soon as it is known, what to do below it."""
+    """Print a finding as soon as it is known, with its fix below."""
     check, text, fix = (
         printable(part).replace("\n", "\n" + " " * (_MARK + 2))
         for part in (finding.check, finding.text, finding.fix)

@@ -1,4 +1,4 @@
-"""What `pymicro doctor` looks at, from the settings to the nodes, each in bounded time."""
+"""What `pymicro doctor` checks, from the settings to the nodes; each check in bounded time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "check_settings"]
 
-# Each thing a registry looks at; longer than the timeout of one request of any of them.
+# Seconds for each check of a registry; longer than the timeout of any one request.
 _STEP_TIMEOUT = 15.0
 # A registry that can be asked answers at once.
 _NODES_TIMEOUT = 5.0
-# Where a missing right, say, has been named, most likely nothing comes.
+# If a cause has been named, such as a missing right, most likely no answer comes.
 _EXPLAINED_TIMEOUT = 1.5
 
 _OTHERS = "nodes -o wide shows which; a go-micro service speaks gRPC with MICRO_SERVER=grpc"
@@ -38,7 +38,7 @@ _STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER
 
 
 def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Settings that look as if something else was meant."""
+    """Settings that look as if the user meant something else."""
     names = ("registry", "selector", "balancer")
     chosen = ", ".join(f"{name} {getattr(config, name)} ({config.source(name)})" for name in names)
     found = [Finding("settings", "ok", chosen)]
@@ -65,11 +65,11 @@ def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> l
 
 
 async def check(client: Client, service: str) -> AsyncIterator[Finding]:
-    """Everything there is to look at, in the order in which one thing needs the other.
+    """Run all checks, each after those that it depends on.
 
     Args:
         client: Not entered yet.
-        service: Whom to look for; empty for what concerns all services.
+        service: The service to look for; empty for checks that concern all services.
     """
     for finding in check_settings(client.config):
         yield finding
@@ -131,8 +131,8 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
 
     Args:
         client: Open.
-        service: Whose nodes.
-        explained: Whether a problem was named by which there may be none.
+        service: The service whose nodes to check.
+        explained: Whether a named problem already explains why there may be no nodes.
     """
     try:
         async with asyncio.timeout(_EXPLAINED_TIMEOUT if explained else _NODES_TIMEOUT):
@@ -178,7 +178,7 @@ async def _nobody(client: Client, service: str) -> Finding:
         async with asyncio.timeout(_NODES_TIMEOUT):
             text += did_you_mean(service, await client.services())
     except (RegistryError, TimeoutError):
-        pass  # one that cannot list services
+        pass  # the registry cannot list services
     return Finding("nodes", "problem", text, "is it running, with the same registry and registry_address?")
 
 

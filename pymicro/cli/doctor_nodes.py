@@ -1,4 +1,4 @@
-"""Whether nodes can be reached and take calls: the names that lead to them, and a call to each."""
+"""Whether nodes can be reached and take calls: looks up their names, and calls each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIALLED", "check_nodes", "resolve"]
 
-# So many show what is wrong, and a large service is not called by every doctor at once.
+# This many nodes show what is wrong, and not every doctor calls all nodes of a large service.
 DIALLED = 20
 
 _CONNECT_TIMEOUT = 3.0
@@ -39,10 +39,10 @@ _HANGS = "its event loop is blocked (a handler that computes or waits without aw
 
 
 async def resolve(node: Node) -> tuple[list[Finding], list[Node]]:
-    """Look the name of a node of kind `name` up in the DNS.
+    """Look up the name of a node of kind `name` in the DNS.
 
     Returns:
-        What was found, and a node for each address.
+        The findings, and a node for each address.
     """
     try:
         host, port = split_address(node.address)
@@ -78,7 +78,7 @@ async def resolve(node: Node) -> tuple[list[Finding], list[Node]]:
 
 
 async def check_nodes(nodes: Sequence[Node], config: Config) -> AsyncIterator[Finding]:
-    """Connect to each node and ask for its health, the first `DIALLED` of them and all at once."""
+    """Connect to the first `DIALLED` nodes, all at once, and ask each for its health."""
     checks = [
         asyncio.create_task(_check(node, config), name=f"check {node.address}") for node in nodes[:DIALLED]
     ]
@@ -99,11 +99,11 @@ async def _check(node: Node, config: Config) -> Finding:
 
 
 async def _connect(node: Node, what: str) -> Finding | None:
-    """What keeps a plain TCP connection from being made: grpc's own errors blur that."""
+    """What prevents a plain TCP connection: grpc's own errors blur that."""
     try:
         host, port = split_address(node.address)
     except ValueError:
-        return None  # a socket's path, say: grpc knows how
+        return None  # for example a socket's path: grpc can dial it
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(host, port)
@@ -121,7 +121,7 @@ async def _connect(node: Node, what: str) -> Finding | None:
 
 
 async def _ask(node: Node, what: str, config: Config) -> Finding:
-    # Behind these is grpc, which --help does without.
+    # This imports grpc, which --help does without.
     from pymicro.calling.peers.health import check_health
     from pymicro.rpc.status import DeadlineExceeded, RpcError, Unavailable, Unimplemented
 

@@ -1,4 +1,4 @@
-"""One call of any of the four shapes, JSON documents in and out."""
+"""One call of any of the four shapes, with JSON documents in and out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Exchange:
     """Sends the requests of a source and prints the replies.
 
     Args:
-        verbose: Tell node, metadata and time on stderr.
+        verbose: Print node, metadata and time on stderr.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Exchange:
             await self._tell_end(call, start)
             raise
         finally:
-            call.cancel()  # an ended call does not mind
+            call.cancel()  # does nothing to an ended call
         await self._tell_end(call, start)
 
     async def _converse(self, call: Any) -> None:
@@ -71,10 +71,10 @@ class Exchange:
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(self._send(call)) if self._method.client_streaming else None
                 await self._receive(call)
-                if sender is not None:  # the server has ended the call; nobody reads the rest
+                if sender is not None:  # the server has ended the call, so nobody reads the rest
                     sender.cancel()
         except BaseExceptionGroup as failures:
-            # Whichever failed first has cancelled the other.
+            # The first failure has cancelled the other task.
             raise failures.exceptions[0] from None
 
     async def _receive(self, call: Any) -> None:
@@ -88,7 +88,7 @@ class Exchange:
             say(dump(await self._types.write(reply)))
 
     async def _send(self, call: Any) -> None:
-        # A call that has ended refuses to be written to: its replies' reader says how it ended.
+        # An ended call refuses writes; the task that reads replies reports how it ended.
         with contextlib.suppress(asyncio.InvalidStateError, RpcError):
             async for request in read_requests(self._requests, self._method, self._types):
                 await call.write(request)
@@ -118,7 +118,7 @@ class Exchange:
 
 
 def multicallable(channel: Channel, method: ProtoMethod, serializer: Callable[[Any], bytes] | None) -> Any:
-    """What a stub would hold for the method.
+    """The multicallable that a stub would hold for the method.
 
     Args:
         serializer: None if requests are given as bytes.
@@ -133,10 +133,10 @@ def multicallable(channel: Channel, method: ProtoMethod, serializer: Callable[[A
 
 
 async def only_request(source: RequestSource, method: ProtoMethod, types: MessageTypes) -> Message:
-    """The request of a method that takes one.
+    """The request of a method that takes exactly one.
 
     Raises:
-        InputError: There are none or several, or it is no JSON or does not fit.
+        InputError: There is none, or several, or it is no JSON or does not fit.
     """
     requests = [request async for request in read_requests(source, method, types)]
     if len(requests) != 1:
@@ -151,7 +151,7 @@ async def read_requests(
     """The requests for a method, each as soon as its document is complete.
 
     Raises:
-        InputError: One is no JSON or does not fit; says where.
+        InputError: A request is no JSON or does not fit; says where.
     """
     async for document in source.documents():
         try:

@@ -1,4 +1,4 @@
-"""Every setting as a flag of a command, and a help page on which one finds them."""
+"""Every setting as a flag of a command, and a help page that groups them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SERVING = "Settings for serving"
 _OTHER = "Other settings"
 
-# A setting that is in none of them is in the last group of every help page.
+# A setting in none of these groups is in the last group of every help page.
 _GROUPS = {
     "Settings for finding nodes": (
         "registry",
@@ -71,7 +71,7 @@ _GROUPS = {
     "Settings for the log": ("log_level", "log_format"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
-# go-micro's, of which there is nothing to choose.
+# go-micro's settings that offer no choice here.
 _HIDDEN = ("client", "server")
 
 _PLUGINS = {"registry": plugins.REGISTRIES, "selector": plugins.SELECTORS, "balancer": plugins.BALANCERS}
@@ -81,7 +81,7 @@ _EPILOG = "A setting is an environment variable too: --registry-address is MICRO
 
 
 class _SettingOption(click.Option):
-    """The flag of one setting. Its text is kept for `config.load`, which knows how to read it."""
+    """The flag of one setting. It keeps its text for `config.load`, which parses it."""
 
     def __init__(self, setting: Setting) -> None:
         default = setting.kind.show(setting.default)
@@ -97,7 +97,7 @@ class _SettingOption(click.Option):
         self.setting = setting
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The values, where there is a choice of them."""
+        """The values, if the setting offers a choice."""
         kind = self.setting.kind.metavar
         group = _PLUGINS.get(self.setting.name)
         values = plugins.known(group) if group else kind.split("|") if "|" in kind else []
@@ -105,12 +105,12 @@ class _SettingOption(click.Option):
 
 
 def is_setting(param: click.Parameter) -> bool:
-    """Whether an option of a command is a setting's flag."""
+    """Whether an option of a command is the flag of a setting."""
     return isinstance(param, _SettingOption)
 
 
 def settings_by_group() -> dict[str, list[Setting]]:
-    """The settings that do something, as the help pages group them."""
+    """The settings that have an effect, grouped as on the help pages."""
     grouped: dict[str, list[Setting]] = {group: [] for group in (*_GROUPS, _OTHER)}
     for setting in settings().values():
         if not setting.ignored and setting.name not in _HIDDEN:
@@ -125,7 +125,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def settings_argv(ctx: click.Context) -> list[str]:
-    """The flags of settings given to this command, as `config.load` takes them."""
+    """The flags of settings given to this command, in the form that `config.load` takes."""
     return list(ctx.meta.get(_FLAGS, ()))
 
 
@@ -148,7 +148,7 @@ class SettingsCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         sections.update((group, []) for group in (*_GROUPS, _OTHER))
         for param in self.get_params(ctx):
-            # Arguments are told of in the text above.
+            # The text above already explains the arguments.
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is None:
                 continue
@@ -176,7 +176,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def debug_option(command: F) -> F:
-    """`--debug`, which is accepted before and after the subcommand."""
+    """`--debug`, which may stand before or after the subcommand."""
     return click.option(
         "--debug",
         is_flag=True,

@@ -1,4 +1,4 @@
-"""`pymicro gen`: Python code of protos."""
+"""`pymicro gen`: Python code from protos."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def gen(paths: tuple[Path, ...], out: Path, include: tuple[Path, ...], check: bo
 
 
 def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
-    """The code by path, as it is written; nothing of grpc's for a proto without services."""
+    """The code to write, by path; nothing of grpc's for a proto without services."""
     from pymicro.cli.gen_stubs import TypeNames, types_of_services
 
     types = TypeNames(compiled.described)
@@ -92,13 +92,13 @@ def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
 
 
 def _local(compiled: Compiled, sources: Sources, out: Path) -> frozenset[str]:
-    """The modules that lie in the output folder, now or already.
+    """The modules in the output folder, both new and existing ones.
 
     Raises:
-        InputError: There would be no code of a proto that is imported.
+        InputError: An imported proto would have no code.
     """
     local = set(map(module_of, sources.files))
-    for file in compiled.described.file:  # all that is imported, however far away
+    for file in compiled.described.file:  # all imports, direct and indirect
         own = sources.find(file.name)
         if own is None or file.name in sources.files or file.name in sources.left_out:
             continue

@@ -1,4 +1,4 @@
-"""What protoc's Python code needs to lie in any package and to pass `mypy --strict`."""
+"""Changes protoc's Python code so that it can lie in any package and passes `mypy --strict`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pymicro.cli.report import InputError
 
 __all__ = ["Layout", "check_code", "head_of_types", "mend", "mend_types"]
 
-# The three ways in which protoc imports a module that it has made, and the way of grpc's plug-in.
+# The three ways in which protoc imports a module that it made, and the way of grpc's plug-in.
 _MODULE = re.compile(
     r"^(?:from (?P<package>[\w.]+) )?import (?P<name>\w+_pb2) as (?P<alias>\w+)$", re.MULTILINE
 )
 _NAMES = re.compile(r"^from (?P<module>[\w.]+_pb2) import (?P<names>.+)$", re.MULTILINE)
 _BY_CALL = re.compile(r"^(?P<alias>\w+) = importlib\.import_module\('(?P<module>[\w.]+)'\)$", re.MULTILINE)
 
-# Where messages are told the name of their module, by which pickle finds them.
+# Where messages learn the name of their module, by which pickle finds them.
 _OWN_NAME = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[^']*'")
 
 _KEYWORDS = "|".join(keyword.kwlist)
@@ -31,19 +31,19 @@ _UNTYPED = re.compile(r"^from google\.(?!protobuf\b)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Layout:
-    """Which modules are imported how.
+    """How each module is imported.
 
     Attributes:
-        local: Modules that lie in the output folder.
-        in_package: Whether the output folder is a package itself. If it is not, it
-            stands on sys.path, and nothing relative leads out of a package in it.
+        local: Modules in the output folder.
+        in_package: Whether the output folder is a package itself. If not, it is on
+            sys.path, and no relative import leads out of a package in it.
     """
 
     local: frozenset[str]
     in_package: bool
 
     def package_from(self, importer: str, package: str, module: str) -> str:
-        """`package` of an imported `module` as `importer` has to write it; "" for none."""
+        """`package` of an imported `module`, as `importer` must write it; "" for none."""
         if module not in self.local:
             return package
         own, other = importer.split(".")[:-1], package.split(".") if package else []
@@ -66,10 +66,10 @@ class Layout:
 
 
 def mend(text: str, module: str, layout: Layout) -> str:
-    """The code of `module` with imports as `layout` wants them.
+    """The code of `module` with imports as `layout` says.
 
     Raises:
-        InputError: It is no Python, or imports something in another way.
+        InputError: The code is no Python, or imports something in another way.
     """
 
     def by_module(found: re.Match[str]) -> str:
@@ -90,18 +90,18 @@ def mend(text: str, module: str, layout: Layout) -> str:
 
 
 def mend_types(text: str, module: str, layout: Layout) -> str:
-    """The same for its `.pyi`, which protoc writes with less care."""
-    # What has a keyword for a name can be had by getattr only, of which types know nothing.
+    """The same for the module's `.pyi`, which protoc writes less carefully."""
+    # A name that is a keyword is only reachable by getattr, which types know nothing of.
     text = _KEYWORD_FIELD.sub("", _KEYWORD_CLASS.sub("", text))
     text = _KEYWORD_TYPE.sub("_Any", text)
     for found in _BY_CALL.finditer(text):
         text = re.sub(rf"\b{found['alias']}\.[\w.]+", "_Any", text)
     text = _BY_CALL.sub("", text)
-    # Strict mypy wants all of these complete, and has ClassVar in classes only.
+    # Strict mypy requires complete types for all of these, and allows ClassVar in classes only.
     text = text.replace("**kwargs)", "**kwargs: object)")
     text = re.sub(r"(?<!as )_Mapping(?=[],])", "_Mapping[str, object]", text)
     text = re.sub(r"^(\w+): _ClassVar\[int\]$", r"\1: int", text, flags=re.MULTILINE)
-    # Which types-protobuf does not know.
+    # types-protobuf does not know this type.
     text = text.replace("_python_message._ExtensionDict", "_Any")
     if "_Any" in text:
         text = f"from typing import Any as _Any\n{text}"
@@ -110,13 +110,13 @@ def mend_types(text: str, module: str, layout: Layout) -> str:
 
 def head_of_types(text: str) -> str:
     """The first lines of a `.pyi`."""
-    # googleapis-common-protos has types, and lacks the py.typed that says so.
+    # googleapis-common-protos has types, but lacks the py.typed that says so.
     untyped = '# mypy: disable-error-code="import-untyped"\n' if _UNTYPED.search(text) else ""
     return f"# Made by `pymicro gen`. DO NOT EDIT!\n{untyped}"
 
 
 def check_code(text: str, module: str, layout: Layout) -> None:
-    """Compile the code of `module`, and see that no import was missed."""
+    """Compile the code of `module`, and check that no import was missed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

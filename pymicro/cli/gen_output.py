@@ -1,4 +1,4 @@
-"""The files that `pymicro gen` makes, held against those that are there."""
+"""The files that `pymicro gen` makes, compared with the existing ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pymicro.cli.report import InputError
 
 __all__ = ["INIT", "Output", "check_names", "in_package", "with_packages"]
 
-# Regular packages, because type checkers do not find the modules of others, but open ones:
-# of one name there may be several, of different services.
+# Regular packages, because type checkers do not find modules in others, but open ones: there
+# may be several of one name, from different services.
 INIT = """\
 # Made by `pymicro gen`. It may be edited: it is written only where there is none.
 # Other folders on sys.path may have more of this package.
@@ -26,7 +26,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 """
 
-# Written by protoc and by grpc's plug-in.
+# The lines in which protoc and grpc's plug-in write their versions.
 _VERSION = re.compile(r"^(?:# Protobuf Python Version: |GRPC_GENERATED_VERSION = ')([\w.]+)", re.MULTILINE)
 _SOURCE = re.compile(rb"^# source: (.+)$", re.MULTILINE)
 _TAKEN = ("grpc", "pymicro")
@@ -39,10 +39,10 @@ def in_package(out: Path) -> bool:
 
 
 def check_names(names: Iterable[str], out: Path) -> None:
-    """See that no package made in a folder on sys.path takes the place of one that Python needs.
+    """Check that no package in a folder on sys.path hides one that Python needs.
 
     Raises:
-        InputError: One would.
+        InputError: A package would hide one.
     """
     tops = sorted({name.split("/")[0] for name in names if "/" in name})
     for top in tops if not in_package(out) else ():
@@ -54,7 +54,7 @@ def check_names(names: Iterable[str], out: Path) -> None:
 
 
 def with_packages(texts: Mapping[str, str], out: Path) -> dict[Path, str]:
-    """The files of `texts`, and an `__init__.py` for each folder that has none."""
+    """The files of `texts`, and an `__init__.py` for each folder without one."""
     files = {out / name: text for name, text in texts.items()}
     folders = {folder for path in files for folder in path.parents if out in folder.parents}
     if in_package(out):
@@ -68,12 +68,12 @@ def with_packages(texts: Mapping[str, str], out: Path) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class Output:
-    """What is to be written.
+    """What to write.
 
     Attributes:
         files: All files by path, `changed` and unchanged.
-        changed: Those that are missing or differ.
-        stale: Files of earlier runs that no proto stands for any more.
+        changed: The files that are missing or differ.
+        stale: Files of earlier runs that no proto produces any more.
     """
 
     files: dict[Path, str]
@@ -82,12 +82,12 @@ class Output:
 
     @classmethod
     def plan(cls, files: dict[Path, str], sources: Sources, out: Path) -> Output:
-        """Compare `files` with what there is."""
+        """Compare `files` with the existing ones."""
         changed = tuple(path for path, text in files.items() if _differs(path, text))
         return cls(files, changed, tuple(sorted(_stale(files, sources, out))))
 
     def other_versions(self) -> tuple[str, str] | None:
-        """The version of the tools that made what is there, and the present one, if they are two."""
+        """The version of the tools that made the existing files, and the present one, if they differ."""
         for path in self.changed:
             found = _VERSION.search(self.files[path])
             there = _VERSION.search(path.read_text(errors="replace")) if found and path.is_file() else None
@@ -96,7 +96,7 @@ class Output:
         return None
 
     def write(self) -> None:
-        """Write all that changed: first beside what it replaces, then in its place.
+        """Write all changed files: each first beside the file it replaces, then in its place.
 
         Raises:
             InputError: A file cannot be written; then none was, unless the machine
@@ -127,7 +127,7 @@ class Output:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder; those that had to be made, the uppermost first."""
+    """Make a folder; return the folders that had to be made, the uppermost first."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
@@ -141,7 +141,7 @@ def _differs(path: Path, text: str) -> bool:
 
 
 def _stale(files: Mapping[Path, str], sources: Sources, out: Path) -> Iterator[Path]:
-    """Generated files that `files` does not have, in the packages that it has something in."""
+    """Generated files that are not in `files`, in the packages of `files`."""
     tops = {path.relative_to(out).parts[0] for path in files}
     folders = [out / top for top in tops if (out / top).is_dir()]
     found = {path for folder in folders for path in folder.rglob("*_pb2.py")}
@@ -149,7 +149,7 @@ def _stale(files: Mapping[Path, str], sources: Sources, out: Path) -> Iterator[P
         found.update(out.glob("*_pb2.py"))
     for path in found:
         name = _source_of(path)
-        # Only if it was made of names that begin where ours do.
+        # Skip a file unless its path is the one that we would give to its proto.
         if name is None or out / f"{module_of(name).replace('.', '/')}.py" != path:
             continue
         if path in files or sources.find(name) is None:
@@ -158,7 +158,7 @@ def _stale(files: Mapping[Path, str], sources: Sources, out: Path) -> Iterator[P
 
 
 def _source_of(path: Path) -> str | None:
-    """The proto that protoc made a file of."""
+    """The name of the proto from which protoc made a file."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         found = _SOURCE.search(file.read(1000))
         return found[1].decode(errors="replace") if found else None

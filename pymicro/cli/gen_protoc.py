@@ -1,4 +1,4 @@
-"""Running protoc, which grpcio-tools brings."""
+"""Running protoc, which comes with grpcio-tools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compiled", "compile_protos"]
 
-# More would scroll the first away.
+# More lines would scroll the first one away.
 _LISTED = 20
 
 _PLACE = re.compile(r"^(?P<name>[^:\n]+\.proto)(?=:)", re.MULTILINE)
@@ -26,12 +26,12 @@ _PLACE = re.compile(r"^(?P<name>[^:\n]+\.proto)(?=:)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Compiled:
-    """What protoc made.
+    """protoc's results.
 
     Attributes:
         texts: Python code by its path, such as `shop/v1/shop_pb2.py`.
-        described: The protos and all that they import.
-        warnings: What protoc said though it succeeded.
+        described: The protos and all their imports.
+        warnings: What protoc printed although it succeeded.
     """
 
     texts: dict[str, str]
@@ -40,10 +40,10 @@ class Compiled:
 
 
 def compile_protos(sources: Sources) -> Compiled:
-    """Make the code of all protos at once, in a folder that is gone afterwards.
+    """Make the code of all protos at once, in a temporary folder.
 
     Raises:
-        InputError: protoc refused them; with its own words.
+        InputError: protoc refused the protos; in its own words.
     """
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
@@ -53,8 +53,8 @@ def compile_protos(sources: Sources) -> Compiled:
         code.mkdir()
         done = subprocess.run(
             [
-                # A process of its own, because it writes to file descriptor 2; -P, because
-                # a user's folder may have a types.py.
+                # A separate process, because protoc writes to file descriptor 2; -P, because a user's
+                # folder may have a types.py.
                 *(sys.executable, "-P", "-m", "grpc_tools.protoc"),
                 *(f"-I{root}" for root in (*sources.roots, *sources.installed)),
                 f"--descriptor_set_out={folder / 'described'}",
@@ -81,7 +81,7 @@ def compile_protos(sources: Sources) -> Compiled:
 
 
 def _first(said: str) -> str:
-    """The first of many lines: of a file that is no text protoc complains by the byte."""
+    """The first of many lines: if a file is not text, protoc complains about each byte."""
     lines = said.splitlines()
     more = [f"and {len(lines) - _LISTED} lines more"] if len(lines) > _LISTED else []
     return "\n".join([*lines[:_LISTED], *more])

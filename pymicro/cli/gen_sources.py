@@ -1,4 +1,4 @@
-"""From what `pymicro gen` is given to protos with the names that protoc knows them by."""
+"""From the arguments of `pymicro gen` to protos, with the names by which protoc knows them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PACKAGE = re.compile(r"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Sources:
-    """The protos to make code of.
+    """The protos from which to make code.
 
     Attributes:
-        roots: Folders that imports are looked up in, the first that has a file wins.
-        installed: The same of installed packages, after `roots`.
+        roots: Folders in which imports are looked up; the first that has a file wins.
+        installed: Such folders of installed packages, searched after `roots`.
         files: Each proto by its name, which is its path below one of `roots`.
         left_out: Names of files whose code is installed.
     """
@@ -44,15 +44,15 @@ class Sources:
 
 
 def gather(paths: Sequence[Path], include: Sequence[Path]) -> Sources:
-    """Find the protos of `paths`, files and folders, and where their names begin.
+    """Find the protos in `paths`, files and folders, and the folders where their names begin.
 
     Args:
-        include: Folders that names begin at. If there are none: for a folder it
-            is this folder, for a file the one above its package's folders.
+        include: Folders where names begin. If there are none: for a folder it is
+            this folder, for a file the one above its package's folders.
 
     Raises:
-        InputError: No such file, no proto in a folder, or a name that protoc or
-            Python would stumble over; or grpcio-tools is not installed.
+        InputError: A file does not exist, a folder has no proto, or a name would
+            confuse protoc or Python; or grpcio-tools is not installed.
     """
     installed = _installed()
     found = {_absolute(path): _protos_of(path) for path in paths}
@@ -63,7 +63,7 @@ def gather(paths: Sequence[Path], include: Sequence[Path]) -> Sources:
     left_out = []
     for path in sorted({path for protos in found.values() for path in protos}):
         name = _name_of(path, sources)
-        # A copy of what is installed: a second google/ would hide the first.
+        # This is a copy of an installed proto: a second google/ would hide the first.
         if name.startswith("google/") and sources.has_installed(name):
             left_out.append(name)
         else:
@@ -75,12 +75,12 @@ def gather(paths: Sequence[Path], include: Sequence[Path]) -> Sources:
 
 
 def module_of(name: str) -> str:
-    """The Python module that protoc makes of a proto: `shop.v1.money_pb2` of `shop/v1/money.proto`."""
+    """The Python module that protoc makes: `shop.v1.money_pb2` for `shop/v1/money.proto`."""
     return name.removesuffix(".proto").replace("-", "_").replace("/", ".") + "_pb2"
 
 
 def shown(path: Path) -> str:
-    """A path as people read it: from where they are, if that is shorter."""
+    """A path as people read it: relative to the working directory, if that is shorter."""
     return min(os.path.relpath(path), str(path), key=len)
 
 
@@ -88,7 +88,7 @@ def _installed() -> tuple[Path, ...]:
     """Where grpcio-tools and googleapis-common-protos keep their protos."""
     folders = []
     for package, parent, distribution in (
-        # The well-known protos lie here, but not their Python code.
+        # This folder has the well-known protos, but not their Python code.
         ("grpc_tools", "_proto", "grpcio-tools"),
         ("google.rpc", "../..", "googleapis-common-protos"),
     ):
@@ -118,7 +118,7 @@ def _protos_of(path: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All protos below; not those of a virtual environment, nor of hidden folders."""
+    """All protos below the folder, except in virtual environments and hidden folders."""
     for place, folders, files in os.walk(folder):
         folders[:] = [
             name
@@ -129,7 +129,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _root_of(path: Path, protos: Iterable[Path]) -> Path:
-    """Where the names of protos begin that were given as `path`.
+    """Where the names of the protos given as `path` begin.
 
     A proto of package shop.v1 lies in shop/v1. So protos/shop/v1/shop.proto and
     the folder protos/shop both begin at protos.
@@ -143,7 +143,7 @@ def _root_of(path: Path, protos: Iterable[Path]) -> Path:
 
 
 def _above_package(proto: Path) -> Path | None:
-    """The folder above those of the proto's package, if it lies in such."""
+    """The folder above those of the proto's package, if the proto lies in such folders."""
     declared = _PACKAGE.search(proto.read_text(encoding="utf-8", errors="replace"))
     if declared is None:
         return None

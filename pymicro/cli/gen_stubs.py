@@ -1,4 +1,4 @@
-"""The types of `_pb2_grpc.py`, which grpcio-tools does not write: for asyncio, exact for each shape."""
+"""The types for `_pb2_grpc.py`, which grpcio-tools does not write: for asyncio, exact for each shape."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def add_{name}Servicer_to_server(servicer: {name}Servicer, server: _Server) -> N
 
 
 class TypeNames(dict[str, tuple[str, str]]):
-    """Of each message, by its full name in the proto: the module, and the name in it."""
+    """For each message, by its full name in the proto: its module, and its name in that."""
 
     def __init__(self, described: FileDescriptorSet) -> None:
         for file in described.file:
@@ -69,7 +69,7 @@ def types_of_services(file: FileDescriptorProto, types: TypeNames, layout: Layou
     """The `_pb2_grpc.pyi` of a proto that has services.
 
     Raises:
-        InputError: It has a name of which grpcio-tools makes no Python.
+        InputError: The proto has a name for which grpcio-tools makes no Python.
     """
     for service in file.service:
         called = (service.name, *(method.name for method in service.method))
@@ -103,7 +103,7 @@ def _service(service: ServiceDescriptorProto, types: TypeNames) -> str:
             else f"request: {request}"
         )
         returned = f"_AsyncIterator[{response}]" if method.server_streaming else response
-        # An asynchronous generator is a plain function for the type checker.
+        # For the type checker, an asynchronous generator is an ordinary function.
         kind = "def" if method.server_streaming else "async def"
         handlers += f"\n    {kind} {method.name}(self, {given}, context: {context}) -> {returned}: ..."
     return _SERVICE.format(name=service.name, calls=calls, handlers=handlers or " ...")
@@ -125,5 +125,5 @@ def _importable(dotted: str) -> bool:
 
 
 def _alias(module: str) -> str:
-    """As protoc has it, where no two modules get the same."""
+    """protoc's alias, which is different for any two modules."""
     return "_" + module.replace("_", "__").replace(".", "_dot_")

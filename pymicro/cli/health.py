@@ -1,4 +1,4 @@
-"""`pymicro health`: how each node of a service is."""
+"""`pymicro health`: the health of each node of a service."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def health(
     -o json an array of objects with id, address, version, status, milliseconds
     and error.
     """
-    # Behind it is grpc, which --help does without.
+    # This imports grpc, which --help does without.
     from pymicro.cli.healths import HealthQuestion, show_health, watch_health
 
     seconds = read_seconds("--timeout", timeout)

@@ -1,4 +1,4 @@
-"""What `pymicro health` does: asks every node, once or for as long as it is watched."""
+"""What `pymicro health` does: asks every node, once or as long as the user watches."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from pymicro.rpc.status import DeadlineExceeded, NotFound, RpcError, Unavailable
 
 __all__ = ["HealthQuestion", "show_health", "watch_health"]
 
-# So many are asked at the same time.
+# How many nodes are asked at the same time.
 _AT_ONCE = 100
-# A source that cannot be asked is asked again after this many seconds.
+# Seconds until a source that cannot be asked is asked again.
 _RETRY = 1.0
-# Answers that come together are shown together.
+# Seconds within which answers are gathered and shown together.
 _GATHER = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthQuestion:
-    """Whose health is asked.
+    """What to ask, and which nodes.
 
     Attributes:
-        service: Whose nodes.
+        service: The service whose nodes are asked.
         name: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds a node has for its answer.
-        address: The only node; None to look them up.
+        address: The only node to ask; None to look them up.
     """
 
     service: str
@@ -54,8 +54,8 @@ class _State:
     """What is known of one node.
 
     Attributes:
-        health: None if it gave none.
-        error: Why.
+        health: Its answer; None if it gave none.
+        error: Why it gave none.
     """
 
     node: Node
@@ -75,7 +75,7 @@ class _State:
         return [*self._node(wide), time, self.text]
 
     def change(self, wide: bool) -> list[str]:
-        """The row without the time, which is another one at every answer."""
+        """The row without the time, which differs in every answer."""
         return [*self._node(wide), self.text]
 
     def _node(self, wide: bool) -> list[str]:
@@ -102,7 +102,7 @@ def _header(wide: bool) -> list[str]:
 
 
 async def show_health(question: HealthQuestion, argv: Sequence[str], output: str) -> int:
-    """Print the health of every node; gives the exit code."""
+    """Print the health of every node; return the exit code."""
     async with make_client(at_address(argv, question.service, question.address)) as client:
         listed = await known_nodes(client, question.service)
         if not listed:
@@ -136,7 +136,7 @@ async def show_health(question: HealthQuestion, argv: Sequence[str], output: str
 
 
 async def _dialled(nodes: Iterable[Node]) -> tuple[list[Node], list[_State]]:
-    """What is asked for these nodes: of a name, each address; and those that lead nowhere."""
+    """The nodes to ask, with each address of a name as one; and the nodes without any address."""
     found: list[Node] = []
     lost: list[_State] = []
     for node in nodes:
@@ -150,14 +150,14 @@ async def _dialled(nodes: Iterable[Node]) -> tuple[list[Node], list[_State]]:
     return found, lost
 
 
-# What grpc-core's account of a connection that could not be made comes to: it names what it
-# tried and the address again before it says what happened.
+# Patterns that shorten grpc-core's account of a failed connection: it names what it tried and
+# the address again before it says what happened.
 _ACCOUNTS = (
     (re.compile(r"before receiving SETTINGS"), "takes connections and does not answer"),
     (re.compile(r"connect\(\) timed out|[Tt]imeout occurred"), "no connection could be made in time"),
     (re.compile(r"http1\.x server"), "something else listens there (HTTP/1)"),
     (re.compile(r"address lookup failed for \S+: ([^\]]+)"), None),
-    # Older grpcios name the system call before the reason, and its number after it.
+    # Older versions of grpcio name the system call before the reason, and its number after it.
     (
         re.compile(
             r"last error: \w+: \S+ (?:Failed to connect to remote host: )?(?:connect: )?(.*?)(?: \(\d+\))?\Z",
@@ -191,7 +191,7 @@ def _happened(details: str) -> str:
 
 
 async def watch_health(question: HealthQuestion, argv: Sequence[str], output: str) -> int:
-    """Show the health of every node until it is interrupted."""
+    """Show the health of every node until interrupted."""
     wide = output == "wide"
     form: Form[_State] = Form(
         title=f"health of {question.service}",
@@ -216,11 +216,11 @@ async def watch_health(question: HealthQuestion, argv: Sequence[str], output: st
 
 
 class _Watched:
-    """The health of the nodes that there are now, each followed by a task of its own.
+    """The health of the present nodes; a task for each follows it.
 
     Attributes:
         changed: Set when there is something new to show.
-        remark: About the nodes as a whole.
+        remark: A remark about the nodes as a whole.
     """
 
     def __init__(self, client: Client, question: HealthQuestion, tasks: Tasks) -> None:
@@ -233,11 +233,11 @@ class _Watched:
         self._states: dict[str, _State] = {}
 
     def states(self) -> dict[str, _State]:
-        """Of every node that has been heard of, in the order of their keys."""
+        """The state of every node that has answered, in the order of their keys."""
         return dict(sorted(self._states.items()))
 
     async def follow(self) -> None:
-        """Keep up with the nodes."""
+        """Follow the set of nodes."""
         service = self._question.service
         while True:
             try:
@@ -247,7 +247,7 @@ class _Watched:
                         before = self._states
                         self._take(nodes, lost)
                         self.remark = "" if found else await nobody(self._client, service)
-                        # Newcomers are shown when they have answered.
+                        # A new node is shown once it has answered.
                         if self.remark or self._states != before:
                             self.changed.set()
             except RegistryError as exc:
@@ -270,7 +270,7 @@ class _Watched:
 
         def tell(found: NodeHealth | RpcError) -> None:
             if node.key not in self._followed:
-                return  # it has left, and its tasks have not ended yet
+                return  # the node has left, but its tasks have not ended yet
             if isinstance(found, NodeHealth):
                 self._states[node.key] = _State(node, found)
             else:

@@ -1,4 +1,4 @@
-"""Many latencies in little memory, as HdrHistogram keeps them: counters that grow wider with the value."""
+"""Many latencies in little memory, as in HdrHistogram: a counter's width grows with the value."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 __all__ = ["Histogram"]
 
-# Counters for each doubling of the value: half of one's width is 1/256 of it at most.
+# Counters for each doubling of the value: half of a counter's width is at most 1/256 of the value.
 _BITS = 7
-# 2^43 ns are 2.4 hours; what is longer counts as that.
+# 2^43 ns are 2.4 hours; a longer latency counts as that.
 _LONGEST_BITS = 43
 
 
@@ -16,7 +16,7 @@ class Histogram:
     """Latencies in seconds, each kept to within 0.4 % in some five thousand counters.
 
     Attributes:
-        count: How many there are.
+        count: The number of latencies.
         total: Their sum, exact.
     """
 
@@ -28,9 +28,9 @@ class Histogram:
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one latency."""
         value = int(seconds * 1e9)
-        # Below 256 ns a counter a nanosecond; above, the eight leading bits choose it.
+        # Below 256 ns there is one counter for each nanosecond; above, the eight leading bits choose it.
         shift = max(value.bit_length() - _BITS - 1, 0)
         index = (shift << _BITS) + (value >> shift)
         try:

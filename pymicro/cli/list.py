@@ -12,7 +12,7 @@ from pymicro.cli.listing import output_option
 __all__ = ["list"]
 
 
-# The command's name is one of Python's own, which nothing in this module needs.
+# The command's name hides one of Python's own, which this module does not need.
 @click.command("list", cls=SettingsCommand)
 @click.argument("service", shell_complete=complete_services)
 @output_option
@@ -28,7 +28,7 @@ def list(ctx: click.Context, service: str, output: str, everything: bool, addres
     A message of the method's own package is shown without the package, with -o wide
     by its full name. With -o json an array of proto services and their methods.
     """
-    # Behind it is grpc, which --help does without.
+    # This imports grpc, which --help does without.
     from pymicro.cli.methods import list_methods
 
     address = None if address is None else read_address(address)

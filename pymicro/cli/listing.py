@@ -37,13 +37,13 @@ def watch_option(command: F) -> F:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns wide enough for what is in them, the same on a terminal and in a pipe."""
+    """Columns as wide as their contents, the same on a terminal and in a pipe."""
     for line in columns([header, *rows]):
         say(line)
 
 
 def columns(rows: Sequence[Sequence[str]], *, empty: str = "-") -> list[str]:
-    """A line for each row, the columns as wide as what is in them; `empty` is written for nothing."""
+    """A line for each row, with columns as wide as their contents; `empty` stands for empty cells."""
     cells = [[printable(cell).replace("\n", "\\n") or empty for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

@@ -20,27 +20,27 @@ _LONGEST: Final = 3600.0
 _MOST_REQUESTS: Final = 1_000_000_000
 
 _AT_A_TIME: Final = 10
-# With a rate it only bounds what slow answers pile up.
+# With a rate, this only bounds how many calls slow answers pile up.
 _AT_A_TIME_BY_RATE: Final = 1000
 _DURATION: Final = 10.0
 
-# How long calls may go on after the end, before they are cancelled.
+# Seconds that calls may go on after the end, before they are cancelled.
 TAIL: Final = 5.0
-# By this much the event loop's timer may be late (it counts in whole milliseconds) without
+# Seconds by which the event loop's timer may be late (it counts in whole milliseconds) without
 # that being the fault of a call.
 _TIMER: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How many calls, and when.
+    """How many calls to make, and when.
 
     Attributes:
         at_a_time: Most calls in progress.
-        rate: Calls a second; None to make the next one when one has ended.
-        seconds: How long calls are begun.
-        requests: How many; None for no limit.
-        warmup: Seconds of the same load before, which are not counted.
+        rate: Calls a second; None to begin a call when another has ended.
+        seconds: Seconds in which calls begin.
+        requests: Most calls; None for no limit.
+        warmup: Seconds of the same load beforehand, which are not counted.
     """
 
     at_a_time: int
@@ -59,16 +59,16 @@ class Load:
         requests: int | None,
         warmup: str,
     ) -> Self:
-        """Check the words of the command line.
+        """Check the arguments of the command line.
 
         Raises:
-            InputError: One is out of bounds; says which.
+            InputError: An argument is out of bounds; says which.
         """
         default = _AT_A_TIME if rate is None else _AT_A_TIME_BY_RATE
         at_a_time = default if concurrency is None else concurrency
         if not 1 <= at_a_time <= _MOST_AT_A_TIME:
             raise InputError(f"--concurrency: {at_a_time} is not 1 to {_MOST_AT_A_TIME}")
-        # `not` around it, as nan compares with nothing.
+        # Written with `not`, because every comparison with nan is false.
         if rate is not None and not 0.1 <= rate <= _HIGHEST_RATE:
             raise InputError(f"--rate: {rate:g} is not 0.1 to {_HIGHEST_RATE:.0f} calls a second")
         if requests is not None and not 1 <= requests <= _MOST_REQUESTS:
@@ -107,12 +107,12 @@ def _seconds(flag: str, text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How it went.
+    """How the run went.
 
     Attributes:
-        seconds: From the first call's begin to the last one's end.
-        missed: Calls that were due by the rate and not begun, because as many as may
-            be were in progress, or this process had no time for more.
+        seconds: From the beginning of the first call to the end of the last one.
+        missed: Calls that were due by the rate but did not begin, because too many
+            calls were in progress or this process had no time for more.
         unfinished: Calls that were cancelled at the end.
     """
 
@@ -129,13 +129,13 @@ async def apply_load(
     requests: int | None,
     stop: asyncio.Event,
 ) -> Ran:
-    """Make calls until the time is over, or `stop` is set, which cancels those in progress.
+    """Make calls until the time is over, or until `stop` is set, which cancels those in progress.
 
     Args:
-        call: Makes one; given the moment (of `time.perf_counter`) from which its
-            time counts. With a rate that is the moment at which it was due: a call
-            that had to wait for slower ones before it shows that wait in its
-            latency, and does not hide it (coordinated omission).
+        call: Makes one call; gets the moment (of `time.perf_counter`) from which its
+            time counts. With a rate, that is the moment when the call was due: if the
+            call had to wait for slower ones before it, its latency shows that wait
+            and does not hide it (coordinated omission).
     """
     pace = _Closed(load, call, requests) if load.rate is None else _Open(load, call, requests, load.rate)
     begin = time.perf_counter()
@@ -160,11 +160,11 @@ async def _either(one: Awaitable[Any], other: Awaitable[Any], timeout: float) ->
 
 
 class _Pace(ABC):
-    """What both ways have in common.
+    """What both ways of pacing have in common.
 
     Attributes:
-        ended: Set when no call is in progress and none will be begun.
-        missed: As `Ran` has it.
+        ended: Set when no call is in progress and none will begin.
+        missed: As in `Ran`.
     """
 
     def __init__(
@@ -180,14 +180,14 @@ class _Pace(ABC):
 
     @abstractmethod
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Begin to make calls, in tasks of the group."""
+        """Start making calls, in tasks of the group."""
 
     def close(self) -> None:
         """Begin no further call."""
         self._open = False
 
     def cancel(self) -> int:
-        """Cancel the calls in progress; gives their number."""
+        """Cancel the calls in progress; return how many there were."""
         for task in self._busy:
             task.cancel()
         return len(self._busy)
@@ -215,7 +215,7 @@ class _Pace(ABC):
 
 
 class _Closed(_Pace):
-    """Each of some workers makes one call after the other."""
+    """Each of several workers makes one call after the other."""
 
     def start(self, group: asyncio.TaskGroup) -> None:
         for _ in range(min(self._at_a_time, self._left or self._at_a_time)):
@@ -227,7 +227,7 @@ class _Closed(_Pace):
 
 
 class _Open(_Pace):
-    """Calls begin when they are due, whatever became of those before."""
+    """Calls begin when they are due, whatever happens to earlier ones."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class _Open(_Pace):
             due = int((time.perf_counter() - self._first) * self._rate) + 1
             if self._left is not None:
                 due = min(due, self._begun + self._left)
-            # The one that is just due is not missed.
+            # A call that is due just now is not missed.
             self.missed = max(0, due - self._begun - 1)
         super().close()
         self._look()

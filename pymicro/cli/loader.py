@@ -1,4 +1,4 @@
-"""From what `pymicro run` is given to the Service in it."""
+"""From the argument of `pymicro run` to the Service it names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["UserCodeFailed", "load_service"]
 
 
 class UserCodeFailed(Exception):
-    """The user's module raised while it was imported; its traceback is printed."""
+    """The user's module raised while it was imported; its traceback has been printed."""
 
 
 def load_service(target: str, argv: Sequence[str]) -> Service:
@@ -32,11 +32,11 @@ def load_service(target: str, argv: Sequence[str]) -> Service:
 
     Args:
         target: `path.py`, `path.py:name`, `package.module` or `package.module:name`.
-        argv: What the program sees after its own name in `sys.argv`.
+        argv: The arguments that the program sees after its own name in `sys.argv`.
 
     Raises:
-        InputError: No such file, module or name, or not exactly one Service.
-        UserCodeFailed: The import failed within the user's code.
+        InputError: The file, module or name does not exist, or there is not exactly one Service.
+        UserCodeFailed: The import failed inside the user's code.
     """
     found = ServicePlace.read(target)
     module = _import_file(found, argv) if found.is_file else _import_module(found, argv)
@@ -46,14 +46,14 @@ def load_service(target: str, argv: Sequence[str]) -> Service:
 def _import_file(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
     path, place = target.path(), target.place
     folder = str(path.resolve().parent)
-    if not sys.flags.safe_path:  # as `python path.py` and `python -P path.py`
+    if not sys.flags.safe_path:  # as `python path.py` and `python -P path.py` do
         sys.path[0] = folder
     sys.argv = [place, *argv]
     spec = importlib.util.spec_from_file_location(_module_name(path.stem, folder), path.absolute())
     if spec is None or spec.loader is None:
         raise InputError(f"{place} is no Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
-    # Before it runs, so that dataclasses and pickle find it under its name.
+    # Register it before it runs, so that dataclasses and pickle find it under its name.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
@@ -63,10 +63,10 @@ def _import_file(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
 
 
 def _module_name(stem: str, folder: str) -> str:
-    """The file's stem, unless importing that would give something else.
+    """The file's stem, unless importing that name would give another module.
 
     Beside a package `greeter/` the name belongs to the package, and a module
-    that is loaded already is in use by others.
+    that is already loaded is in use by other code.
     """
     spec = importlib.machinery.PathFinder.find_spec(stem, [folder])
     if stem in sys.modules or (spec is not None and spec.submodule_search_locations is not None):
@@ -83,21 +83,21 @@ def _import_module(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
     try:
         module = importlib.import_module(place)
     except ModuleNotFoundError as exc:
-        # Raised for a module that this one imports, it is the user's code that failed.
+        # If the missing module is one that this module imports, the user's code failed.
         if exc.name is None or not (place == exc.name or place.startswith(f"{exc.name}.")):
             raise _failed(exc, place, None) from exc
         raise target.no_module(exc.name) from exc
     except Exception as exc:
         raise _failed(exc, place, None) from exc
-    # sys.argv[0] is the path of the file, as `python -m` has it.
+    # sys.argv[0] is the path of the file, as with `python -m`.
     sys.argv[0] = module.__file__ or place
     return module
 
 
 def _failed(exc: Exception, place: str, file: str | None) -> Exception:
-    """Show what went wrong in the user's code, without the frames that led there."""
+    """Show what went wrong in the user's code, without the frames of ours that led there."""
     if isinstance(exc, ConfigError):
-        return exc  # handlers or settings: its message says where
+        return exc  # wrong handlers or settings: the message says where
     user_frames = _from_user_code(exc.__traceback__, file)
     lines = traceback.TracebackException(type(exc), exc, user_frames)
     note("".join(lines.format()).rstrip())

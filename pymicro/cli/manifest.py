@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["manifest"]
 
-# What a service on Kubernetes waits for clients to see it leave, unless its code says otherwise.
+# Seconds that a service on Kubernetes waits for clients to see it leave, unless its code says otherwise.
 _DRAIN_DELAY = 5.0
 
 
@@ -77,14 +77,14 @@ def manifest(
     from pymicro.cli.loader import UserCodeFailed, load_service
 
     try:
-        # What the module prints is no YAML.
+        # Text that the module prints is no YAML, so it goes to stderr.
         with contextlib.redirect_stdout(sys.stderr):
             service = load_service(target, [])
     except UserCodeFailed as exc:
         session = ctx.find_object(Session) or Session()
         complain(session, str(exc), exc.__cause__ or exc)
         return EXIT_FAILED
-    # Variables of the machine this is printed on say nothing about the pod.
+    # The variables of this machine say nothing about the pod.
     config = service.config_for(environ={})
     port, listen = _listening(config, port)
     deployed = Deployed(
@@ -107,12 +107,12 @@ def manifest(
 
 
 def _in_image(target: str) -> str:
-    """What `run` is given there: a path as it was typed, of an absolute one the file."""
+    """The argument of `run` in the image: a relative path as typed, of an absolute path only the file."""
     return os.path.basename(target) if os.path.isabs(target) else os.path.normpath(target)
 
 
 def _listening(config: Config, wanted: int | None) -> tuple[int, bool]:
-    """The port, and whether a pod must be told to listen on it."""
+    """The port, and whether the pod must be told to listen on it."""
     address = config.server_address
     if not address:
         port = wanted or DEFAULT_PORT
@@ -120,6 +120,6 @@ def _listening(config: Config, wanted: int | None) -> tuple[int, bool]:
     try:
         _, own = split_address(address, default_port=0)
     except ValueError:
-        own = 0  # a socket of its own machine: nothing a pod is called on
+        own = 0  # a socket of the machine itself: callers of a pod cannot reach it
     port = wanted or own or DEFAULT_PORT
     return port, address != f"0.0.0.0:{port}"

@@ -1,7 +1,7 @@
 """What a service needs to run on Kubernetes, as the text of its manifests.
 
-The text is in data/manifests, with comments for whoever keeps the manifests. `deploy/` applies the
-same files. A file that ends in `.template` has values to be filled in.
+The text is in data/manifests, with comments for the people who maintain the manifests. `deploy/`
+applies the same files. A file that ends in `.template` has values to fill in.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from pymicro.nodes.wellknown import KEEPALIVE
 __all__ = ["DEFAULT_PORT", "Deployed", "render"]
 
 _MANIFESTS = Path(__file__).with_name("data") / "manifests"
-# A policy belongs to the whole cluster and so has no namespace.
+# A policy belongs to the whole cluster, so it has no namespace.
 _POLICY = "rbac-self-register/admission-policy.yaml"
-# `namespace:` is added after these: an object's name, and the name of the account that a role is bound to.
+# `namespace:` goes after these: an object's name, and the name of the account to which a role is bound.
 _NAMES = re.compile(r"^(?:metadata:|  - kind: ServiceAccount)\n( +)name: .*", re.MULTILINE)
 
-# What a Service listens on in a pod, and what static callers expect.
+# The port that a Service listens on in a pod, and that static callers expect.
 DEFAULT_PORT = 8080
 
-# Between the end of the grace and the SIGKILL, seconds.
+# Seconds between the end of the grace and the SIGKILL.
 _SPARE = 5.0
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# Texts that are a string in every version of YAML; y, on and the like are not.
+# Texts that are strings in every version of YAML; y, on and the like are not.
 _PLAIN = re.compile(r"[A-Za-z][-A-Za-z0-9_./]*(:[-A-Za-z0-9_./]+)*")
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployed:
-    """A service and how it is to run.
+    """A service and how to run it.
 
     Attributes:
-        service: The name it registers under.
+        service: The name under which it registers.
         version: Its version.
-        target: What `pymicro run` is given, below /app in the image.
-        mode: `labels`: found by the labels of its pod template. `patch`: it
+        target: The argument of `pymicro run`, below /app in the image.
+        mode: `labels`: others find it by the labels of its pod template. `patch`: it
             registers itself, as go-micro's services do.
-        image: Of the container; the service's name and version if empty.
-        replicas: Pods.
-        namespace: Of every object that has one; left out if empty.
-        port: What it listens on, and clients call.
+        image: The container's image; the service's name and version if empty.
+        replicas: Number of pods.
+        namespace: The namespace of every object that has one; left out if empty.
+        port: The port it listens on, and clients call.
         listen: Whether it must be told to listen on all addresses of the pod at
-            `port`, because it would not by itself.
+            `port`, because it would not do so by itself.
         drain_delay: Seconds between leaving the registry and stopping.
-        stop_grace: Seconds calls get to finish.
+        stop_grace: Seconds that calls have to finish.
         calls: Whether it calls other services, so that it may look for them.
         keepalive: What its node says of pings (`pymicro.nodes.wellknown`); nothing if empty.
 
     Raises:
-        ConfigError: A name, version or namespace that Kubernetes does not take.
+        ConfigError: Kubernetes does not accept a name, version or namespace.
     """
 
     service: str
@@ -96,12 +96,12 @@ class Deployed:
     @property
     def object(self) -> str:
         """The name of its Deployment and container: `go-micro-srv-greeter`."""
-        # Of letters and digits one is left at least: a label ends in one.
+        # At least one letter or digit remains: a label ends in one.
         return re.sub(r"[^a-z0-9]+", "-", san(self.service).lower()).strip("-")
 
     @property
     def app(self) -> str:
-        """The label `app.kubernetes.io/name`: the service's name where that can be one."""
+        """The label `app.kubernetes.io/name`: the service's name, if that is valid there."""
         name = san(self.service)
         return name if _LABEL_VALUE.fullmatch(name) else self.object
 
@@ -200,7 +200,7 @@ def _listen(port: int) -> str:
 
 
 def _scalar(text: str) -> str:
-    """`text` as a YAML scalar: plain where nobody could take it for anything but a string."""
+    """`text` as a YAML scalar: plain if no reader could take it for anything but a string."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     # A JSON string is a YAML one (YAML 1.2, 1.3); escaped, it has no character that YAML forbids.

@@ -1,4 +1,4 @@
-"""Where `pymicro call` learns methods and messages: the server's reflection, or proto files."""
+"""From where `pymicro call` learns methods and messages: the server's reflection, or proto files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MessageTypes(ABC):
 
     @abstractmethod
     async def find_method(self, text: str) -> ProtoMethod:
-        """The method a person means.
+        """The method that a person means.
 
         Raises:
             MethodNotFound: There is none, or more than one.
@@ -54,13 +54,13 @@ class MessageTypes(ABC):
 
     @abstractmethod
     async def learn(self, names: frozenset[str]) -> None:
-        """Try to find out about message types; those not to be found stay unknown."""
+        """Try to find out about message types; types that cannot be found stay unknown."""
 
     async def read(self, document: Document, kind: type[M]) -> M:
-        """The message a document describes.
+        """The message that a document describes.
 
         Raises:
-            SchemaError: It does not.
+            SchemaError: The document does not fit.
         """
         try:
             return from_json(document, kind)
@@ -69,7 +69,7 @@ class MessageTypes(ABC):
             return from_json(document, kind)
 
     async def write(self, message: Message) -> Any:
-        """The message as JSON; an `Any` of a type nobody knows is given in base64."""
+        """The message as JSON; an `Any` of unknown type is given in base64."""
         try:
             return to_json(message)
         except UnknownTypes as exc:
@@ -77,7 +77,7 @@ class MessageTypes(ABC):
             return to_json(message, raw_unknown=True)
 
     async def unpack(self, packed: AnyMessage) -> Message:
-        """What is in an `Any` that came with a status; itself if its type is not to be found."""
+        """The content of an `Any` that came with a status; the `Any` itself if its type cannot be found."""
         name = packed.type_url.rpartition("/")[2]
         await self.learn(frozenset([name]))
         try:
@@ -87,7 +87,7 @@ class MessageTypes(ABC):
 
 
 class Reflected(MessageTypes):
-    """What the server itself says."""
+    """Types as the server itself reports them."""
 
     def __init__(self, reflection: ReflectionClient) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Reflected(MessageTypes):
         self._asked: set[str] = set()
 
     async def find_method(self, text: str) -> ProtoMethod:
-        """The method, of the services the server has."""
+        """The method, among the server's services."""
         try:
             names = await self._reflection.list_services()
             service, _ = split_method(text)
@@ -103,20 +103,20 @@ class Reflected(MessageTypes):
             if likely:
                 self._schema.add(await self._reflection.files_containing(*likely))
             else:
-                # No service is named, or a wrong one: all are looked at, if only for what is near.
+                # No service is named, or a wrong one: look at all, if only to find near names.
                 await self._ask_each(names)
         except NoReflection as exc:
             raise NoReflection(f"{exc}; name its proto files with --proto") from exc
         except (ReflectionError, SchemaError) as exc:
             raise ReflectionError(f"{exc}; --proto does without reflection") from exc
         with contextlib.suppress(MethodNotFound):
-            # Its own Watch or Check is meant, not that of Health, which each server has.
+            # The user means a Watch or Check of this server's own, not the one of Health, which all have.
             own = [name for name in names if not name.startswith(INFRASTRUCTURE)]
             return self._schema.find_method(text, own)
         return self._schema.find_method(text, names)
 
     async def learn(self, names: frozenset[str]) -> None:
-        """Ask the server about messages; what it does not know, or cannot be asked, stays unknown."""
+        """Ask the server about messages; types it does not know, or cannot be asked about, stay unknown."""
         with contextlib.suppress(RpcError):
             await self._ask_each(names)
 
@@ -128,11 +128,11 @@ class Reflected(MessageTypes):
 
 
 class ProtoFiles(MessageTypes):
-    """What proto files say, compiled by grpcio-tools.
+    """Types from proto files, compiled by grpcio-tools.
 
     Args:
         files: As given to protoc.
-        folders: Where imports are looked up; each file's own folder if empty.
+        folders: Folders in which imports are looked up; each file's own folder if empty.
 
     Raises:
         InputError: grpcio-tools is missing, or protoc refuses the files (with its words).
@@ -143,11 +143,11 @@ class ProtoFiles(MessageTypes):
         self._schema.add(_compile(files, folders).file)
 
     async def find_method(self, text: str) -> ProtoMethod:
-        """The method, of the services in the files."""
+        """The method, among the services in the files."""
         return self._schema.find_method(text)
 
     async def learn(self, names: frozenset[str]) -> None:
-        """There is nothing to learn beyond the files."""
+        """Do nothing: the files are all there is to learn."""
 
 
 def _compile(files: Sequence[str], folders: Sequence[str]) -> FileDescriptorSet:
@@ -156,8 +156,8 @@ def _compile(files: Sequence[str], folders: Sequence[str]) -> FileDescriptorSet:
     paths = list(folders) or list(dict.fromkeys(os.path.dirname(file) or "." for file in files))
     with tempfile.TemporaryDirectory(prefix="pymicro-") as folder:
         output = Path(folder) / "set.pb"
-        # In a process of its own: protoc writes its errors to file descriptor 2. The
-        # module adds the folder of google/protobuf/*.proto itself.
+        # In a separate process, because protoc writes its errors to file descriptor 2. The module
+        # adds the folder of google/protobuf/*.proto itself.
         done = subprocess.run(
             [
                 sys.executable,

@@ -26,10 +26,10 @@ class _Method:
     """One method to show.
 
     Attributes:
-        request: Full name of its message; empty if it is not known.
-        response: The same.
-        streams: Whether requests and responses are streams; None if that is not known.
-        remarks: In words.
+        request: Full name of its request message; empty if unknown.
+        response: Full name of its response message; empty if unknown.
+        streams: Whether requests and responses are streams; None if unknown.
+        remarks: Remarks in words.
     """
 
     service: str
@@ -56,13 +56,13 @@ class _Method:
         request, response = (
             value.type if value is not None else "" for value in (endpoint.request, endpoint.response)
         )
-        # go-micro's word says that something streams, not what.
+        # go-micro's record says that the method streams, but not which side.
         stream = endpoint.metadata.get("stream") == "true"
         streams = None if stream else (False, False)
         return cls(service, name, request, response, streams, ("stream",) if stream else ())
 
     def row(self, wide: bool, arrow: str) -> list[str]:
-        """Name, what it takes, what it gives."""
+        """Name, request and response."""
         package = self.service.rpartition(".")[0]
 
         def shown(message: str, stream: bool) -> str:
@@ -86,14 +86,14 @@ class _Method:
         }
 
 
-# A service's methods; None for one that the server does not describe.
+# A service's methods; None for a service that the server does not describe.
 _Services = dict[str, list[_Method] | None]
 
 
 async def list_methods(
     service: str, argv: Sequence[str], output: str, *, everything: bool, address: str | None
 ) -> int:
-    """Print the methods; gives the exit code."""
+    """Print the methods; return the exit code."""
     async with make_client(at_address(argv, service, address)) as client:
         nodes = await known_nodes(client, service)
         if not nodes:
@@ -120,7 +120,7 @@ def _methods(service: ServiceDescriptor | None) -> list[_Method] | None:
 
 
 def _recorded(nodes: Iterable[Node]) -> _Services:
-    """The endpoints of a node whose record has any; all nodes of a service have the same."""
+    """The endpoints from the first node's record that has any; all nodes of a service have the same."""
     endpoints = next((node.endpoints for node in nodes if node.endpoints), ())
     found: _Services = {}
     for endpoint in endpoints:

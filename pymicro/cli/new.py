@@ -1,4 +1,4 @@
-"""`pymicro new`: a project with a service in it that runs, tests itself and can be deployed."""
+"""`pymicro new`: a project with a service that runs, tests itself and can be deployed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from pymicro.cli.report import InputError, say
 __all__ = ["new", "project"]
 
 _NAME = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
-_LONGEST = 30  # the code has lines in which it stands three times
+_LONGEST = 30  # some lines of the code contain it three times
 
-# Folders of the project, and what its virtual environment is known to have.
+# Folders of the project, and packages that its virtual environment surely has.
 _TAKEN = ("deploy", "google", "grpc", "mypy", "protos", "pymicro_grpc", "pytest", "ruff", "tests")
-# The service would be called like a message of its proto.
+# With these names, the service would have the same name as a message of its proto.
 _MESSAGES = ("hello_request", "hello_reply", "count_request", "count_reply")
 
-# Its files, each with `.template` at the end of its name. In names and texts `{{name}}` and its like
-# are filled in. (Braces, because Makefile and Dockerfile have dollars of their own.)
+# The project's files, each with `.template` at the end of its name. `{{name}}` and the like are
+# filled in, in names and texts. (Braces, because Makefile and Dockerfile use dollars themselves.)
 _FILES = Path(__file__).with_name("data") / "project"
-# What `new` shows of them, in this order.
+# The files that `new` shows, in this order.
 _ABOUT = {
     "protos/{{package}}/v1/{{package}}.proto": "what it serves",
     "{{package}}/server.py": "the service",
@@ -83,10 +83,10 @@ def project(name: str, package: str) -> dict[str, str]:
 
 
 def _package(name: str) -> str:
-    """The package of a project.
+    """The name of the project's package.
 
     Raises:
-        InputError: `name` cannot be used, and why.
+        InputError: `name` cannot be used; says why.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -121,7 +121,7 @@ def _fill(text: str, name: str, package: str) -> str:
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:
-    """Write the project whole: elsewhere first, then it gets its name."""
+    """Write the whole project elsewhere first, and then rename it."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         for path, text in files.items():
@@ -135,7 +135,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 
 def _source() -> str:
-    """Where pip has this pymicro from, if that was no package index."""
+    """The place from which pip installed this pymicro, if that was no package index."""
     try:
         text = distribution("pymicro-grpc").read_text("direct_url.json")
     except PackageNotFoundError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["nodes"]
 
-# A source that cannot be asked is asked again after this many seconds.
+# Seconds until a source that cannot be asked is asked again.
 _RETRY = 1.0
 
 
@@ -89,7 +89,7 @@ async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
 
 
 async def _remark(client: Client, service: str, found: Sequence[Node], shown: int) -> str:
-    """What has to be said of nodes that are not called, or of there being none."""
+    """A remark about nodes that are not called, or about having none."""
     if not found:
         return await nobody(client, service)
     if all(map(_not_called, found)):
@@ -115,13 +115,13 @@ def _to_json(node: Node) -> dict[str, Any]:
 
 
 def _not_called(node: Node) -> str:
-    """Why calls do not go to it; empty if they do."""
+    """Why calls do not go to the node; empty if they do."""
     protocol = other_protocol(node.metadata)
     return f"speaks {protocol}" if protocol else ""
 
 
 def _shown(nodes: Iterable[Node], output: str) -> list[Node]:
-    """The plain table is of those that are called."""
+    """The nodes to show; the plain table shows only those that are called."""
     return [node for node in nodes if output != "table" or not _not_called(node)]
 
 

@@ -1,4 +1,4 @@
-"""How far `pymicro bench` is, on one line of a terminal."""
+"""The progress of `pymicro bench`, on one line of a terminal."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BAR: Final = 20
 
 
 class Progress:
-    """Draws the line anew while it is entered, and leaves nothing behind.
+    """Redraws the line while it is entered, and leaves nothing behind.
 
-    Only where a person reads both streams: nothing of it comes into a pipe or a file.
+    It does so only if a person reads both streams: none of it goes to a pipe or a file.
     """
 
     def __init__(self, load: Load, tally: Tally, *, shown: bool) -> None:
@@ -52,7 +52,7 @@ class Progress:
 
     async def _draw(self) -> None:
         while True:
-            # One column less: some terminals begin a new line at the last one.
+            # One column less, because some terminals begin a new line at the last one.
             width = shutil.get_terminal_size().columns - 1
             self._write(f"\r{self._line()[:width]}\x1b[K")
             await asyncio.sleep(_INTERVAL)

@@ -1,4 +1,4 @@
-"""What a service's nodes say of themselves by reflection, for the commands that show it."""
+"""What a service's nodes say about themselves by reflection, for the commands that show it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INFRASTRUCTURE", "Described", "reflect"]
 
-# What a server has besides what it is there for.
+# Services that a server has besides its own.
 INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
 
 
@@ -27,8 +27,8 @@ class Described:
 
     Attributes:
         names: Their full names, sorted.
-        hidden: Names of those that were not asked for.
-        schema: The files of all that could be had.
+        hidden: Names of services that the caller did not ask for.
+        schema: All files that the server gave.
     """
 
     names: Sequence[str]
@@ -36,7 +36,7 @@ class Described:
     schema: Schema = field(default_factory=Schema)
 
     def services(self) -> dict[str, ServiceDescriptor | None]:
-        """Each service; None for one that the server names and does not describe."""
+        """Each service; None for one that the server names but does not describe."""
         known = {service.full_name: service for service in self.schema.services()}
         return {name: known.get(name) for name in self.names}
 
@@ -44,18 +44,18 @@ class Described:
 async def reflect(client: Client, service: str, *, everything: bool, symbol: str = "") -> Described:
     """Ask the nodes of a service about their proto services.
 
-    Each question may be answered by another node, as any call.
+    Each question may be answered by another node, like any call.
 
     Args:
         client: Open.
-        service: Whom to ask.
-        everything: Whether health, reflection and the like count.
-        symbol: Something else to find out about; if the server does not know it, that is no error.
+        service: The service to ask.
+        everything: Whether to include health, reflection and the like.
+        symbol: Something else to find out about; it is no error if the server does not know it.
 
     Raises:
         NoReflection: The server offers none.
         ReflectionError: Its answers cannot be used.
-        RpcError: It cannot be asked.
+        RpcError: The server cannot be asked.
     """
     timeout = client.config.client_request_timeout or None
     reflection = ReflectionClient(client.channel(service), timeout=timeout)

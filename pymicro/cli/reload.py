@@ -1,4 +1,4 @@
-"""`pymicro run --reload`: which files are watched, and by whom."""
+"""`pymicro run --reload`: which files are watched, and by which process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pymicro.settings import config as configuration
 
 __all__ = ["run_reloading"]
 
-# Code, and what programs read when they start. Not .json: that is often data, and a
-# program that writes some would start itself again for ever.
+# Code, and files that programs read when they start. Not .json: that is often data, and a
+# program that writes some would restart itself for ever.
 _SUFFIXES: Final = frozenset({".py", ".env", ".toml", ".yaml", ".yml", ".ini", ".cfg"})
 
 
@@ -31,21 +31,21 @@ def run_reloading(
     stop_first: bool,
     debug: bool,
 ) -> int:
-    """Run `target` in a process of its own, anew after each change; gives the exit code.
+    """Run `target` in a process of its own, and restart it after each change; return the exit code.
 
     Args:
-        settings: Flags that stood before the target.
-        flags: What stood behind it.
-        folders: To watch besides the target's own.
-        stop_first: Whether a process is started only when the one before has ended.
-        debug: Whether it shows the traceback of an error.
+        settings: Flags given before the target.
+        flags: Arguments given after it.
+        folders: Folders to watch besides the target's own.
+        stop_first: Whether a process starts only when the previous one has ended.
+        debug: Whether the process shows the traceback of an error.
 
     Raises:
-        InputError: No such file, module or folder; or watchfiles is missing.
+        InputError: The file, module or folder does not exist, or watchfiles is missing.
         ConfigError: `settings` cannot be used.
     """
     watched = _folders(target, folders)
-    configuration.load(argv=settings)  # a change of files would not mend them
+    configuration.load(argv=settings)  # a change of files would not mend wrong flags
     changes = _changes(watched)
     if configuration.in_pod():
         note("--reload is for development: this is a pod of Kubernetes")
@@ -72,14 +72,14 @@ def _folders(target: str, more: Sequence[str]) -> list[Path]:
 
 
 def _this_program() -> list[str]:
-    """The Python, its own flags and the script or `-m pymicro` that this process was started with."""
-    if "--reload" not in sys.argv:  # another program, which calls our `main`, and would do so again
+    """The Python, its own flags, and the script or `-m pymicro` with which this process was started."""
+    if "--reload" not in sys.argv:  # another program called our `main`, and would do so again
         return [sys.executable, "-m", "pymicro"]
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 
 
 def _changes(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
-    """Yields the files that have changed in `folders` and below, those that matter.
+    """Yields the changed files in `folders` and below that matter.
 
     Raises:
         InputError: watchfiles is missing.
@@ -94,7 +94,7 @@ def _changes(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
         file = Path(path)
         if file.suffix not in _SUFFIXES and not file.name.startswith(".env"):
             return False
-        # What a project may lie in is no reason to ignore it, so only the way from the watched folder counts.
+        # Only the path inside the watched folder counts: what lies above a project is no reason to ignore it.
         inner = [file.relative_to(folder) for folder in folders if file.is_relative_to(folder)]
         return any(usual(change, str(way)) and "site-packages" not in way.parts for way in inner)
 
@@ -111,7 +111,7 @@ def _changes(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
 def _forget(source: Path) -> None:
     """Remove what Python has cached of a file.
 
-    It goes by size and whole seconds, so of two versions saved in one second it
+    Python compares size and whole seconds, so of two versions saved in one second it
     would take the first for the second.
     """
     with contextlib.suppress(NotImplementedError, OSError):

@@ -1,4 +1,4 @@
-"""The words by which `call` and `bench` are told what to call."""
+"""The arguments that tell `call` and `bench` what to call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def request_options(command: F) -> F:
-    """What `call` and `bench` are given to say which method is called, and with what."""
+    """Adds the arguments by which `call` and `bench` learn the method and its requests."""
     decorators = [
         click.argument("service", shell_complete=complete_services),
         click.argument("method", shell_complete=complete_methods),

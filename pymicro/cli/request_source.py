@@ -24,8 +24,8 @@ class RequestSource:
     """A source of JSON documents.
 
     Attributes:
-        name: As messages call it, such as `requests.json`.
-        text: All of it; None if it is read from stdin as it comes.
+        name: Its name in messages, such as `requests.json`.
+        text: The whole text; None if it is read from stdin as it comes.
     """
 
     name: str
@@ -56,7 +56,7 @@ class RequestSource:
 
 
 def open_requests(argument: str) -> RequestSource:
-    """What the argument stands for: JSON, `@file` or `-`.
+    """The source that the argument means: JSON, `@file` or `-`.
 
     Raises:
         InputError: The file cannot be read.
@@ -75,11 +75,11 @@ def open_requests(argument: str) -> RequestSource:
 
 
 async def _stdin() -> AsyncGenerator[bytes, None]:
-    """What comes on stdin, in chunks, then one empty chunk.
+    """The data from stdin, in chunks, then one empty chunk.
 
-    A thread of its own reads: asyncio's pipes refuse files and /dev/null, and
-    would leave the terminal non-blocking for whoever has it next. It is a
-    daemon, as a read cannot be cancelled, and reads nothing that was not asked for.
+    A separate thread reads: asyncio's pipes refuse files and /dev/null, and would
+    leave the terminal non-blocking for the next program. It is a daemon, because a
+    read cannot be cancelled, and it reads only what was asked for.
     """
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
@@ -93,7 +93,7 @@ async def _stdin() -> AsyncGenerator[bytes, None]:
                 chunk = os.read(0, _CHUNK)
             except OSError as exc:
                 chunk = exc
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants the data any more
                 loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()

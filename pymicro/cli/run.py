@@ -15,7 +15,7 @@ __all__ = ["run"]
     "run",
     cls=SettingsCommand,
     serving=True,
-    # What follows TARGET is the program's.
+    # Arguments after TARGET belong to the program.
     context_settings={"allow_interspersed_args": False},
 )
 @click.argument("target", shell_complete=complete_files)
@@ -68,7 +68,7 @@ def run(
     session = ctx.find_object(Session) or Session()
     if (folders or stop_first) and not reload:
         raise InputError("--reload-dir and --reload-stop-first go with --reload")
-    # Those two print something and end, whatever changes.
+    # These flags print something and end, whatever changes.
     if reload and not (print_config or {"--help", "-h", "--print-config", "--print_config"} & {*flags}):
         from pymicro.cli.reload import run_reloading
 

@@ -1,4 +1,4 @@
-"""The word that `pymicro run` is given: where the Service is, not yet imported."""
+"""The argument of `pymicro run`: where the Service is, not yet imported."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["ServicePlace"]
 
 @dataclass(frozen=True, slots=True)
 class ServicePlace:
-    """`path.py`, `path.py:name`, `package.module` or `package.module:name`, taken apart.
+    """`path.py`, `path.py:name`, `package.module` or `package.module:name`, split up.
 
     Attributes:
-        place: The file or module, as it was written.
-        name: Of the Service in it; empty if there is only one.
-        is_file: Whether `place` is meant as a path.
+        place: The file or module, as the user wrote it.
+        name: The name of the Service in it; empty if there is only one.
+        is_file: Whether `place` is a path.
     """
 
     place: str
@@ -30,7 +30,7 @@ class ServicePlace:
 
     @classmethod
     def read(cls, text: str) -> ServicePlace:
-        """Take `text` apart; whether there is such a thing is not known yet."""
+        """Split `text` up; whether the place exists is not known yet."""
         place, _, name = text.partition(":")
         return cls(place, name, place.endswith(".py") or "/" in place or os.sep in place)
 
@@ -38,7 +38,7 @@ class ServicePlace:
         """The file.
 
         Raises:
-            InputError: There is none.
+            InputError: It does not exist.
         """
         path = Path(self.place)
         if path.is_dir():
@@ -49,10 +49,10 @@ class ServicePlace:
         return path
 
     def parts(self) -> list[str]:
-        """The words of the module's name.
+        """The parts of the module's name.
 
         Raises:
-            InputError: It is no such name.
+            InputError: It is no module name.
         """
         parts = self.place.split(".")
         if not all(part.isidentifier() for part in parts):
@@ -60,15 +60,15 @@ class ServicePlace:
         return parts
 
     def folder(self) -> Path:
-        """Where its code is: the file's folder, or that of the outermost package.
+        """The folder of its code: the file's folder, or that of the outermost package.
 
         Raises:
-            InputError: There is no such file or module.
+            InputError: The file or module does not exist.
         """
         if self.is_file:
             return self.path().resolve().parent
         top = self.parts()[0]
-        # As importing will find it, without importing anything of it.
+        # Search as an import would, but import nothing.
         path = sys.path if sys.flags.safe_path else [os.getcwd(), *sys.path[1:]]
         spec = importlib.machinery.PathFinder.find_spec(top, path)
         if spec is None:
@@ -78,6 +78,6 @@ class ServicePlace:
         return Path(spec.origin or ".").resolve().parent
 
     def no_module(self, missing: str) -> InputError:
-        """The error for a module, or a part of its name, that is not there."""
+        """The error for a module, or a part of its name, that does not exist."""
         hint = f"; did you mean {self.place}.py?" if Path(f"{self.place}.py").is_file() else ""
         return InputError(f"there is no module {missing}, looking from {os.getcwd()}{hint}")

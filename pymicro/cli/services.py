@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["services"]
 
-# Registries tell of changes of one service, not of the list of services: that is asked for.
+# Registries report changes of one service, not of the list of services, so we ask for the list.
 _INTERVAL = 1.0
 
 
@@ -36,7 +36,7 @@ def services(ctx: click.Context, output: str, watch: bool) -> int:
     With -o json an array of objects with name, nodes (their number), versions
     and addresses.
     """
-    # The selector has no say in it: others than `registry` know no list.
+    # The user's selector does not matter here: only `registry` can list services.
     argv = [*settings_argv(ctx), "--selector=registry"]
     return run(_watch(output, argv) if watch else _list(output, argv))
 
@@ -70,7 +70,7 @@ class _Service:
 async def _find(client: Client) -> list[_Service]:
     names = await client.services()
     found = await asyncio.gather(*(known_nodes(client, name) for name in names))
-    # One whose last node left in between is no longer a service.
+    # A service whose last node has left in between is no service any more.
     return [_Service(name, nodes) for name, nodes in zip(names, found, strict=True) if nodes]
 
 

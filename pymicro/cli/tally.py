@@ -20,7 +20,7 @@ class Failures:
     """Calls that ended with one status.
 
     Attributes:
-        message: Of the first one.
+        message: The message of the first one.
     """
 
     message: str
@@ -32,10 +32,10 @@ class Tally:
     """The calls of one run.
 
     Attributes:
-        latencies: Of the calls that were OK.
-        failures: The others, by the name of their status.
-        nodes: Each node that a call went to last, by its key.
-        calls_by_node: How many calls went there, OK or not.
+        latencies: Latencies of the calls that were OK.
+        failures: The other calls, by the name of their status.
+        nodes: Each node that was the last of a call, by its key.
+        calls_by_node: The number of calls that ended on each node, OK or not.
         retries: Attempts beyond the first of each call.
         replies: Messages that were received.
     """
@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def calls(self) -> int:
-        """Calls that ended, however."""
+        """Calls that ended in any way."""
         return self.ok + sum(failures.calls for failures in self.failures.values())
 
     def fail(self, status: str, message: str) -> None:
@@ -62,7 +62,7 @@ class Tally:
         self.failures.setdefault(status, Failures(message)).calls += 1
 
     def went_to(self, node: Node | None, attempts: int) -> None:
-        """Count where a call went; None for one that found no node."""
+        """Count a call for the node it went to; None for a call that found no node."""
         if attempts > 1:
             self.retries += attempts - 1
         if node is not None:
@@ -70,7 +70,7 @@ class Tally:
             self.nodes[node.key] = node
 
     def know(self, nodes: Iterable[Node]) -> None:
-        """Nodes that are there, so that one without calls is seen."""
+        """Take note of nodes that exist, so that those without calls show."""
         for node in nodes:
             self.nodes.setdefault(node.key, node)
 

@@ -1,4 +1,4 @@
-"""What goes on: redrawn in place on a terminal, a line for each change in a pipe, or JSON documents."""
+"""Live views: redrawn in place on a terminal, a line for each change in a pipe, or JSON documents."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Form(Generic[T]):
     """How things of one kind are shown.
 
     Attributes:
-        title: What they are, such as `nodes of greeter`.
+        title: What the things are, such as `nodes of greeter`.
         header: Names of the columns.
-        row: The cells of one.
-        change: What is told of one when it came, left or changed: two with
-            equal cells are equal. `row` if not given.
-        to_json: One for programs.
-        colour: One's colour on a terminal; none if empty.
+        row: Returns the cells of one thing.
+        change: Returns what a line says when a thing came, left or changed; two things
+            with equal cells count as equal. `row` if not given.
+        to_json: Turns one thing into JSON for programs.
+        colour: Returns a thing's colour on a terminal; none if empty.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Form(Generic[T]):
     colour: Callable[[T], str] = lambda thing: ""
 
     def changing(self, thing: T) -> Sequence[str]:
-        """The cells by which a change is noticed."""
+        """The cells that show whether a thing has changed."""
         return (self.change or self.row)(thing)
 
 
@@ -52,20 +52,20 @@ class View(Protocol[T_contra]):
     """Shows a set of things again and again."""
 
     def show(self, things: Mapping[str, T_contra], remark: str = "") -> None:
-        """Show all there is now, by a key that a thing keeps when it changes.
+        """Show all present things, by a key that a thing keeps when it changes.
 
         Args:
-            things: In the order in which they are shown.
-            remark: About this state, such as why there is nothing; said once while it stays the same.
+            things: In the order in which to show them.
+            remark: About this state, such as why it is empty; shown once while it stays the same.
         """
 
     def remark(self, text: str) -> None:
-        """Say something besides; the last state stands."""
+        """Show a remark; the last state stays."""
 
 
 @contextmanager
 def open_view(output: str, form: Form[T]) -> Iterator[View[T]]:
-    """The view for where stdout goes and what `-o` asks for; used inside a running loop."""
+    """The view that fits stdout and `-o`; use it inside a running loop."""
     if output == "json":
         yield _Documents(form)
     elif on_terminal() and os.environ.get("TERM", "dumb") != "dumb":
@@ -81,7 +81,7 @@ def open_view(output: str, form: Form[T]) -> Iterator[View[T]]:
 
 
 class _Remarked:
-    """Says what there is to say besides on stderr, each thing once."""
+    """Prints remarks on stderr, each once."""
 
     def __init__(self) -> None:
         self._said = ""
@@ -116,7 +116,7 @@ class _Lines(_Remarked, Generic[T]):
 
 
 class _Documents(_Remarked, Generic[T]):
-    """All of it as one JSON document whenever something changed."""
+    """All things as one JSON document after each change."""
 
     def __init__(self, form: Form[T]) -> None:
         super().__init__()
@@ -131,17 +131,17 @@ class _Documents(_Remarked, Generic[T]):
         self.remark(remark)
 
 
-# The other screen (which the terminal's own lines survive, and no resize rewraps), long
-# lines cut off instead of wrapped, no cursor; and back.
+# Enter the other screen (which keeps the terminal's own lines, and which no resize rewraps), cut
+# long lines off instead of wrapping them, hide the cursor; and back.
 _ENTER = "\x1b[?1049h\x1b[?7l\x1b[?25l"
 _LEAVE = "\x1b[?25h\x1b[?7h\x1b[?1049l"
-# What is between the two is shown at once, by terminals that know them: no flicker.
+# Terminals that know these two show everything between them at once, without flicker.
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
 _HOME, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 class _Screen(Generic[T]):
-    """The table, drawn over itself; the last one stays on the terminal when it is left."""
+    """The table, drawn over itself; the last one stays on the terminal at the end."""
 
     def __init__(self, form: Form[T]) -> None:
         self._form = form
@@ -169,13 +169,13 @@ class _Screen(Generic[T]):
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._end, number)
         if sys.stderr.isatty():
-            # A line of the log would stand in the middle of the table.
+            # A line of the log would appear in the middle of the table.
             root = logging.getLogger()
             self._handlers, root.handlers = root.handlers, [_Remarks(self)]
         self._draw()
 
     def leave(self) -> None:
-        """Give it back as it was."""
+        """Restore the terminal."""
         for number in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
         if self._handlers:
@@ -191,15 +191,15 @@ class _Screen(Generic[T]):
             note(self._remark)
 
     def _suspend(self) -> None:
-        # Ctrl-Z: the shell needs its own screen meanwhile.
+        # On Ctrl-Z, the shell needs its own screen in the meantime.
         self._write(_LEAVE)
         os.kill(os.getpid(), signal.SIGSTOP)
         self._write(_ENTER)
         self._draw()
 
     def _end(self, number: signal.Signals) -> None:
-        with suppress(OSError):  # a terminal that is gone, which SIGHUP says
-            self.leave()  # makes the signal's effect the usual one again, first of all
+        with suppress(OSError):  # the terminal is gone, as SIGHUP says
+            self.leave()  # first of all, this restores the signal's usual effect
         os.kill(os.getpid(), number)
 
     def _draw(self) -> None:
@@ -225,7 +225,7 @@ class _Screen(Generic[T]):
 
     def _write(self, text: str) -> None:
         encoding = sys.stdout.encoding or "ascii"
-        # What the terminal cannot show must not end the view.
+        # A character that the terminal cannot show must not end the view.
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
 
