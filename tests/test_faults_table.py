@@ -56,6 +56,7 @@ FAULTS = {
         "a process that is stopped and goes on later",
         "a node killed under load",
         "a call that ran is tried again",
+        "a mark of one service taken for another's",
         "a node restarted on the same address",
         "an address that another service has now",
         "GOAWAY with unary, streaming and queued calls",

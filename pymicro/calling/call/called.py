@@ -63,7 +63,7 @@ class Called(Protocol):
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method may run twice."""
+        """Whether the method may run twice, whatever a peer says of it."""
         ...
 
     @property

@@ -89,7 +89,7 @@ class MultiCallable:
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method may run twice: the channel, its proto or a peer says so."""
+        """Whether the method may run twice: the channel or its proto says so."""
         return self._channel.marks(self.path) or self.method.idempotent
 
     @property

@@ -57,6 +57,9 @@ class NodeChannel:
         readies: How often it was READY, as far as can be told. This and `ready()` tell
             whether a call can have been sent, never the text of an error.
         calls: The calls started here that have not ended.
+        said: By path, whether the peer marked the method as one that may run twice, as far
+            as it has answered on this connection. The next connection begins with another
+            dictionary: it may lead to another process, of another version or service.
     """
 
     __slots__ = (
@@ -75,6 +78,7 @@ class NodeChannel:
         "pickable",
         "readies",
         "retired",
+        "said",
         "state",
     )
 
@@ -92,6 +96,7 @@ class NodeChannel:
         self.retired = False
         self.state: grpc.ChannelConnectivity | None = None
         self.calls: set[Cancellable] = set()
+        self.said: dict[str, bool] = {}
         self.changes = 0
         self.readies = 0
         self._config = config
@@ -142,17 +147,22 @@ class NodeChannel:
         before = self.pickable, self.failed, self.readies
         if state is _READY:
             self.pickable, self.failed = True, False
-            self.readies += 1
+            self._connected_anew()
         elif state is _FAILED:
             self.pickable, self.failed = False, True
         elif state is _IDLE:
             self.failed = False
             if previous is not _IDLE:
                 # A channel falls to IDLE only from READY, which may have been too short to be seen.
-                self.readies += 1
+                self._connected_anew()
         if before != (self.pickable, self.failed, self.readies):
             for listener in list(self._listeners):
                 listener()
+
+    def _connected_anew(self) -> None:
+        self.readies += 1
+        # Not cleared: calls of the connection before keep what was said on that one.
+        self.said = {}
 
     def bind(self, method: Method) -> Callable[..., Any]:
         """The multicallable of `method` on the real channel, made once if the method is shared."""
