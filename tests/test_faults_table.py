@@ -57,6 +57,7 @@ FAULTS = {
         "a node killed under load",
         "a call that ran is tried again",
         "a mark of one service taken for another's",
+        "metadata that gRPC does not send",
         "a node restarted on the same address",
         "an address that another service has now",
         "GOAWAY with unary, streaming and queued calls",

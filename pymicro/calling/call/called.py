@@ -92,6 +92,10 @@ class Called(Protocol):
         """Start a call inside all interceptors."""
         ...
 
+    def refused(self, why: Exception) -> Any:
+        """A call that has ended before it began: what it was given cannot be sent."""
+        ...
+
     def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
         """Let `call` wait for what `begin` starts."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import weakref
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from pymicro.rpc.wire.metadata import checked
 from pymicro.settings.config import Config
 
 __all__ = ["ClientCore", "Opened"]
+
+log = logging.getLogger("pymicro.client")
 
 MOST_METHODS = 4096
 
@@ -59,6 +62,7 @@ class ClientCore:
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
         self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+        self._told: set[str] = set()
 
     def equip(
         self,
@@ -102,6 +106,12 @@ class ClientCore:
             await self.tasks.__aexit__(kind, exc, traceback)
         finally:
             await self._pool.close()
+
+    def tell_not_forwarded(self, key: str, why: str) -> None:
+        """Say once for each key of `forwarded` that metadata could not go along."""
+        if key not in self._told:
+            self._told.add(key)
+            log.warning("not forwarded: %s (said once for each key)", why)
 
     def method(self, *parts: Any) -> Method:
         """The one shared object of a method, equal to `Method(*parts)`."""
