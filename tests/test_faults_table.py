@@ -58,6 +58,7 @@ FAULTS = {
         "a call that ran is tried again",
         "a mark of one service taken for another's",
         "metadata that gRPC does not send",
+        "a channel option that grpc refuses",
         "a node restarted on the same address",
         "an address that another service has now",
         "GOAWAY with unary, streaming and queued calls",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -15,9 +16,12 @@ from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
 from pymicro.nodes.node import Node
+from pymicro.rpc.status import Unavailable
 from pymicro.settings.config import Config
 
 __all__ = ["Cancellable", "NodeChannel", "NodeChannels"]
+
+log = logging.getLogger("pymicro.client")
 
 # Channels made in one turn of the loop: one takes 40 us, and a thousand at once would
 # block every call for 40 ms.
@@ -64,6 +68,7 @@ class NodeChannel:
 
     __slots__ = (
         "_bound",
+        "_broken",
         "_closed",
         "_config",
         "_listeners",
@@ -104,6 +109,7 @@ class NodeChannel:
         self._tasks = tasks
         self._closed = closed
         self._real: grpc.aio.Channel | None = None
+        self._broken: Exception | None = None  # why it cannot be made
         self._watch: asyncio.Task[None] | None = None
         self._bound: dict[Method, Callable[..., Any]] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -111,7 +117,7 @@ class NodeChannel:
     @property
     def lazy(self) -> bool:
         """Whether nobody has asked it to connect yet."""
-        return self._real is None
+        return self._real is None and self._broken is None
 
     def ready(self) -> bool:
         """Whether it is READY at this moment, by grpc-core's own account."""
@@ -119,9 +125,20 @@ class NodeChannel:
         return real is not None and real.get_state() is _READY
 
     def connect(self) -> None:
-        """Make the real channel and start connecting it, without waiting."""
-        if self._real is None and not self.retired:
+        """Make the real channel and start connecting it, without waiting.
+
+        A channel that cannot be made counts as failed, and raises nothing: others are next in line.
+        """
+        if not self.lazy or self.retired:
+            return
+        try:
             self._open()
+        except Exception as exc:
+            self._broken = exc
+            self.failed = True
+            log.warning("node %s (%r) cannot be connected to: %s", self.node.id, self.node.address, exc)
+            for listener in list(self._listeners):
+                listener()
 
     def _open(self) -> grpc.aio.Channel:
         real = grpc.aio.insecure_channel(
@@ -165,10 +182,18 @@ class NodeChannel:
         self.said = {}
 
     def bind(self, method: Method) -> Callable[..., Any]:
-        """The multicallable of `method` on the real channel, made once if the method is shared."""
+        """The multicallable of `method` on the real channel, made once if the method is shared.
+
+        Raises:
+            Unavailable: The real channel cannot be made.
+        """
         try:
             return self._bound[method]
         except KeyError:
+            if self._broken is not None:
+                raise Unavailable(
+                    f"node {self.node.id} cannot be connected to: {self._broken}", from_peer=False
+                ) from self._broken
             real = self._real if self._real is not None else self._open()
             bound = method.bind(real)
             if method.shared:
