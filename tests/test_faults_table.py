@@ -59,6 +59,7 @@ FAULTS = {
         "a mark of one service taken for another's",
         "metadata that gRPC does not send",
         "a channel option that grpc refuses",
+        "a call in the wrong event loop, or not awaited",
         "a node restarted on the same address",
         "an address that another service has now",
         "GOAWAY with unary, streaming and queued calls",

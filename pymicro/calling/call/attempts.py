@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from pymicro.balancing.policy.retry import Failure
 from pymicro.calling.call.outcomes import log_end, outcome_of, trailers_of
 from pymicro.calling.call.replay import Replay
 from pymicro.calling.connections.node_channel import Cancellable
+from pymicro.calling.connections.target import wrong_loop
 from pymicro.rpc.scope import scope
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
@@ -83,7 +85,9 @@ class Attempts:
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = loop = target.loop
+        if _get_running_loop() is not loop:
+            raise wrong_loop(called.service)
         if timeout is not None:
             self.deadline = loop.time() + timeout
         # A handler that serves a retried call makes its own calls without retries: only one of

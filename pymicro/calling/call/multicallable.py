@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from pymicro.calling.call.objects import (
     _Call,
 )
 from pymicro.calling.connections.method import Method
+from pymicro.calling.connections.target import wrong_loop
 from pymicro.rpc.scope import CallScope, scope
 from pymicro.rpc.status import InvalidArgument
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
@@ -134,6 +136,8 @@ class MultiCallable:
         if serving is not None and serving.active:
             timeout, metadata = self._inherit(serving, timeout, metadata)
         if channel.intercepted is not None:
+            if _get_running_loop() is not channel.open().loop:  # before anything waits in it
+                raise wrong_loop(channel.service)
             return channel.intercepted.call(
                 self, request, timeout, metadata, credentials, wait_for_ready, compression
             )

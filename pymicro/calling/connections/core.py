@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,7 +22,7 @@ from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
-from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target
+from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
 from pymicro.discovery.selector import Selector
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
@@ -90,6 +92,7 @@ class ClientCore:
         self._describe = describe
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self.tasks = Tasks("pymicro client")
         await self.tasks.__aenter__()
         self._pool = NodeChannels(self._config, self.tasks)
@@ -127,13 +130,15 @@ class ClientCore:
         """The target for calls of `channel`, which follows the service's nodes from now on.
 
         Raises:
-            PymicroError: The client is not open.
+            PymicroError: The client is not open, or not in the event loop that runs here.
         """
         if self._selector is None or self.tasks.closed:
             raise PymicroError(
                 f"the client of the channel to {service} is not open: "
                 "call inside `async with client:` or while the service runs"
             )
+        if _get_running_loop() is not self._loop:
+            raise wrong_loop(service)
         self._opened.add(channel)
         key = service, which, options
         target = self._targets.get(key)
