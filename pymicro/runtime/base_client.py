@@ -116,6 +116,11 @@ def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances
     return values, Instances(**instances)
 
 
+def _pair(option: Any) -> Any:
+    """An option as a tuple: those of a channel have to be hashable."""
+    return tuple(option) if isinstance(option, list) else option
+
+
 class BaseClient:
     """Finds nodes and calls them: registry, directory, selector, balancers and channels.
 
@@ -132,7 +137,7 @@ class BaseClient:
     ) -> None:
         self._instances = instances
         self._interceptors = tuple(interceptors)
-        self._options = ChannelOptions(tuple(options), compression)
+        self._options = ChannelOptions(tuple(map(_pair, options)), compression)
         self._core = ClientCore()
         self._stack = AsyncExitStack()
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
@@ -238,12 +243,15 @@ class BaseClient:
             compression: Default compression of calls; the client's if not given.
 
         This opens nothing before the first call, and needs no event loop.
+
+        Raises:
+            ConfigError: An argument that cannot be used; an option that grpc refuses.
         """
         if not isinstance(service, str) or not service:
             raise ConfigError(f"a service's name is a text of at least one character, not {service!r}")
         chain = (*self._interceptors, *interceptors)
         merged = ChannelOptions(
-            (*self._options.options, *options),
+            (*self._options.options, *map(_pair, options)),
             compression if compression is not None else self._options.compression,
         )
         return Channel(

@@ -58,6 +58,7 @@ class Wire:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # it may be cancelled before it begins
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -69,8 +70,7 @@ class Wire:
                 group.create_task(self._from_client(reader, back))
                 group.create_task(self._from_server(there, writer))
         finally:
-            for end in (writer, back):
-                end.close()
+            back.close()
 
     async def _from_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):

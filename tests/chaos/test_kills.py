@@ -31,6 +31,7 @@ async def test_sigkill_of_one_of_ten_nodes_under_load(fleet: Fleet, registry_fol
             loads = (marked, decorated, plain)
             for victim in members[:2]:
                 await spread(marked, addresses(members))
+                await spread(decorated, addresses(members))  # `@idempotent` is known from answers
                 await fleet.kill(victim)
                 await ended(*loads, count=30)
                 killed.add(victim.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from pymicro.balancing.policy.retry import Failure
 from pymicro.calling.call.outcomes import log_end, outcome_of, trailers_of
 from pymicro.calling.call.replay import Replay
 from pymicro.calling.connections.node_channel import Cancellable
+from pymicro.calling.connections.target import wrong_loop
 from pymicro.rpc.scope import scope
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
@@ -62,6 +64,7 @@ class Attempts:
     _tried: frozenset[str] = frozenset()
     _replay: Replay | None = None
     _doubtful = False
+    _trusts_peer = False  # whether another attempt rests on what the peer said of the method
 
     def __init__(
         self,
@@ -82,7 +85,9 @@ class Attempts:
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = loop = target.loop
+        if _get_running_loop() is not loop:
+            raise wrong_loop(called.service)
         if timeout is not None:
             self.deadline = loop.time() + timeout
         # A handler that serves a retried call makes its own calls without retries: only one of
@@ -132,6 +137,7 @@ class Attempts:
         self._channel = channel
         self._ready = ready
         self._readies = channel.readies
+        self._said = channel.said
         channel.calls.add(self)
         self.live.add(self)
         call.add_done_callback(self)
@@ -161,11 +167,9 @@ class Attempts:
         target.chooser.done(self._pick, outcome)
         target.budget.succeeded()
         self.owner = None
-        method = self._called.method
-        if not method.asked_peer:
-            # Set once for each method: servers repeat it in every answer.
-            method.asked_peer = True
-            method.idempotent_there = _says(trailers_of(call), IDEMPOTENT)
+        if self._called.path not in self._said:
+            # Once for each method and connection: servers repeat it in every answer.
+            self._hear(trailers_of(call))
 
     def cancel(self) -> bool:
         """Cancel the real call; False if it had ended."""
@@ -178,6 +182,21 @@ class Attempts:
             self._doubtful = True
         elif self.committed or outcome.local or not self._again(outcome):
             self.owner = None
+
+    def _hear(self, trailers: Mapping[str, str | bytes]) -> None:
+        """Keep what the peer says of the method, for as long as this connection lasts."""
+        # A call that was started before there was a connection does not know which one it got,
+        # and a name stands for many processes, each of which speaks for itself.
+        if self._ready and self._channel.node.kind != "name":
+            self._said[self._called.path] = _says(trailers, IDEMPOTENT)
+
+    def _marked(self, trailers: Mapping[str, str | bytes]) -> bool:
+        """Whether the method may run twice: by the caller, its proto, or the peer that was called."""
+        if _says(trailers, IDEMPOTENT):
+            self._hear(trailers)
+            return True
+        called = self._called
+        return called.idempotent or (self._ready and self._said.get(called.path, False))
 
     def _may_have_run(self) -> bool:
         """Whether the request can have been sent, judged by the connection's states.
@@ -225,12 +244,14 @@ class Attempts:
             return False
         trailers = trailers_of(self.call)
         pushback = trailers.get(PUSHBACK)
-        marked = _says(trailers, IDEMPOTENT) or called.idempotent
+        may_have_run = not _says(trailers, NOT_STARTED) and self._may_have_run()
+        if may_have_run and not called.idempotent:
+            self._trusts_peer = True
         pause = target.retry.pause(
             Failure(
                 code=outcome.code,
-                may_have_run=not _says(trailers, NOT_STARTED) and self._may_have_run(),
-                idempotent=marked,
+                may_have_run=may_have_run,
+                idempotent=self._marked(trailers),
                 attempts=self.made,
                 left=self.left(),
                 pushback=pushback if isinstance(pushback, str) else None,
@@ -259,12 +280,18 @@ class Attempts:
 
     def _find(self) -> PickedChannel | None:
         """Another node to try, if one is there at once and the budget allows a retry."""
-        target = self._target
-        found = target.pick(CallInfo(self._called.path, self._tried))
-        if found is not None and not target.may_retry():
-            target.chooser.done(found[0], CANCELLED)
-            return None
-        return found
+        target, path = self._target, self._called.path
+        while (found := target.pick(CallInfo(path, self._tried))) is not None:
+            pick, channel, _ = found
+            # A node of another version may say that the method must not run twice.
+            refuses = self._trusts_peer and channel.said.get(path) is False
+            if not refuses and target.may_retry():
+                return found
+            target.chooser.done(pick, CANCELLED)
+            if not refuses:
+                break
+            self._tried |= {pick.node.key}
+        return None
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

@@ -63,7 +63,7 @@ class Called(Protocol):
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method may run twice."""
+        """Whether the method may run twice, whatever a peer says of it."""
         ...
 
     @property
@@ -90,6 +90,10 @@ class Called(Protocol):
         compression: grpc.Compression | None,
     ) -> Any:
         """Start a call inside all interceptors."""
+        ...
+
+    def refused(self, why: Exception) -> Any:
+        """A call that has ended before it began: what it was given cannot be sent."""
         ...
 
     def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:

@@ -14,6 +14,7 @@ from pymicro.calling.connections.core import ClientCore
 from pymicro.calling.connections.node_channel import Cancellable
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter, Target
+from pymicro.rpc.wire.metadata import Pair, why_not_forwarded
 
 __all__ = ["UNSET", "ChannelState", "Unset"]
 
@@ -74,6 +75,16 @@ class ChannelState:
     def marks(self, path: str) -> bool:
         """Whether the user told this channel that the method may run twice."""
         return path in self._idempotent
+
+    def forwards(self, pair: Pair) -> bool:
+        """Whether metadata of the call being served can go along with an onward call.
+
+        Somebody else has sent it, so what cannot be sent is left out and fails no call.
+        """
+        why = why_not_forwarded(pair)
+        if why is not None:
+            self._core.tell_not_forwarded(pair[0], why)
+        return why is None
 
     def open(self) -> Target:
         """Start following the service's nodes, once.

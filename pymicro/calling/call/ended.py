@@ -100,6 +100,8 @@ class Ended:
         return grpc.aio.EOF
 
     async def write(self, request: Any) -> None:
+        if isinstance(self._error, grpc.aio.AioRpcError):  # it never began: say why
+            raise self._error
         raise asyncio.InvalidStateError(ALREADY_FINISHED)
 
     async def done_writing(self) -> None:

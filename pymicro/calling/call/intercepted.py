@@ -21,6 +21,7 @@ from pymicro.base.errors import ConfigError
 from pymicro.calling.call.ended import Ended
 from pymicro.calling.call.outgoing import intercept
 from pymicro.calling.call.writes import Writes
+from pymicro.rpc.wire.metadata import checked
 from pymicro.rpc.wire.shape import Shape
 
 if TYPE_CHECKING:
@@ -103,10 +104,16 @@ class Interception:
 
         async def last(details: grpc.aio.ClientCallDetails, request: Any) -> Any:
             path = details.method.decode() if isinstance(details.method, bytes) else details.method
+            metadata: Any = details.metadata
+            if metadata:  # an interceptor may have added to it
+                try:
+                    metadata = checked(metadata)
+                except (ValueError, TypeError) as exc:
+                    return called.refused(exc)
             return called.elsewhere(path).direct(
                 request,
                 details.timeout,
-                details.metadata,
+                metadata,
                 details.credentials,
                 details.wait_for_ready,
                 compression,

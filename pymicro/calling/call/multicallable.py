@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.called import Waiting
 from pymicro.calling.call.channel_state import ChannelState
 from pymicro.calling.call.deferred import Deferred
+from pymicro.calling.call.ended import Ended
 from pymicro.calling.call.objects import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -23,8 +25,11 @@ from pymicro.calling.call.objects import (
     _Call,
 )
 from pymicro.calling.connections.method import Method
+from pymicro.calling.connections.target import wrong_loop
 from pymicro.rpc.scope import CallScope, scope
+from pymicro.rpc.status import InvalidArgument
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
+from pymicro.rpc.wire.metadata import Pair, checked
 from pymicro.rpc.wire.shape import Shape
 
 if TYPE_CHECKING:
@@ -89,7 +94,7 @@ class MultiCallable:
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method may run twice: the channel, its proto or a peer says so."""
+        """Whether the method may run twice: the channel or its proto says so."""
         return self._channel.marks(self.path) or self.method.idempotent
 
     @property
@@ -122,10 +127,17 @@ class MultiCallable:
             channel.open()
         if timeout is None and self._limited:
             timeout = channel.timeout
+        if metadata:
+            try:
+                metadata = checked(metadata)
+            except (ValueError, TypeError) as exc:
+                return self.refused(exc)
         serving = scope.get()
         if serving is not None and serving.active:
             timeout, metadata = self._inherit(serving, timeout, metadata)
         if channel.intercepted is not None:
+            if _get_running_loop() is not channel.open().loop:  # before anything waits in it
+                raise wrong_loop(channel.service)
             return channel.intercepted.call(
                 self, request, timeout, metadata, credentials, wait_for_ready, compression
             )
@@ -140,7 +152,7 @@ class MultiCallable:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
-        """Start a call inside all interceptors; every argument is final."""
+        """Start a call inside all interceptors; every argument is final, and the metadata checked."""
         channel = self._channel
         target = channel.target or channel.open()
         if channel.caller is not None:
@@ -157,6 +169,10 @@ class MultiCallable:
         call.attempts = attempts
         attempts.owner = weakref.ref(call) if self.drops else call
         return call
+
+    def refused(self, why: Exception) -> Any:
+        """A call that has ended before it began: what it was given cannot be sent."""
+        return self.call_type(self.callee, Ended(InvalidArgument(str(why), from_peer=False)))
 
     def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
         """Let `call` wait for what `begin` starts."""
@@ -181,11 +197,15 @@ class MultiCallable:
         remaining = serving.time_remaining()
         if remaining is not None and (timeout is None or remaining < timeout):
             timeout = remaining
-        forwarded: Sequence[tuple[str, str | bytes]] = serving.forwarded(self._channel.forwarded)
+        keys = self._channel.forwarded
+        forwarded: Sequence[Pair] = serving.forwarded(keys) if keys else ()
         if forwarded:
-            own = list(metadata or ())
+            own = tuple(metadata or ())
             given = {key for key, _ in own}
-            metadata = (*own, *(pair for pair in forwarded if pair[0] not in given))
+            metadata = (
+                *own,
+                *(pair for pair in forwarded if pair[0] not in given and self._channel.forwards(pair)),
+            )
         return timeout, metadata
 
 

@@ -48,11 +48,20 @@ class _Call:
     _call: Any = None
     _deferred: Deferred | None = None
     _callbacks: list[DoneCallback] | None = None
+    _response = "await the call first, `reply = await stub.{method}(…)`"
 
     def __init__(self, callee: str, call: Any = None, node: Node | None = None) -> None:
         self._callee = callee
         self._call = call
         self.node = node  # the node of the last attempt
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not there; names that begin with `_` are asked for by protocols.
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_"):
+            method = self._callee.rpartition("/")[2]
+            text += f": {self._response.format(method=method)}, if {name!r} is the reply's"
+        raise AttributeError(text)
 
     # Beginning
 
@@ -238,6 +247,7 @@ class _Dropped(_Call):
 
 
 class _StreamResponse(_Dropped):
+    _response = "read the responses first, `async for reply in stub.{method}(…)`"
     _messages: AsyncIterator[Any] | None = None
 
     def begins_later(self, deferred: Deferred) -> None:

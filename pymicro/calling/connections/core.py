@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -19,13 +22,15 @@ from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
-from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target
+from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
 from pymicro.discovery.selector import Selector
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
 from pymicro.settings.config import Config
 
 __all__ = ["ClientCore", "Opened"]
+
+log = logging.getLogger("pymicro.client")
 
 MOST_METHODS = 4096
 
@@ -59,6 +64,7 @@ class ClientCore:
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
         self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+        self._told: set[str] = set()
 
     def equip(
         self,
@@ -86,6 +92,7 @@ class ClientCore:
         self._describe = describe
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self.tasks = Tasks("pymicro client")
         await self.tasks.__aenter__()
         self._pool = NodeChannels(self._config, self.tasks)
@@ -103,6 +110,12 @@ class ClientCore:
         finally:
             await self._pool.close()
 
+    def tell_not_forwarded(self, key: str, why: str) -> None:
+        """Say once for each key of `forwarded` that metadata could not go along."""
+        if key not in self._told:
+            self._told.add(key)
+            log.warning("not forwarded: %s (said once for each key)", why)
+
     def method(self, *parts: Any) -> Method:
         """The one shared object of a method, equal to `Method(*parts)`."""
         found = self._methods.get(parts)
@@ -117,13 +130,15 @@ class ClientCore:
         """The target for calls of `channel`, which follows the service's nodes from now on.
 
         Raises:
-            PymicroError: The client is not open.
+            PymicroError: The client is not open, or not in the event loop that runs here.
         """
         if self._selector is None or self.tasks.closed:
             raise PymicroError(
                 f"the client of the channel to {service} is not open: "
                 "call inside `async with client:` or while the service runs"
             )
+        if _get_running_loop() is not self._loop:
+            raise wrong_loop(service)
         self._opened.add(channel)
         key = service, which, options
         target = self._targets.get(key)

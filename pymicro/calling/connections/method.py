@@ -19,19 +19,14 @@ class Method:
     """A method as a stub asks a channel for it; compared by identity.
 
     One exists for each method, however many stubs there are, so that a node
-    channel makes a `shared` method's multicallable only once.
-
-    Attributes:
-        asked_peer: Whether an answer was searched for the peer's mark.
-        idempotent_there: Whether a peer said that the method may run twice.
+    channel makes a `shared` method's multicallable only once. Services with the same
+    proto share it too, so it holds nothing that a peer said.
     """
 
     __slots__ = (
         "_arguments",
         "_idempotent_here",
         "_registered",
-        "asked_peer",
-        "idempotent_there",
         "info",
         "path",
         "shape",
@@ -55,15 +50,13 @@ class Method:
         self._arguments = (method, request_serializer, response_deserializer)
         self._registered = registered
         self._idempotent_here: bool | None = None
-        self.asked_peer = False
-        self.idempotent_there = False
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method's proto or a peer says that it may run twice."""
+        """Whether the method's proto says that it may run twice."""
         if self._idempotent_here is None:
             self._idempotent_here = proto_says_idempotent(self.path)
-        return self._idempotent_here or self.idempotent_there
+        return self._idempotent_here
 
     def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
         """The grpc.aio multicallable of this method on `channel`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -15,9 +16,12 @@ from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
 from pymicro.nodes.node import Node
+from pymicro.rpc.status import Unavailable
 from pymicro.settings.config import Config
 
 __all__ = ["Cancellable", "NodeChannel", "NodeChannels"]
+
+log = logging.getLogger("pymicro.client")
 
 # Channels made in one turn of the loop: one takes 40 us, and a thousand at once would
 # block every call for 40 ms.
@@ -57,10 +61,14 @@ class NodeChannel:
         readies: How often it was READY, as far as can be told. This and `ready()` tell
             whether a call can have been sent, never the text of an error.
         calls: The calls started here that have not ended.
+        said: By path, whether the peer marked the method as one that may run twice, as far
+            as it has answered on this connection. The next connection begins with another
+            dictionary: it may lead to another process, of another version or service.
     """
 
     __slots__ = (
         "_bound",
+        "_broken",
         "_closed",
         "_config",
         "_listeners",
@@ -75,6 +83,7 @@ class NodeChannel:
         "pickable",
         "readies",
         "retired",
+        "said",
         "state",
     )
 
@@ -92,6 +101,7 @@ class NodeChannel:
         self.retired = False
         self.state: grpc.ChannelConnectivity | None = None
         self.calls: set[Cancellable] = set()
+        self.said: dict[str, bool] = {}
         self.changes = 0
         self.readies = 0
         self._config = config
@@ -99,6 +109,7 @@ class NodeChannel:
         self._tasks = tasks
         self._closed = closed
         self._real: grpc.aio.Channel | None = None
+        self._broken: Exception | None = None  # why it cannot be made
         self._watch: asyncio.Task[None] | None = None
         self._bound: dict[Method, Callable[..., Any]] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -106,7 +117,7 @@ class NodeChannel:
     @property
     def lazy(self) -> bool:
         """Whether nobody has asked it to connect yet."""
-        return self._real is None
+        return self._real is None and self._broken is None
 
     def ready(self) -> bool:
         """Whether it is READY at this moment, by grpc-core's own account."""
@@ -114,9 +125,20 @@ class NodeChannel:
         return real is not None and real.get_state() is _READY
 
     def connect(self) -> None:
-        """Make the real channel and start connecting it, without waiting."""
-        if self._real is None and not self.retired:
+        """Make the real channel and start connecting it, without waiting.
+
+        A channel that cannot be made counts as failed, and raises nothing: others are next in line.
+        """
+        if not self.lazy or self.retired:
+            return
+        try:
             self._open()
+        except Exception as exc:
+            self._broken = exc
+            self.failed = True
+            log.warning("node %s (%r) cannot be connected to: %s", self.node.id, self.node.address, exc)
+            for listener in list(self._listeners):
+                listener()
 
     def _open(self) -> grpc.aio.Channel:
         real = grpc.aio.insecure_channel(
@@ -142,23 +164,36 @@ class NodeChannel:
         before = self.pickable, self.failed, self.readies
         if state is _READY:
             self.pickable, self.failed = True, False
-            self.readies += 1
+            self._connected_anew()
         elif state is _FAILED:
             self.pickable, self.failed = False, True
         elif state is _IDLE:
             self.failed = False
             if previous is not _IDLE:
                 # A channel falls to IDLE only from READY, which may have been too short to be seen.
-                self.readies += 1
+                self._connected_anew()
         if before != (self.pickable, self.failed, self.readies):
             for listener in list(self._listeners):
                 listener()
 
+    def _connected_anew(self) -> None:
+        self.readies += 1
+        # Not cleared: calls of the connection before keep what was said on that one.
+        self.said = {}
+
     def bind(self, method: Method) -> Callable[..., Any]:
-        """The multicallable of `method` on the real channel, made once if the method is shared."""
+        """The multicallable of `method` on the real channel, made once if the method is shared.
+
+        Raises:
+            Unavailable: The real channel cannot be made.
+        """
         try:
             return self._bound[method]
         except KeyError:
+            if self._broken is not None:
+                raise Unavailable(
+                    f"node {self.node.id} cannot be connected to: {self._broken}", from_peer=False
+                ) from self._broken
             real = self._real if self._real is not None else self._open()
             bound = method.bind(real)
             if method.shared:

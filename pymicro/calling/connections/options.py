@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from pymicro._version import __version__
+from pymicro.base.errors import ConfigError
 from pymicro.nodes.address import is_ip, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import ping_interval
@@ -31,6 +32,8 @@ _MARGIN = 1.0
 # days. Only with the latter does grpc-core set TCP_USER_TIMEOUT.
 _NEVER = (1 << 31) - 2
 
+_INT32 = 1 << 31
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
@@ -39,10 +42,35 @@ class ChannelOptions:
     Attributes:
         options: The user's own channel arguments; they override ours.
         compression: Default compression of calls.
+
+    Raises:
+        ConfigError: grpc would refuse an option, which it does only when it connects.
     """
 
     options: tuple[Argument, ...] = ()
     compression: grpc.Compression | None = None
+
+    def __post_init__(self) -> None:
+        for option in self.options:
+            _check(option)
+        try:
+            grpc.Compression(self.compression or 0)
+        except ValueError:
+            raise ConfigError(f"compression= is a grpc.Compression, and not {self.compression!r}") from None
+
+
+def _check(option: Any) -> None:
+    if not isinstance(option, tuple | list) or len(option) != 2 or not isinstance(option[0], str):
+        raise ConfigError(f"grpc channel options are pairs of name and value, and not {option!r}")
+    name, value = option
+    # grpc takes anything else that has `__int__`, such as 1.5, for the address of an object.
+    if not isinstance(value, int | str | bytes):
+        raise ConfigError(f"grpc channel option {name!r} is an int, a text or bytes, and not {value!r}")
+    if isinstance(value, int) and not -_INT32 <= value < _INT32:
+        raise ConfigError(f"grpc channel option {name!r} is {value}, which does not fit into 32 bits")
+    for text in option:
+        if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ConfigError(f"grpc channel option {name!r} has {text!r}, which is no Unicode")
 
 
 def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> list[Argument]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pymicro.balancing.policy.budget import Budget
 from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.backoff import Backoff
-from pymicro.base.errors import ConfigError, NoNode, RegistryError
+from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
 from pymicro.calling.connections.dialled import Dialled
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
@@ -27,7 +28,7 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 from pymicro.nodes.wellknown import others_text
 from pymicro.rpc.status import DeadlineExceeded, Unavailable
 
-__all__ = ["Filter", "PickedChannel", "Target"]
+__all__ = ["Filter", "PickedChannel", "Target", "wrong_loop"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -80,6 +81,20 @@ class Filter:
         return " and ".join(parts)
 
 
+def wrong_loop(service: str) -> PymicroError:
+    """What to raise for a call outside the client's event loop: it says what to write instead."""
+    over = "hand it over with `asyncio.run_coroutine_threadsafe(coroutine, loop).result()`"
+    if _get_running_loop() is None:
+        return PymicroError(
+            f"a call to {service} needs the event loop, and none runs in this thread: "
+            f"make the function that calls `async def`, or {over}"
+        )
+    return PymicroError(
+        f"a call to {service} was made in another event loop than its client's: "
+        f"open a `Client` in this loop, or {over}"
+    )
+
+
 @dataclass(slots=True)
 class Target:
     """Follows a service's node sets and picks a node, and its channel, for each call.
@@ -94,6 +109,7 @@ class Target:
         ahead: How many nodes are connected before they are picked.
         retry: Which calls are retried, and when; None if no call is.
         budget: How many calls may be retried.
+        loop: The event loop in which calls are made.
     """
 
     service: str
@@ -107,6 +123,7 @@ class Target:
     retry: RetryPolicy | None
     ahead: int = CONNECT_AHEAD
     budget: Budget = field(default_factory=Budget)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     nodes: NodeSet | None = None
     channels: dict[str, NodeChannel] = field(default_factory=dict)
     _dialled: Dialled = field(default_factory=Dialled)

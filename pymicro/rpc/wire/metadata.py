@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "IDEMPOTENT",
     "LIMIT",
+    "LONGEST_FORWARDED",
     "NOT_STARTED",
     "PREVIOUS_ATTEMPTS",
     "PUSHBACK",
@@ -19,6 +20,7 @@ __all__ = [
     "Pair",
     "checked",
     "size_of",
+    "why_not_forwarded",
 ]
 
 Pair = tuple[str, str | bytes]
@@ -46,6 +48,10 @@ _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 _VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 
 
+# Of a value that is passed on: whoever receives it refuses more than 8 KiB in all at random.
+LONGEST_FORWARDED = 8000
+
+
 def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
     """The metadata as pairs, keys in lower case.
 
@@ -53,7 +59,18 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
         ValueError: A key or value cannot be sent; says which and why.
         TypeError: An item is no pair of key and value.
     """
-    return tuple(_checked(key, value) for key, value in metadata)
+    return tuple([_checked(pair) for pair in metadata])
+
+
+def why_not_forwarded(pair: Pair) -> str | None:
+    """Why a pair that somebody else has sent cannot be sent on; None if it can."""
+    if len(pair[1]) > LONGEST_FORWARDED:
+        return f"metadata {pair[0]} has {len(pair[1])} bytes, which is more than {LONGEST_FORWARDED}"
+    try:
+        _checked(pair)
+    except (ValueError, TypeError) as exc:
+        return str(exc)
+    return None
 
 
 def size_of(metadata: Iterable[Pair]) -> int:
@@ -66,7 +83,14 @@ def size_of(metadata: Iterable[Pair]) -> int:
     return total
 
 
-def _checked(key: str, value: str | bytes) -> Pair:
+def _checked(pair: tuple[str, str | bytes]) -> Pair:
+    # Of what is wrong the text names the type and never the value: it may be a secret.
+    if isinstance(pair, str | bytes):
+        raise TypeError(f"metadata is pairs of key and value, and not {type(pair).__name__}")
+    try:
+        key, value = pair
+    except (ValueError, TypeError):
+        raise TypeError(f"metadata is pairs of key and value, and not {type(pair).__name__}") from None
     if not isinstance(key, str):
         raise TypeError(f"metadata key {key!r} is no text")
     key = key.lower()
@@ -74,11 +98,13 @@ def _checked(key: str, value: str | bytes) -> Pair:
         raise ValueError(f"metadata key {key!r} may only have letters, digits, '-', '_' and '.'")
     if key.endswith("-bin"):
         if not isinstance(value, bytes):
-            raise TypeError(f"metadata {key} is binary by its name: its value must be bytes, not {value!r}")
+            raise TypeError(
+                f"metadata {key} is binary by its name: its value must be bytes, not {type(value).__name__}"
+            )
         return key, value
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     if not isinstance(text, str):
-        raise TypeError(f"metadata {key} must be text, not {value!r}")
+        raise TypeError(f"metadata {key} must be text, not {type(value).__name__}")
     if not _VALUE.fullmatch(text):
         raise ValueError(f"metadata {key} may only have printable ASCII; name it {key}-bin and give bytes")
     return key, value
