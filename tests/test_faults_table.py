@@ -72,6 +72,7 @@ FAULTS = {
         "a server's pushback",
         "a node that has too much to do",
         "a blocked event loop of 2 s causing no ejection",
+        "a servicer that is named like the generated one",
     ),
 }
 
