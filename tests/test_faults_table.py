@@ -73,6 +73,7 @@ FAULTS = {
         "a node that has too much to do",
         "a blocked event loop of 2 s causing no ejection",
         "a servicer that is named like the generated one",
+        "details of a status that are no text",
     ),
 }
 

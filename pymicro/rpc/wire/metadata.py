@@ -53,7 +53,7 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
         ValueError: A key or value cannot be sent; says which and why.
         TypeError: An item is no pair of key and value.
     """
-    return tuple(_checked(key, value) for key, value in metadata)
+    return tuple(_checked(pair) for pair in metadata)
 
 
 def size_of(metadata: Iterable[Pair]) -> int:
@@ -66,7 +66,10 @@ def size_of(metadata: Iterable[Pair]) -> int:
     return total
 
 
-def _checked(key: str, value: str | bytes) -> Pair:
+def _checked(pair: tuple[str, str | bytes]) -> Pair:
+    if isinstance(pair, str) or len(pair) != 2:  # a dict gives its keys
+        raise TypeError(f"metadata must be pairs of key and value, found {pair!r}")
+    key, value = pair
     if not isinstance(key, str):
         raise TypeError(f"metadata key {key!r} is no text")
     key = key.lower()

@@ -67,7 +67,12 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
     if isinstance(exc, BadResponse) and _code_set(context) is not None:
         return b"" if codec.raw else None  # with an error code, grpc ignores the response
     error, lines = _explain(call, context, codec, exc)
-    wire = to_wire(error, call.trailing_metadata())
+    try:
+        wire = to_wire(error, call.trailing_metadata())
+    except Exception as broken:
+        # A status that cannot be sent, by its own details, is a fault of the handler like any other.
+        error, lines = _explain(call, context, codec, broken)
+        wire = to_wire(error, call.trailing_metadata())
     trailing = without_received(wire.trailing, exc)
     try:
         await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(codec, exc)))
