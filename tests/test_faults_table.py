@@ -74,6 +74,8 @@ FAULTS = {
         "a blocked event loop of 2 s causing no ejection",
         "a servicer that is named like the generated one",
         "details of a status that are no text",
+        "a handler that never answers",
+        "a status in an exception group",
     ),
 }
 

@@ -106,6 +106,13 @@ def the_code(errors: list[grpc.aio.AioRpcError]) -> grpc.StatusCode:
     return code
 
 
+def raising(make: Callable[[], BaseException]) -> Act:
+    async def act(context: CallContext) -> None:
+        raise make()
+
+    return act
+
+
 class Odd(BaseException):
     """Not even an Exception."""
 
@@ -120,18 +127,24 @@ class Odd(BaseException):
         StopAsyncIteration(SECRET),
         TimeoutError(SECRET),
         asyncio.CancelledError(SECRET),
-        ExceptionGroup(SECRET, [NotFound(SECRET)]),
+        GeneratorExit(SECRET),
+        ExceptionGroup(SECRET, [NotFound(SECRET), Aborted(SECRET)]),
+        ExceptionGroup(SECRET, [NotFound(SECRET), NotFound("another text")]),
+        ExceptionGroup(SECRET, [NotFound(SECRET), ExceptionGroup("inner", [KeyError(SECRET)])]),
+        ExceptionGroup(SECRET, [NotFound(SECRET, callee="/shop.Orders/Get on shop")] * 2),
+        BaseExceptionGroup(SECRET, [GeneratorExit(SECRET)]),
         grpc.aio.UsageError(SECRET),
     ],
     ids=lambda exception: type(exception).__name__,
 )
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
 async def test_an_unexpected_exception_is_internal_and_its_text_stays_here(
-    exception: BaseException, caplog: pytest.LogCaptureFixture
+    exception: BaseException, interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def act(context: CallContext) -> None:
         raise exception
 
-    errors = await failures(act)
+    errors = await failures(act, interceptors())
     assert the_code(errors) is grpc.StatusCode.INTERNAL
     for error in errors:
         assert SECRET not in everything_in(error)
@@ -164,6 +177,63 @@ async def test_a_raised_status_goes_out_with_details_and_trailers(caplog: pytest
         trailing = tuple(error.trailing_metadata() or ())
         assert {("x-set", "1"), ("x-raised", "2")} <= set(trailing)
     assert not caplog.records
+
+
+async def abort_in_a_task(context: CallContext) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(context.abort(grpc.StatusCode.NOT_FOUND, "no such ant"))
+
+
+async def fail_in_tasks(context: CallContext) -> None:
+    async def look(number: int) -> None:
+        raise NotFound("no such ant", trailing_metadata=[("x-raised", "2")])
+
+    async def nested() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(look(1))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nested())
+        group.create_task(look(2))
+
+
+GROUPS: dict[str, Act] = {
+    "one": raising(lambda: ExceptionGroup("", [NotFound("no such ant")])),
+    "nested": raising(lambda: ExceptionGroup("", [ExceptionGroup("", [NotFound("no such ant")])])),
+    "alike": raising(lambda: ExceptionGroup("", [NotFound("no such ant"), NotFound("no such ant")])),
+    "tasks": fail_in_tasks,
+    "aborted": abort_in_a_task,
+}
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+@pytest.mark.parametrize("act", GROUPS.values(), ids=GROUPS)
+async def test_a_group_of_one_status_is_that_status(
+    act: Act, interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = await failures(act, interceptors())
+    assert the_code(errors) is grpc.StatusCode.NOT_FOUND
+    assert [error.details() for error in errors] == ["no such ant"] * 4
+    if act is fail_in_tasks:
+        assert [("x-raised", "2") in tuple(error.trailing_metadata() or ()) for error in errors] == [True] * 4
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+async def test_a_written_response_where_one_is_returned_is_an_error_at_once(
+    interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> None:
+        if not context.shape.response_streaming:
+            await context.write(pb.Animal())
+
+    async with serving(all_shapes(act), interceptors=interceptors()) as running:
+        for name in ("Import", "Count"):
+            error = await running.failure(name)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert re.fullmatch(r"internal error, id [0-9a-f]{8}", error.details() or "")
+            assert f"Keeper/{name} answers with one response: return it instead of writing it" in caplog.text
+        assert await running.ask("Watch") == ["first", ""]
 
 
 async def test_our_server_says_that_a_status_is_its_own() -> None:
@@ -529,13 +599,6 @@ class Garbled(NotFound):
 
     def details(self) -> Any:
         return KeyError(SECRET)
-
-
-def raising(make: Callable[[], BaseException]) -> Act:
-    async def act(context: CallContext) -> None:
-        raise make()
-
-    return act
 
 
 def changed_later() -> NotFound:

@@ -313,7 +313,14 @@ class CallContext(ServicerContext[Any, Any]):
         return self._run(self._read())
 
     def write(self, message: Any) -> Coroutine[Any, Any, None]:
-        """Send one response of a stream; waits while the caller does not read."""
+        """Send one response of a stream; waits while the caller does not read.
+
+        Raises:
+            UsageError: The method answers with one response, which its handler returns.
+        """
+        # grpc would send it, and then could send neither the handler's response nor a status.
+        if not self.shape.response_streaming:
+            raise UsageError(f"{self.method} answers with one response: return it instead of writing it")
         return self._run(self._write(message))
 
     # What interceptors use
