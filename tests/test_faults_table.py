@@ -76,6 +76,7 @@ FAULTS = {
         "details of a status that are no text",
         "a handler that never answers",
         "a status in an exception group",
+        "secrets of the environment in `help`",
     ),
 }
 
