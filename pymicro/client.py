@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -30,6 +29,7 @@ class Client(BaseClient):
         compression: Default compression of every channel.
         argv: Flags that override environment and keywords, for programs that
             read their own.
+        environ: The environment; None means that of the process.
         settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
     Raises:
@@ -43,7 +43,7 @@ class Client(BaseClient):
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
         argv: Sequence[str] = (),
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         values, instances = split_instances(settings)

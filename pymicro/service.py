@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -193,7 +192,7 @@ class Service:
             print(configuration.render(self.config))  # noqa: T201
             raise SystemExit(0)
 
-    def config_for(self, argv: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
+    def config_for(self, argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
         """The settings that `init` would find with these flags and variables; changes nothing.
 
         Raises:

@@ -76,6 +76,12 @@ FAULTS = {
         "a server's pushback",
         "a node that has too much to do",
         "a blocked event loop of 2 s causing no ejection",
+        "a servicer that is named like the generated one",
+        "details of a status that are no text",
+        "a handler that never answers",
+        "a status in an exception group",
+        "secrets of the environment in `help`",
+        "a stale stub that ejects a healthy node",
     ),
 }
 

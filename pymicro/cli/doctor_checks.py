@@ -37,8 +37,9 @@ _OTHERS = "nodes -o wide shows which; a go-micro service speaks gRPC with MICRO_
 _STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER")
 
 
-def check_settings(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> list[Finding]:
     """Settings that look as if the user meant something else."""
+    environ = os.environ if environ is None else environ
     names = ("registry", "selector", "balancer")
     chosen = ", ".join(f"{name} {getattr(config, name)} ({config.source(name)})" for name in names)
     found = [Finding("settings", "ok", chosen)]

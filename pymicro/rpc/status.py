@@ -39,6 +39,7 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "by_code",
+    "text_of",
 ]
 
 MetadataLike = Metadata | Iterable[tuple[str, str | bytes]] | None
@@ -50,6 +51,31 @@ def _metadata(value: MetadataLike) -> Metadata:
     if isinstance(value, Metadata):
         return value
     return Metadata(*((key, item) for key, item in value))
+
+
+def text_of(details: object) -> str:
+    """Details as they may travel with a status; None, as grpc has it, is the empty text.
+
+    Raises:
+        TypeError: They are no text. An exception is refused too: its text may be
+            more than the caller is meant to read.
+    """
+    if details is None:
+        return ""
+    if not isinstance(details, str):
+        raise TypeError(f"the details of a status must be text (str), found {details!r}")
+    return details
+
+
+def _messages(given: Any) -> tuple[Message, ...]:
+    if not given:
+        return ()
+    from google.protobuf.message import Message
+
+    found = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(one, Message) for one in found):
+        raise TypeError(f"error_details must be a sequence of protobuf messages, found {given!r}")
+    return found
 
 
 class RpcError(PymicroError, AioRpcError):
@@ -72,6 +98,9 @@ class RpcError(PymicroError, AioRpcError):
             `service` or `service.Method`. None in errors of all others.
         micro_code: The HTTP status of such an error, or another number that its handler
             chose: 404 in a `NotFound`, 10001 in an `Unknown`.
+
+    Raises:
+        TypeError: `details` is no text, or `error_details` holds something that is no message.
     """
 
     status_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -98,10 +127,10 @@ class RpcError(PymicroError, AioRpcError):
             self.status_code,
             _metadata(initial_metadata),
             _metadata(trailing_metadata),
-            details,
+            text_of(details),
             debug_error_string,
         )
-        self.error_details: tuple[Message, ...] = tuple(error_details)
+        self.error_details: tuple[Message, ...] = _messages(error_details)
         self.node = node
         self.callee = callee
         self.attempts = attempts

@@ -49,8 +49,9 @@ __all__ = [
 PREFIX = "MICRO_"
 
 
-def in_pod(environ: Mapping[str, str] = os.environ) -> bool:
+def in_pod(environ: Mapping[str, str] | None = None) -> bool:
     """Whether this process runs in a Kubernetes pod (client-go's in-cluster check reads the same)."""
+    environ = os.environ if environ is None else environ
     return bool(environ.get("KUBERNETES_SERVICE_HOST"))
 
 
@@ -240,19 +241,21 @@ def _set(values: dict[str, Any], sources: dict[str, str], name: str, raw: Any, s
 def load(
     code: Mapping[str, Any] | None = None,
     argv: Sequence[str] = (),
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Find every setting's value: flag, else environment, else code, else default.
 
     Args:
         code: Values from keywords of `Service` or `Client`; None means not given.
         argv: Flags, without the program's name.
-        environ: The environment with `MICRO_*`; an empty variable counts as unset.
+        environ: The environment with `MICRO_*`; None means that of the process. An
+            empty variable counts as unset.
 
     Raises:
         ConfigError: A name is unknown or a value cannot be used; the text says which,
             and what would be accepted.
     """
+    environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, value in (code or {}).items():
@@ -322,11 +325,12 @@ _GO_MICRO_ONLY = frozenset(
 )
 
 
-def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
+def without_effect(config: Config, environ: Mapping[str, str] | None = None) -> list[str]:
     """go-micro's settings that were given but do nothing here: `environment MICRO_BROKER`, for the log.
 
     Manifests of go-micro services set them; a service that moves to pymicro starts with them unchanged.
     """
+    environ = os.environ if environ is None else environ
     given = [
         config.source(name)
         for name, setting in _SETTINGS.items()
@@ -335,12 +339,13 @@ def without_effect(config: Config, environ: Mapping[str, str] = os.environ) -> l
     return given + [f"environment {name}" for name in sorted(_GO_MICRO_ONLY) if environ.get(name)]
 
 
-def unknown_environment(environ: Mapping[str, str] = os.environ) -> list[str]:
+def unknown_environment(environ: Mapping[str, str] | None = None) -> list[str]:
     """Unknown `MICRO_*` variables that Kubernetes did not make, with a hint each.
 
     They are for the log, never an error: a user who names a Kubernetes Service `micro`
     gets a dozen of them.
     """
+    environ = os.environ if environ is None else environ
     known = [setting.variable for setting in _SETTINGS.values()]
     return [
         f"{name} is no setting{did_you_mean(name, known)}"

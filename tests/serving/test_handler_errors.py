@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -27,7 +27,7 @@ from pymicro.serving.handlers import handler
 from pymicro.settings.config import Config
 from tests.protos import strict_pb2
 from tests.protos import zoo_pb2 as pb
-from tests.serving.serving import Running, eventually, everything_in, serving
+from tests.serving.serving import KINDS, Running, eventually, everything_in, serving
 
 SECRET = "password=hunter2"
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
@@ -62,9 +62,41 @@ def all_shapes(act: Act) -> object:
     return Keeper()
 
 
-async def failures(act: Act, **options: Any) -> list[grpc.aio.AioRpcError]:
+async def passing(call: CallContext, proceed: Any) -> Any:
+    return await proceed()
+
+
+class Iterating(grpc.aio.ServerInterceptor):
+    """A grpc.aio interceptor around each shape, which iterates response streams."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        given = await continuation(handler_call_details)
+        name = KINDS[handler_call_details.method.rpartition("/")[2]]
+        behaviour = getattr(given, name)
+
+        async def respond(request: Any, context: Any) -> Any:
+            return await behaviour(request, context)
+
+        async def iterate(request: Any, context: Any) -> AsyncIterator[Any]:
+            async for message in behaviour(request, context):
+                yield message
+
+        make = getattr(grpc, f"{name}_rpc_method_handler")
+        around = iterate if given.response_streaming else respond
+        return make(around, given.request_deserializer, given.response_serializer)
+
+
+SURROUNDINGS: dict[str, Callable[[], list[Any]]] = {
+    "bare": list,
+    "ours": lambda: [passing],
+    "grpc's": lambda: [Iterating()],
+    "both": lambda: [passing, Iterating()],
+}
+
+
+async def failures(act: Act, interceptors: Sequence[Any] = (), **options: Any) -> list[grpc.aio.AioRpcError]:
     """The error of each shape when the handler does `act`."""
-    async with serving(all_shapes(act)) as running:
+    async with serving(all_shapes(act), interceptors=interceptors) as running:
         return [await running.failure(name, **options) for name in ("Import", "Watch", "Count", "Talk")]
 
 
@@ -72,6 +104,13 @@ def the_code(errors: list[grpc.aio.AioRpcError]) -> grpc.StatusCode:
     (code,) = {error.code() for error in errors}
     assert isinstance(code, grpc.StatusCode)
     return code
+
+
+def raising(make: Callable[[], BaseException]) -> Act:
+    async def act(context: CallContext) -> None:
+        raise make()
+
+    return act
 
 
 class Odd(BaseException):
@@ -88,18 +127,24 @@ class Odd(BaseException):
         StopAsyncIteration(SECRET),
         TimeoutError(SECRET),
         asyncio.CancelledError(SECRET),
-        ExceptionGroup(SECRET, [NotFound(SECRET)]),
+        GeneratorExit(SECRET),
+        ExceptionGroup(SECRET, [NotFound(SECRET), Aborted(SECRET)]),
+        ExceptionGroup(SECRET, [NotFound(SECRET), NotFound("another text")]),
+        ExceptionGroup(SECRET, [NotFound(SECRET), ExceptionGroup("inner", [KeyError(SECRET)])]),
+        ExceptionGroup(SECRET, [NotFound(SECRET, callee="/shop.Orders/Get on shop")] * 2),
+        BaseExceptionGroup(SECRET, [GeneratorExit(SECRET)]),
         grpc.aio.UsageError(SECRET),
     ],
     ids=lambda exception: type(exception).__name__,
 )
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
 async def test_an_unexpected_exception_is_internal_and_its_text_stays_here(
-    exception: BaseException, caplog: pytest.LogCaptureFixture
+    exception: BaseException, interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def act(context: CallContext) -> None:
         raise exception
 
-    errors = await failures(act)
+    errors = await failures(act, interceptors())
     assert the_code(errors) is grpc.StatusCode.INTERNAL
     for error in errors:
         assert SECRET not in everything_in(error)
@@ -132,6 +177,149 @@ async def test_a_raised_status_goes_out_with_details_and_trailers(caplog: pytest
         trailing = tuple(error.trailing_metadata() or ())
         assert {("x-set", "1"), ("x-raised", "2")} <= set(trailing)
     assert not caplog.records
+
+
+async def abort_in_a_task(context: CallContext) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(context.abort(grpc.StatusCode.NOT_FOUND, "no such ant"))
+
+
+async def fail_in_tasks(context: CallContext) -> None:
+    async def look(number: int) -> None:
+        raise NotFound("no such ant", trailing_metadata=[("x-raised", "2")])
+
+    async def nested() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(look(1))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nested())
+        group.create_task(look(2))
+
+
+GROUPS: dict[str, Act] = {
+    "one": raising(lambda: ExceptionGroup("", [NotFound("no such ant")])),
+    "nested": raising(lambda: ExceptionGroup("", [ExceptionGroup("", [NotFound("no such ant")])])),
+    "alike": raising(lambda: ExceptionGroup("", [NotFound("no such ant"), NotFound("no such ant")])),
+    "tasks": fail_in_tasks,
+    "aborted": abort_in_a_task,
+}
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+@pytest.mark.parametrize("act", GROUPS.values(), ids=GROUPS)
+async def test_a_group_of_one_status_is_that_status(
+    act: Act, interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = await failures(act, interceptors())
+    assert the_code(errors) is grpc.StatusCode.NOT_FOUND
+    assert [error.details() for error in errors] == ["no such ant"] * 4
+    if act is fail_in_tasks:
+        assert [("x-raised", "2") in tuple(error.trailing_metadata() or ()) for error in errors] == [True] * 4
+    assert not caplog.records
+
+
+async def cancel_and_wait(context: CallContext) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def cancelled_by_another(context: CallContext) -> None:
+    assert context.task is not None
+    asyncio.get_running_loop().call_soon(context.task.cancel)
+    await asyncio.Event().wait()
+
+
+CANCELS = [cancel_and_wait, cancelled_by_another]
+GO_MICRO = (("micro-from-service", "go"),)
+
+
+@pytest.mark.parametrize("metadata", [(), GO_MICRO], ids=["ordinary", "go-micro"])
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+@pytest.mark.parametrize("act", CANCELS, ids=lambda act: act.__name__)
+async def test_a_call_whose_task_is_cancelled_here_is_answered_at_once(
+    act: Act, interceptors: Callable[[], list[Any]], metadata: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = await failures(act, interceptors(), metadata=metadata)
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    for error in errors:
+        match = re.search(r"internal error, id ([0-9a-f]{8})", error.details() or "")
+        assert match
+        assert (error.details() == match[0]) is not bool(metadata), "go-micro's callers get JSON"
+        (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
+        assert record.exc_info
+        assert "/pymicro.tests.zoo.Keeper/" in record.getMessage()
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+async def test_a_call_that_its_caller_cancels_is_no_error(
+    interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = asyncio.Event()
+    ended: list[Any] = []
+
+    async def act(context: CallContext) -> None:
+        context.add_done_callback(lambda context: ended.append((context.code(), context.details())))
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with serving(all_shapes(act), interceptors=interceptors()) as running:
+        for count, name in enumerate(("Import", "Watch", "Count", "Talk"), 1):
+            calling = asyncio.create_task(running.ask(name))
+            await begun.wait()
+            begun.clear()
+            calling.cancel()
+            await asyncio.wait({calling})
+            await eventually(lambda count=count: len(ended) == count, "the call has ended")  # type: ignore[misc]
+    assert ended == [(None, "")] * 4
+    assert not caplog.records
+
+
+async def test_a_timeout_in_a_grpc_interceptor_is_the_interceptors(caplog: pytest.LogCaptureFixture) -> None:
+    class Limiting(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            given = await continuation(handler_call_details)
+
+            async def answer(request: Any, context: Any) -> Any:
+                try:
+                    async with asyncio.timeout(0.01):
+                        return await given.unary_unary(request, context)
+                except TimeoutError:
+                    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too slow")
+
+            return grpc.unary_unary_rpc_method_handler(
+                answer, given.request_deserializer, given.response_serializer
+            )
+
+    async def act(context: CallContext) -> None:
+        await asyncio.Event().wait()
+
+    async with serving(all_shapes(act), interceptors=[Limiting()]) as running:
+        for metadata in ((), GO_MICRO):
+            error = await running.failure("Import", metadata=metadata)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "too slow" in (error.details() or "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+async def test_a_written_response_where_one_is_returned_is_an_error_at_once(
+    interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(context: CallContext) -> None:
+        if not context.shape.response_streaming:
+            await context.write(pb.Animal())
+
+    async with serving(all_shapes(act), interceptors=interceptors()) as running:
+        for name in ("Import", "Count"):
+            error = await running.failure(name)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert re.fullmatch(r"internal error, id [0-9a-f]{8}", error.details() or "")
+            assert f"Keeper/{name} answers with one response: return it instead of writing it" in caplog.text
+        assert await running.ask("Watch") == ["first", ""]
 
 
 async def test_our_server_says_that_a_status_is_its_own() -> None:
@@ -490,6 +678,113 @@ async def test_metadata_that_cannot_be_sent_is_an_error_where_it_is_set(
         raise Aborted("still arrives", trailing_metadata=[pair])
 
     assert {error.details() for error in await failures(raising, timeout=5)} == {"still arrives"}
+
+
+class Garbled(NotFound):
+    """A user's own status, with details that are no text."""
+
+    def details(self) -> Any:
+        return KeyError(SECRET)
+
+
+def changed_later() -> NotFound:
+    error = NotFound("no")
+    error.error_details = (SECRET,)  # type: ignore[assignment]
+    return error
+
+
+def on_context(name: str, *given: Any) -> Act:
+    async def act(context: CallContext) -> None:
+        waits = getattr(context, name)(*given)
+        if waits is not None:
+            await waits
+
+    return act
+
+
+def status_of(details: Any) -> Any:
+    status = type("Status", (), {})()
+    status.code, status.details, status.trailing_metadata = grpc.StatusCode.ABORTED, details, ()
+    return status
+
+
+NO_TEXT = "TypeError: the details of a status must be text (str), found KeyError"
+NO_MESSAGES = "TypeError: error_details must be a sequence of protobuf messages, found "
+NO_PAIRS = "TypeError: metadata must be pairs of key and value, found "
+INFO: Any = error_details_pb2.ErrorInfo(reason="R")
+ABORTED = grpc.StatusCode.ABORTED
+UNSENDABLE: dict[str, tuple[Act, str]] = {
+    "raised": (raising(lambda: NotFound(KeyError(SECRET))), NO_TEXT),  # type: ignore[arg-type]
+    "overridden": (raising(lambda: Garbled("fine")), NO_TEXT),
+    "aborted": (on_context("abort", ABORTED, KeyError(SECRET)), NO_TEXT),
+    "abort_with_status": (on_context("abort_with_status", status_of(KeyError(SECRET))), NO_TEXT),
+    "set_details": (on_context("set_details", KeyError(SECRET)), NO_TEXT),
+    "texts": (raising(lambda: NotFound("no", error_details=[SECRET])), NO_MESSAGES),  # type: ignore[list-item]
+    "one text": (raising(lambda: NotFound("no", error_details=SECRET)), NO_MESSAGES),  # type: ignore[arg-type]
+    "one message": (raising(lambda: NotFound("no", error_details=INFO)), NO_MESSAGES),
+    "changed later": (raising(changed_later), "Error: "),
+    "required field": (
+        raising(lambda: NotFound("no", error_details=[strict_pb2.Form(note=SECRET)])),
+        "EncodeError: Message pymicro.tests.strict.Form is missing required fields: secret_field",
+    ),
+    "trailing number": (
+        on_context("set_trailing_metadata", [("x-a", 7)]),
+        "TypeError: metadata x-a must be text, not 7",
+    ),
+    "trailing key": (
+        on_context("set_trailing_metadata", [(b"x-a", "1")]),
+        "TypeError: metadata key b'x-a' is no text",
+    ),
+    "trailing dict": (on_context("set_trailing_metadata", {"x-a": "1"}), f"{NO_PAIRS}'x-a'"),
+    "trailing of abort": (on_context("abort", ABORTED, "", {"ab": "1"}), f"{NO_PAIRS}'ab'"),
+    "initial number": (
+        on_context("send_initial_metadata", [("x-a", 7)]),
+        "TypeError: metadata x-a must be text, not 7",
+    ),
+    "initial triple": (
+        on_context("send_initial_metadata", [("x-a", "1", "2")]),
+        f"{NO_PAIRS}('x-a', '1', '2')",
+    ),
+}
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+@pytest.mark.parametrize(("act", "words"), UNSENDABLE.values(), ids=UNSENDABLE)
+async def test_a_status_that_cannot_be_sent_is_internal_and_the_log_says_what_is_wrong(
+    act: Act, words: str, interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = await failures(act, interceptors())
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    for error in errors:
+        assert SECRET not in everything_in(error)
+        match = re.fullmatch(r"internal error, id ([0-9a-f]{8})", error.details() or "")
+        assert match
+        (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
+        assert record.exc_info
+        assert words in logging.Formatter().format(record)
+    assert len(caplog.records) == 4
+
+
+async def test_details_that_are_none_are_the_empty_text() -> None:
+    for act in (
+        raising(lambda: Aborted(None)),  # type: ignore[arg-type]
+        on_context("abort", ABORTED, None),
+        on_context("abort_with_status", status_of(None)),
+    ):
+        errors = await failures(act)
+        assert the_code(errors) is ABORTED
+        assert [error.details() for error in errors] == [""] * 4
+
+
+async def test_a_raised_statuss_metadata_that_cannot_be_sent_is_left_out_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pairs: Any = [(7, "x"), ("x-number", 7), ("x key", "v"), ("x-fine", "1")]
+    errors = await failures(raising(lambda: Aborted("no", trailing_metadata=pairs)))
+    assert the_code(errors) is ABORTED
+    for error in errors:
+        assert tuple(error.trailing_metadata() or ()) == (("x-fine", "1"),)
+    assert [r.getMessage().rpartition(": ")[2] for r in caplog.records] == ["7, x-number, x key"] * 4
 
 
 async def test_abort_with_ok_is_an_error_of_the_handler() -> None:

@@ -15,6 +15,7 @@ from pymicro.serving.server import Server
 from pymicro.settings.config import Config
 from tests.protos import strict_pb2_grpc, zoo_pb2_grpc
 from tests.protos import zoo_pb2 as pb
+from tests.serving import same_names
 from tests.serving.serving import everything_in, serving
 
 SECRET = "password=hunter2"
@@ -86,6 +87,36 @@ async def test_a_generated_servicer_is_served_as_it_is(add: Callable[[Server], N
         error = await running.failure("Import", "crash")
         assert error.code() is grpc.StatusCode.OUT_OF_RANGE
         assert SECRET not in everything_in(error)
+
+
+ALIKE = [
+    same_names.KeeperServicer,
+    same_names.Inherited,
+    same_names.GateServicer,
+    same_names.Mixed,
+    same_names.Decorated,
+]
+
+
+@pytest.mark.parametrize("through_code", [False, True], ids=["whole", "through-generated-code"])
+@pytest.mark.parametrize("servicer", ALIKE, ids=lambda servicer: servicer.__name__)
+async def test_a_servicer_named_like_generated_code_serves_what_it_overrides(
+    servicer: type[Any], through_code: bool
+) -> None:
+    def add(server: Server) -> None:
+        if through_code:
+            same_names.add_KeeperServicer_to_server(servicer(), server)
+        else:
+            server.add(servicer())
+
+    async with serving(add=add) as running:
+        assert running.server.services == ("pymicro.tests.zoo.Keeper",)
+        assert await running.ask("Import") == ["ANT"]
+        assert await running.ask("Watch") == ["ant"]
+        assert await running.ask("Count", "a", "b") == ["2"]
+        error = await running.failure("Talk", ends=False)
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert "does not implement it" in (error.details() or "")
 
 
 async def test_a_servicer_for_two_services_serves_both() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+import pymicro
 from pymicro import ConfigError
 from pymicro.base.durations import format_duration, parse_duration
 from pymicro.runtime.base_client import Settings
@@ -253,3 +258,44 @@ def test_a_password_is_shown_nowhere() -> None:
     assert "sesame" not in repr(config)
     assert "sesame" not in render(config)
     assert "(set)" in render(config)
+
+
+def test_help_does_not_print_the_environment() -> None:
+    program = """
+import pydoc, pymicro, pymicro.discovery.selector, pymicro.settings.config
+from pymicro.discovery.selectors import dns, static
+things = pymicro.Client, pymicro.Service, pymicro.settings.config, static, dns
+print(*(pydoc.render_doc(thing) for thing in things))
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"DATABASE_URL": "postgres://u:hunter2@db", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "environ: " in made.stdout
+    assert "hunter2" not in made.stdout
+
+
+def test_no_default_holds_the_environment() -> None:
+    """It would be shown wherever the signature is: by `help`, in an editor, in generated documentation."""
+    root = Path(pymicro.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{default.lineno}"
+        for path in root.rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for default in (*function.args.defaults, *function.args.kw_defaults)
+        if default is not None and "environ" in ast.unparse(default)
+    ]
+    assert found == []
+
+
+def test_the_environment_is_read_when_the_settings_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICRO_REGISTRY", "set-later")
+    monkeypatch.setenv("MICRO_UNKNOWN_THING", "1")
+    assert load().registry == "set-later"
+    assert load(environ={}).registry == "local"
+    assert [line.split()[0] for line in unknown_environment()] == ["MICRO_UNKNOWN_THING"]
+    assert unknown_environment({}) == []

@@ -1,4 +1,4 @@
-"""Balancer `round_robin`, the default: each node in turn, from a random start."""
+"""Balancer `round_robin`: each node in turn, from a random start."""
 
 from __future__ import annotations
 

@@ -130,12 +130,13 @@ class DnsSelector:
         config: Config,
         source: NodeSource,
         *,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         interval: float = 30.0,
         least: float = 1.0,
         resolve: Resolve = resolve_host,
         resolver: Callable[[], Resolver] = default_resolver,
     ) -> None:
+        environ = os.environ if environ is None else environ
         self._domain = environ.get(DOMAIN_VARIABLE, "").strip().strip(".") or DEFAULT_DOMAIN
         self._interval = interval
         self._least = least

@@ -49,8 +49,9 @@ class StaticSelector:
     uses_registry = False
 
     def __init__(
-        self, config: Config, source: NodeSource, *, environ: Mapping[str, str] = os.environ
+        self, config: Config, source: NodeSource, *, environ: Mapping[str, str] | None = None
     ) -> None:
+        environ = os.environ if environ is None else environ
         self._domain = environ.get(DOMAIN_VARIABLE, "").strip().lstrip(".")
         text = environ.get(PORT_VARIABLE, "").strip() or str(DEFAULT_PORT)
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):

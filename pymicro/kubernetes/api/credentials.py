@@ -167,7 +167,7 @@ class _Address:
 
 async def find_cluster(
     address: Sequence[str] = (),
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     folder: str = SERVICE_ACCOUNT,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -185,6 +185,7 @@ async def find_cluster(
     Raises:
         ConfigError: There is nothing to use, or it can never work.
     """
+    environ = os.environ if environ is None else environ
     given = _parse(address)
     if "url" in given:
         url = given["url"]

@@ -61,12 +61,12 @@ class ClusterRegistry(Turnstile):
         self,
         config: Config,
         *,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         timing: ReflectorTiming | None = None,
     ) -> None:
         super().__init__()
         self._config = config
-        self._environ = environ
+        self._environ = os.environ if environ is None else environ
         self._timing = timing or ReflectorTiming()
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors] | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +58,11 @@ class KubernetesRegistry(ClusterRegistry):
         self,
         config: Config,
         *,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         timing: ReflectorTiming | None = None,
     ) -> None:
         super().__init__(config, environ=environ, timing=timing)
-        pod = OwnPod(environ, lambda: self._client, self._find_pod)
+        pod = OwnPod(self._environ, lambda: self._client, self._find_pod)
         self._publisher = PodPublisher(config.registry_advertise, lambda: self._client, pod)
 
     def _name_problem(self, service: str) -> str:

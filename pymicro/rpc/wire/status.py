@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from pymicro.rpc.status import RpcError, Unknown, by_code
+from pymicro.rpc.status import RpcError, Unknown, by_code, text_of
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import LIMIT, Pair, checked, size_of
 
@@ -84,9 +84,13 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
 
     Keys that begin with `RESERVED` are left out: they may come from an error that
     the handler received, and be about another call.
+
+    Raises:
+        TypeError: The details are no text; a subclass may return anything.
+        Exception: An error detail cannot be serialized.
     """
     code = error.status_code
-    details = clip(error.details() or "")
+    details = clip(text_of(error.details()))
     room = LIMIT - encoded_size(details)
     pairs: list[Pair] = [] if code in _NEVER_FROM_CORE else [FROM_PEER]
     dropped = []
@@ -100,7 +104,7 @@ def to_wire(error: RpcError, trailing: Iterable[Pair] = ()) -> WireStatus:
         if pair and size_of((*pairs, *pair)) <= room:
             pairs += pair
         else:
-            dropped.append(key)
+            dropped.append(str(key))
     if error.error_details:
         rich = (DETAILS_KEY, _pack(code, details, error.error_details))
         if size_of((*pairs, rich)) <= room:

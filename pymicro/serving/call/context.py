@@ -17,6 +17,7 @@ from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 from pymicro.rpc import scope as scopes
 from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Mapper, apply
+from pymicro.rpc.status import text_of
 from pymicro.rpc.wire.metadata import (
     IDEMPOTENT,
     LIMIT,
@@ -272,7 +273,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     def set_details(self, details: str) -> None:
         """Set the text that goes with the code."""
-        self._context.set_details(clip(details))
+        self._context.set_details(clip(text_of(details)))
 
     def code(self) -> grpc.StatusCode:
         """The code set so far; None if none was."""
@@ -291,11 +292,11 @@ class CallContext(ServicerContext[Any, Any]):
         pairs = sendable(trailing_metadata or (), sys.exception())
         if pairs and self._codec.handler.idempotent:
             pairs = (*pairs, IDEMPOTENT)  # abort's pairs replace all that was set before
-        return self._run(self._live().abort(code, clip(details), pairs))
+        return self._run(self._live().abort(code, clip(text_of(details)), pairs))
 
     def abort_with_status(self, status: grpc.Status) -> Coroutine[Any, Any, NoReturn]:
         """`abort` with the code, text and metadata of a `grpc.Status`."""
-        return self.abort(status.code, status.details or "", status.trailing_metadata)
+        return self.abort(status.code, status.details, status.trailing_metadata)
 
     def set_compression(self, compression: grpc.Compression) -> None:
         """As in grpc; before anything was sent."""
@@ -312,7 +313,14 @@ class CallContext(ServicerContext[Any, Any]):
         return self._run(self._read())
 
     def write(self, message: Any) -> Coroutine[Any, Any, None]:
-        """Send one response of a stream; waits while the caller does not read."""
+        """Send one response of a stream; waits while the caller does not read.
+
+        Raises:
+            UsageError: The method answers with one response, which its handler returns.
+        """
+        # grpc would send it, and then could send neither the handler's response nor a status.
+        if not self.shape.response_streaming:
+            raise UsageError(f"{self.method} answers with one response: return it instead of writing it")
         return self._run(self._write(message))
 
     # What interceptors use

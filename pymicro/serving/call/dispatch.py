@@ -129,17 +129,23 @@ class Dispatcher:
             call = begin(context, codec, serving)
             if call is None:
                 await refuse_start(context, codec, serving)
+            outside = False
             try:
                 if type(request) is Unparsable:
                     raise request.error
                 responses = iterate(Requests(request) if streams else request, call)
                 try:
                     async for message in responses:
-                        yield finish(message)
+                        given = finish(message)
+                        outside = True
+                        yield given
+                        outside = False
                 except BaseException:
                     await _close(responses, codec)
                     raise
             except BaseException as exc:
+                if outside and isinstance(exc, GeneratorExit):
+                    raise  # who iterates has closed this; it is not the handler's exception
                 await refuse(call, context, codec, exc)
             finally:
                 call.active = False

@@ -16,6 +16,8 @@ from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
 from pymicro.serving.call.rpc_codec import BadResponse
 from pymicro.serving.call.trailers import without_received
+from pymicro.serving.gomicro.translation import Translation
+from pymicro.serving.unanswered import answer_cancelled
 
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
@@ -49,12 +51,17 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
         BaseException: `exc` itself if it is not ours to handle: a cancelled
             call, a generator being closed.
     """
-    if isinstance(exc, AbortError | GeneratorExit | KeyboardInterrupt):
+    raised, exc = exc, _sole(exc)
+    if isinstance(exc, AbortError | KeyboardInterrupt):
         raise exc
+    if isinstance(exc, GeneratorExit) and asyncio.current_task() is not call.task:
+        raise exc  # a coroutine that is closed; left to grpc, one that the handler raised is no answer
     if isinstance(exc, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is None or task.cancelling():
             call.mark_cancelled()
+            if codec.raw and type(context) is not Translation:  # else interceptors stand outside
+                await answer_cancelled(context, exc)
             raise exc
         # Nobody cancelled this call: the handler awaited something that was cancelled. If we left
         # that to grpc, the caller would wait until its deadline.
@@ -67,8 +74,13 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
     if isinstance(exc, BadResponse) and _code_set(context) is not None:
         return b"" if codec.raw else None  # with an error code, grpc ignores the response
     error, lines = _explain(call, context, codec, exc)
-    wire = to_wire(error, call.trailing_metadata())
-    trailing = without_received(wire.trailing, exc)
+    try:
+        wire = to_wire(error, call.trailing_metadata())
+    except Exception as broken:
+        # A status that cannot be sent, by its own details, is a fault of the handler like any other.
+        error, lines = _explain(call, context, codec, broken)
+        wire = to_wire(error, call.trailing_metadata())
+    trailing = without_received(wire.trailing, raised)
     try:
         await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(codec, exc)))
     except AbortError:
@@ -84,6 +96,32 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
         await let_events_arrive()
         raise
     return None
+
+
+def _sole(exc: BaseException) -> BaseException:
+    """The exception that a group stands for, as a TaskGroup makes it; the group where they differ.
+
+    Of several statuses that say the same, the first is sent: the caller cannot tell them apart.
+    """
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    first, *others = (_sole(one) for one in exc.exceptions)
+    return first if all(_same_status(first, other) for other in others) else exc
+
+
+def _same_status(one: BaseException, other: BaseException) -> bool:
+    if not (isinstance(one, RpcError) and isinstance(other, RpcError)):
+        return False
+    return one.callee is None and other.callee is None and _said(one) == _said(other)
+
+
+def _said(error: RpcError) -> tuple[Any, ...]:
+    return (
+        error.status_code,
+        error.details(),
+        error.error_details,
+        tuple(error.trailing_metadata() or ()),
+    )
 
 
 def _own_trailers(codec: RpcCodec, exc: BaseException) -> tuple[Pair, ...]:

@@ -43,7 +43,7 @@ class Relay:
     async def messages(self, writer: Coroutine[Any, Any, None], name: str) -> AsyncGenerator[Any, None]:
         """Run `writer` in a task and yield what it puts; end or raise as the writer does."""
         loop = asyncio.get_running_loop()
-        task = loop.create_task(writer, name=name)
+        task = loop.create_task(_caught(writer), name=name)
         task.add_done_callback(lambda _: self._wake_reader())
         try:
             while True:
@@ -57,7 +57,9 @@ class Relay:
                 self._offer = None
                 if not taken.done():
                     taken.set_result(None)
-            task.result()
+            ended = task.result()
+            if ended is not None:
+                raise ended
         finally:
             if not task.done():
                 task.cancel()
@@ -69,3 +71,12 @@ class Relay:
     def _wake_reader(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+
+async def _caught(writer: Coroutine[Any, Any, None]) -> SystemExit | None:
+    """Run the writer; its SystemExit is returned, as a task that raises it ends the event loop."""
+    try:
+        await writer
+    except SystemExit as exc:
+        return exc
+    return None

@@ -53,6 +53,8 @@ def _received(exc: BaseException | None) -> Iterable[Pair]:
             continue
         seen.add(id(one))
         waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
         if isinstance(one, grpc.aio.AioRpcError) and not (isinstance(one, RpcError) and one.callee is None):
             yield from _pushbacks(one.trailing_metadata())
 

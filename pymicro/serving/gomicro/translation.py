@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from pymicro.rpc.status import text_of
 from pymicro.rpc.wire.gomicro import dump_error
 from pymicro.rpc.wire.status import DETAILS_KEY, TEXT_LIMIT, clip, code_of, encoded_size
 
@@ -57,12 +58,12 @@ class Translation:
 
     def abort(self, code: Any, details: str = "", trailing_metadata: Iterable[Pair] | None = ()) -> Any:
         """As in grpc: awaited, or blocking where grpc's own blocks."""
-        self._code, self._details = code, details or self._details
+        self._code, self._details = code, text_of(details) or self._details
         return self._context.abort(code, self._text(), _plain(trailing_metadata))
 
     def abort_with_status(self, status: grpc.Status) -> Any:
         """As in grpc."""
-        return self.abort(status.code, status.details or "", status.trailing_metadata)
+        return self.abort(status.code, status.details, status.trailing_metadata)
 
     def set_code(self, code: Any) -> None:
         """As in grpc."""
@@ -73,7 +74,7 @@ class Translation:
 
     def set_details(self, details: str) -> None:
         """As in grpc."""
-        self._details = details
+        self._details = text_of(details)
         self._context.set_details(self._text())
 
     def details(self) -> str:

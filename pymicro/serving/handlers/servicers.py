@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -106,18 +105,27 @@ def adopt_handler(
 
 
 def _adder(cls: type) -> Callable[[object, Any], None] | None:
-    """`add_GreeterServicer_to_server` for the class GreeterServicer of a generated module."""
+    """`add_GreeterServicer_to_server` for a generated class GreeterServicer; None for any other class.
+
+    A user's class may have the same name, in a module that imports the function. So
+    the function must be of the class's own module.
+    """
     module = sys.modules.get(cls.__module__)
     found = getattr(module, f"add_{cls.__name__}_to_server", None)
-    return found if callable(found) else None
+    return found if callable(found) and getattr(found, "__module__", None) == cls.__module__ else None
 
 
 def _is_generated(function: Callable[..., Any]) -> bool:
-    """Whether this is the generated servicer's own method, which the user did not override."""
-    inner = getattr(function, "__func__", function)
-    owner = getattr(inner, "__qualname__", "").rpartition(".")[0]
-    module = sys.modules.get(getattr(inner, "__module__", None) or "")
-    return inspect.isfunction(inner) and bool(owner) and hasattr(module, f"add_{owner}_to_server")
+    """Whether this is the generated servicer's own method, which the user did not override.
+
+    The function itself is looked for in the generated classes. Its names prove nothing:
+    a user's class may be called the same, and functools.wraps copies them.
+    """
+    inner = getattr(function, "__func__", None)
+    classes = type(getattr(function, "__self__", None)).__mro__
+    return inner is not None and any(
+        inner is own for cls in classes if _adder(cls) for own in vars(cls).values()
+    )
 
 
 def _as_it_is(value: Any) -> Any:
