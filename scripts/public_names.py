@@ -63,6 +63,7 @@ PRIVATE = {
             "caller",
             "forget",
             "forwarded",
+            "forwards",
             "intercepted",
             "live",
             "logged",
