@@ -155,7 +155,8 @@ async def test_an_unexpected_exception_is_internal_and_its_text_stays_here(
         assert record.exc_info
         assert "test_handler_errors.py:" in record.getMessage()
         assert "/pymicro.tests.zoo.Keeper/" in record.getMessage()
-    assert len(caplog.records) == 4
+    # grpc.aio itself may log of a loop that an earlier test closed.
+    assert len([record for record in caplog.records if record.name.startswith("pymicro")]) == 4
     assert SECRET in caplog.text
 
 
@@ -251,7 +252,8 @@ async def test_a_call_whose_task_is_cancelled_here_is_answered_at_once(
         (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
         assert record.exc_info
         assert "/pymicro.tests.zoo.Keeper/" in record.getMessage()
-    assert len(caplog.records) == 4
+    # grpc.aio itself may log of a loop that an earlier test closed.
+    assert len([record for record in caplog.records if record.name.startswith("pymicro")]) == 4
 
 
 @pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
@@ -486,7 +488,8 @@ async def test_a_response_of_the_wrong_type_is_internal_and_the_log_says_what_an
     for record in caplog.records:
         assert "test_handler_errors.py:" in record.getMessage()
         assert re.search(f"must answer pymicro.tests.zoo.(Animal|Tally), found {found}", record.getMessage())
-    assert len(caplog.records) == 4
+    # grpc.aio itself may log of a loop that an earlier test closed.
+    assert len([record for record in caplog.records if record.name.startswith("pymicro")]) == 4
 
 
 async def test_a_handler_that_forgets_to_return_is_internal(caplog: pytest.LogCaptureFixture) -> None:
@@ -762,7 +765,8 @@ async def test_a_status_that_cannot_be_sent_is_internal_and_the_log_says_what_is
         (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
         assert record.exc_info
         assert words in logging.Formatter().format(record)
-    assert len(caplog.records) == 4
+    # grpc.aio itself may log of a loop that an earlier test closed.
+    assert len([record for record in caplog.records if record.name.startswith("pymicro")]) == 4
 
 
 async def test_details_that_are_none_are_the_empty_text() -> None:
