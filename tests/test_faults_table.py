@@ -81,7 +81,6 @@ FAULTS = {
         "a handler that never answers",
         "a status in an exception group",
         "secrets of the environment in `help`",
-        "a stale stub that ejects a healthy node",
     ),
 }
 

@@ -62,16 +62,6 @@ def test_an_answer_about_the_request_is_no_failure_of_the_node(code: int) -> Non
     assert service.chooser.ejected == frozenset()
 
 
-def test_methods_that_a_node_does_not_have_never_eject_it() -> None:
-    service = Service(TEN)
-    service.fail(BAD, 100, OUTCOMES[12])
-    assert service.chooser.ejected == frozenset()
-    service.fail(BAD, 4)
-    service.fail(BAD, 1, OUTCOMES[12])
-    service.fail(BAD, 4)
-    assert service.chooser.ejected == frozenset(), "an answer ends the row"
-
-
 @pytest.mark.parametrize("code", sorted(FAILURES))
 def test_what_a_broken_node_says_is(code: int) -> None:
     service = Service(TEN)

@@ -39,9 +39,8 @@ _USUAL_WEIGHT = 1 / 64
 # Seconds added to each latency: smaller ones tell more about our event loop than about a node.
 _GRAIN = 0.001
 
-# The codes that outlier ejection counts against a node: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL,
-# UNAVAILABLE, DATA_LOSS. And RESOURCE_EXHAUSTED and UNIMPLEMENTED: these come at once, so a
-# node that refuses calls would seem to be the fastest.
+# The codes that outlier ejection counts against a node, plus RESOURCE_EXHAUSTED: UNKNOWN, DEADLINE_EXCEEDED,
+# RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _FAILURES = frozenset({2, 4, 8, 12, 13, 14, 15})
 
 # As in `random`: after this many misses, look for the few untried nodes.

@@ -9,11 +9,10 @@ from pymicro.balancing.policy.decay import decay
 
 __all__ = ["FAILURES", "PATIENCE", "Counts", "History", "Outliers", "most_out"]
 
-# UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: the answers of a broken
-# node, like 5xx in HTTP. The others are answers about the request. So is UNIMPLEMENTED: a
-# client of another version asks for a method that the node does not have, and its other
-# methods work. RESOURCE_EXHAUSTED comes from a node that works at its limit.
-FAILURES = frozenset({2, 4, 13, 14, 15})
+# UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the answers
+# of a broken node, like 5xx in HTTP. The others are answers about the request;
+# RESOURCE_EXHAUSTED comes from a node that works at its limit.
+FAILURES = frozenset({2, 4, 12, 13, 14, 15})
 
 # Envoy's `consecutive_5xx`, and Finagle's failure accrual.
 IN_A_ROW = 5
