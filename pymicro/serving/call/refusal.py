@@ -16,8 +16,6 @@ from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
 from pymicro.serving.call.rpc_codec import BadResponse
 from pymicro.serving.call.trailers import without_received
-from pymicro.serving.gomicro.translation import Translation
-from pymicro.serving.unanswered import answer_cancelled
 
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
@@ -60,8 +58,6 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
         task = asyncio.current_task()
         if task is None or task.cancelling():
             call.mark_cancelled()
-            if codec.raw and type(context) is not Translation:  # else interceptors stand outside
-                await answer_cancelled(context, exc)
             raise exc
         # Nobody cancelled this call: the handler awaited something that was cancelled. If we left
         # that to grpc, the caller would wait until its deadline.

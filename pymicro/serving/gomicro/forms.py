@@ -20,7 +20,6 @@ from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import FROM_PEER
 from pymicro.serving.gomicro.caller import caller_of
 from pymicro.serving.gomicro.translation import Translation
-from pymicro.serving.unanswered import answering
 
 __all__ = ["GoMicro"]
 
@@ -42,12 +41,10 @@ class GoMicro(grpc.aio.ServerInterceptor):
         self._service = service
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """The inner handler, its cancellations answered; for calls from go-micro, its `translated` form."""
+        """The inner handler; for calls from go-micro, its `translated` form."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if not caller_of(handler_call_details.invocation_metadata).go_micro:
-            return answering(handler)
+        if handler is None or not caller_of(handler_call_details.invocation_metadata).go_micro:
+            return handler
         return self.translated(handler)
 
     def translated(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -58,7 +55,7 @@ class GoMicro(grpc.aio.ServerInterceptor):
         made: grpc.RpcMethodHandler[Any, Any] = make(
             behaviour, handler.request_deserializer, handler.response_serializer
         )
-        return answering(made, lambda context: Translation(context, self._service))
+        return made
 
 
 def _translated(behaviour: _Behaviour, service: str, shape: Shape) -> _Behaviour:
