@@ -288,8 +288,8 @@ class Attempts:
             if not refuses and target.may_retry():
                 return found
             target.chooser.done(pick, CANCELLED)
-            if not refuses:
-                break
+            if not refuses or pick.node.key in self._tried:
+                break  # the budget is spent; or a plug-in's balancer picks the same node again
             self._tried |= {pick.node.key}
         return None
 
