@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,8 +62,15 @@ class Tasks:
         """Whether tasks can no longer be started."""
         return self._group is None or self._stop.is_set()
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def start(self, work: Coroutine[Any, Any, Any], name: str, *, inherit: bool = False) -> asyncio.Task[Any]:
         """Run `work` until it ends or the owner is left.
+
+        Args:
+            work: What to run.
+            name: For people who look at tasks.
+            inherit: Run it in the caller's context, since it is part of one call. Otherwise it
+                sees none: what a call of a user starts for everybody must not keep that
+                user's context variables, or spans, for as long as it runs.
 
         Raises:
             RuntimeError: The owner is not entered, or has been left.
@@ -70,7 +78,9 @@ class Tasks:
         if self._group is None or self._stop.is_set():
             work.close()
             raise RuntimeError(f"{self._name} is not running")
-        task = self._group.create_task(work, name=f"{self._name}: {name}")
+        task = self._group.create_task(
+            work, name=f"{self._name}: {name}", context=None if inherit else Context()
+        )
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task

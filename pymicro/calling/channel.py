@@ -10,7 +10,6 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.channel_state import ChannelState
 from pymicro.calling.call.multicallable import (
     StreamStreamMultiCallable,
@@ -40,16 +39,17 @@ class Channel(ChannelState, grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """End this channel object's calls, after `grace` seconds if given."""
         self._closed = True
-        self.target = None
+        target, self.target = self.target, None
+        if target is not None:
+            target.wake()  # for who waits for a state
         if grace:
-            calls = [item.call for item in self.live if isinstance(item, Attempts)]
-            waits = [asyncio.ensure_future(call.code()) for call in calls]
-            if waits:
-                _, late = await asyncio.wait(waits, timeout=grace)
-                for wait in late:
-                    wait.cancel()
-        for item in list(self.live):
-            item.cancel()
+            ends = [asyncio.ensure_future(call.outcome()) for call in self.own_calls()]
+            if ends:
+                _, late = await asyncio.wait(ends, timeout=grace)
+                for end in late:
+                    end.cancel()
+        for call in self.own_calls():
+            call.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,14 +68,21 @@ class Channel(ChannelState, grpc.aio.Channel):
         return self.open().connectivity
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Return as soon as the best node's state changes."""
-        target = self.open()
-        while not self._closed and target.connectivity is last_observed_state:
-            await target.change()
+        """Return as soon as the best node's state changes.
+
+        Raises:
+            grpc.aio.UsageError: The channel is closed, or is closed meanwhile.
+        """
+        while self.open().connectivity is last_observed_state:
+            await self.open().change()
 
     async def channel_ready(self) -> None:
-        """Return as soon as one node is READY."""
-        while self.get_state(try_to_connect=True) is not _READY:
+        """Return as soon as one node is READY.
+
+        Raises:
+            grpc.aio.UsageError: The channel is closed, or is closed meanwhile.
+        """
+        while self.open().connectivity is not _READY:
             await self.open().change()
 
     def _method(

@@ -6,7 +6,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-__all__ = ["proto_says_idempotent", "says_idempotent"]
+__all__ = ["method_in_pool", "proto_says_idempotent", "says_idempotent"]
 
 # "Safe implies idempotent" (descriptor.proto, MethodOptions.IdempotencyLevel).
 _MAY_RUN_TWICE = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
@@ -23,8 +23,15 @@ def proto_says_idempotent(path: str) -> bool:
     The stub's module has put its descriptors into the default pool; a method that
     is not there is not marked.
     """
-    name = path.lstrip("/").replace("/", ".")
+    return says_idempotent(method_in_pool(path))
+
+
+def method_in_pool(path: str) -> MethodDescriptor | None:
+    """What the default pool has of `/package.Service/Method`; None if it does not know it."""
     try:
-        return says_idempotent(descriptor_pool.Default().FindMethodByName(name))
+        found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(
+            path.lstrip("/").replace("/", ".")
+        )
     except KeyError:
-        return False
+        return None
+    return found

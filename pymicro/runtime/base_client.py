@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.calling.call.channel_state import UNSET, Unset
-from pymicro.calling.call.intercepted import Interception
+from pymicro.calling.call.layers import layers_of
 from pymicro.calling.channel import Channel
 from pymicro.calling.connections.core import ClientCore
 from pymicro.calling.connections.method import Marks
@@ -260,7 +260,7 @@ class BaseClient:
             Filter.of(version, metadata, endpoint),
             merged,
             timeout,
-            Interception.of(chain),
+            layers_of(chain),
             Marks(idempotent),
         )
 

@@ -150,4 +150,4 @@ def count_down(start: int) -> Any:
 def in_flight(client: Client) -> int:
     """Calls the client counts as in flight, over all node channels."""
     channels = client._core._pool._channels
-    return sum(len(channel.calls) for channel in channels.values())
+    return sum(channel.calls for channel in channels.values())

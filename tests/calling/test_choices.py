@@ -11,6 +11,7 @@ import pytest
 
 import pymicro
 from pymicro import Client, MemoryRegistry, Node
+from pymicro.calling.connections.grpc_transport import GrpcConnection
 from pymicro.calling.connections.node_channel import NodeChannel
 
 from .backends import backend, connected, greeter, hello, stub
@@ -203,14 +204,14 @@ async def test_a_connection_that_is_down_is_passed_over_before_it_is_known_to_be
     async with flaky(2) as nodes:
         target = nodes.client.channel("t").open()
         gone = target.channels[nodes.nodes[0].key]
-        real = gone._real
-        gone._real = grpc.aio.insecure_channel("127.0.0.1:1")  # what was heard of it is a turn old
+        real = gone.connection
+        gone.connection = GrpcConnection(grpc.aio.insecure_channel("127.0.0.1:1"))  # a turn old
         try:
             for _ in range(10):
                 assert (await nodes.method()(b"x")).decode() == nodes.nodes[1].id
         finally:
-            await gone._real.close()
-            gone._real = real
+            await gone.connection.close()
+            gone.connection = real
 
 
 async def test_where_no_connection_is_up_a_call_still_takes_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,12 +224,12 @@ async def test_what_was_sent_on_no_connection_is_tried_elsewhere(monkeypatch: py
     async with flaky(2) as nodes:
         monkeypatch.setattr(NodeChannel, "ready", lambda _: False)
         down = nodes.client.channel("t").open().channels[nodes.nodes[1].key]
-        real = down._real
-        down._real = grpc.aio.insecure_channel("127.0.0.1:1")
+        real = down.connection
+        down.connection = GrpcConnection(grpc.aio.insecure_channel("127.0.0.1:1"))
         try:
             # Neither is READY, so calls take one or the other; those on the dead one go on.
             answers = [await nodes.method()(b"x") for _ in range(10)]
         finally:
-            await down._real.close()
-            down._real = real
+            await down.connection.close()
+            down.connection = real
         assert answers == [nodes.nodes[0].id.encode()] * 10

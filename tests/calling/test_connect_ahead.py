@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.node_channel import (
     AT_ONCE,
     CHANNELS_A_TURN,
@@ -27,7 +28,7 @@ OPTIONS = ChannelOptions()
 async def pool(count: int, seed: int = 0) -> AsyncIterator[tuple[NodeChannels, list[NodeChannel]]]:
     """Channels to nodes at a port where nobody listens; none is connected yet."""
     async with Tasks("test") as tasks:
-        made = NodeChannels(Config(), tasks, rng=random.Random(seed))
+        made = NodeChannels(Config(), tasks, GrpcTransport(), rng=random.Random(seed))
         channels = [acquire(made, f"n{number:03}") for number in range(count)]
         try:
             yield made, channels

@@ -215,7 +215,7 @@ async def test_a_request_iterator_that_raises_ends_the_call() -> None:
         raise ValueError("the file is gone")
 
     async with greeter() as (client, _, (server,)):
-        with pytest.raises((asyncio.CancelledError, pymicro.RpcError)):
+        with pytest.raises(ValueError, match="the file is gone"):
             await stub(client).GreetAll(requests())
         await server.until(lambda: server.running == 0)
         assert in_flight(client) == 0

@@ -49,7 +49,7 @@ async def test_a_node_that_leaves_gets_no_new_call_and_its_calls_finish() -> Non
         before = leaving.calls
         assert await _spread(client, 20) == {staying.node.address: 20}
         assert leaving.calls == before
-        assert len(node_channel.calls) == 2
+        assert node_channel.calls == 2
         for server in servers:
             server.release.set()
         assert {(await call).address for call in held} == {server.node.address for server in servers}

@@ -16,7 +16,8 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 
 import pymicro
-from pymicro.calling.call.replay import KEEP, Replay
+from pymicro.calling.call.requests import KEEP
+from pymicro.calling.call.state import WAITING
 from pymicro.calling.connections.node_channel import NodeChannel
 from pymicro.rpc import scope as scopes
 
@@ -314,7 +315,7 @@ async def test_a_done_callback_is_called_once_also_when_all_attempts_fail() -> N
 async def _until_paused(nodes: Nodes, call: Any) -> None:
     async with asyncio.timeout(5):
         await nodes.arrived.wait()
-        while call._deferred is None:  # noqa: ASYNC110 # the client tells nobody that it pauses
+        while call._state.phase is not WAITING:  # noqa: ASYNC110 # the client tells nobody that it pauses
             await asyncio.sleep(0.001)
 
 
@@ -427,76 +428,6 @@ async def test_a_longer_stream_of_requests_is_not_sent_again() -> None:
         with pytest.raises(pymicro.ResourceExhausted, match="late"):
             await nodes.method("stream_unary", "/t.T/Put")(requests())
         assert len(nodes.ran) == 1
-
-
-def test_requests_can_be_read_again_while_the_first_few_were_asked_for() -> None:
-    replay = Replay(iter(range(KEEP + 2)))
-    reader = replay.reader()
-    assert [next(reader) for _ in range(KEEP)] == [*range(KEEP)]
-    assert replay.from_start
-    again = replay.reader()
-    assert next(reader, None) is None  # who read before gets no more
-    assert [*again] == [*range(KEEP + 2)]
-    assert not replay.from_start
-
-
-def test_a_short_iterator_can_be_read_again_after_its_end() -> None:
-    replay = Replay([1, 2])
-    assert [*replay.reader()] == [1, 2]
-    assert [*replay.reader()] == [1, 2]
-
-
-async def test_asynchronous_requests_can_be_read_again_while_the_first_few_were_asked_for() -> None:
-    messages = [bytes([number]) for number in range(KEEP + 2)]
-    replay = Replay(_requests(*messages))
-    reader = replay.reader()
-    assert [await anext(reader) for _ in range(KEEP)] == messages[:KEEP]
-    again = replay.reader()
-    assert await anext(reader, None) is None
-    assert [message async for message in again] == messages
-    assert not replay.from_start
-    short = Replay(_requests(b"a"))
-    assert [message async for message in short.reader()] == [b"a"]
-    assert [message async for message in short.reader()] == [b"a"]
-
-
-async def test_a_request_that_an_ended_attempt_waits_for_goes_to_the_next_one() -> None:
-    hold = asyncio.Event()
-    replay = Replay(_requests(b"a", b"b", b"c", hold=hold))
-    reader = replay.reader()
-    assert await anext(reader) == b"a"
-    old = asyncio.ensure_future(anext(reader))
-    await asyncio.sleep(0)
-    assert replay.from_start
-    again = replay.reader()
-    assert await anext(again) == b"a"
-    new = asyncio.ensure_future(anext(again))
-    await asyncio.sleep(0)
-    assert not new.done()
-    hold.set()
-    assert await new == await old == b"b"
-    assert [message async for message in again] == [b"c"]
-    assert await anext(reader, None) is None
-
-
-async def test_requests_that_fail_fail_for_the_next_attempt_too() -> None:
-    hold = asyncio.Event()
-
-    async def broken() -> Any:
-        await hold.wait()
-        raise ValueError("no more")
-        yield b""
-
-    replay = Replay(broken())
-    old = asyncio.ensure_future(anext(replay.reader()))
-    await asyncio.sleep(0)
-    new = asyncio.ensure_future(anext(replay.reader()))
-    await asyncio.sleep(0)
-    hold.set()
-    for reading in (old, new):
-        with pytest.raises(ValueError, match="no more"):
-            await reading
-    assert not replay.from_start
 
 
 async def test_an_upload_that_pauses_goes_on_at_another_node() -> None:

@@ -1,128 +1,160 @@
-"""Starting a call on a node, and starting it again on another one."""
+"""A call on the network: starting it on a node, and starting it again on another one."""
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import _get_running_loop
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc.aio import AioRpcError
 
 from pymicro.balancing.balancer import CANCELLED, OUTCOMES, CallInfo, Outcome
 from pymicro.balancing.policy.retry import Failure
-from pymicro.calling.call.outcomes import log_end, outcome_of, trailers_of
-from pymicro.calling.call.replay import Replay
-from pymicro.calling.connections.node_channel import Cancellable
-from pymicro.calling.connections.target import wrong_loop
-from pymicro.rpc.scope import scope
+from pymicro.calling.call.end import End
+from pymicro.calling.call.requests import Requests
+from pymicro.calling.call.state import ENDED, RUNNING, CallState, meant_for_us
+from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
+from pymicro.rpc.wire.status import from_aio
 
 if TYPE_CHECKING:
-    from grpc.aio import AioRpcError
-
     from pymicro.calling.call.called import Called
     from pymicro.calling.connections.target import PickedChannel, Target
+    from pymicro.calling.connections.transport import Status
     from pymicro.nodes.node import Node
 
 __all__ = ["Attempts"]
 
-_INTERNAL = grpc.StatusCode.INTERNAL.value[0]
-_DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+log = logging.getLogger("pymicro.client")
+
+_OK = grpc.StatusCode.OK
+_CANCELLED = grpc.StatusCode.CANCELLED
+_DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+_INTERNAL = grpc.StatusCode.INTERNAL
+_UNKNOWN = grpc.StatusCode.UNKNOWN
+_OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
+_WELL = OUTCOMES[0]
+# Errors of go-micro services often have a number of their own (422, 10001), and only the status
+# UNKNOWN fits those. They are answers about a request, as FAILED_PRECONDITION is, and five of them
+# in a row must not eject a node.
+_REFUSED = _OUTCOMES[grpc.StatusCode.FAILED_PRECONDITION]
 
 # Seconds. If this process notices a deadline this much too late, it was held up itself (its event
 # loop was blocked, or it was suspended). That says nothing about the node.
 LATE = 0.05
+# Seconds. Two ends measure one deadline by two clocks, and the peer's reset may come so much early.
+EARLY = 0.005
+# Seconds to wait for the last word of a transport that has said that its first was not.
+PATIENCE = 1.0
 
 
-class Attempts:
-    """One call of the user: its attempts, one after the other, each on another node.
+class Attempts(CallState):
+    """A call on the network: its attempts, one after the other, each on another node.
 
-    It is the done callback of each real call. It holds no strong reference to a call
-    object that ends when it is dropped, so that such a stream can be collected.
+    It is the done callback of the network's calls, and the only place that decides whether
+    there is another attempt.
 
     Attributes:
         made: The number of attempts so far.
-        live: The list of calls in flight, which end with their channel.
-        owner: The call object that the user holds; a weak reference to it if the
-            call ends when the user drops it.
-        committed: Whether messages of the call have passed either way. If so, the call
-            cannot be started again.
-        call: The real call of the last attempt.
-        deadline: The moment of the loop's clock for all attempts together; None without one.
     """
 
-    # The defaults are on the class: a call pays only for what it uses.
     made = 0
-    committed = False
-    deadline: float | None = None
-    owner: Any = None
-    call: Any = None
     _pick: Any = None  # a Pick, from the first attempt on
     _tried: frozenset[str] = frozenset()
-    _replay: Replay | None = None
-    _doubtful = False
+    _requests: Requests | None = None
+    _pump: asyncio.Task[None] | None = None
     _trusts_peer = False  # whether another attempt rests on what the peer said of the method
+    code: grpc.StatusCode = _OK  # of the last attempt, as it is meant
+    _failure: BaseException | None = None  # what ended the call on this side
+    _counted: Any = None  # the last of the network's calls whose end was counted
+    _unsure: asyncio.TimerHandle | None = None
+    _response: Any = None
+    _answered = False
+    _connection: Any  # a Connection, from the first attempt on
 
     def __init__(
         self,
         called: Called,
         target: Target,
-        live: set[Cancellable],
         request: Any,
         timeout: float | None,
         metadata: Any,
         credentials: grpc.CallCredentials | None,
         compression: grpc.Compression | None,
+        first: bool,
     ) -> None:
-        self._called = called
+        self.called = called
         self._target = target
-        self.live = live
-        self._request = request
         self._timeout = timeout
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
-        self._loop = loop = target.loop
-        if _get_running_loop() is not loop:
-            raise wrong_loop(called.service)
         if timeout is not None:
-            self.deadline = loop.time() + timeout
+            self.deadline = target.loop.time() + timeout
         # A handler that serves a retried call makes its own calls without retries: only one of
         # three layers tries again.
-        serving = scope.get()
-        if target.retry is None or (serving is not None and serving.active and serving.retried):
+        if not first or target.retry is None:
             self.committed = True
-        elif called.streams and request is not None:
-            self._replay = Replay(request)
+        self._request = None if called.streams else called.method.serialize(request)
+        if called.streams and request is not None:
+            self.iterates = True
+            self._requests = Requests(request, keep=not self.committed)
 
-    @property
-    def node(self) -> Node | None:
-        """The node of the last attempt."""
-        return self._pick.node if self._pick is not None else None
+    def begin(self, wait_for_ready: bool) -> None:
+        """Start the first attempt, now if there is a node, or as soon as there is one.
 
-    def left(self) -> float | None:
-        """Seconds until the deadline, not below 0; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - self._loop.time())
-
-    def start(self, found: PickedChannel) -> Any:
-        """Start the real call on a node, without `wait_for_ready`.
-
-        With it, grpc-core would wait on a dead node's channel until the deadline. To us
-        it means waiting for a node.
+        Without `wait_for_ready` in the network's call: with it, grpc-core would wait on a
+        dead node's channel until the deadline. To us it means waiting for a node.
         """
+        self.called.channel.live.add(self)
+        found = self._target.pick(self.called.method.info)
+        if found is None:
+            self._later(self._begin_later(wait_for_ready))
+        else:
+            self._start(found)
+        if self._requests is not None and self.phase is not ENDED:
+            self._pump = self.called.channel.tasks.start(
+                self._requests.run(self), f"requests of {self.called.path}", inherit=True
+            )
+            if self.phase is ENDED:
+                self._pump.cancel()
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on with this, in a task."""
+        task = self.called.channel.tasks.start(work, f"call {self.called.path}", inherit=True)
+        if not task.done() and self.phase is not RUNNING:
+            self.task = task
+
+    async def _begin_later(self, wait_for_ready: bool) -> None:
+        try:
+            found = await self._target.wait(self.called.method.info, self.deadline, wait_for_ready)
+            self._timeout = self._left()
+            self._start(found)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        except Exception as exc:
+            self.task = None
+            self.fail(exc)
+
+    def _left(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - self._target.loop.time())
+
+    def _start(self, found: PickedChannel) -> None:
+        """Start an attempt on a node."""
         pick, channel, ready = found
-        request, timeout, metadata = self._request, self._timeout, self._metadata
+        timeout, metadata = self._timeout, self._metadata
         if self.made:
-            timeout = self.left()
+            timeout = self._left()
             metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.made)))
         try:
-            if self._replay is not None:
-                request = self._replay.reader()
-            call = channel.bind(self._called.method)(
-                request,
+            network = channel.bind(self.called.method)(
+                self._request,
                 timeout=timeout,
                 metadata=metadata,
                 credentials=self._credentials,
@@ -132,70 +164,108 @@ class Attempts:
             self._target.chooser.done(pick, CANCELLED)
             raise
         self.made += 1
-        self.call = call
         self._pick = pick
+        self.node = pick.node
         self._channel = channel
+        self._connection = channel.connection
         self._ready = ready
         self._readies = channel.readies
         self._said = channel.said
-        channel.calls.add(self)
-        self.live.add(self)
-        call.add_done_callback(self)
-        if self._called.logged:
-            call.add_done_callback(log_end(self._called.callee, pick.node))
-        return call
+        self.task = None
+        channel.calls += 1
+        self.run(network)
+        if self._requests is not None and self.made > 1:
+            self._requests.send_again(network)
+        network.add_done_callback(self)
 
-    async def start_later(self, wait_for_ready: bool) -> Any:
-        """Start it as soon as there is a node."""
-        try:
-            found = await self._target.wait(self._called.method.info, self.deadline, wait_for_ready)
-            self._timeout = self.left()
-            return self.start(found)
-        except BaseException:
-            self.owner = None
-            raise
+    # The end of an attempt
 
-    def __call__(self, call: Any) -> None:
-        """The real call has ended: stop counting it, report how it ended, and retry it if it failed."""
-        self.live.discard(self)
-        self._channel.ended(self)
-        outcome = outcome_of(call)
-        if outcome.code:
-            self._failed(outcome)
+    def __call__(self, network: Any) -> None:
+        """The network's call has ended: count it, and decide whether there is another attempt."""
+        if network is self._counted:
             return
+        code = self._connection.code(network)
+        if code is not None:
+            self._decide(network, code)
+        elif self._unsure is None:
+            # The real status follows, also for code that has seen the first one.
+            self._unsure = self._target.loop.call_later(PATIENCE, self._decide, network, _INTERNAL)
+
+    def _decide(self, network: Any, code: grpc.StatusCode) -> None:
+        if self._unsure is not None:
+            self._unsure.cancel()
+            self._unsure = None
+            if network is self._counted:
+                return
+        self._counted = network
+        self._channel.ended()
         target = self._target
-        target.chooser.done(self._pick, outcome)
-        target.budget.succeeded()
-        self.owner = None
-        if self._called.path not in self._said:
-            # Once for each method and connection: servers repeat it in every answer.
-            self._hear(trailers_of(call))
+        if code is _OK:
+            self.code = code
+            self._count(_WELL)
+            target.budget.succeeded()
+            if self.called.path not in self._said:
+                # Once for each method and connection: servers repeat it in every answer.
+                self._hear(self._trailers())
+            if self.called.logged:
+                self._log("status 0")
+        elif self._failed(code):
+            return
+        self.finish()
 
-    def cancel(self) -> bool:
-        """Cancel the real call; False if it had ended."""
-        return bool(self.call.cancel())
+    def _failed(self, code: grpc.StatusCode) -> bool:
+        """Count a failure; True if there is another attempt."""
+        if code is _CANCELLED and self._connection.cancelled_here(self.inner):
+            self.code = code
+            outcome = CANCELLED
+        else:
+            status = self._connection.status(self.inner)
+            meant, _, error = read_status(code, status.details)
+            self.code = self._by_deadline(meant)
+            refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
+            outcome = _REFUSED if refused else _OUTCOMES[self.code]
+        self._count(outcome, self.code is _DEADLINE_EXCEEDED and self._had_no_time())
+        if self.called.logged:
+            self._log("cancelled here" if outcome.local else f"status {self.code.value[0]}")
+        return not (self.committed or outcome.local or self._failure) and self._again(outcome)
 
-    def _failed(self, outcome: Outcome) -> None:
-        late = outcome.code == _DEADLINE_EXCEEDED and self._had_no_time()
-        self._target.chooser.done(self._pick, outcome, late)
-        if outcome.code == _INTERNAL and self._called.streams and not self.committed:
-            self._doubtful = True
-        elif self.committed or outcome.local or not self._again(outcome):
-            self.owner = None
+    def _count(self, outcome: Outcome, late: bool = False) -> None:
+        try:
+            self._target.chooser.done(self._pick, outcome, late)
+        except Exception as exc:  # of a plug-in's balancer; it must fail no call
+            self._target.balancer_failed(exc)
+
+    def _log(self, end: str) -> None:
+        log.debug("%s on %s: %s", self.called.callee, self._pick.node.address, end)
+
+    def _by_deadline(self, code: grpc.StatusCode) -> grpc.StatusCode:
+        """DEADLINE_EXCEEDED if that is what the code means.
+
+        The peer keeps the same deadline: if its clock is ahead, its reset arrives first, as CANCELLED,
+        and a write that meets it fails as INTERNAL.
+        """
+        if code is _CANCELLED or code is _INTERNAL:
+            deadline = self.deadline
+            if deadline is not None and self._target.loop.time() > deadline - EARLY:
+                return _DEADLINE_EXCEEDED
+        return code
+
+    def _trailers(self) -> Mapping[str, str | bytes]:
+        return dict(tuple(self._connection.status(self.inner).trailing))
 
     def _hear(self, trailers: Mapping[str, str | bytes]) -> None:
         """Keep what the peer says of the method, for as long as this connection lasts."""
         # A call that was started before there was a connection does not know which one it got,
         # and a name stands for many processes, each of which speaks for itself.
         if self._ready and self._channel.node.kind != "name":
-            self._said[self._called.path] = _says(trailers, IDEMPOTENT)
+            self._said[self.called.path] = _says(trailers, IDEMPOTENT)
 
     def _marked(self, trailers: Mapping[str, str | bytes]) -> bool:
         """Whether the method may run twice: by the caller, its proto, or the peer that was called."""
         if _says(trailers, IDEMPOTENT):
             self._hear(trailers)
             return True
-        called = self._called
+        called = self.called
         return called.idempotent or (self._ready and self._said.get(called.path, False))
 
     def _may_have_run(self) -> bool:
@@ -215,34 +285,20 @@ class Attempts:
         """
         return (
             self.made > 1
-            or (self.deadline is not None and self._loop.time() > self.deadline + LATE)
-            or _says(trailers_of(self.call), NOT_STARTED)
+            or (self.deadline is not None and self._target.loop.time() > self.deadline + LATE)
+            or _says(self._trailers(), NOT_STARTED)
         )
 
-    def reconsider(self, error: AioRpcError) -> bool:
-        """Whether the call goes on although it ended with this error, which differs from the first report.
-
-        The two differ if a stream writes a request while the peer's refusal arrives
-        (see `rpc.grpcio`).
-        """
-        if not self._doubtful:
-            return False
-        self._doubtful = False
-        code, _, _ = read_status(error.code(), error.details() or "")
-        goes_on = not self.committed and self._again(OUTCOMES[code.value[0]])
-        if not goes_on:
-            self.owner = None
-        return goes_on
+    # Another attempt
 
     def _again(self, outcome: Outcome) -> bool:
         """Start or prepare another attempt, if that is safe and allowed."""
-        target, called = self._target, self._called
-        if target.retry is None or (self._replay is not None and not self._replay.from_start):
+        target, called = self._target, self.called
+        if target.retry is None or (self._requests is not None and not self._requests.from_start):
             return False
-        owner = self.owner() if called.drops else self.owner
-        if owner is None:
+        if called.channel.tasks.closed:  # the client is closing
             return False
-        trailers = trailers_of(self.call)
+        trailers = self._trailers()
         pushback = trailers.get(PUSHBACK)
         may_have_run = not _says(trailers, NOT_STARTED) and self._may_have_run()
         if may_have_run and not called.idempotent:
@@ -253,7 +309,7 @@ class Attempts:
                 may_have_run=may_have_run,
                 idempotent=self._marked(trailers),
                 attempts=self.made,
-                left=self.left(),
+                left=self._left(),
                 pushback=pushback if isinstance(pushback, str) else None,
             )
         )
@@ -261,26 +317,41 @@ class Attempts:
             return False
         self._tried |= {self._pick.node.key}
         if pause > 0:
-            called.defer(owner, partial(self._start_after, pause, self.call), self.deadline)
+            failed = self.inner
+            self.wait()
+            self._later(self._start_after(pause, failed))
             return True
         found = self._find()
         if found is None:
             return False
-        owner.begun(self.start(found))
+        try:
+            self._start(found)
+        except Exception as exc:
+            self.fail(exc)
         return True
 
-    async def _start_after(self, pause: float, failed: Any) -> Any:
-        """Make another attempt after a pause; return the failed call if there is no other node."""
-        await asyncio.sleep(pause)
-        found = self._find()
-        if found is None:
-            self.owner = None
-            return failed
-        return self.start(found)
+    async def _start_after(self, pause: float, failed: Any) -> None:
+        """Make another attempt after a pause; without another node, the failed one was the last."""
+        try:
+            await asyncio.sleep(pause)
+            found = self._find()
+            if found is not None:
+                self._start(found)
+                return
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        except Exception as exc:
+            self.task = None
+            self.fail(exc)
+            return
+        self.task = None
+        self.inner = failed
+        self.finish()
 
     def _find(self) -> PickedChannel | None:
         """Another node to try, if one is there at once and the budget allows a retry."""
-        target, path = self._target, self._called.path
+        target, path = self._target, self.called.path
         while (found := target.pick(CallInfo(path, self._tried))) is not None:
             pick, channel, _ = found
             # A node of another version may say that the method must not run twice.
@@ -292,6 +363,121 @@ class Attempts:
                 break  # the budget is spent; or a plug-in's balancer picks the same node again
             self._tried |= {pick.node.key}
         return None
+
+    # The end of the call
+
+    def fail(self, error: BaseException) -> bool:
+        if self.phase is ENDED:
+            return False
+        self._failure = error
+        if self.phase is RUNNING:
+            self.inner.cancel()  # which ends the attempt, and so the call
+        self.finish()
+        return True
+
+    def finish(self, end: End | None = None) -> None:
+        if self.phase is ENDED:
+            return
+        pump, self._pump = self._pump, None
+        super().finish(end)
+        if pump is not None:
+            pump.cancel()
+
+    def make_end(self) -> End:
+        called, network = self.called, self.inner
+        if network is None:
+            assert self._failure is not None, "ended without a reason"
+            return End.failed(self._failure, called.callee)
+        status: Status = self._connection.status(network)
+        if self._failure is not None:
+            return End.failed(self._failure, called.callee, status)
+        if self.code is _OK:
+            return End(_OK, status.details, status.initial, status.trailing, status.debug)
+        code, details, _ = read_status(status.code, status.details)
+        if self.code is _CANCELLED and self._connection.cancelled_here(network):
+            make_error: Callable[[], BaseException] = asyncio.CancelledError
+        elif self.code is code:
+            make_error = partial(self._error, status, self.node, self.made)
+        else:
+            code, details = self.code, f"the deadline passed; the transport says {code.name}: {details}"
+            status = replace(status, code=code, details=details)
+            make_error = partial(self._error, status, self.node, self.made)
+        cancelled = status.code is _CANCELLED
+        return End(code, details, status.initial, status.trailing, status.debug, make_error, cancelled)
+
+    def _error(self, status: Status, node: Node, made: int) -> RpcError:
+        error = AioRpcError(status.code, status.initial, status.trailing, status.details, status.debug)
+        return from_aio(error, node=node, callee=self.called.callee, attempts=made)
+
+    # The one response
+
+    def result(self) -> Generator[Any, None, Any]:
+        while True:
+            inner = self.inner
+            try:
+                if inner is None and self.phase is not ENDED:
+                    yield from self._waiter()
+                    continue
+                if self.phase is ENDED and (self._answered or self.code is not _OK or self._failure):
+                    break
+                data = yield from inner.__await__()
+            except AioRpcError:
+                yield from self.settled(inner).__await__()
+            except asyncio.CancelledError:
+                if meant_for_us():
+                    self.cancel()
+                    raise
+                yield from self.settled(inner).__await__()
+            else:
+                self._answer(data)
+                break
+        if not self._answered:
+            self.end.raise_error()
+        return self._response
+
+    def response(self) -> Any:
+        return self._response
+
+    def received(self, message: Any) -> Any:
+        self.committed = True
+        try:
+            return self.called.method.parse(message)
+        except RpcError as exc:
+            exc.node = self.node
+            self.fail(exc)
+            raise
+
+    def _answer(self, data: bytes | None) -> None:
+        """Read the response; if it cannot be read, that is the end of the call."""
+        if self._answered:
+            return
+        self._answered = True
+        try:
+            self._response = self.called.method.parse(data)
+        except RpcError as exc:
+            self._answered = False
+            exc.node = self.node
+            self._failure = exc
+            self._end = None
+
+    async def outcome(self) -> End:
+        while self.phase is not ENDED:
+            await self.change()
+        if self.called.one_response and self.code is _OK and not (self._answered or self._failure):
+            self._answer(await self.inner)
+        return self.end
+
+    def tell(self) -> None:
+        tasks = self.called.channel.tasks
+        if self.called.one_response and not (self._answered or self._failure or tasks.closed):
+            # Whether the response can be read belongs to the end.
+            tasks.start(self._tell_later(), f"end of {self.called.path}", inherit=True)
+        else:
+            super().tell()
+
+    async def _tell_later(self) -> None:
+        await self.outcome()
+        super().tell()
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

@@ -1,101 +1,49 @@
-"""What the parts of a call know of the method that it calls, and of the user's call object."""
+"""One method on one channel: what all its calls have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
-
-from pymicro.rpc.wire.shape import Shape
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import grpc
-
-    from pymicro.base.tasks import Tasks
-    from pymicro.calling.call.deferred import Deferred
+    from pymicro.calling.call.channel_state import ChannelState
     from pymicro.calling.connections.method import Method
 
-__all__ = ["Called", "Waiting"]
+__all__ = ["Called"]
 
 
-class Waiting(Protocol):
-    """A user's call object whose real call starts later."""
+class Called:
+    """One method on one channel.
 
-    def begins_later(self, deferred: Deferred) -> None:
-        """The real call will start later, for the first time or again."""
-        ...
-
-    def begun(self, call: Any) -> None:
-        """The real call has started, for the first time or again on another node."""
-        ...
-
-
-class Called(Protocol):
-    """One method on one channel, as `MultiCallable` is.
+    Args:
+        channel: Our channel, which knows the nodes.
+        method: The method as a stub asks for it.
 
     Attributes:
-        method: The method as a stub asks for it.
         callee: Service and method, for errors.
-        call_type: Makes the call object that the user gets.
-        drops: Whether the call is cancelled when nobody holds it any more.
         streams: Whether there is a stream of requests.
+        one_response: Whether there is one response, and no stream of them.
     """
 
-    method: Method
-    callee: str
-    call_type: type[Any]
-    drops: bool
-    streams: bool
+    def __init__(self, channel: ChannelState, method: Method) -> None:
+        self.channel = channel
+        self.method = method
+        self.path = method.path
+        self.shape = method.shape
+        self.callee = f"{channel.service}{method.path}"
+        self.streams = method.shape.request_streaming
+        self.one_response = not method.shape.response_streaming
 
     @property
     def service(self) -> str:
         """The name that is looked up."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """`/package.Service/Method`."""
-        ...
-
-    @property
-    def shape(self) -> Shape:
-        """Which sides stream."""
-        ...
+        return self.channel.service
 
     @property
     def idempotent(self) -> bool:
-        """Whether the method may run twice, whatever a peer says of it."""
-        ...
+        """Whether the method may run twice: the channel or its proto says so."""
+        return self.channel.marks(self.path) or self.method.idempotent
 
     @property
     def logged(self) -> bool:
-        """Whether each call writes a line to the log."""
-        ...
-
-    @property
-    def tasks(self) -> Tasks:
-        """Where background work of its calls runs."""
-        ...
-
-    def elsewhere(self, path: str) -> Called:
-        """The same object with another method's path."""
-        ...
-
-    def direct(
-        self,
-        request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
-        """Start a call inside all interceptors."""
-        ...
-
-    def refused(self, why: Exception) -> Any:
-        """A call that has ended before it began: what it was given cannot be sent."""
-        ...
-
-    def defer(self, call: Waiting, begin: Callable[[], Awaitable[Any]], deadline: float | None) -> None:
-        """Let `call` wait for what `begin` starts."""
-        ...
+        """Whether each attempt writes a line to the log."""
+        return self.channel.logged

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import Container
+import logging
+from collections.abc import Container, Mapping
 
 import grpc.aio
 
 from pymicro.base.tasks import Tasks
-from pymicro.calling.call.intercepted import Interception
-from pymicro.calling.call.outcomes import logs_calls
-from pymicro.calling.connections.core import ClientCore
-from pymicro.calling.connections.node_channel import Cancellable
+from pymicro.calling.call.layers import Layers
+from pymicro.calling.connections.core import ClientCore, LiveCall
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter, Target
 from pymicro.rpc.wire.metadata import Pair, why_not_forwarded
+from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["UNSET", "ChannelState", "Unset"]
 
@@ -27,6 +28,8 @@ class Unset(enum.Enum):
 
 UNSET = Unset.UNSET
 
+log = logging.getLogger("pymicro.client")
+
 
 class ChannelState:
     """The part of a channel that its calls use.
@@ -35,11 +38,11 @@ class ChannelState:
         service: The name that is looked up.
         target: Where calls go; None before the first call and after the client is closed.
         timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
-        live: Calls in flight, which end when the channel is closed.
+        live: The client's calls in flight, those of other channels too.
         forwarded: Keys of request metadata that onward calls pass on.
         caller: Metadata in which each call says who makes it; None for nothing.
         logged: Whether each call writes a line to the log.
-        intercepted: The interceptors; None without any.
+        layers: The interceptors, for each shape of call; None without any.
     """
 
     def __init__(
@@ -49,17 +52,17 @@ class ChannelState:
         which: Filter,
         options: ChannelOptions,
         timeout: float | Unset | None,
-        intercepted: Interception | None,
+        layers: Mapping[Shape, Layers] | None,
         idempotent: Container[str] = (),
     ) -> None:
         self.service = service
         self.target: Target | None = None
-        self.live: set[Cancellable] = set()
+        self.live: set[LiveCall] = core.live
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
         self.caller: grpc.aio.Metadata | None = None
         self.logged = False
-        self.intercepted = intercepted
+        self.layers = layers
         self._core = core
         self._filter = which
         self._options = options
@@ -71,6 +74,15 @@ class ChannelState:
     def tasks(self) -> Tasks:
         """Where this channel's background work runs."""
         return self._core.tasks
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which calls are made; only after the first call."""
+        return self._core.loop
+
+    def own_calls(self) -> list[LiveCall]:
+        """This channel's calls in flight."""
+        return [call for call in self.live if call.called.channel is self]
 
     def marks(self, path: str) -> bool:
         """Whether the user told this channel that the method may run twice."""
@@ -103,7 +115,7 @@ class ChannelState:
             self.timeout = core.timeout if isinstance(given, Unset) else given
             self.forwarded = core.forwarded
             self.caller = core.caller
-            self.logged = logs_calls()
+            self.logged = log.isEnabledFor(logging.DEBUG)
         return self.target
 
     def forget(self) -> None:

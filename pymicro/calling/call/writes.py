@@ -7,8 +7,6 @@ from typing import Any, Self
 
 import grpc.aio
 
-from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED
-
 __all__ = ["Writes"]
 
 
@@ -22,7 +20,6 @@ class Writes:
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Any] = asyncio.Queue(1)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._closed = False
 
     def __aiter__(self) -> Self:
         return self
@@ -38,24 +35,14 @@ class Writes:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def write(self, request: Any) -> None:
-        """Hand over a request.
-
-        Raises:
-            asyncio.InvalidStateError: The call has ended, or `close` was called;
-                the texts are grpc.aio's.
-        """
-        if self._closed:
-            raise asyncio.InvalidStateError(HALF_CLOSED)
+    async def write(self, request: Any) -> bool:
+        """Hand over a request; False if the call has ended."""
         await self._put(request)
-        if self._ended.done():
-            raise asyncio.InvalidStateError(ALREADY_FINISHED)
+        return not self._ended.done()
 
     async def close(self) -> None:
         """There are no more requests."""
-        if not self._closed:
-            self._closed = True
-            await self._put(grpc.aio.EOF)
+        await self._put(grpc.aio.EOF)
 
     async def _put(self, item: Any) -> None:
         if self._ended.done():

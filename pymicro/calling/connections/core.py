@@ -19,16 +19,18 @@ from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.errors import PymicroError
 from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
+from pymicro.calling.connections.transport import Transport
 from pymicro.discovery.selector import Selector
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
 from pymicro.settings.config import Config
 
-__all__ = ["ClientCore", "Opened"]
+__all__ = ["ClientCore", "LiveCall", "Opened"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -43,6 +45,23 @@ class Opened(Protocol):
         ...
 
 
+class LiveCall(Protocol):
+    """A call in flight."""
+
+    @property
+    def called(self) -> Any:
+        """The method that is called, on its channel."""
+        ...
+
+    def cancel(self) -> bool:
+        """End it now; False if it had ended."""
+        ...
+
+    async def outcome(self) -> Any:
+        """Return when it has ended."""
+        ...
+
+
 class ClientCore:
     """Makes targets for channels and holds what they share, while the context is open.
 
@@ -51,9 +70,16 @@ class ClientCore:
         timeout: Seconds a unary call may take if the call gives no timeout; None for no limit.
         forwarded: Keys of request metadata that onward calls pass on.
         caller: Metadata in which calls say who makes them; None if the caller has no name.
+        loop: The event loop in which calls are made.
+        live: All calls in flight; this list keeps them alive.
+        transport: Makes the connections.
     """
 
+    loop: asyncio.AbstractEventLoop
+
     def __init__(self) -> None:
+        self.live: set[LiveCall] = set()
+        self.transport: Transport = GrpcTransport()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
         self.caller: Metadata | None = None
@@ -92,10 +118,10 @@ class ClientCore:
         self._describe = describe
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.tasks = Tasks("pymicro client")
         await self.tasks.__aenter__()
-        self._pool = NodeChannels(self._config, self.tasks)
+        self._pool = NodeChannels(self._config, self.tasks, self.transport)
         return self
 
     async def __aexit__(
@@ -105,6 +131,8 @@ class ClientCore:
             channel.forget()
         self._opened.clear()
         self._targets.clear()
+        for call in list(self.live):
+            call.cancel()
         try:
             await self.tasks.__aexit__(kind, exc, traceback)
         finally:
@@ -137,7 +165,7 @@ class ClientCore:
                 f"the client of the channel to {service} is not open: "
                 "call inside `async with client:` or while the service runs"
             )
-        if _get_running_loop() is not self._loop:
+        if _get_running_loop() is not self.loop:
             raise wrong_loop(service)
         self._opened.add(channel)
         key = service, which, options

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import grpc.aio
-
 from pymicro.balancing.balancer import CallInfo
 from pymicro.base.errors import ConfigError
-from pymicro.rpc.idempotent import proto_says_idempotent
+from pymicro.rpc.idempotent import method_in_pool, proto_says_idempotent
+from pymicro.rpc.status import Internal
 from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["Marks", "Method"]
@@ -24,11 +23,12 @@ class Method:
     """
 
     __slots__ = (
-        "_arguments",
+        "_deserializer",
         "_idempotent_here",
-        "_registered",
+        "_serializer",
         "info",
         "path",
+        "registered",
         "shape",
         "shared",
     )
@@ -47,8 +47,9 @@ class Method:
         self.path = method
         self.info = CallInfo(method)
         self.shape = shape
-        self._arguments = (method, request_serializer, response_deserializer)
-        self._registered = registered
+        self.registered = registered
+        self._serializer = request_serializer or _as_it_is
+        self._deserializer = response_deserializer or _as_it_is
         self._idempotent_here: bool | None = None
 
     @property
@@ -58,17 +59,60 @@ class Method:
             self._idempotent_here = proto_says_idempotent(self.path)
         return self._idempotent_here
 
-    def bind(self, channel: grpc.aio.Channel) -> Callable[..., Any]:
-        """The grpc.aio multicallable of this method on `channel`."""
-        bound: Callable[..., Any] = getattr(channel, self.shape.value)(
-            *self._arguments, _registered_method=self._registered
-        )
-        return bound
+    def serialize(self, request: Any) -> bytes:
+        """The request as bytes.
+
+        Raises:
+            TypeError: It cannot be serialized. (grpc.aio logs that, and sends an empty message.)
+        """
+        try:
+            data = self._serializer(request)
+        except Exception as exc:
+            raise self._wrong(request, exc) from exc
+        if isinstance(data, bytes):
+            return data
+        raise self._wrong(request, f"its serializer returned {_a(data)}, and not bytes")
+
+    def _wrong(self, request: Any, why: object) -> TypeError:
+        wanted = self._type_name("input_type")
+        takes = f" takes {wanted}" if wanted else "'s request must be serialized"
+        # The value itself may be a secret.
+        return TypeError(f"{self.path}{takes}, and was given {_a(request)}, which cannot be sent: {why}")
+
+    def parse(self, data: bytes | None) -> Any:
+        """The response in these bytes.
+
+        Raises:
+            Internal: They cannot be read, or there is no response. (grpc.aio gives None.)
+        """
+        if data is None:
+            name = self._type_name("output_type") or "response"
+            raise Internal(f"{self.path} ended OK, but without its {name}", from_peer=False)
+        try:
+            return self._deserializer(data)
+        except Exception as exc:
+            name = self._type_name("output_type")
+            raise Internal(
+                f"a response of {self.path} with {len(data)} bytes cannot be read"
+                f"{' as ' + name if name else ''}: {type(exc).__name__}: {exc}",
+                from_peer=False,
+            ) from exc
+
+    def _type_name(self, side: str) -> str:
+        found = method_in_pool(self.path)
+        return getattr(found, side).full_name if found is not None else ""
 
     def renamed(self, method: str) -> Method:
         """The same method with another path; for one call, so it is not shared."""
-        _, serializer, deserializer = self._arguments
-        return Method(self.shape, method, serializer, deserializer, False, shared=False)
+        return Method(self.shape, method, self._serializer, self._deserializer, False, shared=False)
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def _a(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 class Marks:

@@ -1,4 +1,4 @@
-"""One real channel to one node, shared by everybody that calls that node."""
+"""One connection to one node, shared by everybody that calls that node."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
 
 import grpc
-import grpc.aio
 
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
-from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
+from pymicro.calling.connections.options import ChannelOptions
+from pymicro.calling.connections.transport import Connection, StartCall, Transport
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import Unavailable
 from pymicro.settings.config import Config
 
-__all__ = ["Cancellable", "NodeChannel", "NodeChannels"]
+__all__ = ["NodeChannel", "NodeChannels"]
 
 log = logging.getLogger("pymicro.client")
 
@@ -40,19 +39,12 @@ _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 
-class Cancellable(Protocol):
-    """A call, as the code that may have to end it sees it."""
-
-    def cancel(self) -> bool:
-        """End it now; False if it had ended."""
-        ...
-
-
 class NodeChannel:
-    """A node's channel: it connects when asked to, is watched, and closes after its last call.
+    """A node's connection: made when asked for, watched, and closed after its last call.
 
     Attributes:
         node: The node that is called.
+        connection: The connection; None before somebody needs it.
         pickable: Whether a call may start now: the channel is READY, or it was READY
             and fell to IDLE (then it is being connected again).
         failed: Whether the last attempt to connect failed.
@@ -60,7 +52,7 @@ class NodeChannel:
         changes: How often the state has changed.
         readies: How often it was READY, as far as can be told. This and `ready()` tell
             whether a call can have been sent, never the text of an error.
-        calls: The calls started here that have not ended.
+        calls: How many calls started here have not ended.
         said: By path, whether the peer marked the method as one that may run twice, as far
             as it has answered on this connection. The next connection begins with another
             dictionary: it may lead to another process, of another version or service.
@@ -73,11 +65,12 @@ class NodeChannel:
         "_config",
         "_listeners",
         "_options",
-        "_real",
         "_tasks",
+        "_transport",
         "_watch",
         "calls",
         "changes",
+        "connection",
         "failed",
         "node",
         "pickable",
@@ -93,6 +86,7 @@ class NodeChannel:
         config: Config,
         options: ChannelOptions,
         tasks: Tasks,
+        transport: Transport,
         closed: Callable[[NodeChannel], None],
     ) -> None:
         self.node = node
@@ -100,34 +94,35 @@ class NodeChannel:
         self.failed = False
         self.retired = False
         self.state: grpc.ChannelConnectivity | None = None
-        self.calls: set[Cancellable] = set()
+        self.calls = 0
         self.said: dict[str, bool] = {}
         self.changes = 0
         self.readies = 0
         self._config = config
         self._options = options
         self._tasks = tasks
+        self._transport = transport
         self._closed = closed
-        self._real: grpc.aio.Channel | None = None
+        self.connection: Connection | None = None
         self._broken: Exception | None = None  # why it cannot be made
         self._watch: asyncio.Task[None] | None = None
-        self._bound: dict[Method, Callable[..., Any]] = {}
+        self._bound: dict[Method, StartCall] = {}
         self._listeners: list[Callable[[], None]] = []
 
     @property
     def lazy(self) -> bool:
         """Whether nobody has asked it to connect yet."""
-        return self._real is None and self._broken is None
+        return self.connection is None and self._broken is None
 
     def ready(self) -> bool:
-        """Whether it is READY at this moment, by grpc-core's own account."""
-        real = self._real
-        return real is not None and real.get_state() is _READY
+        """Whether it is READY at this moment, by the transport's own account."""
+        connection = self.connection
+        return connection is not None and connection.state() is _READY
 
     def connect(self) -> None:
-        """Make the real channel and start connecting it, without waiting.
+        """Make the connection and start connecting it, without waiting.
 
-        A channel that cannot be made counts as failed, and raises nothing: others are next in line.
+        One that cannot be made counts as failed, and raises nothing: others are next in line.
         """
         if not self.lazy or self.retired:
             return
@@ -140,23 +135,21 @@ class NodeChannel:
             for listener in list(self._listeners):
                 listener()
 
-    def _open(self) -> grpc.aio.Channel:
-        real = grpc.aio.insecure_channel(
-            dial_target(self.node),
-            options=channel_arguments(self._config, self.node, self._options.options),
-            compression=self._options.compression,
+    def _open(self) -> Connection:
+        connection = self._transport.open(self.node, self._config, self._options)
+        self.connection = connection
+        self.state = connection.state(True)
+        self._watch = self._tasks.start(
+            self._follow(connection, self.state), f"connection to {self.node.address}"
         )
-        self._real = real
-        self.state = real.get_state(try_to_connect=True)
-        self._watch = self._tasks.start(self._follow(real, self.state), f"channel {self.node.address}")
-        return real
+        return connection
 
-    async def _follow(self, real: grpc.aio.Channel, state: grpc.ChannelConnectivity) -> None:
+    async def _follow(self, connection: Connection, state: grpc.ChannelConnectivity) -> None:
         while state is not _SHUTDOWN:
             self._saw(state)
-            await real.wait_for_state_change(state)
-            # After max_connection_age a channel goes IDLE and stays so: connect it again at once.
-            state = real.get_state(try_to_connect=True)
+            await connection.change(state)
+            # After max_connection_age it goes IDLE and stays so: connect it again at once.
+            state = connection.state(True)
 
     def _saw(self, state: grpc.ChannelConnectivity) -> None:
         previous, self.state = self.state, state
@@ -181,11 +174,11 @@ class NodeChannel:
         # Not cleared: calls of the connection before keep what was said on that one.
         self.said = {}
 
-    def bind(self, method: Method) -> Callable[..., Any]:
-        """The multicallable of `method` on the real channel, made once if the method is shared.
+    def bind(self, method: Method) -> StartCall:
+        """What starts calls of `method` here, made once if the method is shared.
 
         Raises:
-            Unavailable: The real channel cannot be made.
+            Unavailable: The connection cannot be made.
         """
         try:
             return self._bound[method]
@@ -194,15 +187,15 @@ class NodeChannel:
                 raise Unavailable(
                     f"node {self.node.id} cannot be connected to: {self._broken}", from_peer=False
                 ) from self._broken
-            real = self._real if self._real is not None else self._open()
-            bound = method.bind(real)
+            connection = self.connection if self.connection is not None else self._open()
+            bound = connection.bind(method)
             if method.shared:
                 self._bound[method] = bound
             return bound
 
-    def ended(self, call: Cancellable) -> None:
+    def ended(self) -> None:
         """A call started here has ended."""
-        self.calls.discard(call)
+        self.calls -= 1
         if self.retired and not self.calls:
             self._close_soon()
 
@@ -223,32 +216,33 @@ class NodeChannel:
             self._close_soon()
 
     def _close_soon(self) -> None:
-        if self._real is None:
+        if self.connection is None:
             self._closed(self)
         elif not self._tasks.closed:  # otherwise the code that ends the tasks closes us
             self._tasks.start(self.close(), f"close {self.node.address}")
 
     async def close(self) -> None:
-        """End the calls in flight and the connection."""
+        """End the connection; the calls on it have ended."""
         self.retired = True
         self.pickable = False
-        for call in list(self.calls):
-            call.cancel()
-        real, self._real = self._real, None
+        connection, self.connection = self.connection, None
         self._bound.clear()
         if self._watch is not None:
             self._watch.cancel()
-        if real is not None:
-            await real.close()
+        if connection is not None:
+            await connection.close()
         self._closed(self)
 
 
 class NodeChannels:
     """The channels of one client; holders with equal options share one channel to a node."""
 
-    def __init__(self, config: Config, tasks: Tasks, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, config: Config, tasks: Tasks, transport: Transport, *, rng: random.Random | None = None
+    ) -> None:
         self._config = config
         self._tasks = tasks
+        self._transport = transport
         self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
         self._retired: set[NodeChannel] = set()
         self._rng = rng or random.Random()
@@ -265,7 +259,7 @@ class NodeChannels:
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = NodeChannel(
-                node, self._config, options, self._tasks, self._retired.discard
+                node, self._config, options, self._tasks, self._transport, self._retired.discard
             )
         channel.listen(listener)
         return channel
@@ -333,7 +327,7 @@ class NodeChannels:
             self._tick = loop.call_later(STEP, self._connect_next)
 
     async def close(self) -> None:
-        """End all calls and connections."""
+        """End all connections."""
         for handle in (self._pump, self._tick):
             if handle is not None:
                 handle.cancel()

@@ -129,6 +129,7 @@ class Target:
     _dialled: Dialled = field(default_factory=Dialled)
     _readies: dict[str, int] = field(default_factory=dict)
     _held_back: float = float("-inf")
+    _told_broken: float = float("-inf")
     _any_pickable: bool = False
     _unfiltered: int = 0
     _error: str = ""
@@ -160,7 +161,7 @@ class Target:
                         log.error("%s: %s", self.service, exc)
                     self._broken = True
                     self._error = str(exc)
-                    self._wake()
+                    self.wake()
                 except RegistryError as exc:
                     # Keep the last set: yesterday's nodes beat none at all.
                     if self._error != str(exc):
@@ -234,7 +235,7 @@ class Target:
         self._tell_reconnected()
         failed = sum(channel.failed for channel in channels.values())
         self.chooser.update(nodes, reachable, failed)
-        self._wake()
+        self.wake()
 
     def _tell_reconnected(self) -> None:
         """Tell the chooser: a node that was ejected and connected again may be another process now."""
@@ -246,7 +247,7 @@ class Target:
                 if before.get(key, channel.readies) != channel.readies:
                     self.chooser.reconnected(key)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
@@ -294,6 +295,8 @@ class Target:
                 self.chooser.done(pick, CANCELLED)
                 if channel is not None:
                     channel.connect()
+            if pick.node.key in call.tried:  # a plug-in's balancer that offers a node again and again
+                return second_best
             # It is not connected yet, or lost its connection after the last update: pick another one.
             call = CallInfo(call.method, call.tried | {pick.node.key})
 
@@ -350,6 +353,13 @@ class Target:
             )
             self._held_back = now
         return False
+
+    def balancer_failed(self, error: Exception) -> None:
+        """Say, now and then, that the balancer cannot be told how a call ended."""
+        now = time.monotonic()
+        if now - self._told_broken > HELD_BACK_INTERVAL:
+            self._told_broken = now
+            log.error("%s: the balancer failed at the end of a call", self.service, exc_info=error)
 
     async def change(self) -> None:
         """Wait until something about the nodes or their channels has changed."""
