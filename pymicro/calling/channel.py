@@ -93,7 +93,8 @@ class Channel(ChannelState, grpc.aio.Channel):
         response_deserializer: Callable[..., Any] | None,
         registered: bool | None,
     ) -> Method:
-        return self._core.method(shape, method, request_serializer, response_deserializer, bool(registered))
+        path = method.decode() if isinstance(method, bytes) else method
+        return self._core.method(shape, path, request_serializer, response_deserializer, bool(registered))
 
     # Generated stubs of grpcio-tools 1.64 and later pass _registered_method.
 

@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
+from pymicro.base.closing import closing
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.calling.call.channel_state import UNSET, Unset
@@ -287,7 +288,7 @@ class BaseClient:
         """
         try:
             async with asyncio.timeout(timeout) as limit:
-                async with aclosing(self.watch_nodes(service)) as watch:  # type: ignore[type-var]
+                async with closing(self.watch_nodes(service)) as watch:
                     async for nodes in watch:
                         return nodes.nodes
         except TimeoutError:

@@ -14,6 +14,17 @@ import grpc.aio
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import Client, MemoryRegistry, Node
+from tests.fakes.transport import Network
+
+# Where servers listen and clients call; None for the machine's own network. The fixture `transport` sets it.
+network: Network | None = None
+
+
+def make_server(options: tuple[tuple[str, Any], ...] = ()) -> Any:
+    """A server of the network of this test."""
+    if network is not None:
+        return network.server()
+    return grpc.aio.server(options=(("grpc.so_reuseport", 0), *options))
 
 
 class Backend(rpc.GreeterServicer):
@@ -27,7 +38,7 @@ class Backend(rpc.GreeterServicer):
         self.remaining: list[float | None] = []
         self.release = asyncio.Event()
         self.changed = asyncio.Condition()
-        self.server: grpc.aio.Server | None = None
+        self.server: Any = None
         self.node = Node("", "")
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -95,7 +106,7 @@ async def backend(
 ) -> AsyncIterator[Backend]:
     """A listening server, registered under `service` if a registry is given."""
     servicer = Backend()
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0), *options))
+    server = make_server(options)
     rpc.add_GreeterServicer_to_server(servicer, server)
     port = server.add_insecure_port(address)
     await server.start()

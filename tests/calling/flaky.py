@@ -14,7 +14,7 @@ import grpc.aio
 
 from pymicro import Client, MemoryRegistry, Node
 
-from .backends import connected
+from .backends import connected, make_server
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -115,7 +115,7 @@ async def flaky(count: int = 3, **settings: Any) -> AsyncIterator[Nodes]:
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(registry)
         for _ in range(count):
-            server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            server = make_server()
             port = server.add_insecure_port("127.0.0.1:0")
             node = Node(f"n{port}", f"127.0.0.1:{port}", "t")
             server.add_generic_rpc_handlers((nodes.handler(node),))

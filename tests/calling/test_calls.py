@@ -294,6 +294,7 @@ async def test_metadata_is_sent_in_every_form_grpc_takes() -> None:
             assert server.metadata[-1]["k"] == "v"
 
 
+@pytest.mark.grpc_only(reason="channel options are grpc-core's")
 async def test_options_and_compression_pass_through() -> None:
     async with greeter() as (client, _, (server,)):
         greet = stub(
@@ -306,6 +307,7 @@ async def test_options_and_compression_pass_through() -> None:
             await small.SayHello(hello("x" * 5000))
 
 
+@pytest.mark.grpc_only(reason="a transport keeps its own limits")
 async def test_a_message_over_the_limit_is_refused() -> None:
     async with greeter(max_message_size=1000) as (client, _, _):
         with pytest.raises(pymicro.ResourceExhausted):

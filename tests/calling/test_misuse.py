@@ -74,6 +74,7 @@ async def test_what_the_error_says_to_write_works() -> None:
         assert (await asyncio.to_thread(work)).message == "Hello Ada"
 
 
+@pytest.mark.grpc_only(reason="a server of ours serves the call")
 async def test_a_plain_handler_that_calls_over_its_services_channel_is_told_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -459,25 +459,26 @@ class Attempts(CallState):
             exc.node = self.node
             self._failure = exc
             self._end = None
+        if self._callbacks and self.phase is ENDED:
+            super().tell()  # before the code that awaits the call goes on
 
     async def outcome(self) -> End:
         while self.phase is not ENDED:
             await self.change()
-        if self.called.one_response and self.code is _OK and not (self._answered or self._failure):
+        if self._unread():
             self._answer(await self.inner)
         return self.end
 
     def tell(self) -> None:
         tasks = self.called.channel.tasks
-        if self.called.one_response and not (self._answered or self._failure or tasks.closed):
-            # Whether the response can be read belongs to the end.
-            tasks.start(self._tell_later(), f"end of {self.called.path}", inherit=True)
+        if self._unread() and not tasks.closed:
+            tasks.start(self.outcome(), f"end of {self.called.path}", inherit=True)
         else:
             super().tell()
 
-    async def _tell_later(self) -> None:
-        await self.outcome()
-        super().tell()
+    def _unread(self) -> bool:
+        """Whether it ended OK with a response that nobody has tried to read yet."""
+        return self.called.one_response and self.code is _OK and not (self._answered or self._failure)
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

@@ -35,6 +35,9 @@ __all__ = ["ClientCore", "LiveCall", "Opened"]
 log = logging.getLogger("pymicro.client")
 
 MOST_METHODS = 4096
+# Seconds, once or twice, for which a service is followed that nobody can call any more: a program that
+# makes a channel for each call must not begin anew each time.
+LINGER = 30.0
 
 
 class Opened(Protocol):
@@ -88,8 +91,8 @@ class ClientCore:
         # Each client takes its own share of the nodes of a large service.
         self._seed = secrets.token_hex(8)
         self._methods: dict[tuple[Any, ...], Method] = {}
-        self._targets: dict[tuple[str, Filter, ChannelOptions], Target] = {}
-        self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+        self._followed: dict[tuple[str, Filter, ChannelOptions], _Followed] = {}
+        self._sweeper: asyncio.Task[None] | None = None
         self._told: set[str] = set()
 
     def equip(
@@ -127,10 +130,11 @@ class ClientCore:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for channel in list(self._opened):
-            channel.forget()
-        self._opened.clear()
-        self._targets.clear()
+        for followed in self._followed.values():
+            for channel in list(followed.channels):
+                channel.forget()
+        self._followed.clear()
+        self._sweeper = None
         for call in list(self.live):
             call.cancel()
         try:
@@ -146,7 +150,10 @@ class ClientCore:
 
     def method(self, *parts: Any) -> Method:
         """The one shared object of a method, equal to `Method(*parts)`."""
-        found = self._methods.get(parts)
+        try:
+            found = self._methods.get(parts)
+        except TypeError:  # a serializer that cannot be hashed
+            return Method(*parts, shared=False)
         if found is None:
             # A serializer made anew for each stub would fill the table without end.
             found = Method(*parts, shared=len(self._methods) < MOST_METHODS)
@@ -167,12 +174,11 @@ class ClientCore:
             )
         if _get_running_loop() is not self.loop:
             raise wrong_loop(service)
-        self._opened.add(channel)
         key = service, which, options
-        target = self._targets.get(key)
-        if target is None:
+        followed = self._followed.get(key)
+        if followed is None:
             config = self._config
-            target = self._targets[key] = Target(
+            target = Target(
                 service,
                 which,
                 self._selector,
@@ -189,8 +195,31 @@ class ClientCore:
                 RetryPolicy(config.client_retries) if config.client_retries else None,
                 max(CONNECT_AHEAD, config.subset_size),
             )
-            self.tasks.start(target.follow(), f"nodes of {service}")
-        return target
+            task = self.tasks.start(target.follow(), f"nodes of {service}")
+            followed = self._followed[key] = _Followed(target, task)
+            if self._sweeper is None:
+                self._sweeper = self.tasks.start(self._sweep(), "services that nobody calls any more")
+        followed.channels.add(channel)
+        return followed.target
+
+    async def _sweep(self) -> None:
+        """Let go of services whose channels, stubs and calls are all gone."""
+        while self._followed:
+            unheld = {key for key, followed in self._followed.items() if not followed.channels}
+            await asyncio.sleep(LINGER)
+            for key in unheld:
+                if not self._followed[key].channels:
+                    self._followed.pop(key).task.cancel()
+        self._sweeper = None
+
+
+class _Followed:
+    """A target whose service is followed, and the channels that call it: each call holds its channel."""
+
+    def __init__(self, target: Target, task: asyncio.Task[None]) -> None:
+        self.target = target
+        self.task = task
+        self.channels: weakref.WeakSet[Opened] = weakref.WeakSet()
 
 
 def _caller(name: str) -> Metadata | None:

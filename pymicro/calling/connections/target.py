@@ -7,7 +7,6 @@ import logging
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -19,6 +18,7 @@ from pymicro.balancing.policy.budget import Budget
 from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.backoff import Backoff
+from pymicro.base.closing import closing
 from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
 from pymicro.calling.connections.dialled import Dialled
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
@@ -149,7 +149,7 @@ class Target:
         try:
             while True:
                 try:
-                    async with aclosing(self.selector.watch(self.service)) as watch:  # type: ignore[type-var]
+                    async with closing(self.selector.watch(self.service)) as watch:
                         async for nodes in watch:
                             self._error, self._broken = "", False
                             self._take(nodes)

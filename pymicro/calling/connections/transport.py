@@ -50,6 +50,9 @@ class NetworkCall(Protocol):
     `asyncio.CancelledError` if this side cancelled it. What such an error says is not read:
     how the call ended is asked of its connection.
 
+    A stream of responses has ended when its status is there and whoever reads has all responses,
+    or there can be no more: it was cancelled, or its connection is lost.
+
     Cancelling the code that awaits one of its methods cancels the call.
     """
 
