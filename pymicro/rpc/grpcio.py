@@ -9,16 +9,17 @@ These facts need no code of their own:
 - If a deserializer or a serializer raises, grpc ends the served call with the exception's text,
   which the caller reads. So `serving.call` hands grpc serializers that say nothing of the message.
 - If a request is not bytes after its serializer, the await of the call raises TypeError, but the
-  call does not end. So `calling.call.objects` cancels it. (If a serializer raises, grpc only logs
-  that, and the call goes out without a message.)
+  call does not end. If a serializer raises, grpc only logs that, and the call goes out without a
+  message; if a deserializer raises, the response is None. So our calls are given neither: they
+  serialize and parse messages themselves.
 - `ClientCallDetails.method` is bytes for an interceptor, though its type says text.
 - A stream that nobody holds or reads any more goes on. So ours cancel themselves when they
   are collected.
 - `wait_for_connection()` on a call that has ended raises the error that ended it, also for
-  streams. So `calling.call.outgoing` reads the error of a stream without reading its responses.
-- If a stream's write fails because the peer's refusal is arriving, the call ends with INTERNAL,
-  unless the peer's status is there first. Then the done callback and the code that awaits the
-  call see different statuses. So `Attempts.reconsider` looks twice.
+  streams.
+- If a stream's write fails because the peer's status is arriving, the call has two statuses, one after
+  the other: the peer's, and an INTERNAL that grpc.aio makes up. Its callbacks may be called for the first
+  one only. So the made-up one is nobody's end (`made_up`), and what is known at the end is kept.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ __all__ = [
     "cancelled_here",
     "is_accept_loop",
     "let_events_arrive",
+    "made_up",
     "method_handlers",
     "now",
 ]
@@ -79,6 +81,15 @@ def cancelled_here(call: Any) -> bool:
     one with every status that it receives from the peer or makes itself.
     """
     return now(call.debug_error_string()) is None
+
+
+def made_up(call: Any) -> bool:
+    """Whether the status INTERNAL of a done call is grpc.aio's own, for a batch that core refused.
+
+    A write fails so while the peer's status is arriving. If it fails first, the peer's status replaces
+    this one a moment later; if it fails last, this one replaces the peer's.
+    """
+    return str(now(call.debug_error_string()) or "").startswith('Failed "execute_batch"')
 
 
 def is_accept_loop(task: asyncio.Task[Any]) -> bool:

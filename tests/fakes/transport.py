@@ -168,6 +168,9 @@ class Connection:
         assert call.status is not None
         return call.status.code
 
+    async def last_word(self, call: Call) -> None:
+        """The first word is the last one."""
+
     def cancelled_here(self, call: Call) -> bool:
         assert call.status is not None
         return call.status.debug is None

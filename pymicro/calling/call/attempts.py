@@ -49,8 +49,6 @@ _REFUSED = _OUTCOMES[grpc.StatusCode.FAILED_PRECONDITION]
 LATE = 0.05
 # Seconds. Two ends measure one deadline by two clocks, and the peer's reset may come so much early.
 EARLY = 0.005
-# Seconds to wait for the last word of a transport that has said that its first was not.
-PATIENCE = 1.0
 
 
 class Attempts(CallState):
@@ -72,7 +70,8 @@ class Attempts(CallState):
     code: grpc.StatusCode = _OK  # of the last attempt, as it is meant
     _failure: BaseException | None = None  # what ended the call on this side
     _counted: Any = None  # the last of the network's calls whose end was counted
-    _unsure: asyncio.TimerHandle | None = None
+    _unsure: Any = None  # one of them that has ended, but it is not known how
+    _status: Any = None  # a Status, of the last attempt if that failed or streamed requests
     _response: Any = None
     _answered = False
     _connection: Any  # a Connection, from the first attempt on
@@ -185,20 +184,26 @@ class Attempts(CallState):
         if network is self._counted:
             return
         code = self._connection.code(network)
-        if code is not None:
-            self._decide(network, code)
-        elif self._unsure is None:
-            # The real status follows, also for code that has seen the first one.
-            self._unsure = self._target.loop.call_later(PATIENCE, self._decide, network, _INTERNAL)
+        tasks = self.called.channel.tasks
+        if code is not None or tasks.closed:
+            self._decide(network, code or _INTERNAL)
+        elif network is not self._unsure:
+            self._unsure = network
+            tasks.start(self._await_last_word(network), f"end of {self.called.path}", inherit=True)
+
+    async def _await_last_word(self, network: Any) -> None:
+        try:
+            await self._connection.last_word(network)
+        finally:
+            if network is not self._counted:
+                self._decide(network, self._connection.code(network) or _INTERNAL)
 
     def _decide(self, network: Any, code: grpc.StatusCode) -> None:
-        if self._unsure is not None:
-            self._unsure.cancel()
-            self._unsure = None
-            if network is self._counted:
-                return
         self._counted = network
         self._channel.ended()
+        # Kept, since what a failing write makes of it later says nothing of the end.
+        keep = code is not _OK or self.called.streams
+        self._status = self._connection.status(network) if keep else None
         target = self._target
         if code is _OK:
             self.code = code
@@ -219,8 +224,7 @@ class Attempts(CallState):
             self.code = code
             outcome = CANCELLED
         else:
-            status = self._connection.status(self.inner)
-            meant, _, error = read_status(code, status.details)
+            meant, _, error = read_status(code, self._status.details)
             self.code = self._by_deadline(meant)
             refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
             outcome = _REFUSED if refused else _OUTCOMES[self.code]
@@ -251,7 +255,7 @@ class Attempts(CallState):
         return code
 
     def _trailers(self) -> Mapping[str, str | bytes]:
-        return dict(tuple(self._connection.status(self.inner).trailing))
+        return dict(tuple((self._status or self._connection.status(self.inner)).trailing))
 
     def _hear(self, trailers: Mapping[str, str | bytes]) -> None:
         """Keep what the peer says of the method, for as long as this connection lasts."""
@@ -388,7 +392,7 @@ class Attempts(CallState):
         if network is None:
             assert self._failure is not None, "ended without a reason"
             return End.failed(self._failure, called.callee)
-        status: Status = self._connection.status(network)
+        status = self._status or self._connection.status(network)
         if self._failure is not None:
             return End.failed(self._failure, called.callee, status)
         if self.code is _OK:
@@ -399,7 +403,7 @@ class Attempts(CallState):
         elif self.code is code:
             make_error = partial(self._error, status, self.node, self.made)
         else:
-            code, details = self.code, f"the deadline passed; the transport says {code.name}: {details}"
+            code, details = self.code, f"the deadline passed (the transport says {code.name}: {details})"
             status = replace(status, code=code, details=details)
             make_error = partial(self._error, status, self.node, self.made)
         cancelled = status.code is _CANCELLED

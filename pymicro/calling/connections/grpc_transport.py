@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,7 +11,7 @@ from grpc.aio import Metadata
 
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
 from pymicro.calling.connections.transport import StartCall, Status
-from pymicro.rpc.grpcio import cancelled_here, now
+from pymicro.rpc.grpcio import cancelled_here, made_up, now
 
 if TYPE_CHECKING:
     from pymicro.calling.connections.method import Method
@@ -57,15 +58,25 @@ class GrpcConnection:
         return bound
 
     def code(self, call: Any) -> grpc.StatusCode | None:
-        """The code; None for the one that grpc.aio makes up when a write fails: the real one follows."""
+        """The code; None if grpc.aio has made it up because a write failed."""
         try:  # `now`, written out here because every call passes through
             call.code().send(None)
         except StopIteration as stop:
             code: grpc.StatusCode = stop.value
         else:
             raise RuntimeError(f"{call!r} is not done")
-        # Only what grpc.aio makes up has no debug string.
-        return None if code is _INTERNAL and now(call.debug_error_string()) is None else code
+        return None if code is _INTERNAL and made_up(call) else code
+
+    async def last_word(self, call: Any) -> None:
+        """Wait until grpc.aio has replaced a status that it made up. It tells nobody, so this looks.
+
+        The peer's status is on its way, mostly in the same turn of the loop; after a second it
+        will not come any more.
+        """
+        for turn in range(21):
+            if not made_up(call):
+                return
+            await asyncio.sleep(0.0 if turn < 10 else 0.001 * 2 ** (turn - 10))
 
     def cancelled_here(self, call: Any) -> bool:
         """Whether this side ended a call whose code is CANCELLED."""

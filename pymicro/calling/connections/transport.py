@@ -59,7 +59,7 @@ class NetworkCall(Protocol):
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call `callback(call)` when it has ended, or at once if it has; before awaiting code learns of it.
 
-        More than one call of it is allowed: see `Connection.code`.
+        It may be called more than once.
         """
         ...
 
@@ -144,10 +144,11 @@ class Connection(Protocol):
         ...
 
     def code(self, call: Any) -> grpc.StatusCode | None:
-        """The code of an ended call of this connection.
+        """The code of an ended call of this connection; None if this is not its `last_word`."""
+        ...
 
-        None if this is not its last word: then its callbacks are called once more.
-        """
+    async def last_word(self, call: Any) -> None:
+        """Return when the transport knows how an ended call of this connection really ended."""
         ...
 
     def cancelled_here(self, call: Any) -> bool:
@@ -155,7 +156,7 @@ class Connection(Protocol):
         ...
 
     def status(self, call: Any) -> Status:
-        """All that is known of the end of an ended call of this connection."""
+        """All that is known of the end of an ended call of this connection, as of now."""
         ...
 
     async def close(self) -> None:
