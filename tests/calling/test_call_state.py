@@ -42,7 +42,7 @@ INTERCEPTED = pytest.mark.parametrize("interceptors", [(), (_passing,)], ids=["b
 
 
 @INTERCEPTED
-@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__)
 async def test_a_request_that_cannot_be_serialized_is_a_type_error_and_nothing_is_sent(
     wrong: Any, interceptors: Any
 ) -> None:

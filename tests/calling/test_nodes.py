@@ -64,7 +64,7 @@ def _options(client: Client) -> Any:
 
 async def _closed(node_channel: NodeChannel) -> None:
     async with asyncio.timeout(10):
-        while not node_channel.lazy:  # noqa: ASYNC110
+        while node_channel.connection.state() is not grpc.ChannelConnectivity.SHUTDOWN:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 

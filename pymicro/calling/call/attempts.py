@@ -16,7 +16,7 @@ from pymicro.balancing.balancer import CANCELLED, OUTCOMES, CallInfo, Outcome
 from pymicro.balancing.policy.retry import Failure
 from pymicro.calling.call.end import End
 from pymicro.calling.call.requests import Requests
-from pymicro.calling.call.state import ENDED, RUNNING, CallState, meant_for_us
+from pymicro.calling.call.state import ENDED, RUNNING, WAITING, CallState, meant_for_us
 from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
@@ -57,52 +57,62 @@ class Attempts(CallState):
     It is the done callback of the network's calls, and the only place that decides whether
     there is another attempt.
 
+    Args:
+        called: The method that is called.
+        target: Where its nodes are.
+        request: The one request as bytes; None for a stream of them.
+        requests: The iterator of a stream of requests; None if they are written.
+        timeout: Seconds for all attempts together; None for no limit.
+        metadata: Pairs that were checked, or None.
+        credentials: Call credentials.
+        compression: Of the requests.
+        again: Whether another attempt may follow the first one.
+
     Attributes:
         made: The number of attempts so far.
+        code: The code of the last attempt, as it is meant.
     """
 
     made = 0
-    _pick: Any = None  # a Pick, from the first attempt on
+    code: grpc.StatusCode = _OK
+    _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _requests: Requests | None = None
-    _pump: asyncio.Task[None] | None = None
     _trusts_peer = False  # whether another attempt rests on what the peer said of the method
-    code: grpc.StatusCode = _OK  # of the last attempt, as it is meant
     _failure: BaseException | None = None  # what ended the call on this side
     _counted: Any = None  # the last of the network's calls whose end was counted
     _unsure: Any = None  # one of them that has ended, but it is not known how
     _status: Any = None  # a Status, of the last attempt if that failed or streamed requests
     _response: Any = None
     _answered = False
-    _connection: Any  # a Connection, from the first attempt on
 
     def __init__(
         self,
         called: Called,
         target: Target,
-        request: Any,
+        request: bytes | None,
+        requests: Any,
         timeout: float | None,
         metadata: Any,
         credentials: grpc.CallCredentials | None,
         compression: grpc.Compression | None,
-        first: bool,
+        again: bool,
     ) -> None:
         self.called = called
         self._target = target
         self._timeout = timeout
-        self._metadata = metadata
-        self._credentials = credentials
-        self._compression = compression
+        self._arguments = request, metadata, credentials, compression
         if timeout is not None:
             self.deadline = target.loop.time() + timeout
-        # A handler that serves a retried call makes its own calls without retries: only one of
-        # three layers tries again.
-        if not first or target.retry is None:
+        if not again or target.retry is None:
             self.committed = True
-        self._request = None if called.streams else called.method.serialize(request)
-        if called.streams and request is not None:
+        if requests is not None:
             self.iterates = True
-            self._requests = Requests(request, keep=not self.committed)
+            self._requests = Requests(requests, keep=not self.committed)
+
+    @property
+    def node(self) -> Node | None:
+        return self._found[0].node if self._found is not None else None
 
     def begin(self, wait_for_ready: bool) -> None:
         """Start the first attempt, now if there is a node, or as soon as there is one.
@@ -110,30 +120,34 @@ class Attempts(CallState):
         Without `wait_for_ready` in the network's call: with it, grpc-core would wait on a
         dead node's channel until the deadline. To us it means waiting for a node.
         """
-        self.called.channel.live.add(self)
-        found = self._target.pick(self.called.method.info)
+        called = self.called
+        called.channel.live.add(self)
+        found = self._target.pick(called.method.info)
         if found is None:
             self._later(self._begin_later(wait_for_ready))
         else:
-            self._start(found)
+            try:
+                self._start(found, self._timeout)
+            except Exception as exc:
+                self.fail(exc)
         if self._requests is not None and self.phase is not ENDED:
-            self._pump = self.called.channel.tasks.start(
-                self._requests.run(self), f"requests of {self.called.path}", inherit=True
+            self.pump = called.channel.tasks.start(
+                self._requests.run(self), f"requests of {called.path}", inherit=True
             )
             if self.phase is ENDED:
-                self._pump.cancel()
+                self.pump.cancel()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on with this, in a task."""
         task = self.called.channel.tasks.start(work, f"call {self.called.path}", inherit=True)
-        if not task.done() and self.phase is not RUNNING:
+        if self.phase is WAITING:  # a task may run at once
             self.task = task
 
     async def _begin_later(self, wait_for_ready: bool) -> None:
         try:
             found = await self._target.wait(self.called.method.info, self.deadline, wait_for_ready)
-            self._timeout = self._left()
-            self._start(found)
+            self.task = None
+            self._start(found, self._left())
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -144,36 +158,32 @@ class Attempts(CallState):
     def _left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - self._target.loop.time())
 
-    def _start(self, found: PickedChannel) -> None:
+    def _start(self, found: PickedChannel, timeout: float | None) -> None:
         """Start an attempt on a node."""
-        pick, channel, ready = found
-        timeout, metadata = self._timeout, self._metadata
+        pick, channel, _ = found
+        request, metadata, credentials, compression = self._arguments
         if self.made:
-            timeout = self._left()
             metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.made)))
         try:
             network = channel.bind(self.called.method)(
-                self._request,
+                request,
                 timeout=timeout,
                 metadata=metadata,
-                credentials=self._credentials,
-                compression=self._compression,
+                credentials=credentials,
+                compression=compression,
             )
         except BaseException:
             self._target.chooser.done(pick, CANCELLED)
             raise
-        self.made += 1
-        self._pick = pick
-        self.node = pick.node
-        self._channel = channel
-        self._connection = channel.connection
-        self._ready = ready
-        self._readies = channel.readies
+        self._found = found
         self._said = channel.said
-        self.task = None
+        self.made += 1
         channel.calls += 1
-        self.run(network)
-        if self._requests is not None and self.made > 1:
+        self.inner = network
+        self.phase = RUNNING
+        if self._waiters:
+            self._wake()
+        if self.made > 1 and self._requests is not None:
             self._requests.send_again(network)
         network.add_done_callback(self)
 
@@ -183,44 +193,59 @@ class Attempts(CallState):
         """The network's call has ended: count it, and decide whether there is another attempt."""
         if network is self._counted:
             return
-        code = self._connection.code(network)
+        code = self._found[1].connection.code(network)
+        if code is None:
+            self._ask_again(network)
+        else:
+            self._decide(network, code)
+
+    def _ask_again(self, network: Any) -> None:
+        """The transport does not know yet how the call ended."""
         tasks = self.called.channel.tasks
-        if code is not None or tasks.closed:
-            self._decide(network, code or _INTERNAL)
+        if tasks.closed:
+            self._decide(network, _INTERNAL)
         elif network is not self._unsure:
             self._unsure = network
             tasks.start(self._await_last_word(network), f"end of {self.called.path}", inherit=True)
 
     async def _await_last_word(self, network: Any) -> None:
+        connection = self._found[1].connection
         try:
-            await self._connection.last_word(network)
+            await connection.last_word(network)
         finally:
             if network is not self._counted:
-                self._decide(network, self._connection.code(network) or _INTERNAL)
+                self._decide(network, connection.code(network) or _INTERNAL)
 
     def _decide(self, network: Any, code: grpc.StatusCode) -> None:
         self._counted = network
-        self._channel.ended()
+        called, target = self.called, self._target
+        pick, channel, _ = self._found
+        channel.calls -= 1
+        if channel.retired:
+            channel.close_after_last()
         # Kept, since what a failing write makes of it later says nothing of the end.
-        keep = code is not _OK or self.called.streams
-        self._status = self._connection.status(network) if keep else None
-        target = self._target
-        if code is _OK:
-            self.code = code
-            self._count(_WELL)
+        self._status = channel.connection.status(network) if code is not _OK or called.streams else None
+        if code is not _OK:
+            if self._failed(code):
+                return
+        else:
+            self.code = _OK
+            try:
+                target.chooser.done(pick, _WELL)
+            except Exception as exc:  # of a plug-in's balancer; it must fail no call
+                target.balancer_failed(exc)
             target.budget.succeeded()
-            if self.called.path not in self._said:
+            if called.path not in self._said:
                 # Once for each method and connection: servers repeat it in every answer.
                 self._hear(self._trailers())
-            if self.called.logged:
+            if called.channel.logged:
                 self._log("status 0")
-        elif self._failed(code):
-            return
         self.finish()
 
     def _failed(self, code: grpc.StatusCode) -> bool:
         """Count a failure; True if there is another attempt."""
-        if code is _CANCELLED and self._connection.cancelled_here(self.inner):
+        pick, channel, _ = self._found
+        if code is _CANCELLED and channel.connection.cancelled_here(self.inner):
             self.code = code
             outcome = CANCELLED
         else:
@@ -228,19 +253,17 @@ class Attempts(CallState):
             self.code = self._by_deadline(meant)
             refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
             outcome = _REFUSED if refused else _OUTCOMES[self.code]
-        self._count(outcome, self.code is _DEADLINE_EXCEEDED and self._had_no_time())
-        if self.called.logged:
+        late = self.code is _DEADLINE_EXCEEDED and self._had_no_time()
+        try:
+            self._target.chooser.done(pick, outcome, late)
+        except Exception as exc:
+            self._target.balancer_failed(exc)
+        if self.called.channel.logged:
             self._log("cancelled here" if outcome.local else f"status {self.code.value[0]}")
         return not (self.committed or outcome.local or self._failure) and self._again(outcome)
 
-    def _count(self, outcome: Outcome, late: bool = False) -> None:
-        try:
-            self._target.chooser.done(self._pick, outcome, late)
-        except Exception as exc:  # of a plug-in's balancer; it must fail no call
-            self._target.balancer_failed(exc)
-
     def _log(self, end: str) -> None:
-        log.debug("%s on %s: %s", self.called.callee, self._pick.node.address, end)
+        log.debug("%s on %s: %s", self.called.callee, self._found[0].node.address, end)
 
     def _by_deadline(self, code: grpc.StatusCode) -> grpc.StatusCode:
         """DEADLINE_EXCEEDED if that is what the code means.
@@ -255,13 +278,14 @@ class Attempts(CallState):
         return code
 
     def _trailers(self) -> Mapping[str, str | bytes]:
-        return dict(tuple((self._status or self._connection.status(self.inner)).trailing))
+        return dict(tuple((self._status or self._found[1].connection.status(self.inner)).trailing))
 
     def _hear(self, trailers: Mapping[str, str | bytes]) -> None:
         """Keep what the peer says of the method, for as long as this connection lasts."""
         # A call that was started before there was a connection does not know which one it got,
         # and a name stands for many processes, each of which speaks for itself.
-        if self._ready and self._channel.node.kind != "name":
+        _, channel, ready = self._found
+        if ready and channel.node.kind != "name":
             self._said[self.called.path] = _says(trailers, IDEMPOTENT)
 
     def _marked(self, trailers: Mapping[str, str | bytes]) -> bool:
@@ -270,7 +294,7 @@ class Attempts(CallState):
             self._hear(trailers)
             return True
         called = self.called
-        return called.idempotent or (self._ready and self._said.get(called.path, False))
+        return called.idempotent or (self._found[2] and self._said.get(called.path, False))
 
     def _may_have_run(self) -> bool:
         """Whether the request can have been sent, judged by the connection's states.
@@ -278,8 +302,9 @@ class Attempts(CallState):
         It cannot if the connection was not READY when the call started and has not
         been READY since.
         """
-        channel = self._channel
-        return self._ready or channel.readies != self._readies or channel.ready()
+        _, channel, ready = self._found
+        # Each connection begins with another dictionary of what was said.
+        return ready or channel.said is not self._said or channel.ready()
 
     def _had_no_time(self) -> bool:
         """Whether a deadline passed without saying anything about the node.
@@ -319,7 +344,7 @@ class Attempts(CallState):
         )
         if pause is None:
             return False
-        self._tried |= {self._pick.node.key}
+        self._tried |= {self._found[0].node.key}
         if pause > 0:
             failed = self.inner
             self.wait()
@@ -329,7 +354,7 @@ class Attempts(CallState):
         if found is None:
             return False
         try:
-            self._start(found)
+            self._start(found, self._left())
         except Exception as exc:
             self.fail(exc)
         return True
@@ -340,7 +365,8 @@ class Attempts(CallState):
             await asyncio.sleep(pause)
             found = self._find()
             if found is not None:
-                self._start(found)
+                self.task = None
+                self._start(found, self._left())
                 return
         except asyncio.CancelledError:
             self.cancel()
@@ -379,26 +405,18 @@ class Attempts(CallState):
         self.finish()
         return True
 
-    def finish(self, end: End | None = None) -> None:
-        if self.phase is ENDED:
-            return
-        pump, self._pump = self._pump, None
-        super().finish(end)
-        if pump is not None:
-            pump.cancel()
-
     def make_end(self) -> End:
         called, network = self.called, self.inner
         if network is None:
             assert self._failure is not None, "ended without a reason"
             return End.failed(self._failure, called.callee)
-        status = self._status or self._connection.status(network)
+        status = self._status or self._found[1].connection.status(network)
         if self._failure is not None:
             return End.failed(self._failure, called.callee, status)
         if self.code is _OK:
             return End(_OK, status.details, status.initial, status.trailing, status.debug)
         code, details, _ = read_status(status.code, status.details)
-        if self.code is _CANCELLED and self._connection.cancelled_here(network):
+        if self.code is _CANCELLED and self._found[1].connection.cancelled_here(network):
             make_error: Callable[[], BaseException] = asyncio.CancelledError
         elif self.code is code:
             make_error = partial(self._error, status, self.node, self.made)
@@ -409,7 +427,7 @@ class Attempts(CallState):
         cancelled = status.code is _CANCELLED
         return End(code, details, status.initial, status.trailing, status.debug, make_error, cancelled)
 
-    def _error(self, status: Status, node: Node, made: int) -> RpcError:
+    def _error(self, status: Status, node: Node | None, made: int) -> RpcError:
         error = AioRpcError(status.code, status.initial, status.trailing, status.details, status.debug)
         return from_aio(error, node=node, callee=self.called.callee, attempts=made)
 

@@ -80,10 +80,10 @@ class _MultiCallable(Called):
             except (ValueError, TypeError) as exc:
                 return self._object(refused(self, InvalidArgument(str(exc), from_peer=False)))
         serving = scope.get()
-        first = True
+        again = True
         if serving is not None and serving.active:
             timeout, metadata = self._inherit(serving, timeout, metadata)
-            first = not serving.retried
+            again = not serving.retried
         if channel.layers is not None:
             layers = channel.layers[self.shape]
             if layers:
@@ -91,7 +91,7 @@ class _MultiCallable(Called):
                     layers, request, timeout, metadata, credentials, wait_for_ready, compression
                 )
         return self._object(
-            direct(self, request, timeout, metadata, credentials, wait_for_ready, compression, first)
+            direct(self, request, timeout, metadata, credentials, wait_for_ready, compression, again)
         )
 
     def _conduct(

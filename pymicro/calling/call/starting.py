@@ -36,7 +36,7 @@ def direct(
     credentials: grpc.CallCredentials | None,
     wait_for_ready: bool | None,
     compression: grpc.Compression | None,
-    first: bool,
+    again: bool,
 ) -> CallState:
     """Start a call; every argument is final, and the metadata checked.
 
@@ -48,7 +48,8 @@ def direct(
         credentials: Call credentials.
         wait_for_ready: Whether to wait for a node if there is none.
         compression: Of the requests.
-        first: Whether it may be retried: False in a handler that serves a retried call.
+        again: Whether it may be retried. A handler that serves a retried call makes its own calls
+            without retries: only one of three layers tries again.
 
     Raises:
         TypeError: The request cannot be serialized.
@@ -61,8 +62,18 @@ def direct(
         # Most calls have no other metadata, so this object is made once: grpc.aio would convert
         # a tuple for each call, which is half of what a header costs.
         metadata = _signed(metadata, channel.caller) if metadata else channel.caller
-    target = channel.target or channel.open()
-    state = Attempts(called, target, request, timeout, metadata, credentials, compression, first)
+    data, requests = (None, request) if called.streams else (called.method.serialize(request), None)
+    state = Attempts(
+        called,
+        channel.target or channel.open(),
+        data,
+        requests,
+        timeout,
+        metadata,
+        credentials,
+        compression,
+        again,
+    )
     state.begin(bool(wait_for_ready))
     return state
 

@@ -53,6 +53,8 @@ class CallState:
         inner: The call that runs, or ran last.
         deadline: A moment of the loop's clock; None without one.
         task: What waits in WAITING, or conducts the call; it ends with the call.
+        pump: What sends the requests of an iterator; it ends with the call.
+        node: The node of the last attempt; None before the first one.
         iterates: Whether the requests come from an iterator, and not from `write`.
         committed: Whether there can be no other attempt: messages have passed either way.
         maps: What `mapped` applies to responses; None for nothing.
@@ -66,6 +68,7 @@ class CallState:
     maps: Any = None
     deadline: float | None = None
     task: asyncio.Task[Any] | None = None
+    pump: asyncio.Task[None] | None = None
     node: Any = None
     _end: End | None = None
     _waiters: list[asyncio.Future[None]] | None = None
@@ -100,6 +103,9 @@ class CallState:
         if self.task is not None:
             self.task.cancel()
             self.task = None
+        if self.pump is not None:
+            self.pump.cancel()
+            self.pump = None
         if self._waiters:
             self._wake()
         if self._callbacks:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -35,9 +38,11 @@ __all__ = ["ClientCore", "LiveCall", "Opened"]
 log = logging.getLogger("pymicro.client")
 
 MOST_METHODS = 4096
-# Seconds, once or twice, for which a service is followed that nobody can call any more: a program that
-# makes a channel for each call must not begin anew each time.
+# Seconds for which a service is followed that nobody can call any more: a program that makes a channel for
+# each call must not begin anew each time.
 LINGER = 30.0
+
+_Key = tuple[str, Filter, ChannelOptions]
 
 
 class Opened(Protocol):
@@ -91,8 +96,7 @@ class ClientCore:
         # Each client takes its own share of the nodes of a large service.
         self._seed = secrets.token_hex(8)
         self._methods: dict[tuple[Any, ...], Method] = {}
-        self._followed: dict[tuple[str, Filter, ChannelOptions], _Followed] = {}
-        self._sweeper: asyncio.Task[None] | None = None
+        self._followed: dict[_Key, _Followed] = {}
         self._told: set[str] = set()
 
     def equip(
@@ -131,10 +135,11 @@ class ClientCore:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for followed in self._followed.values():
-            for channel in list(followed.channels):
-                channel.forget()
+            for reference in followed.channels:
+                channel = reference()
+                if channel is not None:
+                    channel.forget()
         self._followed.clear()
-        self._sweeper = None
         for call in list(self.live):
             call.cancel()
         try:
@@ -197,20 +202,26 @@ class ClientCore:
             )
             task = self.tasks.start(target.follow(), f"nodes of {service}")
             followed = self._followed[key] = _Followed(target, task)
-            if self._sweeper is None:
-                self._sweeper = self.tasks.start(self._sweep(), "services that nobody calls any more")
-        followed.channels.add(channel)
+        followed.channels.add(weakref.ref(channel, partial(self._left, key)))
         return followed.target
 
-    async def _sweep(self) -> None:
-        """Let go of services whose channels, stubs and calls are all gone."""
-        while self._followed:
-            unheld = {key for key, followed in self._followed.items() if not followed.channels}
-            await asyncio.sleep(LINGER)
-            for key in unheld:
-                if not self._followed[key].channels:
-                    self._followed.pop(key).task.cancel()
-        self._sweeper = None
+    def _left(self, key: _Key, channel: weakref.ref[Opened]) -> None:
+        """A channel, its stubs and its calls are gone; any thread may be told."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._unheld, key, channel, context=Context())
+
+    def _unheld(self, key: _Key, channel: weakref.ref[Opened]) -> None:
+        followed = self._followed.get(key)
+        if followed is not None:
+            followed.channels.discard(channel)
+            if not followed.channels:
+                self.loop.call_later(LINGER, self._let_go, key, followed, context=Context())
+
+    def _let_go(self, key: _Key, followed: _Followed) -> None:
+        """Follow a service no longer, if nobody has come back to it."""
+        if not followed.channels and self._followed.get(key) is followed:
+            del self._followed[key]
+            followed.task.cancel()
 
 
 class _Followed:
@@ -219,7 +230,7 @@ class _Followed:
     def __init__(self, target: Target, task: asyncio.Task[None]) -> None:
         self.target = target
         self.task = task
-        self.channels: weakref.WeakSet[Opened] = weakref.WeakSet()
+        self.channels: set[weakref.ref[Opened]] = set()
 
 
 def _caller(name: str) -> Metadata | None:

@@ -193,10 +193,9 @@ class NodeChannel:
                 self._bound[method] = bound
             return bound
 
-    def ended(self) -> None:
-        """A call started here has ended."""
-        self.calls -= 1
-        if self.retired and not self.calls:
+    def close_after_last(self) -> None:
+        """A call has ended here, and the node has left: close if it was the last one."""
+        if not self.calls:
             self._close_soon()
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -225,12 +224,11 @@ class NodeChannel:
         """End the connection; the calls on it have ended."""
         self.retired = True
         self.pickable = False
-        connection, self.connection = self.connection, None
         self._bound.clear()
         if self._watch is not None:
             self._watch.cancel()
-        if connection is not None:
-            await connection.close()
+        if self.connection is not None:
+            await self.connection.close()
         self._closed(self)
 
 
