@@ -68,7 +68,7 @@ class _Caller:
             await asyncio.sleep(0)
         else:
             tally.latencies.add(time.perf_counter() - begin)
-        tally.went_to(call.node, call.attempts.made)
+        tally.went_to(call.node, call.attempts)
 
 
 async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *, as_json: bool) -> int:

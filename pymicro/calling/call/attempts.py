@@ -69,11 +69,9 @@ class Attempts(CallState):
         again: Whether another attempt may follow the first one.
 
     Attributes:
-        made: The number of attempts so far.
         code: The code of the last attempt, as it is meant.
     """
 
-    made = 0
     code: grpc.StatusCode = _OK
     _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()

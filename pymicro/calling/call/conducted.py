@@ -125,11 +125,11 @@ class Conducted(CallState):
     async def _proceed(self, layers: Layers, details: Details, request: Any) -> Any:
         """Run the rest of the chain; the call that runs then."""
         called = self.called
-        details = details._replace(timeout=self._left(details.timeout))  # type: ignore[attr-defined]
-        if not layers:
-            return CALLS[called.shape](innermost(called, details, request, self._compression))
-        layer = layers[0]
+        layer = layers[0] if layers else ()
         if isinstance(layer, tuple):
+            details = details._replace(timeout=self._left(details.timeout))  # type: ignore[attr-defined]
+            if not layer:
+                return CALLS[called.shape](innermost(called, details, request, self._compression))
             state = Conducted(called, layers, request, details.timeout, self._compression)
             call = CALLS[called.shape](state)
             state.begin(details)
@@ -213,6 +213,7 @@ class Conducted(CallState):
 
     def run(self, inner: Any) -> None:
         self.node = getattr(inner, "node", None)
+        self.made = getattr(inner, "attempts", 0)
         super().run(inner)
 
     def finish(self, end: End | None = None) -> None:

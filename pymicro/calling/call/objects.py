@@ -47,6 +47,11 @@ class _Call:
         found: Node | None = self._state.node
         return found
 
+    @property
+    def attempts(self) -> int:
+        """How often the call was started on a node so far."""
+        return self._state.made
+
     def __getattr__(self, name: str) -> Any:
         # Only for what is not there; names that begin with `_` are asked for by protocols.
         text = f"{type(self).__name__!r} object has no attribute {name!r}"

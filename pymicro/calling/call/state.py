@@ -55,6 +55,7 @@ class CallState:
         task: What waits in WAITING, or conducts the call; it ends with the call.
         pump: What sends the requests of an iterator; it ends with the call.
         node: The node of the last attempt; None before the first one.
+        made: The number of attempts so far.
         iterates: Whether the requests come from an iterator, and not from `write`.
         committed: Whether there can be no other attempt: messages have passed either way.
         maps: What `mapped` applies to responses; None for nothing.
@@ -70,6 +71,7 @@ class CallState:
     task: asyncio.Task[Any] | None = None
     pump: asyncio.Task[None] | None = None
     node: Any = None
+    made = 0
     _end: End | None = None
     _waiters: list[asyncio.Future[None]] | None = None
     _callbacks: list[tuple[Callable[[Any], None], Callable[[], Any]]] | None = None
