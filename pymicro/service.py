@@ -20,6 +20,7 @@ from pymicro.nodes.node import Node
 from pymicro.runtime import logs
 from pymicro.runtime.base_client import BaseClient, Instances, Settings, split_instances
 from pymicro.runtime.life import Hook, Life, Lifespan, ServiceParts, node_metadata
+from pymicro.runtime.loops import loop_factory
 from pymicro.runtime.supervised import supervisor
 from pymicro.serving.server import Server
 from pymicro.settings import config as configuration
@@ -339,7 +340,7 @@ class Service:
             self.init()
         logs.set_up(self.config)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory(self.config.loop)) as runner:
+            with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
                 code = runner.run(self._main())
         except ConfigError as exc:
             print(f"{self.name}: {exc}", file=sys.stderr)  # noqa: T201
@@ -412,19 +413,6 @@ async def _live(life: Life, stopping: asyncio.Event) -> None:
         for wait in waits:
             wait.cancel()
         await life.stop()
-
-
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop that the setting `loop` names."""
-    if name == "asyncio":
-        return None
-    try:
-        import uvloop  # noqa: PLC0415, RUF100 - absent on Windows
-    except ImportError as exc:
-        if name == "uvloop":
-            raise ConfigError(f"loop: uvloop cannot be imported: {exc}") from exc
-        return None
-    return uvloop.new_event_loop
 
 
 def _help(name: str) -> str:

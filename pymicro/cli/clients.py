@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from pymicro.base.errors import RegistryError
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
 from pymicro.nodes.address import join_address, split_address
+from pymicro.runtime.loops import loop_factory
 
 if TYPE_CHECKING:
     from pymicro.client import Client
@@ -117,7 +119,11 @@ async def near_name(client: Client, service: str) -> str:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine.
 
-    Ctrl-C cancels it, so that calls in flight are cancelled at the server too;
-    then this raises KeyboardInterrupt.
+    It gets the loop that `run` gives services, by MICRO_LOOP. Ctrl-C cancels it, so that calls in
+    flight are cancelled at the server too; then this raises KeyboardInterrupt.
     """
-    return asyncio.run(work)
+    name = os.environ.get("MICRO_LOOP", "auto")
+    # Reading the settings says what is wrong with any other name.
+    factory = loop_factory(name if name in ("asyncio", "uvloop") else "auto")
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)

@@ -1,4 +1,4 @@
-"""Every difference to grpc.aio that docs/differences.md names: the same code over a bare channel and over ours."""
+"""Each difference to grpc.aio that docs/differences.md names: the same code over a bare channel and ours."""
 
 from __future__ import annotations
 
@@ -197,16 +197,18 @@ async def test_an_interceptor_that_answers_itself(over: str) -> None:
         async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
             return await (await continuation(details, request))
 
-    async with greeter() as (client, _, (server,)):
-        async with grpc.aio.insecure_channel(server.node.address, interceptors=[Plain()]) as bare:
-            made = client.channel("greeter", interceptors=[Plain()]) if over == OURS else bare
-            call = rpc.GreeterStub(made).SayHello(hello())
-            assert (await call).message == "Hello Ada"
-            metadata = await call.initial_metadata()
-            if over == BARE:
-                assert not metadata
-            else:
-                assert dict(tuple(metadata))["served-by"] == server.node.id
+    async with (
+        greeter() as (client, _, (server,)),
+        grpc.aio.insecure_channel(server.node.address, interceptors=[Plain()]) as bare,
+    ):
+        made = client.channel("greeter", interceptors=[Plain()]) if over == OURS else bare
+        call = rpc.GreeterStub(made).SayHello(hello())
+        assert (await call).message == "Hello Ada"
+        metadata = await call.initial_metadata()
+        if over == BARE:
+            assert not metadata
+        else:
+            assert dict(tuple(metadata))["served-by"] == server.node.id
 
 
 @OVER
@@ -216,11 +218,13 @@ async def test_the_wait_of_an_interceptor(over: str) -> None:
             await asyncio.sleep(0.3)
             return await continuation(details, request)
 
-    async with greeter() as (client, _, (server,)):
-        async with grpc.aio.insecure_channel(server.node.address, interceptors=[Slow()]) as bare:
-            made = client.channel("greeter", interceptors=[Slow()]) if over == OURS else bare
-            await rpc.GreeterStub(made).SayHello(hello(), timeout=10)
-            assert (server.remaining[0] > 9.85) is (over == BARE)
+    async with (
+        greeter() as (client, _, (server,)),
+        grpc.aio.insecure_channel(server.node.address, interceptors=[Slow()]) as bare,
+    ):
+        made = client.channel("greeter", interceptors=[Slow()]) if over == OURS else bare
+        await rpc.GreeterStub(made).SayHello(hello(), timeout=10)
+        assert (server.remaining[0] > 9.85) is (over == BARE)
 
 
 @OVER
