@@ -6,11 +6,17 @@ The servers are 127.0.0.1 and kubernetes.default.svc; the client is `ada`.
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-__all__ = ["ADA", "ADA_KEY", "NEW_CA", "OLD_CA", "new_server", "old_server"]
+__all__ = ["ADA", "ADA_KEY", "NEW_CA", "OLD_CA", "new_server", "old_server", "plain_certificates"]
 
 _OLD, _NEW = trustme.CA(), trustme.CA()
 
@@ -47,3 +53,22 @@ def old_server(folder: Path, *, clients: bool = False) -> ssl.SSLContext:
 def new_server(folder: Path) -> ssl.SSLContext:
     """A server of the new authority."""
     return _server(_NEW, folder)
+
+
+def plain_certificates() -> tuple[str, str]:
+    """An authority, and a certificate of it for 127.0.0.1 with its key; neither has a key identifier."""
+
+    def issue(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, of: x509.ExtensionType) -> str:
+        now = datetime.now(UTC)
+        named = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, who)]) for who in (name, issuer)]
+        builder = x509.CertificateBuilder(
+            *reversed(named), key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+        )
+        made = builder.add_extension(of, critical=True).sign(signing, SHA256())
+        return made.public_bytes(Encoding.PEM).decode()
+
+    signing, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = issue("ca", "ca", signing, x509.BasicConstraints(ca=True, path_length=None))
+    place = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return authority, issue("server", "ca", own, place) + key
