@@ -26,12 +26,19 @@ FAR_PLAIN = "http://api.shop.example:8080"
 
 @dataclass(frozen=True)
 class Pems:
-    """The authority of the recorder, its certificate for `ada`, and others."""
+    """The authority of the recorder, its certificate for `ada`, and others.
+
+    Attributes:
+        plain: The authority of the server `tls plain`; no certificate there has a key identifier.
+        middle: The authority, signed by another one, of the server `tls middle`.
+    """
 
     ca: str
     ada: str
     ada_key: str
     stranger: str
+    plain: str
+    middle: str
 
 
 PLUGIN = """\
@@ -417,6 +424,21 @@ def a_token_with_blanks_around_it(w: World) -> dict[str, str]:
 
 
 @shape
+def a_token_in_two_lines(w: World) -> dict[str, str]:
+    return w.one({"tokenFile": str(w.write("token", "one\ntwo\n"))})
+
+
+@shape
+def a_token_beyond_ascii(w: World) -> dict[str, str]:
+    return w.one({"token": "größe"})
+
+
+@shape
+def a_cookie(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=f"{w.recorder.tls}/cookie")
+
+
+@shape
 def a_token_that_is_a_number(w: World) -> dict[str, str]:
     document = yaml.safe_dump(w.part("a", "TOKEN", **{"current-context": "a"}))
     return w.files({"config": document.replace("TOKEN", "12345")})
@@ -656,6 +678,26 @@ def an_authority_that_is_none(w: World) -> dict[str, str]:
 def an_authority_that_is_gone(w: World) -> dict[str, str]:
     return w.one(
         {"token": "t"}, certificate_authority_data=None, certificate_authority=str(w.folder / "gone")
+    )
+
+
+@shape
+def certificates_without_key_identifiers(w: World) -> dict[str, str]:
+    server = f"https://127.0.0.1:{w.recorder.ports['tls plain']}"
+    return w.one({"token": "t"}, server=server, certificate_authority_data=data(w.pems.plain))
+
+
+@shape
+def an_authority_that_is_no_root(w: World) -> dict[str, str]:
+    server = f"https://127.0.0.1:{w.recorder.ports['tls middle']}"
+    return w.one({"token": "t"}, server=server, certificate_authority_data=data(w.pems.middle))
+
+
+@shape
+def a_server_with_a_common_name_only(w: World) -> dict[str, str]:
+    server = f"https://127.0.0.1:{w.recorder.ports['tls name']}"
+    return w.one(
+        {"token": "t"}, server=server, certificate_authority_data=data(w.pems.plain), tls_server_name="server"
     )
 
 

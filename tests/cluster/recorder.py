@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -114,13 +114,15 @@ class Recorder:
 
 
 @contextlib.asynccontextmanager
-async def recording(tls: ssl.SSLContext) -> AsyncIterator[Recorder]:
-    """A recorder whose TLS is `tls`."""
+async def recording(contexts: Mapping[str, ssl.SSLContext]) -> AsyncIterator[Recorder]:
+    """A recorder, with what it listens on over TLS: `tls`, `tls proxy`, and what else a test wants."""
     recorder = Recorder()
-    tls.sni_callback = recorder.name_of
     servers = []
     try:
-        for by in ("plain", "tls", "proxy", "tls proxy"):
+        for by in ("plain", "proxy", *contexts):
+            context = contexts.get(by)
+            if context is not None:
+                context.sni_callback = recorder.name_of
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, by: str = by) -> None:
                 try:
@@ -131,13 +133,11 @@ async def recording(tls: ssl.SSLContext) -> AsyncIterator[Recorder]:
                     recorder.bugs.append(exc)
                 writer.close()
 
-            server = await asyncio.start_server(
-                serve, "127.0.0.1", 0, ssl=tls if by.startswith("tls") else None
-            )
+            server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
             servers.append(server)
             recorder.ports[by] = server.sockets[0].getsockname()[1]
         yield recorder
     finally:
         for server in servers:
             server.close()
-        assert not recorder.bugs
+    assert not recorder.bugs

@@ -21,6 +21,7 @@ from pymicro.kubernetes.api.errors import KubeError
 from tests.cluster.kubeconfigs import SHAPES, Pems, World
 from tests.cluster.plane import assets
 from tests.cluster.recorder import Seen, recording
+from tests.kubernetes.api.certificates import plain_certificates
 
 pytestmark = pytest.mark.cluster
 
@@ -68,30 +69,47 @@ class Outcome:
     said: str = field(compare=False)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
+@dataclass(frozen=True)
+class Side:
+    """What the server shows and checks, and what goes into kubeconfigs."""
+
+    contexts: Mapping[str, ssl.SSLContext]
+    pems: Pems
 
 
 @pytest.fixture(scope="module")
-def pems(authority: trustme.CA) -> Pems:
-    ada = authority.issue_cert(common_name="ada")
-    return Pems(
-        ca=authority.cert_pem.bytes().decode(),
-        ada="".join(blob.bytes().decode() for blob in ada.cert_chain_pems),
-        ada_key=ada.private_key_pem.bytes().decode(),
-        stranger=trustme.CA().cert_pem.bytes().decode(),
+def side(tmp_path_factory: pytest.TempPathFactory) -> Side:
+    root, far = trustme.CA(), trustme.CA()
+    middle = far.create_child_ca()
+    ada = root.issue_cert(common_name="ada")
+
+    def asking() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # It asks for a client's certificate, and takes none, too, as an API server does.
+        root.configure_trust(context)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+    contexts = {by: asking() for by in ("tls", "tls proxy", "tls plain", "tls name", "tls middle")}
+    for by in ("tls", "tls proxy"):
+        root.issue_cert("127.0.0.1", "kubernetes.default.svc").configure_cert(contexts[by])
+    middle.issue_cert("127.0.0.1").configure_cert(contexts["tls middle"])
+    plain, chain, named = plain_certificates()
+    for by, pem in (("tls plain", chain), ("tls name", named)):
+        path = tmp_path_factory.mktemp("server") / "chain"
+        path.write_text(pem)
+        contexts[by].load_cert_chain(path)
+    return Side(
+        contexts,
+        Pems(
+            ca=root.cert_pem.bytes().decode(),
+            ada="".join(blob.bytes().decode() for blob in ada.cert_chain_pems),
+            ada_key=ada.private_key_pem.bytes().decode(),
+            stranger=far.cert_pem.bytes().decode(),
+            plain=plain,
+            middle=middle.cert_pem.bytes().decode(),
+        ),
     )
-
-
-@pytest.fixture
-def tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", "kubernetes.default.svc").configure_cert(context)
-    # It asks for a client's certificate and takes none, too, as an API server does.
-    authority.configure_trust(context)
-    context.verify_mode = ssl.CERT_OPTIONAL
-    return context
 
 
 def told(folder: Path) -> list[Any]:
@@ -116,7 +134,12 @@ async def kubectl(environ: Mapping[str, str]) -> tuple[bool, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode == 0, said.decode()
 
 
@@ -129,11 +152,9 @@ async def pymicro(environ: Mapping[str, str]) -> tuple[bool, str]:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-async def test_pymicro_asks_what_kubectl_asks(
-    name: str, tmp_path: Path, pems: Pems, tls: ssl.SSLContext
-) -> None:
-    async with recording(tls) as recorder:
-        world = World(tmp_path, recorder, pems)
+async def test_pymicro_asks_what_kubectl_asks(name: str, tmp_path: Path, side: Side) -> None:
+    async with recording(side.contexts) as recorder:
+        world = World(tmp_path, recorder, side.pems)
         environ = {
             "HOME": str(tmp_path),
             "PATH": f"{world.bin}:{os.environ['PATH']}",

@@ -16,10 +16,9 @@ from pymicro.kubernetes.api.credentials import Cluster
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.login import Login
-from pymicro.kubernetes.api.proxies import without_password
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.status import refusal
-from pymicro.kubernetes.api.transport import Transport
+from pymicro.kubernetes.api.transport import Transport, load_aiohttp
 
 __all__ = ["KubeClient"]
 
@@ -234,6 +233,7 @@ class KubeClient:
 
     async def _connect(self, login: Login) -> Transport:
         """The transport for these certificates; one for other certificates closes after its last request."""
+        await load_aiohttp()
         old = self._transport
         if old is not None and old.tls == login.tls:
             return old
@@ -279,9 +279,7 @@ class KubeClient:
             raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}", kind=kind) from exc
 
     def _say(self, asked: Asked) -> str:
-        cluster = self.cluster
-        through = f" through the proxy {without_password(cluster.proxy)}" if cluster.proxy else ""
-        return f"cannot {asked} at {cluster.server}{through}"
+        return f"cannot {asked} at {self.cluster.way}"
 
     async def _refusal(self, asked: Asked, response: Any, deadline: float) -> KubeError:
         """The error for an answer that refuses."""

@@ -15,7 +15,7 @@ from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
 from pymicro.kubernetes.api.login import Login, LoginSource, Tls, certificates, signatures
-from pymicro.kubernetes.api.proxies import proxy_for
+from pymicro.kubernetes.api.proxies import proxy_for, without_password
 from pymicro.settings.config import in_pod
 
 __all__ = ["Cluster", "find_cluster"]
@@ -78,6 +78,11 @@ class Cluster:
         self._failed_at = 0.0
         self._renewed: Login | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def way(self) -> str:
+        """`https://api.example:6443 through the proxy http://proxy:3128`, for messages."""
+        return self.server + (f" through the proxy {without_password(self.proxy)}" if self.proxy else "")
 
     def describe(self) -> str:
         """`https://10.96.0.1:443 (service account shop/greeter)`."""

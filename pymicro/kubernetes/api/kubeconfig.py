@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from pymicro.kubernetes.api.plugin import check_plugin, run_plugin
 from pymicro.kubernetes.api.proxies import check_proxy, is_loopback, proxy_for
 
 __all__ = ["Kubeconfig"]
+
+log = logging.getLogger("pymicro.kube")
 
 _CERTIFICATES = ("certificate-authority", "client-certificate", "client-key")
 
@@ -94,6 +97,8 @@ def _login(context: Context, environ: Mapping[str, str]) -> Login:
     proxy = check_proxy(given, f"{cluster.what}, proxy-url") if given else proxy_for(context.server, environ)
     login = Login(server=context.server, proxy=proxy, impersonation=_impersonation(user))
     if not _confidential(context.server):
+        if any(not key.startswith("as") for key in user.values):
+            log.warning("%s is asked in plain HTTP: credentials are not sent there", cluster.what)
         return login
     login = replace(login, authorization=_authorization(user))
     return replace(login, tls=_tls(cluster, user)) if context.server.startswith("https") else login

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import functools
 import os
 import ssl
 import tempfile
@@ -13,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from pymicro.kubernetes.api.login import Login, Tls
 from pymicro.kubernetes.api.proxies import without_password
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "load_aiohttp"]
 
 # An event of a large object is longer than aiohttp's own buffer; etcd's limit is 1.5 MiB.
 _BUFFER = 2 << 20
@@ -23,10 +25,21 @@ _MOVED = (301, 302, 303, 307, 308)
 _REDIRECTS = 10
 
 
+async def load_aiohttp() -> None:
+    """Import aiohttp in a thread: that takes 0.3 s, and calls must go on meanwhile."""
+    if not _import.cache_info().currsize:
+        await asyncio.to_thread(_import)
+
+
+@functools.cache
+def _import() -> None:
+    import aiohttp  # noqa: F401
+
+
 class Transport:
     """Connections that are secured in one way, and how many requests use them.
 
-    Build it within the event loop; `close` it.
+    Build it within the event loop, after `load_aiohttp`; `close` it.
 
     Attributes:
         users: Requests that use it now: an old transport lives on until they have ended.

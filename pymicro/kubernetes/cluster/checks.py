@@ -33,12 +33,12 @@ async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
         answer = await client.request("GET", "/version")
     except KubeError as exc:
         if exc.status == 403:  # the server answers, but tells this account nothing more
-            yield Finding("API server", "ok", f"{cluster.server} answers")
+            yield Finding("API server", "ok", f"{cluster.way} answers")
         else:
             yield Finding("API server", "problem", str(exc), _mending(exc, cluster.in_pod))
         return
     version = answer.get("gitVersion") if isinstance(answer, dict) else None
-    yield Finding("API server", "ok", f"{cluster.server} answers{f' ({version})' if version else ''}")
+    yield Finding("API server", "ok", f"{cluster.way} answers{f' ({version})' if version else ''}")
 
 
 def _mending(error: KubeError, in_pod: bool) -> str:

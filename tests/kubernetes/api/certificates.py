@@ -55,20 +55,32 @@ def new_server(folder: Path) -> ssl.SSLContext:
     return _server(_NEW, folder)
 
 
-def plain_certificates() -> tuple[str, str]:
-    """An authority, and a certificate of it for 127.0.0.1 with its key; neither has a key identifier."""
+def plain_certificates() -> tuple[str, str, str]:
+    """An authority, and certificates of it with their keys; none of them has a key identifier.
 
-    def issue(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, of: x509.ExtensionType) -> str:
+    The first one is for 127.0.0.1, the second for a server that has only the common name `server`.
+    """
+    signing = ec.generate_private_key(ec.SECP256R1())
+    root = _name("ca")
+
+    def issue(subject: x509.Name, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType) -> str:
         now = datetime.now(UTC)
-        named = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, who)]) for who in (name, issuer)]
         builder = x509.CertificateBuilder(
-            *reversed(named), key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+            root, subject, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
         )
-        made = builder.add_extension(of, critical=True).sign(signing, SHA256())
-        return made.public_bytes(Encoding.PEM).decode()
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        return builder.sign(signing, SHA256()).public_bytes(Encoding.PEM).decode()
 
-    signing, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = issue("ca", "ca", signing, x509.BasicConstraints(ca=True, path_length=None))
+    def with_key(*extensions: x509.ExtensionType) -> str:
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return issue(_name("server"), key, *extensions) + private.decode()
+
+    authority = issue(root, signing, x509.BasicConstraints(ca=True, path_length=None))
     place = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return authority, issue("server", "ca", own, place) + key
+    return authority, with_key(place), with_key()
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common)])

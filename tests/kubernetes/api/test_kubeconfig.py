@@ -329,7 +329,7 @@ async def test_credentials_go_over_plain_http_to_this_machine_only(
         assert bool(login.authorization) is sent, server
 
 
-async def test_a_key_with_a_password_is_an_error_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+async def test_a_key_with_a_password_is_an_error(tmp_path: Path) -> None:
     key = load_pem_private_key(ADA_KEY.encode(), None)
     locked = key.private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"secret")
@@ -344,7 +344,7 @@ async def test_a_key_with_a_password_is_an_error_and_nobody_is_asked_for_it(tmp_
 
 async def test_certificates_without_key_identifiers_are_good_ones(tmp_path: Path) -> None:
     # Those of many clusters are so; Python 3.13 takes them for none, unless it is told otherwise.
-    authority, chain = plain_certificates()
+    authority, chain, _ = plain_certificates()
     (tmp_path / "server.pem").write_text(chain)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "server.pem")
