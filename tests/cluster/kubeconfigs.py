@@ -36,6 +36,7 @@ class Pems:
     ca: str
     ada: str
     ada_key: str
+    other_key: str
     stranger: str
     plain: str
     middle: str
@@ -1104,21 +1105,21 @@ for label, no_proxy, host in (
 
 
 def plugged(w: World, **section: Any) -> dict[str, str]:
-    return w.one({"exec": {"apiVersion": V1, "command": "login", "interactiveMode": "Never", **section}})
+    return w.one({"exec": {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never", **section}})
 
 
 @shape
 def a_plug_in(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
+    w.plugin("sign-in", token="plugged")
     return plugged(w, args=["--for", "a b"], env=[{"name": "REGION", "value": "north"}])
 
 
 @shape
 def a_plug_in_that_is_told_of_the_cluster(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
+    w.plugin("sign-in", token="plugged")
     section = {
         "apiVersion": V1,
-        "command": "login",
+        "command": "sign-in",
         "interactiveMode": "IfAvailable",
         "provideClusterInfo": True,
     }
@@ -1141,9 +1142,9 @@ def a_plug_in_that_is_told_of_the_cluster(w: World) -> dict[str, str]:
 
 @shape
 def a_plug_in_that_is_told_of_an_authority_in_a_file(w: World) -> dict[str, str]:
-    w.plugin("login", version=BETA, token="plugged")
+    w.plugin("sign-in", version=BETA, token="plugged")
     w.write("ca.crt", w.pems.ca)
-    section = {"apiVersion": BETA, "command": "login", "provideClusterInfo": True}
+    section = {"apiVersion": BETA, "command": "sign-in", "provideClusterInfo": True}
     return w.one(
         {"exec": section},
         certificate_authority_data=None,
@@ -1154,53 +1155,53 @@ def a_plug_in_that_is_told_of_an_authority_in_a_file(w: World) -> dict[str, str]
 
 @shape
 def a_plug_in_that_is_told_of_no_check(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
-    section = {"apiVersion": V1, "command": "login", "interactiveMode": "Never", "provideClusterInfo": True}
+    w.plugin("sign-in", token="plugged")
+    section = {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never", "provideClusterInfo": True}
     return w.one({"exec": section}, certificate_authority_data=None, insecure_skip_tls_verify=True)
 
 
 @shape
 def a_plug_in_with_a_certificate(w: World) -> dict[str, str]:
-    w.plugin("login", clientCertificateData=w.pems.ada, clientKeyData=w.pems.ada_key)
+    w.plugin("sign-in", clientCertificateData=w.pems.ada, clientKeyData=w.pems.ada_key)
     return plugged(w)
 
 
 @shape
 def a_plug_in_with_a_certificate_and_a_token(w: World) -> dict[str, str]:
-    w.plugin("login", token="both", clientCertificateData=w.pems.ada, clientKeyData=w.pems.ada_key)
+    w.plugin("sign-in", token="both", clientCertificateData=w.pems.ada, clientKeyData=w.pems.ada_key)
     return plugged(w)
 
 
 @shape
 def a_plug_in_and_a_token(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
-    section = {"apiVersion": V1, "command": "login", "interactiveMode": "Never"}
+    w.plugin("sign-in", token="plugged")
+    section = {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never"}
     return w.one({"exec": section, "token": "direct"})
 
 
 @shape
 def a_plug_in_and_a_password(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
-    section = {"apiVersion": V1, "command": "login", "interactiveMode": "Never"}
+    w.plugin("sign-in", token="plugged")
+    section = {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never"}
     return w.one({"exec": section, "username": "ada", "password": "secret"})
 
 
 @shape
 def a_plug_in_and_impersonation(w: World) -> dict[str, str]:
-    w.plugin("login", token="plugged")
-    section = {"apiVersion": V1, "command": "login", "interactiveMode": "Never"}
+    w.plugin("sign-in", token="plugged")
+    section = {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never"}
     return w.one({"exec": section, "as": "jane"})
 
 
 @shape
 def a_plug_in_beside_the_file(w: World) -> dict[str, str]:
-    w.plugin("login", "tools", token="beside")
-    return plugged(w, command="./tools/login")
+    w.plugin("sign-in", "tools", token="beside")
+    return plugged(w, command="./tools/sign-in")
 
 
 @shape
 def a_plug_in_by_its_path(w: World) -> dict[str, str]:
-    return plugged(w, command=str(w.plugin("login", "tools", token="by path")))
+    return plugged(w, command=str(w.plugin("sign-in", "tools", token="by path")))
 
 
 @shape
@@ -1210,63 +1211,63 @@ def a_plug_in_that_is_not_installed(w: World) -> dict[str, str]:
 
 @shape
 def a_plug_in_that_fails(w: World) -> dict[str, str]:
-    w.write("bin/login", "#!/bin/sh\necho sign in first >&2\nexit 7\n").chmod(0o755)
+    w.write("bin/sign-in", "#!/bin/sh\necho sign in first >&2\nexit 7\n").chmod(0o755)
     return plugged(w)
 
 
 @shape
 def a_plug_in_that_prints_no_json(w: World) -> dict[str, str]:
-    w.write("bin/login", "#!/bin/sh\necho hello\n").chmod(0o755)
+    w.write("bin/sign-in", "#!/bin/sh\necho hello\n").chmod(0o755)
     return plugged(w)
 
 
 @shape
 def a_plug_in_of_another_version_than_it_prints(w: World) -> dict[str, str]:
-    w.plugin("login", version=BETA, token="plugged")
+    w.plugin("sign-in", version=BETA, token="plugged")
     return plugged(w)
 
 
 @shape
 def a_plug_in_that_prints_no_kind(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
-    w.write("bin/login.answer", json.dumps({"apiVersion": V1, "status": {"token": "t"}}))
+    w.plugin("sign-in", token="t")
+    w.write("bin/sign-in.answer", json.dumps({"apiVersion": V1, "status": {"token": "t"}}))
     return plugged(w)
 
 
 @shape
 def a_plug_in_that_gives_nothing(w: World) -> dict[str, str]:
-    w.plugin("login")
+    w.plugin("sign-in")
     return plugged(w)
 
 
 @shape
 def a_plug_in_that_gives_half_a_certificate(w: World) -> dict[str, str]:
-    w.plugin("login", token="t", clientCertificateData=w.pems.ada)
+    w.plugin("sign-in", token="t", clientCertificateData=w.pems.ada)
     return plugged(w)
 
 
 @shape
 def a_plug_in_whose_token_has_run_out(w: World) -> dict[str, str]:
-    w.plugin("login", token="stale", expirationTimestamp="2020-01-01T00:00:00Z")
+    w.plugin("sign-in", token="stale", expirationTimestamp="2020-01-01T00:00:00Z")
     return plugged(w)
 
 
 @shape
 def a_plug_in_with_odd_time(w: World) -> dict[str, str]:
-    w.plugin("login", token="odd", expirationTimestamp="2099-01-01T00:00:00.123456789+05:30")
+    w.plugin("sign-in", token="odd", expirationTimestamp="2099-01-01T00:00:00.123456789+05:30")
     return plugged(w)
 
 
 @shape
 def a_plug_in_of_v1alpha1(w: World) -> dict[str, str]:
     version = "client.authentication.k8s.io/v1alpha1"
-    w.plugin("login", version=version, token="t")
+    w.plugin("sign-in", version=version, token="t")
     return plugged(w, apiVersion=version)
 
 
 @shape
 def a_plug_in_without_a_version(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
+    w.plugin("sign-in", token="t")
     return plugged(w, apiVersion=None)
 
 
@@ -1277,26 +1278,26 @@ def a_plug_in_without_a_command(w: World) -> dict[str, str]:
 
 @shape
 def a_plug_in_of_v1_that_names_no_mode(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
+    w.plugin("sign-in", token="t")
     return plugged(w, interactiveMode=None)
 
 
 @shape
 def a_plug_in_that_needs_a_terminal(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
+    w.plugin("sign-in", token="t")
     return plugged(w, interactiveMode="Always")
 
 
 @shape
 def a_plug_in_of_a_mode_that_is_none(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
+    w.plugin("sign-in", token="t")
     return plugged(w, interactiveMode="Sometimes")
 
 
 @shape
 def a_plug_in_and_an_auth_provider(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
-    section = {"apiVersion": V1, "command": "login", "interactiveMode": "Never"}
+    w.plugin("sign-in", token="t")
+    section = {"apiVersion": V1, "command": "sign-in", "interactiveMode": "Never"}
     token = jwt(sub="ada", exp=int(time.time()) + 3600)
     config = {"client-id": "x", "idp-issuer-url": "https://id.shop.example", "id-token": token}
     return w.one({"exec": section, "auth-provider": {"name": "oidc", "config": config}})
@@ -1304,8 +1305,194 @@ def a_plug_in_and_an_auth_provider(w: World) -> dict[str, str]:
 
 @shape
 def a_plug_in_with_a_variable_without_a_name(w: World) -> dict[str, str]:
-    w.plugin("login", token="t")
+    w.plugin("sign-in", token="t")
     return plugged(w, env=[{"value": "north"}])
+
+
+@shape
+def a_mark_of_the_order_of_bytes(w: World) -> dict[str, str]:
+    return w.files({"config": "\ufeff" + yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))})
+
+
+@shape
+def utf_16_as_powershell_writes_it(w: World) -> dict[str, str]:
+    text = yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))
+    (w.folder / "config").write_bytes(text.encode("utf-16"))
+    return {"KUBECONFIG": str(w.folder / "config")}
+
+
+@shape
+def latin_1(w: World) -> dict[str, str]:
+    text = "# größe\n" + yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))
+    (w.folder / "config").write_bytes(text.encode("latin-1"))
+    return {"KUBECONFIG": str(w.folder / "config")}
+
+
+@shape
+def lines_that_end_as_on_windows(w: World) -> dict[str, str]:
+    text = yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))
+    (w.folder / "config").write_bytes(text.replace("\n", "\r\n").encode())
+    return {"KUBECONFIG": str(w.folder / "config")}
+
+
+@shape
+def a_key_twice(w: World) -> dict[str, str]:
+    text = yaml.safe_dump(w.part("a", "TOKEN", **{"current-context": "a"}))
+    return w.files({"config": text.replace("token: TOKEN", "token: first\n    token: second")})
+
+
+@shape
+def lists_that_are_null(w: World) -> dict[str, str]:
+    document = w.part("a", "t", **{"current-context": "a"})
+    return w.files({"first": {"users": None, "contexts": None, "current-context": None}, "second": document})
+
+
+@shape
+def entries_without_a_name(w: World) -> dict[str, str]:
+    document = w.part("a", "t", **{"current-context": "a"})
+    document["users"].insert(0, {"user": {"token": "unnamed"}})
+    return w.files({"config": document})
+
+
+@shape
+def entries_of_the_wrong_list(w: World) -> dict[str, str]:
+    document = w.part("a", "t", **{"current-context": "a"})
+    document["users"][0]["cluster"] = {"server": "http://127.0.0.1:1"}
+    return w.files({"config": document})
+
+
+@shape
+def capitals_in_keys(w: World) -> dict[str, str]:
+    text = yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))
+    return w.files({"config": text.replace("token:", "Token:")})
+
+
+@shape
+def a_token_with_a_newline(w: World) -> dict[str, str]:
+    return w.one({"token": "t\n"})
+
+
+@shape
+def a_token_with_blanks_in_it(w: World) -> dict[str, str]:
+    return w.one({"token": " a  b "})
+
+
+@shape
+def a_truth_value_in_other_words(w: World) -> dict[str, str]:
+    text = yaml.safe_dump(w.part("a", "t", **{"current-context": "a"}))
+    start = text.index("    certificate-authority-data")
+    return w.files(
+        {"config": f"{text[:start]}    insecure-skip-tls-verify: yes\n{text[text.index('    server') :]}"}
+    )
+
+
+@shape
+def a_path_and_data_that_is_empty(w: World) -> dict[str, str]:
+    path = w.write("ca.crt", w.pems.ca)
+    return w.one({"token": "t"}, certificate_authority_data="", certificate_authority=str(path))
+
+
+@shape
+def a_certificate_and_its_key_in_one_file(w: World) -> dict[str, str]:
+    path = str(w.write("ada.pem", f"{w.pems.ada_key}\n{w.pems.ada}"))
+    return w.one({"client-certificate": path, "client-key": path})
+
+
+@shape
+def a_key_of_another_certificate(w: World) -> dict[str, str]:
+    return w.one({"client-certificate-data": data(w.pems.ada), "client-key-data": data(w.pems.other_key)})
+
+
+@shape
+def certificates_that_end_as_on_windows(w: World) -> dict[str, str]:
+    user = {
+        "client-certificate-data": data(w.pems.ada.replace("\n", "\r\n")),
+        "client-key-data": data(w.pems.ada_key.replace("\n", "\r\n")),
+    }
+    return w.one(user, certificate_authority_data=data(w.pems.ca.replace("\n", "\r\n")))
+
+
+@shape
+def a_scheme_in_capitals(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=w.recorder.tls.replace("https", "HTTPS"), **w.ca)
+
+
+@shape
+def a_name_in_capitals(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server="https://Kubernetes.Default.SVC:6443", proxy_url=w.recorder.proxy)
+
+
+@shape
+def a_server_with_a_query(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=f"{w.recorder.tls}/?a=b")
+
+
+@shape
+def a_path_with_blanks(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=f"{w.recorder.tls}/a%20b")
+
+
+@shape
+def a_double_slash_at_the_end(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=f"{w.recorder.tls}//")
+
+
+@shape
+def a_server_with_blanks_around_it(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=f" {w.recorder.tls} ", **w.ca)
+
+
+@shape
+def a_user_name_beyond_ascii(w: World) -> dict[str, str]:
+    return w.one({"token": "t", "as": "jürgen", "as-groups": ["größe", ""]})
+
+
+@shape
+def a_plug_in_with_numbers(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token="t")
+    return plugged(w, args=[1, 2])
+
+
+@shape
+def a_plug_in_with_a_variable_without_a_value(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token="t")
+    return plugged(w, env=[{"name": "REGION"}])
+
+
+@shape
+def a_plug_in_with_a_variable_that_is_a_number(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token="t")
+    return plugged(w, env=[{"name": "REGION", "value": 7}])
+
+
+@shape
+def a_plug_in_with_another_path(w: World) -> dict[str, str]:
+    w.plugin("sign-in", "tools", token="t")
+    return plugged(w, env=[{"name": "PATH", "value": f"{w.folder / 'tools'}:/usr/bin:/bin"}])
+
+
+@shape
+def a_plug_in_whose_token_is_a_number(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token=7)
+    return plugged(w)
+
+
+@shape
+def a_plug_in_whose_token_has_a_newline(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token="t\n")
+    return plugged(w)
+
+
+@shape
+def a_plug_in_that_says_when_in_another_way(w: World) -> dict[str, str]:
+    w.plugin("sign-in", token="t", expirationTimestamp="tomorrow")
+    return plugged(w)
+
+
+@shape
+def a_plug_in_that_is_no_program(w: World) -> dict[str, str]:
+    w.write("bin/sign-in", "hello")
+    return plugged(w)
 
 
 @shape

@@ -41,6 +41,10 @@ EXCEPTIONS = {
     "a_user_that_is_null": PROMPT,
     "a_password_without_a_name": PROMPT,
     "a_netrc_and_nobody": PROMPT,
+    "capitals_in_keys": PROMPT,
+    "a_name_in_capitals": Otherwise(
+        "aiohttp writes names in small letters, and they mean the same", asks=True
+    ),
     "a_token_over_loopback": Otherwise("nobody reads what stays on this machine", asks=True),
     "a_server_without_a_scheme": Otherwise("kubectl guesses it, and asks in plain HTTP", asks=False),
     "a_server_with_a_password": Otherwise("it would stand in all messages about the server", asks=False),
@@ -105,6 +109,7 @@ def side(tmp_path_factory: pytest.TempPathFactory) -> Side:
             ca=root.cert_pem.bytes().decode(),
             ada="".join(blob.bytes().decode() for blob in ada.cert_chain_pems),
             ada_key=ada.private_key_pem.bytes().decode(),
+            other_key=root.issue_cert(common_name="other").private_key_pem.bytes().decode(),
             stranger=far.cert_pem.bytes().decode(),
             plain=plain,
             middle=middle.cert_pem.bytes().decode(),

@@ -68,8 +68,19 @@ class Kubeconfig:
         except ConfigError as exc:
             raise KubeError(str(exc), kind="credentials") from exc
         # Who has a token does without the plug-in, as with kubectl.
-        if "exec" not in context.user or login.authorization or not _confidential(context.server):
-            return login
+        if "exec" in context.user and not login.authorization and _confidential(context.server):
+            login = await self._plug_in(context, login)
+        headers = (login.authorization, *(value for _, value in login.impersonation))
+        if any(sign < " " or sign == "\x7f" for value in headers for sign in value):
+            raise KubeError(
+                f"{context.user.what} has a line break or the like in a token or name, which no header can "
+                "have",
+                kind="credentials",
+            )
+        return login
+
+    async def _plug_in(self, context: Context, login: Login) -> Login:
+        """`login` with what the user's plug-in gives."""
         credential = await run_plugin(
             context.user.section("exec"), self._environ, lambda: _cluster_info(context, login)
         )

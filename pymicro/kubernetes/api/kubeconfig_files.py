@@ -172,7 +172,7 @@ def read_context(paths: Sequence[str], wanted: str, what: str) -> Context:
 
 
 def _server(cluster: Section) -> str:
-    server = cluster.text("server").rstrip("/")
+    server = cluster.text("server")
     if not server:
         raise cluster.error("names no server")
     try:
@@ -187,7 +187,7 @@ def _server(cluster: Section) -> str:
     if parts.username is not None:
         # Not shown: it would go into every message, and from there into logs.
         raise cluster.error("has a password in its server's URL; it belongs to the user")
-    return server
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def _load(path: str) -> Section:

@@ -75,9 +75,18 @@ def check_plugin(section: Section) -> None:
     if mode == "Always":
         raise section.error("has interactiveMode Always, and pymicro gives no plug-in a terminal")
     section.texts("args")
+    _variables(section)
+
+
+def _variables(section: Section) -> dict[str, str]:
+    """The section's own variables."""
+    found = {}
     for entry in section.listed("env"):
-        if not isinstance(entry, dict) or not Section(f"{section.what}, env", entry).text("name"):
+        pair = Section(f"{section.what}, env", entry if isinstance(entry, dict) else {})
+        if not pair.text("name"):
             raise section.error("has an entry of env without a name")
+        found[pair.text("name")] = pair.text("value")
+    return found
 
 
 async def run_plugin(
@@ -107,7 +116,6 @@ async def run_plugin(
         spec["cluster"] = cluster()
     version = section.text("apiVersion")
     asked = {"kind": "ExecCredential", "apiVersion": version, "spec": spec}
-    variables = {entry["name"]: str(entry.get("value") or "") for entry in section.listed("env")}
     output = _Output(name)
     try:
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
@@ -115,7 +123,7 @@ async def run_plugin(
             command,
             *section.texts("args"),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**environ, **variables, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
+            env={**environ, **_variables(section), "KUBERNETES_EXEC_INFO": json.dumps(asked)},
             # A group of its own, so that all of it can be ended.
             start_new_session=True,
         )

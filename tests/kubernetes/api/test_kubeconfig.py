@@ -114,7 +114,7 @@ async def test_who_makes_another_context_current_does_not_mean_programs_that_run
             {"cluster": {"server": "10.0.0.1:6443"}},
             "'10.0.0.1:6443', which is no URL that begins with https://",
         ),
-        ({"cluster": {"server": "https://"}}, "'https:', which is no URL"),
+        ({"cluster": {"server": "https://"}}, "'https://', which is no URL"),
         ({"cluster": {"server": "https://ada:secret@a"}}, "cluster 'c' has a password in its server's URL"),
         ({"contexts": [{"name": "here"}]}, "context 'here' names no cluster"),
         ({"contexts": [{"name": "here", "context": {"user": "ada"}}]}, "context 'here' names no cluster"),
@@ -273,6 +273,8 @@ async def test_of_two_files_with_the_same_name_in_them_the_first_counts_whole(tm
             "client-certificate, which cannot be read",
         ),
         ({"exec": {"command": "aws"}}, "exec has apiVersion ''"),
+        ({"token": "one\ntwo"}, "has a line break or the like in a token or name"),
+        ({"as": "jane\r\nX: y"}, "has a line break or the like in a token or name"),
     ],
 )
 async def test_a_user_that_cannot_be_one_is_an_error_that_says_why(
