@@ -285,7 +285,7 @@ class KubeClient:
         """The error for an answer that refuses."""
         if 300 <= response.status < 400:
             place = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
-            what = f"{self._say(asked)}: it answered {response.status}, a redirect to {place or 'nowhere'}, "
+            what = f"{self._say(asked)}: it answered {response.status}, a redirect to {place!r}, "
             return KubeError(f"{what}which is not followed", status=response.status)
         body = b""
         # The refusal itself is known already; its reasons may come late or broken.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
-from pymicro.kubernetes.api.login import Login, LoginSource, Tls, certificates, signatures
+from pymicro.kubernetes.api.login import Login, LoginSource, Signature, Tls, certificates, signatures
 from pymicro.kubernetes.api.proxies import proxy_for, without_password
 from pymicro.settings.config import in_pod
 
@@ -76,6 +76,7 @@ class Cluster:
         self._complaint = ""
         self._failure: KubeError | None = None
         self._failed_at = 0.0
+        self._failed_on: tuple[Signature, ...] = ()
         self._renewed: Login | None = None
         self._lock = asyncio.Lock()
 
@@ -91,6 +92,9 @@ class Cluster:
     async def login(self, refused: Login | None = None) -> Login:
         """The credentials to use now.
 
+        Who asks within five seconds of a failure, or with credentials that were read after a
+        refusal and are refused again, gets the same once more, unless a file has changed.
+
         Args:
             refused: The credentials that the server did not accept (401); if they are still
                 the known ones, everything is read again.
@@ -100,36 +104,39 @@ class Cluster:
         """
         async with self._lock:
             known = self._login
-            if known is not None and known is not refused and not self._stale(known):
-                return known
-            if known is not None and known is self._renewed and self._just_read(known):
-                return known
-            if self._failure is not None and self._clock() - self._failed_at < _SHARED:
-                raise KubeError(str(self._failure), kind=self._failure.kind) from self._failure
-            try:
-                self._login = await self._source.read()
-            except KubeError as exc:
-                # Somebody may be replacing a file just now: the old credentials may do until the
-                # server refuses them.
-                if known is None or known is refused or self._ran_out(known):
+            usable = known is not None and known is not refused and not self._ran_out(known)
+            if known is not None:
+                if usable and not self._stale(known):
+                    return known
+                if known is self._renewed and self._just_read(known):
+                    return known
+            if self._failure is None or not self._just_failed(known):
+                try:
+                    return await self._read(refused)
+                except KubeError as exc:
                     self._failure, self._failed_at = exc, self._clock()
-                    raise
-                if str(exc) != self._complaint:
-                    log.warning("%s; going on with what was read before", exc)
-                self._complaint = str(exc)
-                return known
-            self._complaint, self._failure = "", None
-            self._renewed = self._login if refused is not None else None
-            self._read_at = self._looked = self._clock()
-            self.server, self.proxy = self._login.server, self._login.proxy
-            return self._login
+                    self._failed_on = self._state(known)
+            if known is None or not usable:
+                raise KubeError(str(self._failure), kind=self._failure.kind) from self._failure
+            # Somebody may be replacing a file just now: the old credentials may do until the server
+            # refuses them.
+            if str(self._failure) != self._complaint:
+                log.warning("%s; going on with what was read before", self._failure)
+            self._complaint = str(self._failure)
+            return known
+
+    async def _read(self, refused: Login | None) -> Login:
+        self._login = login = await self._source.read()
+        self._failure, self._complaint = None, ""
+        self._renewed = login if refused is not None else None
+        self._read_at = self._looked = self._clock()
+        self.server, self.proxy = login.server, login.proxy
+        return login
 
     def _ran_out(self, known: Login) -> bool:
         return known.lifetime is not None and self._clock() - self._read_at >= known.lifetime
 
     def _stale(self, known: Login) -> bool:
-        if self._ran_out(known):
-            return True
         now = self._clock()
         if now - self._looked < _LOOK:
             return False
@@ -139,9 +146,16 @@ class Cluster:
     def _just_read(self, known: Login) -> bool:
         return self._clock() - self._read_at < _SHARED and not self._changed(known)
 
+    def _just_failed(self, known: Login | None) -> bool:
+        return self._clock() - self._failed_at < _SHARED and self._state(known) == self._failed_on
+
+    def _changed(self, known: Login) -> bool:
+        return self._state(known) != known.files
+
     @staticmethod
-    def _changed(known: Login) -> bool:
-        return signatures(path for path, _ in known.files) != known.files
+    def _state(known: Login | None) -> tuple[Signature, ...]:
+        """The present state of the files that it was read from."""
+        return signatures(path for path, _ in known.files) if known is not None else ()
 
 
 class _ServiceAccount:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Login", "LoginSource", "Tls", "certificates", "signatures"]
+__all__ = ["Login", "LoginSource", "Signature", "Tls", "certificates", "signatures"]
 
 # (path, inode, size, time of change) of a file, or None where there is none. An
 # inode is part of it because Kubernetes swaps a symbolic link to rotate a token.

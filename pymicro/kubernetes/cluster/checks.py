@@ -48,6 +48,8 @@ def _mending(error: KubeError, in_pod: bool) -> str:
         # What a NetworkPolicy drops is sent by pods.
         policy = " and a NetworkPolicy lets this pod reach it" if in_pod else ""
         return f"see whether the address is right{policy}"
+    if error.kind == "tls":
+        return "see whether the credentials are this cluster's: it shows a certificate that they do not trust"
     if error.kind == "proxy":
         return "see whether the proxy is right (`proxy-url`, HTTPS_PROXY), or name the server in NO_PROXY"
     return ""

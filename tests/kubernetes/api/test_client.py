@@ -283,7 +283,7 @@ async def test_a_redirect_to_another_server_is_not_followed() -> None:
         error = await refused(redirecting(f"{other.url}/version"))
         assert other.requests == []
     place = other.url.removeprefix("http://")
-    assert f": it answered 302, a redirect to {place}, which is not followed" in str(error)
+    assert f": it answered 302, a redirect to {place!r}, which is not followed" in str(error)
     assert error.status == 302
 
 

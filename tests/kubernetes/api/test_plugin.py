@@ -268,6 +268,25 @@ async def test_a_failure_is_shared_for_some_seconds(program: Plugin, clock: Cloc
         assert len(program.runs) == 2
 
 
+async def test_a_plug_in_that_fails_for_a_changed_file_is_not_run_at_each_look_at_it(
+    program: Plugin, clock: Clock
+) -> None:
+    program.give(token="first")
+    async with serving() as served, program.client(served.url, clock) as client:
+        await client.request("GET", "/version")
+        (program.folder / "answer").write_text("broken")
+        # Somebody has made another context current, say.
+        (program.folder / "config").write_text((program.folder / "config").read_text() + "\n")
+        for _ in range(4):
+            clock.now += 1.0
+            await client.request("GET", "/version")
+        assert len(program.runs) == 2
+        program.give(token="second")
+        clock.now += 5.0
+        await client.request("GET", "/version")
+        assert served.tokens == [*["Bearer first"] * 5, "Bearer second"]
+
+
 async def test_a_token_that_is_always_refused_is_not_got_anew_for_each_request(
     program: Plugin, clock: Clock
 ) -> None:

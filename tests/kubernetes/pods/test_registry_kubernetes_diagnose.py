@@ -113,7 +113,13 @@ async def test_a_server_that_is_away_is_a_finding_and_the_last(in_pod: bool) -> 
 @pytest.mark.parametrize(
     ("cluster", "user", "check", "said", "fix"),
     [
-        ({"certificate-authority-data": data(NEW_CA)}, {}, "API server", "CERTIFICATE_VERIFY_FAILED", ""),
+        (
+            {"certificate-authority-data": data(NEW_CA)},
+            {},
+            "API server",
+            "CERTIFICATE_VERIFY",
+            "this cluster's",
+        ),
         ({}, {"tokenFile": "gone"}, "credentials", "tokenFile, which cannot be read", ""),
         ({}, {"client-certificate-data": data("x")}, "credentials", "without a client-key", ""),
         ({"proxy-url": "http://127.0.0.1:1"}, {}, "API server", "proxy cannot be reached", "proxy-url"),
