@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import ssl
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from tests.kubernetes.api.certificates import (
 )
 from tests.kubernetes.api.logins import Account, Clock, data, only, write
 from tests.kubernetes.api.serving import serving
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_files_left")
 
@@ -331,17 +335,42 @@ async def test_credentials_go_over_plain_http_to_this_machine_only(
         assert bool(login.authorization) is sent, server
 
 
-async def test_a_key_with_a_password_is_an_error(tmp_path: Path) -> None:
+def test_a_key_with_a_password_is_an_error_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
     key = load_pem_private_key(ADA_KEY.encode(), None)
     locked = key.private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"secret")
     ).decode()
     user = {"client-certificate-data": data(ADA), "client-key-data": data(locked)}
     path = write(tmp_path, cluster={"server": "https://127.0.0.1:1"}, user=user)
-    async with KubeClient(lambda: find_cluster([f"kubeconfig={path}"], {})) as client:
-        with pytest.raises(KubeError, match=r"certificates for https.* cannot be used") as caught:
-            await client.request("GET", "/version")
-    assert caught.value.kind == "credentials"
+    # A process with a terminal: there OpenSSL would ask, and hold the event loop until somebody answers.
+    ours, theirs = pty.openpty()
+    code = f"""
+import asyncio, fcntl, termios
+from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.credentials import find_cluster
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+async def main():
+    async with KubeClient(lambda: find_cluster(["kubeconfig={path}"], {{}})) as client:
+        await client.request("GET", "/version")
+
+asyncio.run(main())
+"""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert "KubeError: the certificates for https://127.0.0.1:1 cannot be used: " in done.stderr
 
 
 async def test_certificates_without_key_identifiers_are_good_ones(tmp_path: Path) -> None:
