@@ -599,6 +599,11 @@ def a_token_over_loopback(w: World) -> dict[str, str]:
 
 
 @shape
+def a_token_over_loopback_and_a_proxy(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server=w.recorder.plain, proxy_url=w.recorder.proxy)
+
+
+@shape
 def a_server_without_a_scheme(w: World) -> dict[str, str]:
     return w.one({}, server=w.recorder.plain.removeprefix("http://"))
 

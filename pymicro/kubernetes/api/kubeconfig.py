@@ -23,6 +23,9 @@ __all__ = ["Kubeconfig"]
 
 log = logging.getLogger("pymicro.kube")
 
+# Seconds before its end from which kubectl holds an id-token for one that has run out.
+_ID_TOKEN_MARGIN = 10.0
+
 _CERTIFICATES = ("certificate-authority", "client-certificate", "client-key")
 
 
@@ -68,7 +71,7 @@ class Kubeconfig:
         except ConfigError as exc:
             raise KubeError(str(exc), kind="credentials") from exc
         # Who has a token does without the plug-in, as with kubectl.
-        if "exec" in context.user and not login.authorization and _confidential(context.server):
+        if "exec" in context.user and not login.authorization and _confidential(login):
             login = await self._plug_in(context, login)
         headers = (login.authorization, *(value for _, value in login.impersonation))
         if any(sign < " " or sign == "\x7f" for value in headers for sign in value):
@@ -95,10 +98,10 @@ class Kubeconfig:
         return login
 
 
-def _confidential(server: str) -> bool:
-    """Whether credentials may go to it: never where others could read them on the way."""
-    parts = urlsplit(server)
-    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+def _confidential(login: Login) -> bool:
+    """Whether credentials may go to its server: never where others could read them on the way."""
+    parts = urlsplit(login.server)
+    return parts.scheme == "https" or (is_loopback(parts.hostname or "") and not login.proxy)
 
 
 def _login(context: Context, environ: Mapping[str, str]) -> Login:
@@ -107,7 +110,7 @@ def _login(context: Context, environ: Mapping[str, str]) -> Login:
     given = cluster.text("proxy-url")
     proxy = check_proxy(given, f"{cluster.what}, proxy-url") if given else proxy_for(context.server, environ)
     login = Login(server=context.server, proxy=proxy, impersonation=_impersonation(user))
-    if not _confidential(context.server):
+    if not _confidential(login):
         if any(not key.startswith("as") for key in user.values):
             log.warning("%s is asked in plain HTTP: credentials are not sent there", cluster.what)
         return login
@@ -191,10 +194,6 @@ def _id_token(user: Section) -> str:
             "used, or name the plug-in `kubectl oidc-login` (exec)"
         )
     return token
-
-
-# Seconds before its end from which kubectl holds an id-token for one that has run out.
-_ID_TOKEN_MARGIN = 10.0
 
 
 def _impersonation(user: Section) -> tuple[tuple[str, str], ...]:

@@ -333,6 +333,10 @@ async def test_credentials_go_over_plain_http_to_this_machine_only(
         path = write(tmp_path, cluster={"server": server}, user=user)
         login = await (await find_cluster([f"kubeconfig={path}"], {})).login()
         assert bool(login.authorization) is sent, server
+    # A proxy elsewhere would get what is meant for this machine.
+    cluster = {"server": "http://127.0.0.1:1", "proxy-url": "http://proxy.example:3128"}
+    path = write(tmp_path, cluster=cluster, user=user)
+    assert (await (await find_cluster([f"kubeconfig={path}"], {})).login()).authorization == ""
 
 
 def test_a_key_with_a_password_is_an_error_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
