@@ -1428,6 +1428,31 @@ def a_name_in_capitals(w: World) -> dict[str, str]:
 
 
 @shape
+def a_name_beyond_ascii(w: World) -> dict[str, str]:
+    return w.one(
+        {"token": "t"},
+        server="https://größe.example:6443",
+        proxy_url=w.recorder.proxy,
+        tls_server_name="kubernetes.default.svc",
+    )
+
+
+@shape
+def a_name_with_a_dot_at_its_end(w: World) -> dict[str, str]:
+    return w.one({"token": "t"}, server="https://kubernetes.default.svc.:6443", proxy_url=w.recorder.proxy)
+
+
+@shape
+def an_address_of_ipv6(w: World) -> dict[str, str]:
+    return w.one(
+        {"token": "t"},
+        server="https://[fd00::7]:6443",
+        proxy_url=w.recorder.proxy,
+        tls_server_name="kubernetes.default.svc",
+    )
+
+
+@shape
 def a_server_with_a_query(w: World) -> dict[str, str]:
     return w.one({"token": "t"}, server=f"{w.recorder.tls}/?a=b")
 

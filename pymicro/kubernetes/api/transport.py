@@ -81,15 +81,19 @@ class Transport:
                 # aiohttp makes Proxy-Authorization of it, for the proxy alone.
                 own = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
         for _ in range(_REDIRECTS):
+            parts = urlsplit(url)
+            # aiohttp would leave out a port that is the scheme's own. Names beyond ASCII it has to spell.
+            place = [("Host", parts.netloc)] if parts.netloc.isascii() else []
+            # A dot at the end belongs to the DNS.
+            name = self.tls.server_name or (parts.hostname or "").rstrip(".")
             response = await self._session.request(
                 method,
                 url,
-                # aiohttp would leave out a port that is the scheme's own.
-                headers=[("Host", urlsplit(url).netloc), *headers],
+                headers=[*place, *headers],
                 data=body,
                 proxy=proxy,
                 proxy_headers=own,
-                server_hostname=(self.tls.server_name or None) if url.startswith("https:") else None,
+                server_hostname=name if parts.scheme == "https" else None,
                 allow_redirects=False,
             )
             onward = urljoin(url, response.headers.get("Location", url))
