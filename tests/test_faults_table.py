@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "faults.md"
 BUILT, CALLS = "The watch, and pods", "Calls"
+LOGIN = "Kubeconfigs and credentials"
 
 # Every fault that the design set out to live through.
 FAULTS = {
@@ -50,6 +51,19 @@ FAULTS = {
         "a clock jump",
         "SIGTERM before registration finished",
         "a crash without deregistering",
+    ),
+    LOGIN: (
+        "a kubeconfig that kubectl reads otherwise",
+        "more rights than the kubeconfig gives",
+        "a proxy between us and the API server that is not meant for it",
+        "a `~/.netrc` beside a token",
+        "a cleaner of temporary files, and keys that pile up in them",
+        "certificates without key identifiers",
+        "a token in plain HTTP, or at another server",
+        "a credential plug-in that hangs",
+        "a credential plug-in that asks its user to sign in",
+        "a credential plug-in that fails, under 20 watches",
+        "a hint about a NetworkPolicy where none can be",
     ),
     CALLS: (
         "a black-holed IP",

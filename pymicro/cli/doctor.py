@@ -59,6 +59,8 @@ async def _doctor(service: str, output: str, argv: Sequence[str]) -> int:
     if client.config.source("log_level") == "default":
         # The doctor reports what goes wrong itself, and only once.
         logging.getLogger("pymicro").setLevel(logging.CRITICAL)
+        # But a credential plug-in may ask a person to sign in.
+        logging.getLogger("pymicro.kube.plugin").setLevel(logging.WARNING)
     findings: list[Finding] = []
     async for finding in check(client, service):
         findings.append(finding)

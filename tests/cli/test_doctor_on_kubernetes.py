@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tests.cli.test_doctor_command import dead_port, greeter
 from tests.cli_support import Commands
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
+from tests.kubernetes.api.logins import write
 
 LABELS = {
     "app.kubernetes.io/name": "greeter",
@@ -130,3 +132,23 @@ async def test_the_log_is_there_for_those_who_ask_for_it(pymicro: Commands) -> N
         )
     assert result.code == 1
     assert "may not watch pods" in result.err
+
+
+async def test_what_a_credential_plug_in_says_is_shown_and_no_network_policy_suspected(
+    pymicro: Commands, tmp_path: Path
+) -> None:
+    section = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "/bin/sh",
+        "args": ["-c", "echo open https://id.example to sign in >&2; exit 3"],
+        "interactiveMode": "IfAvailable",
+    }
+    path = write(tmp_path, cluster={"server": "https://127.0.0.1:1"}, user={"exec": section})
+    result = await pymicro(
+        "doctor", "greeter", "--registry=kubernetes", f"--registry-address=kubeconfig={path}"
+    )
+    assert result.code == 1
+    assert "the credential plug-in '/bin/sh' says: open https://id.example to sign in" in result.err
+    said = " ".join(result.out.split())
+    assert "problem credentials the kubeconfig's credential plug-in '/bin/sh': it exited with 3" in said
+    assert "NetworkPolicy" not in said

@@ -242,8 +242,7 @@ class ControlPlane:
 
     @property
     def kubectl_program(self) -> str:
-        own = self._assets / "kubectl"
-        return str(own) if own.exists() else "kubectl"
+        return str(self._assets / "kubectl")
 
     def pids(self) -> list[int]:
         """Of the programs that run."""

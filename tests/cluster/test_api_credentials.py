@@ -34,7 +34,6 @@ async def inside(plane: ControlPlane, folder: Path) -> AsyncIterator[KubeClient]
     cluster = await find_cluster((), plane.pod_environment(), str(folder))
     async with KubeClient(cluster) as client:
         yield client
-    cluster.close()
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +42,6 @@ async def outside(address: Sequence[str]) -> AsyncIterator[KubeClient]:
     cluster = await find_cluster(address, {})
     async with KubeClient(cluster) as client:
         yield client
-    cluster.close()
 
 
 async def who_am_i(client: KubeClient) -> str:

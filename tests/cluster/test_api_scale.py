@@ -92,7 +92,6 @@ async def first_sync(plane: ControlPlane) -> tuple[Any, set[str], float, float]:
                 with contextlib.suppress(asyncio.CancelledError):
                     await running
         state = reflector.state
-    cluster.close()
     return state, addresses, seconds, blocked.longest
 
 

@@ -81,7 +81,6 @@ async def pod_client(plane: ControlPlane, folder: Path, port: int = 0) -> AsyncI
     cluster = await find_cluster((), environ, str(folder))
     async with KubeClient(cluster) as client:
         yield client
-    cluster.close()
 
 
 @pytest.fixture

@@ -1,21 +1,24 @@
-"""Requests to the API server, over kubernetes_asyncio's transport."""
+"""Requests to the API server."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
 
 from pymicro._version import __version__
 from pymicro.kubernetes.api.credentials import Cluster
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.lines import Lines
-from pymicro.kubernetes.api.login import Login, library
+from pymicro.kubernetes.api.login import Login
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.status import refusal
+from pymicro.kubernetes.api.transport import Transport, load_aiohttp
 
 __all__ = ["KubeClient"]
 
@@ -25,15 +28,6 @@ _LARGEST_ANSWER = 256 << 20
 _LARGEST_REFUSAL = 64 << 10
 
 
-class _Transport:
-    """An aiohttp session, and how many requests use it: an old one lives on until they have ended."""
-
-    def __init__(self, rest: Any, login: Login) -> None:
-        self.rest = rest
-        self.tls = login.tls
-        self.users = 0
-
-
 class KubeClient:
     """Asks the API server. `async with` it to have its connections closed at the end.
 
@@ -41,15 +35,14 @@ class KubeClient:
 
     Args:
         cluster: The cluster, or a way to find it at the first request (`find_cluster`).
-            The client closes a cluster that it found itself.
     """
 
     def __init__(self, cluster: Callable[[], Awaitable[Cluster]] | Cluster) -> None:
         self._find = None if isinstance(cluster, Cluster) else cluster
         self._cluster = cluster if isinstance(cluster, Cluster) else None
         self._finding = asyncio.Lock()
-        self._transport: _Transport | None = None
-        self._transports: set[_Transport] = set()
+        self._transport: Transport | None = None
+        self._transports: set[Transport] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,9 +54,8 @@ class KubeClient:
         self._transport = None
         transports, self._transports = self._transports, set()
         for transport in transports:
-            await transport.rest.close()
-        if self._find is not None and self._cluster is not None:
-            self._cluster.close()
+            await transport.close()
+        if self._find is not None:
             self._cluster = None
 
     @property
@@ -196,34 +188,31 @@ class KubeClient:
         timeout: float,
     ) -> AsyncGenerator[tuple[Any, float], None]:
         """An answer that is no refusal, and the moment (of the loop's clock) by which to have read it."""
-        headers = {
-            "Accept": "application/json",
+        sent = None
+        headers = [
+            ("Accept", "application/json"),
             # Unpacking would block the loop, only to save bytes within a cluster.
-            "Accept-Encoding": "identity",
-            "User-Agent": f"pymicro/{__version__}",
-        }
-        if content_type:
-            headers["Content-Type"] = content_type
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", f"pymicro/{__version__}"),
+        ]
+        if body is not None:
+            sent = json.dumps(body).encode()
+            headers.append(("Content-Type", content_type))
+        query = f"?{urlencode(params)}" if params else ""
         refused: Login | None = None
         while True:
             login = await (await self.find()).login(refused)
+            own = list(login.impersonation)
             if login.authorization:
-                headers["Authorization"] = login.authorization
+                own.append(("Authorization", login.authorization))
             transport = await self._connect(login)
             transport.users += 1
             deadline = asyncio.get_running_loop().time() + timeout
             try:
                 with self._faults(asked, timeout):
                     async with asyncio.timeout_at(deadline):
-                        response = await transport.rest.request(
-                            method,
-                            login.server + asked.path,
-                            query_params=params,
-                            headers=headers,
-                            body=body,
-                            _preload_content=False,
-                            _request_timeout=_no_timeout(),
-                        )
+                        url = f"{login.server}{asked.path}{query}"
+                        response = await transport.send(method, url, login, headers + own, sent)
                 try:
                     if response.status == 401 and refused is None:
                         # Most likely the token was replaced after we read it.
@@ -242,14 +231,14 @@ class KubeClient:
             finally:
                 await self._leave(transport)
 
-    async def _connect(self, login: Login) -> _Transport:
+    async def _connect(self, login: Login) -> Transport:
         """The transport for these certificates; one for other certificates closes after its last request."""
-        rest = (await library()).client.rest
+        await load_aiohttp()
         old = self._transport
         if old is not None and old.tls == login.tls:
             return old
         try:
-            transport = _Transport(rest.RESTClientObject(login.configuration), login)
+            transport = Transport(login.tls)
         except (OSError, ValueError) as exc:  # ssl's errors are OSErrors
             what = f"the certificates for {login.server} cannot be used: {exc}"
             raise KubeError(what, kind="credentials") from exc
@@ -259,14 +248,14 @@ class KubeClient:
             await self._close(old)
         return transport
 
-    async def _leave(self, transport: _Transport) -> None:
+    async def _leave(self, transport: Transport) -> None:
         transport.users -= 1
         if not transport.users and transport is not self._transport:
             await self._close(transport)
 
-    async def _close(self, transport: _Transport) -> None:
+    async def _close(self, transport: Transport) -> None:
         self._transports.discard(transport)
-        await transport.rest.close()
+        await transport.close()
 
     @contextmanager
     def _faults(self, asked: Asked, timeout: float) -> Iterator[None]:
@@ -278,15 +267,26 @@ class KubeClient:
         except TimeoutError as exc:
             what = f"{self._say(asked)}: no answer within {timeout:g} s"
             raise KubeError(what, kind="timeout") from exc
+        except aiohttp.ClientHttpProxyError as exc:
+            what = f"{self._say(asked)}: the proxy answered {exc.status} {exc.message}".rstrip()
+            raise KubeError(what, kind="proxy") from exc
+        except aiohttp.ClientProxyConnectionError as exc:
+            what = f"{self._say(asked)}: the proxy cannot be reached: {exc.os_error}"
+            raise KubeError(what, kind="proxy") from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             # aiohttp raises ValueError for a URL or header that it cannot send.
-            raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}") from exc
+            kind = "tls" if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)) else "connection"
+            raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}", kind=kind) from exc
 
     def _say(self, asked: Asked) -> str:
-        return f"cannot {asked} at {self.cluster.server}"
+        return f"cannot {asked} at {self.cluster.way}"
 
     async def _refusal(self, asked: Asked, response: Any, deadline: float) -> KubeError:
         """The error for an answer that refuses."""
+        if 300 <= response.status < 400:
+            place = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
+            what = f"{self._say(asked)}: it answered {response.status}, a redirect to {place!r}, "
+            return KubeError(f"{what}which is not followed", status=response.status)
         body = b""
         # The refusal itself is known already; its reasons may come late or broken.
         with suppress(KubeError), self._faults(asked, 0):
@@ -306,10 +306,3 @@ class KubeClient:
             code=response.status,
             retry_after=float(after) if after.isascii() and after.isdigit() else None,
         )
-
-
-def _no_timeout() -> Any:
-    import aiohttp
-
-    # asyncio measures our timeouts: aiohttp rounds its own up to whole seconds.
-    return aiohttp.ClientTimeout(total=None, sock_connect=None)

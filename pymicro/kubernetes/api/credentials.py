@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
-from pymicro.kubernetes.api.login import Login, LoginSource, library, read_login, signatures
+from pymicro.kubernetes.api.login import Login, LoginSource, Signature, Tls, certificates, signatures
+from pymicro.kubernetes.api.proxies import proxy_for, without_password
 from pymicro.settings.config import in_pod
 
 __all__ = ["Cluster", "find_cluster"]
@@ -29,6 +30,10 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 # Seconds between two looks at the files: a stat is cheap, but one for each request is waste.
 _LOOK = 1.0
 
+# Seconds for which a failure to read the credentials stands, and those that were just read anew after
+# a refusal: each watch would run a credential plug-in again, at each of its tries.
+_SHARED = 5.0
+
 
 class Cluster:
     """An API server and an account on it.
@@ -39,9 +44,11 @@ class Cluster:
 
     Attributes:
         server: Its URL, such as `https://10.96.0.1:443`.
+        proxy: The URL of the proxy to it, once the credentials were read; empty for none.
         namespace: The namespace we belong to.
         account: `system:serviceaccount:<namespace>:<name>` or the kubeconfig's user,
             for messages; empty if there are no credentials.
+        in_pod: Whether we ask from within a pod, where a NetworkPolicy may hold.
     """
 
     def __init__(
@@ -52,9 +59,12 @@ class Cluster:
         namespace: str,
         account: str,
         origin: str,
+        in_pod: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.in_pod = in_pod
         self.server = server
+        self.proxy = ""
         self.namespace = namespace
         self.account = account
         self._source = source
@@ -64,7 +74,16 @@ class Cluster:
         self._read_at = 0.0
         self._looked = 0.0
         self._complaint = ""
+        self._failure: KubeError | None = None
+        self._failed_at = 0.0
+        self._failed_on: tuple[Signature, ...] = ()
+        self._renewed: Login | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def way(self) -> str:
+        """`https://api.example:6443 through the proxy http://proxy:3128`, for messages."""
+        return self.server + (f" through the proxy {without_password(self.proxy)}" if self.proxy else "")
 
     def describe(self) -> str:
         """`https://10.96.0.1:443 (service account shop/greeter)`."""
@@ -72,6 +91,9 @@ class Cluster:
 
     async def login(self, refused: Login | None = None) -> Login:
         """The credentials to use now.
+
+        Who asks within five seconds of a failure, or with credentials that were read after a
+        refusal and are refused again, gets the same once more, unless a file has changed.
 
         Args:
             refused: The credentials that the server did not accept (401); if they are still
@@ -82,40 +104,58 @@ class Cluster:
         """
         async with self._lock:
             known = self._login
-            if known is not None and known is not refused and not self._stale(known):
-                return known
-            try:
-                self._login = await self._source.read()
-            except KubeError as exc:
-                # Somebody may be replacing a file just now: the old credentials may do until the
-                # server refuses them.
-                if known is None or known is refused or self._ran_out(known):
-                    raise
-                if str(exc) != self._complaint:
-                    log.warning("%s; going on with what was read before", exc)
-                self._complaint = str(exc)
-                return known
-            self._complaint = ""
-            self._read_at = self._looked = self._clock()
-            self.server = self._login.server
-            return self._login
+            usable = known is not None and known is not refused and not self._ran_out(known)
+            if known is not None:
+                if usable and not self._stale(known):
+                    return known
+                if known is self._renewed and self._just_read(known):
+                    return known
+            if self._failure is None or not self._just_failed(known):
+                try:
+                    return await self._read(refused)
+                except KubeError as exc:
+                    self._failure, self._failed_at = exc, self._clock()
+                    self._failed_on = self._state(known)
+            if known is None or not usable:
+                raise KubeError(str(self._failure), kind=self._failure.kind) from self._failure
+            # Somebody may be replacing a file just now: the old credentials may do until the server
+            # refuses them.
+            if str(self._failure) != self._complaint:
+                log.warning("%s; going on with what was read before", self._failure)
+            self._complaint = str(self._failure)
+            return known
 
-    def close(self) -> None:
-        """Remove the files that were written for this cluster."""
-        self._source.close()
-        self._login = None
+    async def _read(self, refused: Login | None) -> Login:
+        self._login = login = await self._source.read()
+        self._failure, self._complaint = None, ""
+        self._renewed = login if refused is not None else None
+        self._read_at = self._looked = self._clock()
+        self.server, self.proxy = login.server, login.proxy
+        return login
 
     def _ran_out(self, known: Login) -> bool:
         return known.lifetime is not None and self._clock() - self._read_at >= known.lifetime
 
     def _stale(self, known: Login) -> bool:
-        if self._ran_out(known):
-            return True
         now = self._clock()
         if now - self._looked < _LOOK:
             return False
         self._looked = now
-        return signatures(path for path, _ in known.files) != known.files
+        return self._changed(known)
+
+    def _just_read(self, known: Login) -> bool:
+        return self._clock() - self._read_at < _SHARED and not self._changed(known)
+
+    def _just_failed(self, known: Login | None) -> bool:
+        return self._clock() - self._failed_at < _SHARED and self._state(known) == self._failed_on
+
+    def _changed(self, known: Login) -> bool:
+        return self._state(known) != known.files
+
+    @staticmethod
+    def _state(known: Login | None) -> tuple[Signature, ...]:
+        """The present state of the files that it was read from."""
+        return signatures(path for path, _ in known.files) if known is not None else ()
 
 
 class _ServiceAccount:
@@ -127,42 +167,50 @@ class _ServiceAccount:
         self._ca = os.path.join(folder, "ca.crt")
 
     async def read(self) -> Login:
+        # In a thread: to import the library takes 0.4 s, and calls must go on meanwhile.
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> Login:
+        from kubernetes_asyncio.client import Configuration
+        from kubernetes_asyncio.config import ConfigException
+        from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
+
         files = signatures((self._token, self._ca))
-        kubernetes = await library()
-        configuration = kubernetes.client.Configuration()
-        loader = kubernetes.config.incluster_config.InClusterConfigLoader(
+        configuration = Configuration()
+        loader = InClusterConfigLoader(
             token_filename=self._token,
             cert_filename=self._ca,
             # We decide when to read it again: the library's once a minute is too late after a 401.
             try_refresh_token=False,
-            environ=self._environ,
+            environ=dict(self._environ),
         )
         try:
             loader.load_and_set(configuration)
-        except (kubernetes.config.ConfigException, OSError, ValueError) as exc:
+            with open(self._ca, "rb") as file:
+                authority = certificates(file.read())
+        except (ConfigException, OSError, ValueError) as exc:
             folder = os.path.dirname(self._token)
             raise KubeError(
                 f"the service account in {folder} cannot be read: {exc}", kind="credentials"
             ) from exc
-        return read_login(configuration, files)
-
-    def close(self) -> None:
-        pass
+        # No proxy of the environment: it is meant for the world outside.
+        return Login(
+            server=str(configuration.host),
+            # A token may end in a newline, which no header may.
+            authorization=str(configuration.api_key["BearerToken"]).strip(),
+            tls=Tls(authority=authority),
+            files=files,
+        )
 
 
 class _Address:
     """A URL and nothing else: `kubectl proxy`, or a server in a test."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+        self._login = Login(server=url, proxy=proxy_for(url, environ))
 
     async def read(self) -> Login:
-        configuration = (await library()).client.Configuration()
-        configuration.host = self._url
-        return read_login(configuration, ())
-
-    def close(self) -> None:
-        pass
+        return self._login
 
 
 async def find_cluster(
@@ -191,11 +239,12 @@ async def find_cluster(
         url = given["url"]
         namespace = environ.get("POD_NAMESPACE") or "default"
         return Cluster(
-            _Address(url),
+            _Address(url, environ),
             server=url,
             namespace=namespace,
             account="",
             origin="without credentials",
+            in_pod=in_pod(environ),
             clock=clock,
         )
     if in_pod(environ) and not given and not environ.get("KUBECONFIG"):
@@ -258,6 +307,7 @@ def _in_pod(folder: str, environ: Mapping[str, str], clock: Callable[[], float])
         namespace=environ.get("POD_NAMESPACE") or own or "default",
         account=account or f"the service account in {folder}",
         origin=f"service account {name}" if account else "service account",
+        in_pod=True,
         clock=clock,
     )
 
@@ -271,18 +321,17 @@ async def _outside(
             "no Kubernetes API server is known: this is no pod (KUBERNETES_SERVICE_HOST is not set) and "
             "there is no ~/.kube/config; set KUBECONFIG, or registry_address to kubeconfig=PATH or to a URL"
         )
-    source = Kubeconfig(paths, given.get("context", ""))
-    try:
-        context = await source.context()
-    except BaseException:
-        source.close()
-        raise
+    source = Kubeconfig(paths, given.get("context", ""), environ)
+    context = await source.context()
+    acting = context.user.text("as")
     return Cluster(
         source,
-        server=context.cluster["server"].rstrip("/"),
+        server=context.server,
         namespace=environ.get("POD_NAMESPACE") or context.namespace or "default",
-        account=context.account,
+        # Rights are asked of the one that is acted as.
+        account=f"{acting} (as which {context.account} acts)" if acting else context.account,
         origin=f"kubeconfig {paths}, context {context.name}",
+        in_pod=in_pod(environ),
         clock=clock,
     )
 

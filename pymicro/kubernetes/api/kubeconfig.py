@@ -1,66 +1,60 @@
-"""Credentials from a kubeconfig: contexts, certificates, tokens, credential plug-ins."""
+"""Credentials from a kubeconfig: certificates, tokens, credential plug-ins, and whom to act as."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
+import json
+import logging
 import os
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import quote, urlsplit
 
 from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.login import Login, library, read_login, signatures
-from pymicro.kubernetes.api.plugin import run_plugin
+from pymicro.kubernetes.api.kubeconfig_files import Context, Section, read_context
+from pymicro.kubernetes.api.login import Login, Tls, certificates, signatures
+from pymicro.kubernetes.api.plugin import check_plugin, run_plugin
+from pymicro.kubernetes.api.proxies import check_proxy, is_loopback, proxy_for
 
-__all__ = ["Context", "Kubeconfig"]
+__all__ = ["Kubeconfig"]
+
+log = logging.getLogger("pymicro.kube")
+
+# Seconds before its end from which kubectl holds an id-token for one that has run out.
+_ID_TOKEN_MARGIN = 10.0
 
 _CERTIFICATES = ("certificate-authority", "client-certificate", "client-key")
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The parts of the files that one context names.
-
-    Attributes:
-        name: The context's name.
-        namespace: Empty if it names none.
-        account: The user's name; empty if it names none.
-        cluster: The cluster's section, with data in files and absolute paths.
-        user: The user's section, likewise.
-        base: The folder of the file that holds the user.
-    """
-
-    name: str
-    namespace: str
-    account: str
-    cluster: Mapping[str, Any]
-    user: Mapping[str, Any]
-    base: str
 
 
 class Kubeconfig:
     """The files of a kubeconfig, and one context of them.
 
-    Python's TLS takes certificates from files only. So certificates that stand in the kubeconfig
-    as data are written to a folder of its own (0700); `close` removes it.
-
     Args:
         paths: One path or several, as in KUBECONFIG.
         context: The context's name. If empty, the one that is current at the first read, for
             good: a later `use-context` is not meant for programs that run already.
+        environ: For proxies and plug-ins.
     """
 
-    def __init__(self, paths: str, context: str) -> None:
+    def __init__(self, paths: str, context: str, environ: Mapping[str, str]) -> None:
         self._paths = tuple(os.path.expanduser(path) for path in paths.split(os.pathsep) if path)
         self._wanted = context
-        self._folder: str | None = None
-        self._remove: Callable[[], object] = lambda: None
+        self._environ = environ
+
+    async def context(self) -> Context:
+        """The context as it stands in the files now.
+
+        Raises:
+            ConfigError: The files cannot be used; the text says why.
+        """
+        # In a thread: YAML is slow, and a large company's kubeconfig is long.
+        what = f"kubeconfig {os.pathsep.join(self._paths)}"
+        context = await asyncio.to_thread(read_context, self._paths, self._wanted, what)
+        self._wanted = context.name
+        return context
 
     async def read(self) -> Login:
         """Read the files again, and run the plug-in if the user has one.
@@ -71,126 +65,171 @@ class Kubeconfig:
         try:
             files = signatures(self._paths)
             context = await self.context()
+            named = (given.text(key) for given in (context.cluster, context.user) for key in _CERTIFICATES)
+            files += signatures(path for path in (context.user.text("tokenFile"), *named) if path)
+            login = replace(await asyncio.to_thread(_login, context, self._environ), files=files)
         except ConfigError as exc:
             raise KubeError(str(exc), kind="credentials") from exc
-        lifetime = None
-        user = dict(context.user)
-        if "exec" in user:
-            credential = await run_plugin(user.pop("exec"), context.base)
-            lifetime = credential.lifetime
-            if credential.token:
-                user["token"] = credential.token
-            if credential.certificate:
-                user["client-certificate"] = self._write(credential.certificate.encode())
-                user["client-key"] = self._write(credential.key.encode())
-        named = (
-            user.get("tokenFile"),
-            *(given.get(key) for given in (user, context.cluster) for key in _CERTIFICATES),
+        # Who has a token does without the plug-in, as with kubectl.
+        if "exec" in context.user and not login.authorization and _confidential(login):
+            login = await self._plug_in(context, login)
+        headers = (login.authorization, *(value for _, value in login.impersonation))
+        if any(sign < " " or sign == "\x7f" for value in headers for sign in value):
+            raise KubeError(
+                f"{context.user.what} has a line break or the like in a token or name, which no header can "
+                "have",
+                kind="credentials",
+            )
+        return login
+
+    async def _plug_in(self, context: Context, login: Login) -> Login:
+        """`login` with what the user's plug-in gives."""
+        credential = await run_plugin(
+            context.user.section("exec"), self._environ, lambda: _cluster_info(context, login)
         )
-        files += signatures(path for path in named if isinstance(path, str))
-        kubernetes = await library()
-        configuration = kubernetes.client.Configuration()
-        try:
-            loader = kubernetes.config.kube_config.KubeConfigLoader(
-                {
-                    "current-context": "used",
-                    "contexts": [{"name": "used", "context": {"cluster": "used", "user": "used"}}],
-                    "clusters": [{"name": "used", "cluster": dict(context.cluster)}],
-                    "users": [{"name": "used", "user": user}],
-                },
-                config_base_path="",
+        login = replace(login, lifetime=credential.lifetime)
+        if credential.token:
+            login = replace(login, authorization=f"Bearer {credential.token}")
+        if credential.certificate:
+            shown = replace(
+                login.tls, certificate=credential.certificate.encode(), key=credential.key.encode()
             )
-            await loader.load_and_set(configuration)
-        except Exception as exc:
-            # A malformed file can make the library raise anything.
-            raise KubeError(f"{self._name()}, context {context.name!r}: {exc}", kind="credentials") from exc
-        return read_login(configuration, files, lifetime)
+            login = replace(login, tls=shown)
+        return login
 
-    def close(self) -> None:
-        """Remove the certificates that were written."""
-        self._folder = None
-        self._remove()
 
-    def _name(self) -> str:
-        return f"kubeconfig {os.pathsep.join(self._paths)}"
+def _confidential(login: Login) -> bool:
+    """Whether credentials may go to its server: never where others could read them on the way."""
+    parts = urlsplit(login.server)
+    return parts.scheme == "https" or (is_loopback(parts.hostname or "") and not login.proxy)
 
-    async def context(self) -> Context:
-        """The context as it stands in the files now.
 
-        Raises:
-            ConfigError: The files cannot be used; the text says why.
-        """
-        there = [path for path, found in signatures(self._paths) if found is not None]
-        if not there:
-            raise ConfigError(f"{self._name()}: there is no such file")
-        kubernetes = await library()
+def _login(context: Context, environ: Mapping[str, str]) -> Login:
+    """What the context says, all but what a plug-in gives."""
+    cluster, user = context.cluster, context.user
+    given = cluster.text("proxy-url")
+    proxy = check_proxy(given, f"{cluster.what}, proxy-url") if given else proxy_for(context.server, environ)
+    login = Login(server=context.server, proxy=proxy, impersonation=_impersonation(user))
+    if not _confidential(login):
+        if any(not key.startswith("as") for key in user.values):
+            log.warning("%s is asked in plain HTTP: credentials are not sent there", cluster.what)
+        return login
+    login = replace(login, authorization=_authorization(user))
+    return replace(login, tls=_tls(cluster, user)) if context.server.startswith("https") else login
+
+
+def _tls(cluster: Section, user: Section) -> Tls:
+    authority = cluster.data("certificate-authority")
+    insecure = cluster.flag("insecure-skip-tls-verify")
+    if authority and insecure:
+        raise cluster.error("has both a certificate-authority and insecure-skip-tls-verify; remove one")
+    certificate, key = user.data("client-certificate"), user.data("client-key")
+    if certificate and not key:
+        raise user.error("has a client-certificate without a client-key")
+    try:
+        trusted = certificates(authority) if authority else ""
+    except ValueError as exc:
+        raise cluster.error(f"has certificate-authority, which cannot be used: {exc}") from exc
+    return Tls(
+        authority=trusted,
+        certificate=certificate,
+        key=key,
+        verify=not insecure,
+        server_name=cluster.text("tls-server-name"),
+    )
+
+
+def _authorization(user: Section) -> str:
+    """The header's value; empty if the user shows a certificate, has a plug-in, or has nothing."""
+    plugin = user.section("exec") if "exec" in user else None
+    if plugin is not None:
+        check_plugin(plugin)
+    if "auth-provider" in user:
+        if plugin is not None:
+            raise user.error("has both an auth-provider and exec; remove one")
+        return f"Bearer {_id_token(user)}"
+    name, token = user.text("username"), user.text("token")
+    if token and (name or user.text("password")):
+        raise user.error("has both a token and a username or password; remove one")
+    if "tokenFile" in user:
         try:
-            # In a thread: YAML is slow, and a large company's kubeconfig is long.
-            merger = await asyncio.to_thread(
-                kubernetes.config.kube_config.KubeConfigMerger, os.pathsep.join(there)
-            )
-            context = self._find(merger.config)
-        except ConfigError:
-            raise
-        except Exception as exc:
-            # A malformed file can make the library raise anything.
-            raise ConfigError(f"{self._name()} cannot be used: {type(exc).__name__}: {exc}") from exc
-        self._wanted = context.name
-        return context
+            with open(user.text("tokenFile"), encoding="utf-8") as file:
+                # It may end in a newline, which no header may.
+                token = file.read().strip() or token
+        except (OSError, UnicodeError) as exc:
+            if not token:
+                raise user.error(f"has tokenFile, which cannot be read: {exc}") from exc
+        if not token:
+            raise user.error(f"has tokenFile {user.text('tokenFile')} with nothing in it")
+        if name:
+            raise user.error("has both tokenFile and a username; remove one")
+    if token:
+        return f"Bearer {token}"
+    if name:
+        pair = f"{name}:{user.text('password')}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return ""
 
-    def _find(self, config: Any) -> Context:
-        """The wanted context in what KubeConfigMerger made of the files."""
-        name = self._wanted or config.safe_get("current-context")
-        if not name:
-            raise ConfigError(f"{self._name()} has no current context: name one with `context=NAME`")
-        known = {str(entry["name"]): entry for entry in config.value["contexts"]}
-        if name not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            raise ConfigError(f"{self._name()} has no context {name!r}; there are: {listed}")
-        context = known[name].value["context"]
-        cluster = config["clusters"].get_with_name(context["cluster"])
-        base = os.path.dirname(os.path.abspath(cluster.path))
-        server = self._plain(cluster.value["cluster"], base)
-        if not isinstance(server.get("server"), str):
-            raise ConfigError(f"{self._name()}: cluster {context['cluster']!r} names no server")
-        account = str(context.get("user") or "")
-        found = config["users"].get_with_name(account, safe=True) if account else None
-        if account and found is None:
-            raise ConfigError(f"{self._name()}: context {name!r} names user {account!r}, who is not in it")
-        user = {}
-        if found is not None:
-            base = os.path.dirname(os.path.abspath(found.path))
-            user = self._plain(found.value.get("user") or {}, base)
-        return Context(name, str(context.get("namespace") or ""), account, server, user, base)
 
-    def _plain(self, section: Mapping[str, Any], base: str) -> dict[str, Any]:
-        """A cluster or user with its data in files and its paths absolute.
+def _id_token(user: Section) -> str:
+    """The token of an `auth-provider`: kubectl knows `oidc` only, since 1.26."""
+    provider = user.section("auth-provider")
+    kind = provider.text("name")
+    if kind != "oidc":
+        raise user.error(
+            f"has the auth-provider {kind!r}, which kubectl no longer has either: its cloud has a "
+            "credential plug-in instead (exec)"
+        )
+    token = provider.section("config").text("id-token")
+    try:
+        claims = token.split(".")[1]
+        ends = float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        ends = 0.0
+    if ends < time.time() + _ID_TOKEN_MARGIN:
+        # Renewing it uses up the refresh token, at many providers. Who does that has to write the
+        # next one into the file, as kubectl does, or kubectl is locked out.
+        raise user.error(
+            "has the auth-provider 'oidc' with an id-token that has run out: kubectl renews it when it is "
+            "used, or name the plug-in `kubectl oidc-login` (exec)"
+        )
+    return token
 
-        The library would write such files too. But it would keep them until the process ends,
-        and give them to others that bring the same data.
-        """
-        plain = dict(section)
-        for key in _CERTIFICATES:
-            data = plain.pop(f"{key}-data", None)
-            if data:
-                try:
-                    plain[key] = self._write(base64.b64decode("".join(str(data).split()), validate=True))
-                except ValueError as exc:
-                    raise ConfigError(f"{self._name()}: {key}-data is no base64: {exc}") from exc
-            elif plain.get(key):
-                plain[key] = os.path.join(base, os.path.expanduser(str(plain[key])))
-        if plain.get("tokenFile"):
-            plain["tokenFile"] = os.path.join(base, os.path.expanduser(str(plain["tokenFile"])))
-        return plain
 
-    def _write(self, content: bytes) -> str:
-        """A file with this content; the same one for the same content."""
-        if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="pymicro-kube-")
-            # Also if nobody calls `close`: a key must not outlive its process.
-            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        path = os.path.join(self._folder, hashlib.sha256(content).hexdigest()[:32])
-        if not os.path.exists(path):
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-        return path
+def _impersonation(user: Section) -> tuple[tuple[str, str], ...]:
+    """The headers of Kubernetes' "User impersonation"."""
+    name, uid = user.text("as"), user.text("as-uid")
+    groups, extra = user.texts("as-groups"), user.section("as-user-extra")
+    if not name:
+        if uid or groups or extra.values:
+            raise user.error("has as-uid, as-groups or as-user-extra, but no `as`")
+        return ()
+    headers = [("Impersonate-User", name)]
+    if uid:
+        headers.append(("Impersonate-Uid", uid))
+    headers += [("Impersonate-Group", group) for group in groups]
+    for key in extra.values:
+        # What a header's name cannot have is escaped; its case does not count.
+        named = quote(key, safe="!#$&'*+^`|")
+        named = "-".join(part.capitalize() for part in f"Impersonate-Extra-{named}".split("-"))
+        headers += [(named, value) for value in extra.texts(key)]
+    return tuple(headers)
+
+
+def _cluster_info(context: Context, login: Login) -> dict[str, object]:
+    """What `provideClusterInfo` tells a plug-in ("client-go credential plugins")."""
+    cluster = context.cluster
+    authority = cluster.data("certificate-authority")
+    config = None
+    for extension in cluster.listed("extensions"):
+        if isinstance(extension, dict) and extension.get("name") == "client.authentication.k8s.io/exec":
+            config = extension.get("extension")
+    info = {
+        "server": cluster.text("server"),
+        "tls-server-name": login.tls.server_name,
+        "insecure-skip-tls-verify": not login.tls.verify,
+        "certificate-authority-data": base64.b64encode(authority).decode(),
+        "proxy-url": cluster.text("proxy-url"),
+        "disable-compression": cluster.flag("disable-compression"),
+    }
+    return {key: value for key, value in info.items() if value} | {"config": config}

@@ -1,15 +1,14 @@
-"""What goes with each request, as it was read at one moment, and the library that reads it."""
+"""What goes with each request, as it was read at one moment."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
-__all__ = ["Login", "LoginSource", "library", "read_login", "signatures"]
+__all__ = ["Login", "LoginSource", "Signature", "Tls", "certificates", "signatures"]
 
 # (path, inode, size, time of change) of a file, or None where there is none. An
 # inode is part of it because Kubernetes swaps a symbolic link to rotate a token.
@@ -17,23 +16,44 @@ Signature = tuple[str, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What a connection is secured with; another value means other connections.
+
+    Attributes:
+        authority: PEM of the certificates to trust; empty for those of the system.
+        certificate: PEM of the certificate to show; empty to show none.
+        key: PEM of its key.
+        verify: Whether the server's certificate is checked.
+        server_name: The name that it must have; empty for the URL's host.
+    """
+
+    authority: str = ""
+    certificate: bytes = b""
+    key: bytes = field(default=b"", repr=False)
+    verify: bool = True
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
     """Everything needed to send a request, as it was when it was read.
 
     Attributes:
-        configuration: kubernetes_asyncio's, from which a transport is built.
         server: The URL without a trailing slash.
         authorization: The header's value; empty to send none.
-        tls: What a transport depends on: another value means another transport.
+        impersonation: The headers that name the account to act as.
+        tls: For connections to the server.
+        proxy: The URL of the proxy to ask through; empty for none.
         files: The files it was read from, and their state just before.
         lifetime: Seconds until it must be read again; None if it does not run out by itself.
     """
 
-    configuration: Any
     server: str
-    authorization: str
-    tls: tuple[object, ...]
-    files: tuple[Signature, ...]
+    authorization: str = field(default="", repr=False)
+    impersonation: tuple[tuple[str, str], ...] = ()
+    tls: Tls = Tls()
+    proxy: str = field(default="", repr=False)
+    files: tuple[Signature, ...] = ()
     lifetime: float | None = None
 
 
@@ -46,10 +66,6 @@ class LoginSource(Protocol):
         Raises:
             KubeError: It cannot be read, and why.
         """
-        ...
-
-    def close(self) -> None:
-        """Remove what was written for it."""
         ...
 
 
@@ -66,38 +82,14 @@ def signatures(paths: Iterable[str]) -> tuple[Signature, ...]:
     return tuple(of(path) for path in paths)
 
 
-def read_login(configuration: Any, files: tuple[Signature, ...], lifetime: float | None = None) -> Login:
-    """The login that a filled Configuration of kubernetes_asyncio means."""
-    given = configuration
-    # Each watch holds a connection: with the library's default, a process could watch 100 services only.
-    given.connection_pool_maxsize = 0
-    certificates = [path for path in (given.ssl_ca_cert, given.cert_file, given.key_file) if path]
-    return Login(
-        configuration=given,
-        server=given.host.rstrip("/"),
-        # A token file may end in a newline, which no header may.
-        authorization=str(given.api_key.get("BearerToken") or "").strip(),
-        tls=(given.host, signatures(certificates), given.verify_ssl, given.tls_server_name, given.proxy),
-        files=files,
-        lifetime=lifetime,
-    )
+def certificates(pem: bytes) -> str:
+    """The certificates in a PEM file, without what people write between them.
 
-
-async def library() -> Any:
-    """kubernetes_asyncio, with the modules that are used here.
-
-    The first call imports it in a thread: that takes 0.4 s, and calls must go on meanwhile.
+    Raises:
+        ValueError: There is none.
     """
-    if _import.cache_info().currsize:
-        return _import()
-    return await asyncio.to_thread(_import)
-
-
-@functools.cache
-def _import() -> Any:
-    import kubernetes_asyncio.client.rest
-    import kubernetes_asyncio.config.exec_provider
-    import kubernetes_asyncio.config.incluster_config
-    import kubernetes_asyncio.config.kube_config
-
-    return kubernetes_asyncio
+    # Comments there need not be ASCII, and Python's TLS takes nothing else.
+    found = re.findall(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", pem)
+    if not found:
+        raise ValueError("there is no certificate in it")
+    return b"\n".join(found).decode("ascii")

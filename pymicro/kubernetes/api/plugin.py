@@ -1,28 +1,45 @@
-"""Credential plug-ins: programs that a kubeconfig names and that print a token or a certificate."""
+"""Credential plug-ins: programs that a kubeconfig names and that print a token or a certificate.
+
+Kubernetes: "client-go credential plugins".
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import shutil
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.login import library
+from pymicro.kubernetes.api.kubeconfig_files import Section
 
-__all__ = ["Credential", "run_plugin"]
+__all__ = ["Credential", "check_plugin", "run_plugin"]
+
+# Apart from the others: a command that is quiet must still show what a person is asked.
+log = logging.getLogger("pymicro.kube.plugin")
 
 # A plug-in may open a browser and wait for its user; one that hangs must end.
 _TIMEOUT = 60.0
+# Seconds for one that was killed to be gone.
+_LAST = 1.0
+# Bytes of what it prints; a token with its certificates is a few thousand.
+_LONGEST = 1 << 20
 
 # We run the plug-in again this long before its answer runs out, so that no token ends while a
 # request travels; but we leave at least the second time between two runs.
 _MARGIN = 30.0
 _SHORTEST = 10.0
+
+_V1, _V1BETA1 = "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"
+_MODES = ("Never", "IfAvailable", "Always")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,90 +59,181 @@ class Credential:
     lifetime: float | None
 
 
-async def run_plugin(section: Mapping[str, Any], base: str) -> Credential:
+def check_plugin(section: Section) -> None:
+    """Check a kubeconfig user's `exec` section.
+
+    Raises:
+        ConfigError: It can never work; the text says why.
+    """
+    if not section.text("command"):
+        raise section.error("names no command")
+    version, mode = section.text("apiVersion"), section.text("interactiveMode")
+    if version not in (_V1, _V1BETA1):
+        raise section.error(f"has apiVersion {version!r}; there are {_V1} and {_V1BETA1}")
+    if mode not in _MODES and (mode or version == _V1):
+        raise section.error(f"has interactiveMode {mode!r}; there are {', '.join(_MODES)}")
+    if mode == "Always":
+        raise section.error("has interactiveMode Always, and pymicro gives no plug-in a terminal")
+    section.texts("args")
+    _variables(section)
+
+
+def _variables(section: Section) -> dict[str, str]:
+    """The section's own variables."""
+    found = {}
+    for entry in section.listed("env"):
+        pair = Section(f"{section.what}, env", entry if isinstance(entry, dict) else {})
+        if not pair.text("name"):
+            raise section.error("has an entry of env without a name")
+        found[pair.text("name")] = pair.text("value")
+    return found
+
+
+async def run_plugin(
+    section: Section, environ: Mapping[str, str], cluster: Callable[[], Mapping[str, object]]
+) -> Credential:
     """Run the program of a kubeconfig user's `exec` section.
 
+    What it writes to its standard error goes to the log as it comes: that is where plug-ins ask
+    people to sign in.
+
     Args:
-        section: The section as it stands in the file.
-        base: The file's folder: a relative command with a slash is looked for there.
+        section: The section, checked.
+        environ: What it is run in, with the section's own variables.
+        cluster: Describes the cluster, for plug-ins that want to know.
 
     Raises:
         KubeError: It cannot be started, fails, takes over a minute or prints something else.
     """
-    command = str(section.get("command", ""))
-    if os.sep in command:
-        section = {**section, "command": os.path.join(base, command)}
+    name = section.text("command")
+    command = shutil.which(name, path=environ.get("PATH"))
+    if command is None:
+        hint = section.text("installHint").strip()
+        raise _failure(name, f"there is no such program{': ' + hint if hint else ''}")
+    # We have no terminal to give: nobody may sit at a service's.
+    spec: dict[str, object] = {"interactive": False}
+    if section.flag("provideClusterInfo"):
+        spec["cluster"] = cluster()
+    version = section.text("apiVersion")
+    asked = {"kind": "ExecCredential", "apiVersion": version, "spec": spec}
+    output = _Output(name)
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            status = await _run(section)
-    except TimeoutError:
-        raise _failure(command, f"it did not end within {_TIMEOUT:.0f} s") from None
-    except FileNotFoundError as exc:
-        hint = str(section.get("installHint") or "").strip()
-        raise _failure(command, f"there is no such program{': ' + hint if hint else ''}") from exc
-    except KubeError:
-        raise
-    except Exception as exc:
-        # kubernetes_asyncio raises for a section it cannot use, the system for a program it cannot start.
-        raise _failure(command, f"{exc}") from exc
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: output,
+            command,
+            *section.texts("args"),
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**environ, **_variables(section), "KUBERNETES_EXEC_INFO": json.dumps(asked)},
+            # A group of its own, so that all of it can be ended.
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as exc:
+        raise _failure(name, f"it cannot be started: {exc}") from exc
+    left = {output.exited, output.read}
+    try:
+        # Its standard error may stay open, in a program that it has left behind.
+        _, left = await asyncio.wait(left, timeout=_TIMEOUT)
+        if left:
+            raise _failure(name, f"it did not end within {_TIMEOUT:.0f} s{output.last_words()}")
+        code = transport.get_returncode()
+    finally:
+        try:
+            if left:
+                log.warning("the credential plug-in %r has not ended, and is ended now", name)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(transport.get_pid(), signal.SIGKILL)
+                await asyncio.wait([output.exited], timeout=_LAST)
+        finally:
+            transport.close()
+    if code:
+        raise _failure(name, f"it exited with {code}{output.last_words()}")
+    return _credential(name, version, bytes(output.printed))
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """What a plug-in prints.
+
+    Attributes:
+        printed: Its standard output so far.
+        read: Done when that is at its end.
+        exited: Done when the program has ended.
+    """
+
+    def __init__(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.printed = bytearray()
+        self.read: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self._name = name
+        self._words = ""
+        self._line = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            if len(self.printed) <= _LONGEST:
+                self.printed += data
+            return
+        *lines, rest = (self._line + data).split(b"\n")
+        # One that never ends its line is shown all the same.
+        self._line, more = (rest, []) if len(rest) < 1000 else (b"", [rest])
+        for line in (*lines, *more):
+            self._say(line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1 and not self.read.done():
+            self.read.set_result(None)
+
+    def process_exited(self) -> None:
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+    def _say(self, line: bytes) -> None:
+        text = line.decode(errors="replace").strip()
+        if text:
+            text = text if text.isprintable() else repr(text)[1:-1]
+            log.warning("the credential plug-in %r says: %s", self._name, text[:1000])
+            self._words = f"{self._words} {text}".strip()[-500:]
+
+    def last_words(self) -> str:
+        """`: ` and the end of what it complained of; empty if it did not."""
+        self._say(self._line)
+        self._line = b""
+        return f": {self._words}" if self._words else ""
+
+
+def _credential(name: str, version: str, printed: bytes) -> Credential:
+    try:
+        answer = json.loads(printed)
+    except (ValueError, RecursionError) as exc:
+        raise _failure(name, "what it printed is no JSON") from exc
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if not isinstance(status, dict) or answer.get("apiVersion") != version:
+        raise _failure(name, f"what it printed is no ExecCredential of {version}")
     credential = Credential(
-        token=str(status.get("token") or ""),
-        certificate=str(status.get("clientCertificateData") or ""),
-        key=str(status.get("clientKeyData") or ""),
-        lifetime=_lifetime(command, status.get("expirationTimestamp")),
+        token=_text(status, "token"),
+        certificate=_text(status, "clientCertificateData"),
+        key=_text(status, "clientKeyData"),
+        lifetime=_lifetime(name, status.get("expirationTimestamp")),
     )
-    if not credential.token and not (credential.certificate and credential.key):
-        raise _failure(command, "it printed neither a token nor a certificate with its key")
+    if bool(credential.certificate) != bool(credential.key) or not (credential.token or credential.key):
+        raise _failure(name, "it printed neither a token nor a certificate with its key")
     return credential
 
 
-async def _run(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    config = (await library()).config
-    node = config.kube_config.ConfigNode("exec", dict(section))
-    # The library checks the section and makes arguments and environment. Its own `run` would
-    # leave a hanging program behind, and would wait for ever for one that complains at length.
-    provider = config.exec_provider.ExecProvider(node)
-    command = provider.args[0]
-    asked = {
-        "apiVersion": provider.api_version,
-        "kind": "ExecCredential",
-        "spec": {"interactive": False},
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(str(argument) for argument in provider.args),
-        env={**provider.env, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        printed, complaints = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        text = complaints.decode(errors="replace").strip()[-500:]
-        raise _failure(command, f"it exited with {process.returncode}{': ' + text if text else ''}")
-    try:
-        answer = json.loads(printed)
-    except ValueError as exc:
-        raise _failure(command, "what it printed is no JSON") from exc
-    status = answer.get("status") if isinstance(answer, dict) else None
-    if not isinstance(status, dict) or answer.get("apiVersion") != provider.api_version:
-        raise _failure(command, f"what it printed is no ExecCredential of {provider.api_version}")
-    return status
+def _text(status: Mapping[str, Any], key: str) -> str:
+    value = status.get(key)
+    return value if isinstance(value, str) else ""
 
 
-def _lifetime(command: str, expires: object) -> float | None:
+def _lifetime(name: str, expires: object) -> float | None:
     if expires is None:
         return None
     try:
         moment = datetime.fromisoformat(str(expires)).timestamp()
-    except ValueError as exc:
-        raise _failure(command, f"its expirationTimestamp {expires!r} is no time") from exc
+    except (ValueError, OverflowError) as exc:
+        raise _failure(name, f"its expirationTimestamp {expires!r} is no time") from exc
     return max(moment - time.time() - _MARGIN, _SHORTEST)
 
 
-def _failure(command: str, what: str) -> KubeError:
-    return KubeError(f"the kubeconfig's credential plug-in {command!r}: {what}", kind="credentials")
+def _failure(name: str, what: str) -> KubeError:
+    return KubeError(f"the kubeconfig's credential plug-in {name!r}: {what}", kind="credentials")

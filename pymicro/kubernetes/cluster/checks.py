@@ -23,7 +23,8 @@ async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
     """Check credentials, then the API server; if it cannot be asked, the last finding is a problem."""
     try:
         cluster = await client.find()
-    except ConfigError as exc:
+        await cluster.login()
+    except (ConfigError, KubeError) as exc:
         yield Finding("credentials", "problem", str(exc))
         return
     account = f", account {cluster.account}" if cluster.account else ""
@@ -32,19 +33,25 @@ async def check_cluster(client: KubeClient) -> AsyncIterator[Finding]:
         answer = await client.request("GET", "/version")
     except KubeError as exc:
         if exc.status == 403:  # the server answers, but tells this account nothing more
-            yield Finding("API server", "ok", f"{cluster.server} answers")
+            yield Finding("API server", "ok", f"{cluster.way} answers")
         else:
-            yield Finding("API server", "problem", str(exc), _mending(exc))
+            yield Finding("API server", "problem", str(exc), _mending(exc, cluster.in_pod))
         return
     version = answer.get("gitVersion") if isinstance(answer, dict) else None
-    yield Finding("API server", "ok", f"{cluster.server} answers{f' ({version})' if version else ''}")
+    yield Finding("API server", "ok", f"{cluster.way} answers{f' ({version})' if version else ''}")
 
 
-def _mending(error: KubeError) -> str:
+def _mending(error: KubeError, in_pod: bool) -> str:
     if error.status == 401:
         return "the credentials have run out or belong to another cluster: get new ones"
-    if error.status == 0:
-        return "see whether the address is right and a NetworkPolicy lets this process reach it"
+    if error.kind in ("connection", "timeout"):
+        # What a NetworkPolicy drops is sent by pods.
+        policy = " and a NetworkPolicy lets this pod reach it" if in_pod else ""
+        return f"see whether the address is right{policy}"
+    if error.kind == "tls":
+        return "see whether the credentials are this cluster's: it shows a certificate that they do not trust"
+    if error.kind == "proxy":
+        return "see whether the proxy is right (`proxy-url`, HTTPS_PROXY), or name the server in NO_PROXY"
     return ""
 
 

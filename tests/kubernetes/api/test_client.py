@@ -259,6 +259,59 @@ async def test_what_is_no_http_is_an_error() -> None:
     assert caught.value.status == 0
 
 
+# Redirects
+
+
+def redirecting(to: str, status: int = 302) -> Any:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/version":
+            return await hello(request)
+        return web.Response(status=status, headers={"Location": to})
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_within_the_server_is_followed(status: int) -> None:
+    async with serving(redirecting("../version", status)) as served, client_of(served.url) as client:
+        assert await client.request("GET", "/old/version") == {"path": "/version"}
+
+
+async def test_a_redirect_to_another_server_is_not_followed() -> None:
+    async with serving() as other:
+        # The same host, but who listens on another port is somebody else.
+        error = await refused(redirecting(f"{other.url}/version"))
+        assert other.requests == []
+    place = other.url.removeprefix("http://")
+    assert f": it answered 302, a redirect to {place!r}, which is not followed" in str(error)
+    assert error.status == 302
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_a_redirect_without_end_ends(method: str) -> None:
+    error = await refused(redirecting("/round", 307), method, "/round")
+    assert "it answered 307" in str(error)
+
+
+async def test_a_cookie_is_not_kept() -> None:
+    async def setting(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.json_response({})
+        response.set_cookie("balancer", "7")
+        return response
+
+    async with serving(setting) as served, client_of(served.url.replace("127.0.0.1", "localhost")) as client:
+        for _ in range(2):
+            await client.request("GET", "/version")
+    assert ["Cookie" in request.headers for request in served.requests] == [False, False]
+
+
+async def test_a_body_has_a_type_and_its_absence_has_none() -> None:
+    async with serving() as served, client_of(served.url) as client:
+        await client.request("GET", "/version")
+        await client.request("POST", "/version", body={})
+    assert ["Content-Type" in request.headers for request in served.requests] == [False, True]
+
+
 # Streams
 
 
@@ -291,7 +344,7 @@ async def test_so_many_streams_may_be_open_as_there_are_services_to_watch() -> N
         return response
 
     async with serving(watch) as served, client_of(served.url) as client, AsyncExitStack() as streams:
-        for _ in range(130):  # kubernetes_asyncio allows a hundred connections
+        for _ in range(130):  # aiohttp allows a hundred connections
             stream = client.stream("/api/v1/pods", {"watch": "1"}, connect_timeout=5, idle_timeout=5)
             await streams.enter_async_context(stream)
         done.set()

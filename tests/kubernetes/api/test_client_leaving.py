@@ -88,4 +88,3 @@ async def test_a_stream_that_is_left_ends_its_connection_though_the_server_is_mu
                 assert await anext(lines) == b"first"
             # Before the client is left: a reflector leaves one stream and opens the next.
             assert await asyncio.to_thread(server.ended.wait, 5.0)
-        cluster.close()

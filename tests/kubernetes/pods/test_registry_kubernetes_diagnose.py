@@ -15,6 +15,9 @@ from pymicro.nodes.node import NodeSet
 from pymicro.settings.config import load
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
+from tests.kubernetes.api.certificates import NEW_CA, old_server
+from tests.kubernetes.api.logins import data, write
+from tests.kubernetes.api.serving import serving
 from tests.kubernetes.kube_contract import kubernetes
 
 TYPE = "micro.mu/type"
@@ -92,13 +95,48 @@ async def test_no_cluster_is_a_finding_and_the_last(tmp_path: Path) -> None:
         assert str(tmp_path) in found.text
 
 
-async def test_a_server_that_is_away_is_a_finding_and_the_last() -> None:
-    async with FakeKubeApi() as api, kubernetes(api.url) as registry:
+@pytest.mark.parametrize("in_pod", [False, True])
+async def test_a_server_that_is_away_is_a_finding_and_the_last(in_pod: bool) -> None:
+    environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"} if in_pod else {}
+    async with FakeKubeApi() as api:
+        config = load({"registry_address": [api.url]}, environ={})
         await api.stop()
-        found = (await told(registry))[-1]
-        assert (found.check, found.level) == ("API server", "problem")
-        assert api.url in found.text
-        assert "NetworkPolicy" in found.fix
+        async with KubernetesRegistry(config, environ=environ) as registry:
+            found = (await told(registry))[-1]
+    assert (found.check, found.level) == ("API server", "problem")
+    assert api.url in found.text
+    assert "address" in found.fix
+    # What a policy drops is sent by pods.
+    assert ("NetworkPolicy" in found.fix) is in_pod
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user", "check", "said", "fix"),
+    [
+        (
+            {"certificate-authority-data": data(NEW_CA)},
+            {},
+            "API server",
+            "CERTIFICATE_VERIFY",
+            "this cluster's",
+        ),
+        ({}, {"tokenFile": "gone"}, "credentials", "tokenFile, which cannot be read", ""),
+        ({}, {"client-certificate-data": data("x")}, "credentials", "without a client-key", ""),
+        ({"proxy-url": "http://127.0.0.1:1"}, {}, "API server", "proxy cannot be reached", "proxy-url"),
+    ],
+)
+async def test_what_no_network_policy_can_cause_has_no_hint_about_one(
+    tmp_path: Path, cluster: dict[str, str], user: dict[str, str], check: str, said: str, fix: str
+) -> None:
+    async with serving(tls=old_server(tmp_path)) as served:
+        path = write(tmp_path, cluster={"server": served.url, **cluster}, user=user)
+        config = load({"registry_address": [f"kubeconfig={path}"]}, environ={})
+        async with KubernetesRegistry(config, environ={"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) as registry:
+            found = (await told(registry))[-1]
+    assert (found.check, found.level) == (check, "problem")
+    assert said in found.text
+    assert "NetworkPolicy" not in found.fix
+    assert fix in found.fix
 
 
 async def test_credentials_that_are_refused_are_a_finding() -> None:
