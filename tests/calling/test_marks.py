@@ -16,6 +16,7 @@ import pymicro
 from pymicro import Client, MemoryRegistry, Node
 
 from .backends import connected
+from .test_interceptor_orders import KINDS, ORDERS
 from .wire import Wire, wire
 
 PATH = "/t.T/Get"
@@ -87,11 +88,16 @@ class _Nodes:
 
 
 @asynccontextmanager
-async def _nodes() -> AsyncIterator[_Nodes]:
+async def _nodes(chain: tuple[str, ...] = ()) -> AsyncIterator[_Nodes]:
     async with (
         MemoryRegistry() as registry,
         contextlib.AsyncExitStack() as stack,
-        Client(registry=registry, balancer="round_robin", outlier_ejection="off") as client,
+        Client(
+            registry=registry,
+            balancer="round_robin",
+            outlier_ejection="off",
+            interceptors=[KINDS[kind]([]) for kind in chain],
+        ) as client,
     ):
         yield _Nodes(client, registry, stack)
 
@@ -125,8 +131,11 @@ async def _outcome(call: Any) -> str:
     return "ok"
 
 
-async def test_a_mark_of_one_service_says_nothing_of_another_one_with_the_same_proto() -> None:
-    async with _nodes() as nodes:
+@pytest.mark.parametrize("chain", [(), *ORDERS], ids="-".join)
+async def test_a_mark_of_one_service_says_nothing_of_another_one_with_the_same_proto(
+    chain: tuple[str, ...],
+) -> None:
+    async with _nodes(chain) as nodes:
         mailer = await nodes.start("mailer", marked=True)
         payments = [await nodes.start("payments", marked=False) for _ in range(2)]
         await nodes.answered("mailer", mailer)
@@ -143,8 +152,9 @@ async def test_a_node_that_says_nothing_is_not_marked_by_the_answers_of_another_
         assert await _die_in_mid_call(nodes.get("payments"), *payments) == "unavailable after 1"
 
 
-async def test_an_unmarked_service_asked_first_hides_no_mark_of_another_one() -> None:
-    async with _nodes() as nodes:
+@pytest.mark.parametrize("chain", [(), *ORDERS], ids="-".join)
+async def test_an_unmarked_service_asked_first_hides_no_mark_of_another_one(chain: tuple[str, ...]) -> None:
+    async with _nodes(chain) as nodes:
         payments = await nodes.start("payments", marked=False)
         mailers = [await nodes.start("mailer", marked=True) for _ in range(2)]
         await nodes.answered("payments", payments)
