@@ -5,15 +5,20 @@ Run by `make test-peers`, which builds grpc-go's programs.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from pymicro import Client
-from tests.interop.cases import CASES
+from tests.interop.cases import CASES, payload, pb, rpc
 from tests.processes import ROOT, Processes
 
 pytestmark = pytest.mark.peers
@@ -67,3 +72,19 @@ async def test_pymicro_calls_grpc_go(grpc_go: str, name: str) -> None:
 async def test_pymicro_calls_pymicro(service: str, name: str) -> None:
     async with Client(registry="static", registry_address=f"interop={service}") as client:
         await CASES[name](client.channel("interop"))
+
+
+async def test_what_ends_at_its_deadline_is_deadline_exceeded_whoever_is_faster(grpc_go: str) -> None:
+    """The same case on a connection that is there: the peer's reset and our deadline race for the end."""
+    async with Client(registry="static", registry_address=f"interop={grpc_go}") as client:
+        channel = client.channel("interop")
+        await channel.channel_ready()
+        stub = rpc.TestServiceStub(channel)
+        codes: Counter[str] = Counter()
+        for number in range(400):
+            call = stub.FullDuplexCall(timeout=0.0005 * (1 + number % 4))
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(pb.StreamingOutputCallRequest(payload=payload(27182)))
+                await call.read()
+            codes[(await call.code()).name] += 1
+        assert codes == {"DEADLINE_EXCEEDED": 400}
