@@ -288,6 +288,44 @@ async def test_a_refusal_that_meets_a_write_is_told_to_nobody(
             assert told == [2 * round_]  # after the second node had run
 
 
+async def test_what_a_server_answered_before_it_ended_is_read_although_requests_go_on() -> None:
+    """A write that fails then says nothing of the responses that have arrived."""
+    answers = 20
+
+    async def early(requests: Any, context: Any) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            break
+        for number in range(answers):
+            yield bytes([number])
+
+    server, registry = make_server(), MemoryRegistry()
+    port = server.add_insecure_port("127.0.0.1:0")
+    handlers = {"Chat": grpc.stream_stream_rpc_method_handler(early)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+    await server.start()
+    async with registry, Client(registry=registry) as client:
+        await registry.register(pymicro.Node("n", f"127.0.0.1:{port}", "t"))
+        chat = client.channel("t").stream_stream("/t.T/Chat")
+        for read in (False, True):
+            for _ in range(30):
+
+                async def requests() -> AsyncIterator[bytes]:
+                    while True:
+                        yield b"x" * 1000
+                        await asyncio.sleep(0)
+
+                call = chat(requests(), timeout=20)
+                await asyncio.sleep(0.005)  # responses and the end arrive before anybody reads
+                if read:
+                    got = [await call.read() for _ in range(answers)]
+                    assert await call.read() is grpc.aio.EOF
+                else:
+                    got = [message async for message in call]
+                assert got == [bytes([number]) for number in range(answers)]
+                assert await call.code() is grpc.StatusCode.OK
+    await server.stop(None)
+
+
 # C13, C14: contexts and targets have owners and ends
 
 SECRET: contextvars.ContextVar[str] = contextvars.ContextVar("secret", default="nobody's")

@@ -305,18 +305,21 @@ class Call:
         self._raise()
         return self._response
 
-    async def read(self) -> Any:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         if self.status is None or self.responses.messages:
             message = await self._until(self.responses.get())
             if self._final is not None and not self.responses.messages:
                 # Whoever reads has the last response before anybody hears of the end.
                 asyncio.get_running_loop().call_soon(self.finish, self._final)
             if message is not None and message is not EOF:
-                return message
+                return bytes(message)
         if self.status is None:
             await self._until(self.ended.wait())
         self._raise()
-        return EOF
+        raise StopAsyncIteration
 
     async def write(self, request: bytes) -> None:
         assert isinstance(request, bytes), "requests are serialized before they come here"

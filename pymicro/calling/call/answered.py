@@ -56,15 +56,18 @@ class Iterated(CallState):
         if end.make_error is not None:
             self.finish(end)
 
-    async def read(self) -> Any:
-        """The next response, as the call object asks for it."""
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
         try:
             return await anext(self._responses)
         except StopAsyncIteration:
             self.finish(_end(self._inside))
+            raise
         except Exception as exc:
             self.finish(End.failed(exc, self.called.callee, _end(self._inside)))
-        return grpc.aio.EOF
+            raise StopAsyncIteration from None
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:

@@ -161,8 +161,11 @@ class _Responses(_Dropped):
                 if inner is None:
                     await state.change()
                     continue
-                message = await inner.read()
-            except AioRpcError:
+                if state.read_from is not inner:
+                    state.read_from = inner
+                    state.messages = inner.__aiter__()
+                message = await state.messages.__anext__()
+            except (AioRpcError, StopAsyncIteration):
                 pass
             except asyncio.CancelledError:
                 if meant_for_us():
@@ -171,10 +174,9 @@ class _Responses(_Dropped):
             except Exception as exc:  # of an interceptor's own call object
                 state.fail(exc)
             else:
-                if message is not EOF:
-                    if state.maps is None:
-                        return state.received(message)
-                    return await state.mapped(message)
+                if state.maps is None:
+                    return state.received(message)
+                return await state.mapped(message)
             await state.settled(inner)
         state.end.raise_error()
         return EOF

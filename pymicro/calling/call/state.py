@@ -58,6 +58,8 @@ class CallState:
         made: The number of attempts so far.
         iterates: Whether the requests come from an iterator, and not from `write`.
         committed: Whether there can be no other attempt: messages have passed either way.
+        read_from: The inner call that responses are read from.
+        messages: Its iterator of responses.
         maps: What `mapped` applies to responses; None for nothing.
     """
 
@@ -67,6 +69,8 @@ class CallState:
     iterates = False
     committed = False
     maps: Any = None
+    read_from: Any = None
+    messages: Any = None
     deadline: float | None = None
     task: asyncio.Task[Any] | None = None
     pump: asyncio.Task[None] | None = None

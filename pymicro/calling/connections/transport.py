@@ -8,7 +8,7 @@ Messages are bytes on this side of the seam; calls serialize and parse them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,8 +74,11 @@ class NetworkCall(Protocol):
         """
         ...
 
-    async def read(self) -> Any:
-        """The next of a stream of responses as bytes; `grpc.aio.EOF` after the last one."""
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """A stream of responses; asked for once, and read by one task at a time.
+
+        What has arrived is read to its end, also if the call ends meanwhile.
+        """
         ...
 
     async def write(self, request: bytes) -> None:
