@@ -66,6 +66,7 @@ class Conducted(CallState):
         self._timeout = timeout
         self._compression = compression
         self._outgoing: list[OutgoingCall] = []
+        self._inside_calls: list[_Call] = []
         self.iterates = called.streams and not isinstance(request, Writes)
         if timeout is not None:
             loop = called.channel.loop
@@ -129,9 +130,9 @@ class Conducted(CallState):
         if isinstance(layer, tuple):
             details = details._replace(timeout=self._left(details.timeout))  # type: ignore[attr-defined]
             if not layer:
-                return CALLS[called.shape](innermost(called, details, request, self._compression))
+                return self._remember(CALLS[called.shape](innermost(called, details, request, self._compression)))
             state = Conducted(called, layers, request, details.timeout, self._compression)
-            call = CALLS[called.shape](state)
+            call = self._remember(CALLS[called.shape](state))
             state.begin(details)
             await state.begun()
             return call
@@ -150,6 +151,12 @@ class Conducted(CallState):
             if called.shape.response_streaming
             else Answered(called, inside, result)
         )
+
+    def _remember(self, call: _Call) -> _Call:
+        """Remember a call that was made inside: it must not outlive this one if this one is cancelled."""
+        self._inside_calls = [made for made in self._inside_calls if not made.done()]
+        self._inside_calls.append(call)
+        return call
 
     async def _enter(self, interceptors: tuple[Interceptor, ...], details: Details, request: Any) -> Any:
         """Run interceptors of our own form, and then the rest of the chain; the response."""
@@ -215,6 +222,13 @@ class Conducted(CallState):
         self.node = getattr(inner, "node", None)
         self.made = getattr(inner, "attempts", 0)
         super().run(inner)
+
+    def fail(self, error: BaseException) -> bool:
+        if not super().fail(error):
+            return False
+        for call in self._inside_calls:  # an interceptor may hold it back, and wait for its code only
+            call.cancel()
+        return True
 
     def finish(self, end: End | None = None) -> None:
         if self._timer is not None:
