@@ -44,7 +44,12 @@ async def two() -> AsyncIterator[tuple[Client, Wire, Backend]]:
     ):
         await registry.register(Node("wired", line.address, "greeter", metadata=permitted))
         target = client.channel("greeter", options=QUICK).open()
-        await until(client, lambda: all(one.pickable for one in target.channels.values()), count=2)
+
+        def both() -> bool:
+            # An update that is scheduled is what tells the balancer.
+            return not target._scheduled and all(one.pickable for one in target.channels.values())
+
+        await until(client, both, count=2)
         yield client, line, other
 
 

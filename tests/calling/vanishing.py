@@ -90,7 +90,7 @@ async def find(scenario: str, address: str) -> str:
         if scenario == "connect":
             vanish()
             return await code_of(greet.SayHello(hello(), timeout=60))
-        await greet.SayHello(hello())
+        await greet.SayHello(hello(), timeout=30, wait_for_ready=True)  # a busy machine connects slowly
         chat = greet.Chat()
         if scenario == "stream":
             await chat.write(pb.ChatMessage(text="a"))

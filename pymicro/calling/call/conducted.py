@@ -130,7 +130,9 @@ class Conducted(CallState):
         if isinstance(layer, tuple):
             details = details._replace(timeout=self._left(details.timeout))  # type: ignore[attr-defined]
             if not layer:
-                return self._remember(CALLS[called.shape](innermost(called, details, request, self._compression)))
+                return self._remember(
+                    CALLS[called.shape](innermost(called, details, request, self._compression))
+                )
             state = Conducted(called, layers, request, details.timeout, self._compression)
             call = self._remember(CALLS[called.shape](state))
             state.begin(details)
