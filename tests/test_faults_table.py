@@ -104,6 +104,7 @@ FAULTS = {
         "a server's pushback",
         "a node that has too much to do",
         "a blocked event loop of 2 s causing no ejection",
+        "a handler that holds the event loop",
         "a servicer that is named like the generated one",
         "details of a status that are no text",
         "a handler that never answers",

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.watchdog import watched
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import KEEPALIVE, ZONE
@@ -144,6 +145,8 @@ class Life:
                 await stack.enter_async_context(_call(parts.lifespan, self._service))
             for hook in parts.start_hooks:
                 await _run(hook, self._service)
+            # Hooks may block: they load what the service needs before it serves.
+            stack.enter_context(watched(config.loop_lag))
             await server.start()
             await stack.enter_async_context(self._serving(server))
             server.set_serving(True)
