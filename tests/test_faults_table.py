@@ -106,6 +106,7 @@ FAULTS = {
         "a blocked event loop of 2 s causing no ejection",
         "a handler that holds the event loop",
         "long streams that gather on some nodes",
+        "a process forked after gRPC was used",
         "a servicer that is named like the generated one",
         "details of a status that are no text",
         "a handler that never answers",
