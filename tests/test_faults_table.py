@@ -107,6 +107,8 @@ FAULTS = {
         "a handler that holds the event loop",
         "long streams that gather on some nodes",
         "a process forked after gRPC was used",
+        "`run()` where an event loop runs already",
+        "JSON that loses an entry, or fails without saying where",
         "a servicer that is named like the generated one",
         "details of a status that are no text",
         "a handler that never answers",
