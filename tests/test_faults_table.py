@@ -35,6 +35,7 @@ FAULTS = {
         "403 in mid-life",
         "a version that goes backwards",
         "`deletionTimestamp` arriving as MODIFIED",
+        "the last pods being deleted",
         "label removed",
         "pod restarted under the same name and IP",
         "IP reused by another service's pod",
