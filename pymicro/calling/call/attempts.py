@@ -76,6 +76,7 @@ class Attempts(CallState):
     _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _requests: Requests | None = None
+    _heard = False  # whether the first response of a stream has come
     _trusts_peer = False  # whether another attempt rests on what the peer said of the method
     _failure: BaseException | None = None  # what ended the call on this side
     _counted: Any = None  # the last of the network's calls whose end was counted
@@ -380,7 +381,8 @@ class Attempts(CallState):
     def _find(self) -> PickedChannel | None:
         """Another node to try, if one is there at once and the budget allows a retry."""
         target, path = self._target, self.called.path
-        while (found := target.pick(CallInfo(path, self._tried))) is not None:
+        streams = self.called.method.info.streams
+        while (found := target.pick(CallInfo(path, self._tried, streams))) is not None:
             pick, channel, _ = found
             # A node of another version may say that the method must not run twice.
             refuses = self._trusts_peer and channel.said.get(path) is False
@@ -460,6 +462,12 @@ class Attempts(CallState):
 
     def received(self, message: Any) -> Any:
         self.committed = True
+        if not self._heard:
+            self._heard = True
+            try:
+                self._target.chooser.answered(self._found[0])
+            except Exception as exc:  # of a plug-in's balancer; it must fail no call
+                self._target.balancer_failed(exc)
         try:
             return self.called.method.parse(message)
         except RpcError as exc:

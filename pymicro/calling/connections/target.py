@@ -300,7 +300,7 @@ class Target:
             if pick.node.key in call.tried:  # a plug-in's balancer that offers a node again and again
                 return second_best
             # It is not connected yet, or lost its connection after the last update: pick another one.
-            call = CallInfo(call.method, call.tried | {pick.node.key})
+            call = CallInfo(call.method, call.tried | {pick.node.key}, call.streams)
 
     async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> PickedChannel:
         """A node to call as soon as there is one.
