@@ -107,6 +107,7 @@ FAULTS = {
         "a blocked event loop of 2 s causing no ejection",
         "a handler that holds the event loop",
         "long streams that gather on some nodes",
+        "streams that end at their own deadline",
         "a process forked after gRPC was used",
         "`run()` where an event loop runs already",
         "JSON that loses an entry, or fails without saying where",

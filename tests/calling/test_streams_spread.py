@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
+import pymicro
 from pymicro import Client
 from tests.calling.backends import backend, connected, greeter, hello, stub
 
@@ -53,3 +56,15 @@ async def test_a_new_node_gets_its_share_of_streams() -> None:
             await streams.open(40)
             assert max(streams.by_node()) <= 1.1 * 20
             streams.close()
+
+
+async def test_a_stream_that_was_answered_and_ends_at_its_deadline_ejects_nobody() -> None:
+    async with greeter(2, balancer="round_robin") as (client, _, _):
+        target = await connected(client, 2)
+        for _ in range(12):  # five in a row would do
+            call = stub(client).Chat(timeout=0.2)
+            await call.write(hello())
+            await call.read()
+            with pytest.raises(pymicro.DeadlineExceeded):
+                await call.read()
+        assert not target.chooser.ejected

@@ -255,7 +255,7 @@ class Attempts(CallState):
             self.code = self._by_deadline(meant)
             refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
             outcome = _REFUSED if refused else _OUTCOMES[self.code]
-        late = self.code is _DEADLINE_EXCEEDED and self._had_no_time()
+        late = self.code is _DEADLINE_EXCEEDED and (self._heard or self._had_no_time())
         if self.code is _DEADLINE_EXCEEDED and self.deadline is not None and self._timeout is not None:
             ago = self._target.loop.time() - self.deadline + self._timeout
             self._held = stood_still(time.monotonic() - ago)
