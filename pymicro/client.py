@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from pymicro.base.watchdog import watched
 from pymicro.runtime.base_client import BaseClient, Settings, split_instances
 from pymicro.settings.config import load
 
@@ -49,3 +50,8 @@ class Client(BaseClient):
         values, instances = split_instances(settings)
         super().__init__(instances, interceptors, options, compression)
         self.equip(load(values, argv, environ))
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._stack.enter_context(watched(self.config.loop_lag))
+        return self

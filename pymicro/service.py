@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -334,7 +335,9 @@ class Service:
         Raises:
             SystemExit: 1 if it could not start or its server broke, 2 for bad input or handlers that
                 do not fit, 128 + the signal's number after a second signal.
+            PymicroError: An event loop runs here already, or this is not the main thread.
         """
+        self._check_place()
         self.ran = True
         if self._config is None:
             self.init()
@@ -347,6 +350,20 @@ class Service:
             raise SystemExit(2) from None
         if code:
             raise SystemExit(code)
+
+    def _check_place(self) -> None:
+        """Raise PymicroError where `run` cannot work; it says what to write instead."""
+        instead = "write `async with service:` in a coroutine"
+        if asyncio._get_running_loop() is not None:
+            raise PymicroError(
+                f"run() of {self.name} makes an event loop, and one runs here already: {instead}, "
+                "or call run() outside of any"
+            )
+        if threading.current_thread() is not threading.main_thread():
+            raise PymicroError(
+                f"run() of {self.name} handles signals, which only the main thread can: call it there, "
+                f"or {instead}"
+            )
 
     async def _main(self) -> int:
         """Live until a signal; return the exit code."""

@@ -20,6 +20,7 @@ __all__ = ["Client", "Record", "arrivals", "nodes_of"]
 DEADLINE_EXCEEDED = 4
 _METHOD = "/simulated.v1.Service/Call"
 _FIRST = CallInfo(_METHOD)
+_STREAM = CallInfo("/simulated.v1.Service/Watch", streams=True)
 
 
 def nodes_of(count: int, first: int = 0) -> list[Node]:
@@ -39,6 +40,7 @@ class Record:
         codes: How it ended.
         picked: When each attempt began.
         nodes: Which node it went to, by its place in `servers`.
+        streams: How many streams each node has now, by its place in `servers`.
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:
@@ -48,6 +50,7 @@ class Record:
         self.codes = array("b")
         self.picked = array("d")
         self.nodes = array("i")
+        self.streams = [0] * len(servers)
 
     def latencies(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
         """Of the calls that began then and were answered well or never, in order."""
@@ -213,6 +216,26 @@ class Client:
     def call(self) -> None:
         """A user begins a call."""
         _Call(self).attempt()
+
+    def stream(self, first: float | None, lasts: float) -> None:
+        """A user begins a stream, which costs its node nothing.
+
+        Args:
+            first: Seconds until its first response; None if it has none.
+            lasts: Seconds until it ends.
+        """
+        world, streams = self.world, self._record.streams
+        pick = self.chooser.pick(_STREAM)
+        place = self._record.places[pick.node.key]
+
+        def end() -> None:
+            streams[place] -= 1
+            self.chooser.done(pick, OUTCOMES[OK])
+
+        streams[place] += 1
+        if first is not None and first < lasts:
+            world.at(world.now + first, self.chooser.answered, pick)
+        world.at(world.now + lasts, end)
 
     def start(self, pick: Pick, attempt: _Attempt) -> None:
         record, key = self._record, pick.node.key

@@ -40,10 +40,13 @@ class CallInfo:
     Attributes:
         method: `/package.Service/Method`.
         tried: Keys of the nodes that earlier attempts went to; do not pick them again.
+        streams: Whether requests or responses are a stream: how long such a call lasts is
+            no latency.
     """
 
     method: str
     tried: frozenset[str] = NO_TRIED
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,11 @@ CANCELLED = Outcome(1, local=True)
 
 
 class Pick(Protocol):
-    """One choice of a balancer; calls may share one."""
+    """One choice of a balancer; calls may share one.
+
+    It may have a method `answered()` too: the caller calls it when the first response of a
+    stream has come, at most once and before `done`.
+    """
 
     @property
     def node(self) -> Node:

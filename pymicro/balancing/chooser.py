@@ -224,6 +224,20 @@ class Chooser:
             return _probe(history, node, now)
         return PlainPick(node)
 
+    # A stream goes on
+
+    def answered(self, pick: Pick) -> None:
+        """The first response of a stream has come; its end may be far away. Call this at most once.
+
+        A node whose probe is a stream is back now, not at its end.
+        """
+        tell = getattr(pick, "answered", None)
+        if tell is not None:
+            tell()
+        history = self._records.get(pick.node.key)
+        if history is not None and history.out:
+            self._answered(history, pick)
+
     # A call has ended
 
     def done(self, pick: Pick, outcome: Outcome, late: bool = False) -> None:

@@ -68,7 +68,7 @@ _GROUPS = {
         "forward_metadata",
         "loop",
     ),
-    "Settings for the log": ("log_level", "log_format"),
+    "Settings for the log": ("log_level", "log_format", "loop_lag"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 # go-micro's settings that offer no choice here.

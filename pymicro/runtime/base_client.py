@@ -79,6 +79,7 @@ class Settings(TypedDict, total=False):
     log_level: str
     log_format: str
     loop: str
+    loop_lag: float
     client_pool_size: int
     client_pool_ttl: float
     client: str

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.forks import use_grpc
+from pymicro.base.watchdog import watched
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import KEEPALIVE, ZONE
@@ -109,8 +111,10 @@ class Life:
             ConfigError: Handlers do not fit, or an address is malformed.
             StartError: The port is taken, for example.
             RegistryError: The registry cannot work here.
+            PymicroError: This process was forked after gRPC was used.
         """
         parts, config = self._parts, self._config
+        use_grpc()
         server = Server(
             config, interceptors=parts.interceptors, options=parts.options, compression=parts.compression
         )
@@ -144,6 +148,8 @@ class Life:
                 await stack.enter_async_context(_call(parts.lifespan, self._service))
             for hook in parts.start_hooks:
                 await _run(hook, self._service)
+            # Hooks may block: they load what the service needs before it serves.
+            stack.enter_context(watched(config.loop_lag))
             await server.start()
             await stack.enter_async_context(self._serving(server))
             server.set_serving(True)

@@ -22,8 +22,8 @@ from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.call_log import log_calls
 from pymicro.serving.endpoints import endpoints_of
 from pymicro.serving.gomicro.debug import Debug
-from pymicro.serving.gomicro.forms import GoMicro
 from pymicro.serving.gomicro.paths import Paths
+from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.listen import listen
@@ -164,12 +164,12 @@ class Server:
         self._serving = Serving(asyncio.get_running_loop(), limit=limit)
         self._health = health_service.health_of(self._tables)
         self._debug = Debug(self._health)
-        gomicro = GoMicro(self._config.server_name)
+        translator = Translator(self._config.server_name)
         server = grpc.aio.server(
-            interceptors=(gomicro, *self._foreign) if self._foreign else (),
+            interceptors=(translator, *self._foreign) if self._foreign else (),
             options=self._grpc_options(),
             compression=self._compression,
-            handlers=[self._router(self._serving, self._health, self._debug, gomicro)],
+            handlers=[self._router(self._serving, self._health, self._debug, translator)],
         )
         host, port = await listen(server, address)
         self._server = server
@@ -260,7 +260,7 @@ class Server:
         return self._bound_serving().draining
 
     def _router(
-        self, serving: Serving, health: health_service.HealthService, debug: Debug, gomicro: GoMicro
+        self, serving: Serving, health: health_service.HealthService, debug: Debug, translator: Translator
     ) -> Router:
         limit = self._config.max_message_size
         foreign = bool(self._foreign)
@@ -278,7 +278,7 @@ class Server:
         kept = {method.rpc.path: method for method in methods}
         # Users may bring their own health or reflection.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        translate = None if foreign else gomicro.translated
+        translate = None if foreign else translator.translated
         served = {
             method.rpc.path: RpcForms(method, theirs if method.rpc.path in kept else users, translate)
             for table in self._tables.values()

@@ -178,6 +178,9 @@ class Config:
         one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
     )
     loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
+    loop_lag: float = _setting(
+        DURATION, 0.5, "time after which the log names the code that holds the event loop; 0 for never"
+    )
     client_pool_size: int = _setting(COUNT, 100, "of go-micro; connections here multiplex", ignored=True)
     client_pool_ttl: float = _setting(DURATION, 60.0, "of go-micro; connections here multiplex", ignored=True)
     client: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")

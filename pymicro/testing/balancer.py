@@ -21,6 +21,7 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet
 __all__ = ["BalancerContract"]
 
 _CALL = CallInfo("/greeter.v1.Greeter/SayHello")
+_STREAM = CallInfo("/greeter.v1.Greeter/CountDown", streams=True)
 
 
 def _set(*numbers: int, zone: str = "a") -> NodeSet:
@@ -143,6 +144,7 @@ class BalancerContract:
         balancer.update(nodes, nodes)
         for _ in range(30):
             balancer.pick(_CALL).done(outcome)  # type: ignore[arg-type]
+            balancer.pick(_STREAM).done(outcome)  # type: ignore[arg-type]
         assert self._call(balancer) in nodes.nodes
 
     def test_load_is_spread(self) -> None:

@@ -183,3 +183,37 @@ def test_a_node_ejected_later_keeps_no_earlier_one_waiting() -> None:
     assert not service.picked() & {every.nodes[0].key, every.nodes[1].key}
     service.pass_time(0.46)
     assert every.nodes[0].key in service.picked(1)
+
+
+def test_a_stream_that_is_answered_brings_its_node_back_and_not_its_end() -> None:
+    service = Service(TEN)
+    service.eject(BAD)
+    service.pass_time()
+    probe = next_pick(service)
+    assert probe.node is BAD
+    service.chooser.answered(probe)
+    assert service.chooser.ejected == frozenset()
+    service.chooser.done(probe, OK)
+    assert service.chooser.ejected == frozenset()
+
+
+def test_an_answered_stream_that_is_no_probe_brings_nobody_back() -> None:
+    service = Service(TEN)
+    picks = [next_pick(service) for _ in range(50)]
+    service.eject(BAD)
+    for pick in picks:
+        service.chooser.answered(pick)
+    assert service.chooser.ejected == {BAD.key}
+
+
+def test_a_balancer_that_wants_to_know_is_told_of_the_first_response() -> None:
+    told: list[str] = []
+
+    class Told(PlainPick):
+        def answered(self) -> None:
+            told.append(self.node.key)
+
+    service = Service(TEN)
+    service.chooser.answered(Told(BAD))
+    service.chooser.answered(PlainPick(BAD))
+    assert told == [BAD.key]

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from pymicro.balancing.balancer import CANCELLED, OUTCOMES, Balancer, CallInfo, Outcome, Pick
+from pymicro.balancing.balancer import CANCELLED, OUTCOMES, Balancer, CallInfo, Outcome
 from pymicro.balancing.balancers.p2c import P2C
 from pymicro.base.errors import NoNode
-from pymicro.nodes.node import EMPTY, Node, NodeSet
+from pymicro.nodes.node import EMPTY
 from pymicro.testing.balancer import BalancerContract
+from tests.balancing.p2c_bench import Bench, nodes
 
 CALL = CallInfo("/a.B/C")
 OK, NOT_FOUND, INTERNAL, UNAVAILABLE = OUTCOMES[0], OUTCOMES[5], OUTCOMES[13], OUTCOMES[14]
@@ -29,57 +30,6 @@ class TestP2C(BalancerContract):
 
     def make(self) -> Balancer:
         return P2C()
-
-
-def nodes(*numbers: int) -> NodeSet:
-    return NodeSet.of(Node(id=f"n{number:05}", address=f"10.0.0.1:{number + 1}") for number in numbers)
-
-
-class Bench:
-    """A balancer over some nodes, and a clock."""
-
-    def __init__(self, *numbers: int, seed: int = 1) -> None:
-        self.time = 1000.0
-        self.balancer = P2C(rng=random.Random(seed), clock=lambda: self.time)
-        self.nodes = nodes(*numbers)
-        self.use(*numbers)
-
-    def use(self, *numbers: int) -> None:
-        """Only these are usable from now on; all are still listed."""
-        self.balancer.update(self.nodes, nodes(*numbers))
-
-    def pick(self, tried: frozenset[str] = frozenset()) -> Pick:
-        return self.balancer.pick(CallInfo("/a.B/C", tried))
-
-    def begin(self, number: int) -> Pick:
-        """A call on this very node."""
-        key = self.key(number)
-        return self.pick(frozenset(node.key for node in self.nodes if node.key != key))
-
-    def key(self, number: int) -> str:
-        return nodes(number).nodes[0].key
-
-    def call(self, number: int, seconds: float = 0.01, outcome: Outcome = OK) -> None:
-        """A call on this very node that takes so long."""
-        pick = self.begin(number)
-        self.time += seconds
-        pick.done(outcome)
-
-    def settle(self) -> None:
-        """Every node is known to take 10 ms."""
-        for _ in range(100):
-            for node in self.nodes:
-                self.call(int(node.id[1:]))
-
-    def counts(self, calls: int, seconds: float = 0.0005) -> Counter[int]:
-        """Which nodes calls that come one after the other go to."""
-        found: Counter[int] = Counter()
-        for _ in range(calls):
-            pick = self.pick()
-            found[int(pick.node.id[1:])] += 1
-            self.time += seconds
-            pick.done(CANCELLED)
-        return found
 
 
 def test_the_node_with_fewer_calls_in_flight_is_picked() -> None:

@@ -21,6 +21,7 @@ ROWS = {
     "black-hole": 18,
     "pauses": 10,
     "rollout": 4,
+    "streams": 6,
     "subsets": 7,
     "outages": 24,
     "many": 5,

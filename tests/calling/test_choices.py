@@ -145,6 +145,19 @@ async def test_deadlines_that_pass_while_the_loop_is_blocked_eject_nobody() -> N
         assert len(target.chooser.ejected) == 1
 
 
+async def test_a_deadline_that_passed_while_the_loop_stood_still_says_so() -> None:
+    async with greeter(loop_lag=0.05, client_retries=0) as (client, _, _):
+        await connected(client, 1)
+        greet = stub(client)
+        call = greet.SayHello(hello("wait"), timeout=0.3)
+        await asyncio.sleep(0)
+        time.sleep(0.6)  # noqa: ASYNC251 # the blocked loop is what is tested
+        with pytest.raises(
+            pymicro.DeadlineExceeded, match=r"; the event loop of this process stood still for "
+        ):
+            await call
+
+
 async def test_of_a_large_service_a_client_uses_its_own_part() -> None:
     registry = MemoryRegistry()
     async with registry, backend(address="0.0.0.0:0") as server:

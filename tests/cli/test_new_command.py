@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.cli_support import Commands
-from tests.processes import clean_environment
+from tests.processes import ROOT, clean_environment
 
 
 def files(folder: Path) -> set[str]:
@@ -70,6 +70,15 @@ async def test_no_placeholder_is_left_and_the_configuration_can_be_read(pymicro:
     assert yaml.safe_load((project / ".github/workflows/check.yml").read_text())["jobs"]
     assert 'Service("my-shop"' in (project / "my_shop/server.py").read_text()
     assert "service MyShop {" in (project / "protos/my_shop/v1/my_shop.proto").read_text()
+
+
+async def test_its_image_and_its_ci_have_the_python_of_our_own_image(pymicro: Commands) -> None:
+    assert (await pymicro("new", "my-shop")).code == 0
+    project = pymicro.cwd / "my-shop"
+    ours, its = ((folder / "Dockerfile").read_text() for folder in (ROOT, project))
+    (python,) = re.findall(r"^ARG PYTHON=(\S+)$", ours, re.MULTILINE)
+    assert f"\nARG PYTHON={python}\n" in its
+    assert f'python-version: "{python}"' in (project / ".github/workflows/check.yml").read_text()
 
 
 @pytest.mark.parametrize("name", ["a", "shop", "a-very_long-name-of-30-letters"])

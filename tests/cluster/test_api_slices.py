@@ -62,4 +62,7 @@ async def test_pods_come_become_unready_end_and_go(controlled: ControlPlane, tmp
         shop.plane.api.delete(pods.path(two))
         await seen.see("10.0.0.1:9001")
         pods.delete(shop.plane.api, one)
+        # Nobody else is left.
+        await seen.see("10.0.0.2:9002")
+        pods.delete(shop.plane.api, two)
         await seen.see()

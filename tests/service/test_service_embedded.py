@@ -372,3 +372,21 @@ async def test_a_call_is_one_line_at_debug_on_each_side_and_none_at_info(
 def test_a_service_s_channel_takes_what_a_client_s_does() -> None:
     ours = inspect.signature(Service.channel).parameters
     assert list(ours) == list(inspect.signature(Client.channel).parameters)
+
+
+async def test_run_where_a_loop_runs_says_what_to_write_instead() -> None:
+    service = Service("greeter", registry="memory")
+    with pytest.raises(
+        pymicro.PymicroError, match=r"^run\(\) of greeter makes an event loop, and one runs here"
+    ):
+        service.run()
+    async with service:  # which is what the error says; nothing is left of the attempt
+        pass
+
+
+async def test_run_in_another_thread_says_what_to_write_instead() -> None:
+    service = Service("greeter", registry="memory")
+    with pytest.raises(
+        pymicro.PymicroError, match=r"only the main thread can: call it there, or write `async with"
+    ):
+        await asyncio.to_thread(service.run)

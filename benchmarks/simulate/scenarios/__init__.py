@@ -13,6 +13,7 @@ from benchmarks.simulate.scenarios import (
     pauses,
     rollout,
     slow_node,
+    streams,
     subsets,
 )
 
@@ -24,6 +25,7 @@ SCENARIOS: dict[str, Callable[[bool], Result]] = {
     "black-hole": black_hole.run,
     "pauses": pauses.run,
     "rollout": rollout.run,
+    "streams": streams.run,
     "subsets": subsets.run,
     "outages": outages.run,
     "many": many.run,

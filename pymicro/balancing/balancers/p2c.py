@@ -26,14 +26,16 @@ _CLEAR = 2.0
 _WEIGHT = 1 / 32
 # Seconds after which a node that nobody calls has half of its figures forgotten.
 _MEMORY = 3.0
-# No call counts for more than this many usual ones (a stream that lasted an hour says nothing about
-# its node), and a failure counts for exactly as many. So any node is tried again after
-# _MEMORY * (_WORST - _CLEAR) seconds, whatever it did.
+# No call counts for more than this many usual ones, and a failure counts for exactly as many. So any
+# node is tried again after _MEMORY * (_WORST - _CLEAR) seconds, whatever it did.
 _WORST = 16.0
 # A node that is clearly slower is broken, not slow, if more than this share of its calls failed.
 _FAILING = 1 / 16
 # How often a call in flight counts on a node without figures, or with faded ones.
 _UNKNOWN = 4
+# Seconds for which a node has held streams until it counts as known to streams, if none got a response:
+# many wait for events. Until then they count as calls on an unknown node do.
+_HELD = 1.0
 # The weight of one answer in the usual latency of all nodes.
 _USUAL_WEIGHT = 1 / 64
 # Seconds added to each latency: smaller ones tell more about our event loop than about a node.
@@ -42,6 +44,7 @@ _GRAIN = 0.001
 # The codes that outlier ejection counts against a node, plus RESOURCE_EXHAUSTED: UNKNOWN, DEADLINE_EXCEEDED,
 # RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _FAILURES = frozenset({2, 4, 8, 12, 13, 14, 15})
+_DEADLINE_EXCEEDED = 4
 
 # As in `random`: after this many misses, look for the few untried nodes.
 _DRAWS = 8
@@ -62,36 +65,58 @@ class _Figures:
     """The figures of one node.
 
     Attributes:
-        calls: Calls in flight.
-        latency: A mean in seconds, as of `seen`; 0 before the first answer.
+        calls: Calls in flight, streams apart: how many a node has says nothing about how busy it is.
+        streams: Streams in flight.
+        since: When the first of these began.
+        held: Whether a stream has been answered, or been there for a while.
+        latency: A mean in seconds of calls that are no streams, as of `seen`; 0 before the first answer.
         failing: The share of failures in that mean.
         picked: When it was picked last.
     """
 
-    __slots__ = ("calls", "common", "failing", "latency", "node", "picked", "seen")
+    __slots__ = (
+        "calls",
+        "common",
+        "failing",
+        "held",
+        "latency",
+        "node",
+        "picked",
+        "seen",
+        "since",
+        "streams",
+    )
 
     def __init__(self, node: Node, common: _Common, now: float) -> None:
         self.node = node
         self.common = common
         self.calls = 0
+        self.streams = 0
+        self.since = now
+        self.held = False
         self.latency = 0.0
         self.failing = 0.0
         self.seen = now
         self.picked = 0.0
 
-    def now(self, moment: float) -> tuple[float, int]:
-        """Latency and calls in flight as they count at `moment`.
+    def now(self, moment: float, streams: bool) -> tuple[float, int]:
+        """Latency and calls (or streams) in flight as they count at `moment`.
 
         The latency fades to the usual one, as 1 / (1 + t): a node that was k times as slow is
         tried again after _MEMORY * (k - _CLEAR) seconds, and then as carefully as a new one.
         """
         usual = self.common.usual
         latency = self.latency
-        if not latency:
-            return usual, self.calls * _UNKNOWN
-        faded = usual + (latency - usual) * _MEMORY / (_MEMORY + moment - self.seen)
+        faded = usual
+        if latency:
+            faded += (latency - usual) * _MEMORY / (_MEMORY + moment - self.seen)
+        if streams:
+            if self.streams and moment - self.since >= _HELD:
+                self.held = True
+            return faded, self.streams if self.held else self.streams * _UNKNOWN
         clear = usual * _CLEAR
-        return faded, self.calls * _UNKNOWN if faded <= clear < latency else self.calls
+        careful = not latency or faded <= clear < latency
+        return faded, self.calls * _UNKNOWN if careful else self.calls
 
     def come_back(self) -> None:
         """The node is usable again: it was reconnected, or its probe succeeded.
@@ -99,8 +124,38 @@ class _Figures:
         So it is tried at once. A restarted node had its calls fail when it was killed; if that
         still counted, nobody would call it for half a minute.
         """
+        self.held = False
         if self.latency > self.common.usual * _CLEAR:
             self.seen = -inf
+
+    def fail(self, now: float) -> None:
+        """A call failed: it counts as the longest one."""
+        usual = self.common.usual
+        if usual:  # else no node has answered anything, and this one is no worse than they
+            latency, kept, weight = self.expected(now)
+            self.latency = latency + (usual * _WORST - latency) * weight
+            self.seen = now
+            failing = self.failing * kept
+            self.failing = failing + (1.0 - failing) * weight
+
+    def answer(self, now: float) -> None:
+        """A stream has been answered: the node is well, however long that took."""
+        self.held = True
+        common = self.common
+        common.answered = now
+        if not common.usual:
+            common.usual = _GRAIN  # so that failures of streams count if there are no other calls
+        elif self.latency:
+            self.latency, kept, weight = self.expected(now)
+            self.seen = now
+            self.failing *= kept * (1.0 - weight)
+
+    def expected(self, now: float) -> tuple[float, float, float]:
+        """The latency faded until `now`, how much of it was kept, and the weight of a new answer."""
+        usual = self.common.usual
+        kept = _MEMORY / (_MEMORY + now - self.seen)
+        # After a longer silence, the news counts for more.
+        return usual + ((self.latency or usual) - usual) * kept, kept, max(_WEIGHT, 1.0 - kept)
 
 
 class _Pick:
@@ -122,26 +177,20 @@ class _Pick:
         took = now - self._begun + _GRAIN
         code = outcome.code
         usual = common.usual
+        if code in _FAILURES:
+            figures.fail(now)
+            return
         if not usual:
             if code == 0:
                 common.usual = figures.latency = took
                 common.answered = figures.seen = now
             return
-        worst = usual * _WORST
-        if took > worst:
-            took = worst
-        kept = _MEMORY / (_MEMORY + now - figures.seen)
-        latency = usual + ((figures.latency or usual) - usual) * kept
-        # After a longer silence, the news counts for more.
-        weight = 1.0 - kept
-        if weight < _WEIGHT:
-            weight = _WEIGHT
-        failed = 0.0
+        if took > usual * _WORST:
+            took = usual * _WORST
+        latency, kept, weight = figures.expected(now)
         if code == 0:
             common.usual = usual + (took - usual) * _USUAL_WEIGHT
             common.answered = now
-        elif code in _FAILURES:
-            took, failed = worst, 1.0
         elif took <= latency:
             # The call was cancelled, or ended with an error, which may be quick: neither makes a node fast.
             return
@@ -151,9 +200,34 @@ class _Pick:
             return
         figures.latency = latency + (took - latency) * weight
         figures.seen = now
-        if failed or figures.failing:
-            failing = figures.failing * kept
-            figures.failing = failing + (failed - failing) * weight
+        if figures.failing:
+            figures.failing *= kept * (1.0 - weight)
+
+
+class _Stream:
+    """One stream on one node. Its length is no latency: it waits for events, or for its caller."""
+
+    __slots__ = ("_answered", "_figures", "node")
+
+    def __init__(self, figures: _Figures) -> None:
+        self.node = figures.node
+        self._figures = figures
+        self._answered = False
+
+    def answered(self) -> None:
+        """The first response has come: the node is known from now on."""
+        self._answered = True
+        self._figures.answer(self._figures.common.clock())
+
+    def done(self, outcome: Outcome) -> None:
+        """Stop counting the stream as in flight; learn from its end only whether the node is well."""
+        figures, code = self._figures, outcome.code
+        figures.streams -= 1
+        if code not in _FAILURES:
+            if not outcome.local:
+                self.answered()
+        elif code != _DEADLINE_EXCEEDED or not self._answered:
+            figures.fail(figures.common.clock())
 
 
 class P2C:
@@ -168,6 +242,9 @@ class P2C:
     Finagle's peak EWMA. Failures count as long calls, so a node that fails at once attracts no
     calls. The wait of a cancelled call counts if other nodes have answered meanwhile. A node that
     became usable takes a quarter of the others' calls in flight until it has answered.
+
+    Streams are counted apart from other calls, and how long they last is no latency. A node takes a
+    quarter of the others' streams until one of its own was answered, or has been there for a second.
 
     Args:
         config: Every balancer gets it; this one reads nothing from it.
@@ -214,7 +291,7 @@ class P2C:
         if before:
             self._away = {node.key: before[node.key] for node in nodes if node.key in before}
 
-    def pick(self, call: CallInfo) -> _Pick:
+    def pick(self, call: CallInfo) -> _Pick | _Stream:
         """The better of two random nodes that the call was not tried on.
 
         Raises:
@@ -233,18 +310,24 @@ class P2C:
             one = usable[place]
             other = usable[place - 1 - int(draw() * (count - 1))]
         now = self._clock()
-        if one.latency < other.latency * _CLEAR and other.latency < one.latency * _CLEAR:
-            if other.calls < one.calls or (other.calls == one.calls and other.picked < one.picked):
+        streams = call.streams
+        if streams or one.latency >= other.latency * _CLEAR or other.latency >= one.latency * _CLEAR:
+            if _better(other, one, now, streams):
                 one = other
-        elif _better(other, one, now):
+        elif other.calls < one.calls or (other.calls == one.calls and other.picked < one.picked):
             one = other
         if one.failing > _FAILING:
             # If most nodes fail, both nodes of most pairs fail: look at two more.
             for other in self._untried(call):
-                if _better(other, one, now):
+                if _better(other, one, now, streams):
                     one = other
-        one.calls += 1
         one.picked = now
+        if streams:
+            if not one.streams:
+                one.since = now
+            one.streams += 1
+            return _Stream(one)
+        one.calls += 1
         return _Pick(one, now)
 
     def _untried(self, call: CallInfo) -> tuple[_Figures, _Figures]:
@@ -266,10 +349,10 @@ class P2C:
         return one, other
 
 
-def _better(one: _Figures, other: _Figures, now: float) -> bool:
+def _better(one: _Figures, other: _Figures, now: float, streams: bool) -> bool:
     """Whether to prefer `one`, by latency too if the two differ clearly."""
-    latency, calls = one.now(now)
-    others_latency, others_calls = other.now(now)
+    latency, calls = one.now(now, streams)
+    others_latency, others_calls = other.now(now, streams)
     if latency > others_latency * _CLEAR:
         # A node that fails has few calls in flight, because it is quick: no reason to prefer it.
         return one.failing < _FAILING and latency * (calls + 1) < others_latency * (others_calls + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from grpc.aio import AioRpcError
 
 from pymicro.balancing.balancer import CANCELLED, OUTCOMES, CallInfo, Outcome
 from pymicro.balancing.policy.retry import Failure
+from pymicro.base.watchdog import stood_still
 from pymicro.calling.call.end import End
 from pymicro.calling.call.requests import Requests
 from pymicro.calling.call.state import ENDED, RUNNING, WAITING, CallState, meant_for_us
@@ -76,6 +78,8 @@ class Attempts(CallState):
     _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _requests: Requests | None = None
+    _heard = False  # whether the first response of a stream has come
+    _held = 0.0  # seconds of a deadline that passed in which our event loop stood still
     _trusts_peer = False  # whether another attempt rests on what the peer said of the method
     _failure: BaseException | None = None  # what ended the call on this side
     _counted: Any = None  # the last of the network's calls whose end was counted
@@ -251,7 +255,10 @@ class Attempts(CallState):
             self.code = self._by_deadline(meant)
             refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
             outcome = _REFUSED if refused else _OUTCOMES[self.code]
-        late = self.code is _DEADLINE_EXCEEDED and self._had_no_time()
+        late = self.code is _DEADLINE_EXCEEDED and (self._heard or self._had_no_time())
+        if self.code is _DEADLINE_EXCEEDED and self.deadline is not None and self._timeout is not None:
+            ago = self._target.loop.time() - self.deadline + self._timeout
+            self._held = stood_still(time.monotonic() - ago)
         try:
             self._target.chooser.done(pick, outcome, late)
         except Exception as exc:
@@ -380,7 +387,8 @@ class Attempts(CallState):
     def _find(self) -> PickedChannel | None:
         """Another node to try, if one is there at once and the budget allows a retry."""
         target, path = self._target, self.called.path
-        while (found := target.pick(CallInfo(path, self._tried))) is not None:
+        streams = self.called.method.info.streams
+        while (found := target.pick(CallInfo(path, self._tried, streams))) is not None:
             pick, channel, _ = found
             # A node of another version may say that the method must not run twice.
             refuses = self._trusts_peer and channel.said.get(path) is False
@@ -413,7 +421,10 @@ class Attempts(CallState):
             return End.failed(self._failure, called.callee, status)
         if self.code is _OK:
             return End(_OK, status.details, status.initial, status.trailing, status.debug)
-        code, details, _ = read_status(status.code, status.details)
+        code, details, error = read_status(status.code, status.details)
+        if self._held and error is None:
+            details += f"; the event loop of this process stood still for {self._held:.1f} s of it"
+            status = replace(status, details=details)
         if self.code is _CANCELLED and self._found[1].connection.cancelled_here(network):
             make_error: Callable[[], BaseException] = asyncio.CancelledError
         elif self.code is code:
@@ -460,6 +471,12 @@ class Attempts(CallState):
 
     def received(self, message: Any) -> Any:
         self.committed = True
+        if not self._heard:
+            self._heard = True
+            try:
+                self._target.chooser.answered(self._found[0])
+            except Exception as exc:  # of a plug-in's balancer; it must fail no call
+                self._target.balancer_failed(exc)
         try:
             return self.called.method.parse(message)
         except RpcError as exc:

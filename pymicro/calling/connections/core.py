@@ -21,6 +21,7 @@ from pymicro.balancing.chooser import Chooser
 from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.errors import PymicroError
+from pymicro.base.forks import use_grpc
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.method import Method
@@ -93,8 +94,6 @@ class ClientCore:
         self.caller: Metadata | None = None
         self.tasks = Tasks("pymicro client")
         self._selector: Selector | None = None
-        # Each client takes its own share of the nodes of a large service.
-        self._seed = secrets.token_hex(8)
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._followed: dict[_Key, _Followed] = {}
         self._told: set[str] = set()
@@ -129,6 +128,9 @@ class ClientCore:
         self.tasks = Tasks("pymicro client")
         await self.tasks.__aenter__()
         self._pool = NodeChannels(self._config, self.tasks, self.transport)
+        # Each client takes its own share of the nodes of a large service: drawn here, since a
+        # client that is made before a fork is opened in each of the children.
+        self._seed = secrets.token_hex(8)
         return self
 
     async def __aexit__(
@@ -170,8 +172,10 @@ class ClientCore:
         """The target for calls of `channel`, which follows the service's nodes from now on.
 
         Raises:
-            PymicroError: The client is not open, or not in the event loop that runs here.
+            PymicroError: The client is not open, or not in the event loop that runs here; or
+                this process was forked after gRPC was used.
         """
+        use_grpc()
         if self._selector is None or self.tasks.closed:
             raise PymicroError(
                 f"the client of the channel to {service} is not open: "

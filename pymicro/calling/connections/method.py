@@ -45,7 +45,7 @@ class Method:
     ) -> None:
         self.shared = shared
         self.path = method
-        self.info = CallInfo(method)
+        self.info = CallInfo(method, streams=shape is not Shape.UNARY_UNARY)
         self.shape = shape
         self.registered = registered
         self._serializer = request_serializer or _as_it_is

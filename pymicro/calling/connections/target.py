@@ -20,6 +20,7 @@ from pymicro.balancing.policy.subset import Subset
 from pymicro.base.backoff import Backoff
 from pymicro.base.closing import closing
 from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
+from pymicro.base.forks import refuse_after_fork
 from pymicro.calling.connections.dialled import Dialled
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
@@ -83,6 +84,7 @@ class Filter:
 
 def wrong_loop(service: str) -> PymicroError:
     """What to raise for a call outside the client's event loop: it says what to write instead."""
+    refuse_after_fork()  # a child has another loop too, or none
     over = "hand it over with `asyncio.run_coroutine_threadsafe(coroutine, loop).result()`"
     if _get_running_loop() is None:
         return PymicroError(
@@ -298,7 +300,7 @@ class Target:
             if pick.node.key in call.tried:  # a plug-in's balancer that offers a node again and again
                 return second_best
             # It is not connected yet, or lost its connection after the last update: pick another one.
-            call = CallInfo(call.method, call.tried | {pick.node.key})
+            call = CallInfo(call.method, call.tried | {pick.node.key}, call.streams)
 
     async def wait(self, call: CallInfo, deadline: float | None, wait_for_ready: bool) -> PickedChannel:
         """A node to call as soon as there is one.

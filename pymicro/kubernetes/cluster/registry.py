@@ -19,6 +19,7 @@ from pymicro.kubernetes.api.pages import Page
 from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
+from pymicro.kubernetes.cluster.terminating import last_resort
 from pymicro.kubernetes.cluster.watch import ClusterWatch, Parse
 from pymicro.nodes.node import NodeSet
 
@@ -91,7 +92,7 @@ class ClusterRegistry(Turnstile):
 
     def _refine(self, nodes: NodeSet) -> NodeSet:
         """Turn the nodes of all objects together into the final set."""
-        return nodes
+        return last_resort(nodes)
 
     def _written(self, service: str) -> int:
         """The newest resourceVersion that this process wrote for `service`; 0 if it wrote none."""

@@ -88,7 +88,8 @@ def findings(
         labelled: Pods with the label of `service`.
         kin: Pods without it that look as if they should have it.
     """
-    found = sum(len(_called(pod.reading)) for pod in labelled)
+    found = sum(len(_called(pod.reading)) for pod in labelled if not pod.reading.why)
+    last = 0 if found else sum(len(_called(pod.reading)) for pod in labelled)
     several = len(namespaces) > 1 or None in namespaces
     # Pods that do not count come first: the user asks about those.
     for pod in sorted(labelled, key=lambda one: (not one.reading.why, one.namespace, one.name))[:_LISTED]:
@@ -104,7 +105,10 @@ def findings(
             + "\n(one that registers itself gets them then: its log says why it has not)",
         )
     where = " and ".join(place(namespace) for namespace in namespaces)
-    if found:
+    if last:
+        text = f"{last} node{'s' * (last != 1)} of {service} {where}, being deleted: no other counts"
+        yield Finding("nodes", "problem", text)
+    elif found:
         yield Finding("nodes", "ok", f"{found} node{'s' * (found != 1)} of {service} {where}")
     elif labelled or kin:
         yield Finding("nodes", "problem", f"no pod of {service} counts {where}")
@@ -136,6 +140,8 @@ def _of_pod(pod: DiagnosedPod, check: str, service: str, found: int) -> Finding:
     level: Level = "note" if reading.why in _HARMLESS and found else "problem"
     if reading.why in ("terminating", "finished"):
         level = "note"
+        if (called := _called(reading)) and not found:
+            return Finding(check, level, f"counts for want of others: {called[0].address}, {reading.text}")
     return Finding(check, level, f"does not count: {reading.text}", _mending(reading.why, pod, service))
 
 

@@ -1,7 +1,7 @@
 """From a pod to the nodes it stands for: plain functions over the API's JSON.
 
-A pod counts for a service if it is Ready, is not being deleted, and says how to
-reach it, in one of two ways. *Registered*: an annotation carries go-micro's record,
+A pod counts for a service if it is Ready, is not being deleted (or no other counts), and says how
+to reach it, in one of two ways. *Registered*: an annotation carries go-micro's record,
 whose address must be one that the pod really has. *Labelled*: the pod has only the
 selector label and a container port named `grpc`. If a pod has both, the record wins.
 We trust nothing that a pod says.
@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from pymicro.kubernetes.api.fields import mapping_at, mappings_at
+from pymicro.kubernetes.cluster.terminating import terminating
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import (
@@ -73,7 +74,8 @@ class PodReading:
 
     Attributes:
         nodes: The nodes listed. If the pod does not count, at most nodes that speak another
-            protocol, which are shown and not called.
+            protocol, which are shown and not called, or those of a pod that is being deleted
+            and still serves, which count where no others do.
         why: Why the pod does not count, as a word for code; empty if it counts.
         text: The same for people, as a clause.
         registered: Whether the pod has a record, and not only the label.
@@ -104,10 +106,13 @@ class PodReader:
 
     def read(self, pod: Mapping[str, Any]) -> PodReading:
         """The pod's nodes, or why it has none to call."""
-        metadata = mapping_at(pod, "metadata")
+        if mapping_at(pod, "metadata").get("deletionTimestamp"):
+            nodes = tuple(map(terminating, self._read_staying(pod).nodes))
+            return PodReading(nodes, "terminating", "it is being deleted")
+        return self._read_staying(pod)
+
+    def _read_staying(self, pod: Mapping[str, Any]) -> PodReading:
         status = mapping_at(pod, "status")
-        if metadata.get("deletionTimestamp"):
-            return PodReading(why="terminating", text="it is being deleted")
         # A finished pod keeps its address in the status, and another pod may have that by now.
         phase = status.get("phase")
         if phase in ("Succeeded", "Failed"):

@@ -77,7 +77,7 @@ class EndpointSliceRegistry(ClusterRegistry):
         return SliceReader(service)
 
     def _refine(self, nodes: NodeSet) -> NodeSet:
-        return one_family(nodes)
+        return one_family(super()._refine(nodes))
 
     async def _services_in(self, namespace: str | None) -> set[str]:
         def read(found: Mapping[str, Any]) -> str:

@@ -46,18 +46,24 @@ def findings(service: str, namespace: str | None, slices: Sequence[DiagnosedSlic
             fix = "name the Service's port grpc (spec.ports[].name)"
             yield Finding(f"slice {one.name}", "problem", one.reading.problem, fix)
     endpoints = [endpoint for one in slices for endpoint in one.reading.endpoints]
-    count = sum(endpoint.node is not None for endpoint in endpoints)
+    count = sum(not endpoint.why for endpoint in endpoints)
+    last = 0 if count else sum(endpoint.node is not None for endpoint in endpoints)
     # Endpoints that do not count come first: the user asks about those.
-    for endpoint in sorted(endpoints, key=lambda one: (one.node is not None, one.name))[:_LISTED]:
+    for endpoint in sorted(endpoints, key=lambda one: (not one.why, one.name))[:_LISTED]:
         check = f"endpoint {endpoint.name}"
-        if endpoint.node is not None:
+        if endpoint.node is not None and not endpoint.why:
             yield Finding(check, "ok", f"counts: {endpoint.node.address}")
+        elif endpoint.node is not None and last:
+            yield Finding(check, "note", f"counts for want of others: {endpoint.node.address}, terminating")
         else:
             level: Level = "note" if count or endpoint.why == "terminating" else "problem"
             yield Finding(check, level, f"does not count: {endpoint.why}")
     if len(endpoints) > _LISTED:
         yield Finding("endpoints", "note", f"and {len(endpoints) - _LISTED} more")
-    if count:
+    if last:
+        text = f"{last} endpoint{'s' * (last != 1)} of {service} {where}, terminating: no other counts"
+        yield Finding("nodes", "problem", text)
+    elif count:
         yield Finding("nodes", "ok", f"{count} endpoint{'s' * (count != 1)} of {service} {where}")
     else:
         yield Finding("nodes", "problem", f"no endpoint of {service} counts {where}")

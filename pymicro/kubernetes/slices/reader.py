@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pymicro.kubernetes.api.fields import mapping_at, mappings_at
+from pymicro.kubernetes.cluster.terminating import terminating
 from pymicro.nodes.address import is_ip, join_address
 from pymicro.nodes.node import NO_METADATA, Node, NodeSet
 from pymicro.nodes.wellknown import ZONE
@@ -57,8 +58,9 @@ class EndpointReading:
 
     Attributes:
         name: The pod's name, or the address.
-        node: The node to call; None if the endpoint does not count.
-        why: Why it does not count, as a word for code.
+        node: The node to call; None if there is none.
+        why: Why the endpoint does not count, as a word for code. One that is terminating and still
+            serves has a node: it counts where no other does.
     """
 
     name: str
@@ -80,7 +82,7 @@ class SliceReading:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The endpoints that can be called."""
+        """The endpoints that can be called, those that are terminating included."""
         return tuple(one.node for one in self.endpoints if one.node is not None)
 
 
@@ -139,15 +141,19 @@ def _endpoint(found: Mapping[str, Any], port: int, service: str) -> EndpointRead
         return EndpointReading(name or "an endpoint", why="no address")
     name = name or address
     conditions = mapping_at(found, "conditions")
-    # A Service with publishNotReadyAddresses has endpoints that are ready *and* terminating.
-    if conditions.get("terminating") is True:
-        return EndpointReading(name, why="terminating")
     # "A nil value should be interpreted as true."
-    if conditions.get("ready") is False:
+    ready = conditions.get("ready") is not False
+    # A Service with publishNotReadyAddresses has endpoints that are ready *and* terminating.
+    leaving = conditions.get("terminating") is True
+    if not ready and not leaving:
         return EndpointReading(name, why="not ready")
+    serving = conditions.get("serving")
+    # "If nil, consumers should defer to the ready condition."
+    if leaving and not (ready if serving is None else serving is True):
+        return EndpointReading(name, why="terminating")
     where = join_address(address, port)
     node = Node(_short_text(target, "uid") or where, where, service, "", _metadata(found))
-    return EndpointReading(name, node)
+    return EndpointReading(name, terminating(node), "terminating") if leaving else EndpointReading(name, node)
 
 
 def _metadata(found: Mapping[str, Any]) -> Mapping[str, str]:

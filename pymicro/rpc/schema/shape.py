@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 from google.protobuf import json_format, message_factory
@@ -24,11 +25,20 @@ _SPECIAL = frozenset(
 )
 # The mapping allows either alphabet, padded or not; json_format skips characters of neither.
 _BASE64 = re.compile(r"[-+/_A-Za-z0-9]*={0,2}")
-_FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
+# What the mapping takes as a quoted number; Python takes more: "1_0", " 1", "inf".
+_WHOLE = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_SPECIAL_NUMBERS = ("NaN", "Infinity", "-Infinity")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # json.loads joins those that belong together
+_LARGEST = {
+    FieldDescriptor.TYPE_FLOAT: float.fromhex("0x1.fffffep127"),
+    FieldDescriptor.TYPE_DOUBLE: sys.float_info.max,
+}
+_INT32 = (-(1 << 31), (1 << 31) - 1)
 _RANGES = {
     **dict.fromkeys(
         (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32),
-        (-(1 << 31), (1 << 31) - 1),
+        _INT32,
     ),
     **dict.fromkeys(
         (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64),
@@ -113,9 +123,8 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
         if not isinstance(value, dict):
             raise _wrong(path, "expected an object (a map)", value)
         key_field, item_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        _check_keys(value, key_field, path)
         for key, item in value.items():
-            if key_field.type in _RANGES:
-                _check_whole(key, *_RANGES[key_field.type], f"a key of {path}")
             _check_item(item, item_field, f"{path}[{json.dumps(key)}]", unknown)
     elif _is_repeated(field):
         if not isinstance(value, list):
@@ -124,6 +133,21 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
             _check_item(item, field, f"{path}[{index}]", unknown)
     else:
         _check_item(value, field, path, unknown)
+
+
+def _check_keys(value: dict[str, Any], field: FieldDescriptor, path: str) -> None:
+    """Check the keys of a map, which JSON has as text: two may be one number."""
+    where, seen = f"a key of {path}", dict[int, str]()
+    for key in value:
+        if field.type in _RANGES:
+            _check_whole(key, *_RANGES[field.type], where)
+            other = seen.setdefault(int(key), key)
+            if other != key:
+                raise ShapeError(f"{path}: the keys {json.dumps(other)} and {json.dumps(key)} are the same")
+        elif field.type == FieldDescriptor.TYPE_BOOL and key not in ("true", "false"):
+            raise _wrong(where, 'expected "true" or "false"', key)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            _check_text(key, where)
 
 
 def _is_repeated(field: FieldDescriptor) -> bool:
@@ -139,27 +163,46 @@ def _check_item(value: Any, field: FieldDescriptor, path: str, unknown: set[str]
         _check_message(value, field.message_type, path, unknown)
     elif field.enum_type is not None:
         _check_enum(value, field.enum_type, path)
-    elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
-        raise _wrong(path, "expected a string", value)
+    elif field.type == FieldDescriptor.TYPE_STRING:
+        _check_text(value, path)
     elif field.type == FieldDescriptor.TYPE_BYTES and not _is_base64(value):
         raise _wrong(path, "expected a string (bytes in base64)", value)
     elif field.type == FieldDescriptor.TYPE_BOOL and not isinstance(value, bool):
         raise _wrong(path, "expected true or false", value)
     elif field.type in _RANGES:
         _check_whole(value, *_RANGES[field.type], path)
-    elif field.type in _FLOATS and not _is_number(value):
-        raise _wrong(path, "expected a number", value)
+    elif field.type in _LARGEST:
+        _check_number(value, _LARGEST[field.type], path)
+
+
+def _check_text(value: Any, path: str) -> None:
+    if not isinstance(value, str):
+        raise _wrong(path, "expected a string", value)
+    if half := _SURROGATE.search(value):
+        raise ShapeError(f"{_at(path)}expected a string, found half of a character ({ascii(half[0])[1:-1]})")
 
 
 def _check_whole(value: Any, low: int, high: int, path: str) -> None:
-    try:  # strings are the mapping's own form of 64-bit integers
-        number = int(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
+    number = value
+    if isinstance(value, str):  # the mapping's own form of 64-bit integers
+        number = int(value) if _WHOLE.fullmatch(value) else None
     if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
         raise _wrong(path, "expected a whole number", value)
     if not low <= number <= high:
         raise _wrong(path, f"expected a whole number from {low} to {high}", value)
+
+
+def _check_number(value: Any, largest: float, path: str) -> None:
+    if isinstance(value, str):
+        if value in _SPECIAL_NUMBERS:
+            return
+        number = float(value) if _NUMBER.fullmatch(value) else None
+    else:
+        number = value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise _wrong(path, "expected a number", value)
+    if not -largest <= number <= largest:
+        raise _wrong(path, f"expected a number from {-largest!r} to {largest!r}", value)
 
 
 def _is_base64(value: Any) -> bool:
@@ -170,18 +213,10 @@ def _is_base64(value: Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str):  # the mapping has "NaN" and "Infinity", and allows quoted numbers
-        try:
-            float(value)
-        except ValueError:
-            return False
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _check_enum(value: Any, enum: EnumDescriptor, path: str) -> None:
-    if isinstance(value, str) and value not in enum.values_by_name and not value.lstrip("-").isdigit():
+    if not isinstance(value, str) or value.lstrip("-").isdigit():
+        _check_whole(value, *_INT32, path)
+    elif value not in enum.values_by_name:
         names = list(enum.values_by_name)
         hint = f"{did_you_mean(value, names)} ({_listing(names)})"
         raise ShapeError(f"{_at(path)}{enum.full_name} has no value {value!r}{hint}")

@@ -144,6 +144,43 @@ async def test_deletion_timestamp_arriving_as_modified(kind: str) -> None:
         await seen.shows("10.0.0.2", "10.0.0.3")
 
 
+@pytest.mark.parametrize("kind", ["labelled", "recorded"])
+async def test_the_last_pods_count_while_they_are_deleted_and_serve(kind: str) -> None:
+    def make(name: str, number: int) -> dict[str, Any]:
+        ip = f"10.0.0.{number}"
+        text = record(f"{ip}:8080", node=name)
+        return labelled(name, ip) if kind == "labelled" else recorded(name, ip, text)
+
+    async with cluster(make("a", 1), make("b", 2)) as (api, seen):
+        await seen.shows("10.0.0.1", "10.0.0.2")
+        api.terminate("a")
+        await seen.shows("10.0.0.2")
+        api.terminate("b")
+        await seen.shows("10.0.0.1", "10.0.0.2")
+        assert all(node.metadata["terminating"] == "true" for node in seen.told[-1])
+        # One that no longer serves is no resort.
+        unready = [{"type": "Ready", "status": "False"}]
+        api.patch("a", {"status": {"conditions": unready}})
+        await seen.shows("10.0.0.2")
+        api.create(make("c", 3))
+        await seen.shows("10.0.0.3")
+        api.delete("b")
+        api.terminate("c")
+        await seen.until(lambda: any("terminating" in node.metadata for node in seen.told[-1]), "c leaves")
+        await seen.shows("10.0.0.3")
+        api.delete("c")
+        await seen.shows()
+
+
+async def test_a_node_of_another_protocol_is_no_reason_to_leave_the_last_resort() -> None:
+    broker = record("10.0.0.2:80").replace("grpc", "http")
+    async with cluster(labelled("a", "10.0.0.1"), recorded("b", "10.0.0.2", broker)) as (api, seen):
+        await seen.shows("10.0.0.1", "10.0.0.2:80")
+        api.terminate("a")
+        await seen.until(lambda: any("terminating" in node.metadata for node in seen.told[-1]), "a leaves")
+        await seen.shows("10.0.0.1", "10.0.0.2:80")
+
+
 async def test_label_removed() -> None:
     async with cluster(labelled("a", "10.0.0.1"), labelled("b", "10.0.0.2")) as (api, seen):
         await seen.shows("10.0.0.1", "10.0.0.2")

@@ -244,6 +244,12 @@ async def test_only_pods_on_their_way_out_are_no_fault_of_theirs(state: dict[str
         found = await told(registry)
         assert one(found, "pod one").level == "note"
         assert [finding.check for finding in problems(found)] == ["nodes"]
+        if "terminating" in state:
+            assert (
+                one(found, "pod one").text == "counts for want of others: 10.0.0.1:8080, it is being deleted"
+            )
+            text = "1 node of greeter in namespace default, being deleted: no other counts"
+            assert one(found, "nodes").text == text
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,21 @@ def why(found: dict[str, Any]) -> list[str]:
         # A Service with publishNotReadyAddresses
         ({"ready": True, "serving": False, "terminating": False}, ""),
         ({"ready": True, "serving": True, "terminating": True}, "terminating"),
+        ({"ready": False, "serving": False, "terminating": True}, "terminating"),
+        ({"ready": True, "serving": None, "terminating": True}, "terminating"),
+        ({"ready": False, "serving": None, "terminating": True}, "terminating"),
     ],
 )
 def test_conditions_mean_what_the_api_says(conditions: dict[str, Any], said: str) -> None:
     found = slice("s", endpoint("10.0.0.1", **conditions))
     assert why(found) == [said]
-    assert addresses(found) == ([] if said else ["10.0.0.1:8080"])
+    # "If nil, consumers should defer to the ready condition."
+    serving = conditions.get("serving")
+    serves = conditions["ready"] if serving is None else serving
+    last_resort = said == "terminating" and serves
+    assert addresses(found) == ([] if said and not last_resort else ["10.0.0.1:8080"])
+    for node in read_slice(found, "greeter").nodes:
+        assert ("terminating" in node.metadata) is last_resort
 
 
 def test_conditions_that_are_missing_or_null_are_ready() -> None:
@@ -200,6 +209,25 @@ async def test_endpoints_come_from_every_slice_and_each_once() -> None:
         await expect(sets, nodes, within=5)
         api.delete("two", plural="endpointslices")
         await expect(sets, nodes[:1], within=5)
+        await sets.aclose()
+
+
+async def test_the_last_endpoint_counts_while_it_terminates_and_serves() -> None:
+    leaving = endpoint("10.0.0.1", ready=False, serving=True, terminating=True)
+    async with FakeKubeApi() as api, make(api.url) as registry:
+        api.create(slice("one", endpoint("10.0.0.1")))
+        sets = registry.watch("greeter")
+        assert len(await first(sets, within=5)) == 1
+        api.update(slice("one", leaving))
+        where = "10.0.0.1:8080"
+        await expect(sets, [Node(where, where, "greeter", "", {"terminating": "true"})], within=5)
+        # In another slice, and so of another event.
+        api.create(slice("two", endpoint("10.0.0.2")))
+        await expect(sets, [Node("10.0.0.2:8080", "10.0.0.2:8080", "greeter")], within=5)
+        api.delete("two", plural="endpointslices")
+        await expect(sets, [Node(where, where, "greeter", "", {"terminating": "true"})], within=5)
+        api.update(slice("one", endpoint("10.0.0.1", ready=False, serving=False, terminating=True)))
+        await expect(sets, [], within=5)
         await sets.aclose()
 
 

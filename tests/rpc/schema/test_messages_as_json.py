@@ -93,7 +93,20 @@ def test_fields_are_read_in_every_form_the_mapping_allows(text: str) -> None:
         ),
         ('{"extras": {}}', "extras: expected a list, found {}"),
         ('{"prices": []}', "prices: expected an object (a map), found []"),
-        ('{"weight": ' + "9" * 400 + "}", "this is no shop.v1.Order: int too large"),
+        ('{"weight": ' + "9" * 400 + "}", "weight: expected a number from -1.797"),
+        ('{"weight": 1e400}', "weight: expected a number from -1.797"),
+        ('{"weight": "1e400"}', "weight: expected a number from -1.797"),
+        ('{"weight": "inf"}', 'weight: expected a number, found "inf"'),
+        ('{"weight": "1_0"}', 'weight: expected a number, found "1_0"'),
+        ('{"weight": true}', "weight: expected a number, found true"),
+        ('{"amount": "1_0"}', 'amount: expected a whole number, found "1_0"'),
+        ('{"amount": " 1"}', 'amount: expected a whole number, found " 1"'),
+        ('{"itemName": "\\ud800"}', "itemName: expected a string, found half of a character (\\ud800)"),
+        ('{"prices": {"\\udc00": {}}}', "a key of prices: expected a string, found half of a character"),
+        ('{"colour": 2147483648}', "colour: expected a whole number from -2147483648 to"),
+        ('{"colour": 1.5}', "colour: expected a whole number, found 1.5"),
+        ('{"colour": true}', "colour: expected a whole number, found true"),
+        ('{"colour": []}', "colour: expected a whole number, found []"),
         ("[]", "expected an object (shop.v1.Order), found []"),
         ("null", "expected an object (shop.v1.Order), found null"),
         ('{"at": "yesterday"}', "at: this is no google.protobuf.Timestamp: Failed to parse timestamp: "),
@@ -132,28 +145,52 @@ def test_a_wrapper_is_its_bare_value() -> None:
         from_json('{"value": "hat"}', STRING)
 
 
-def test_a_map_with_whole_numbers_for_keys_tells_of_one_that_is_none() -> None:
-    key = {"name": "key", "number": 1, "label": 1, "type": 5}
-    value = {"name": "value", "number": 2, "label": 1, "type": 9}
-    entry = {"name": "WaitsEntry", "field": [key, value], "options": {"map_entry": True}}
-    waits = {"name": "waits", "number": 1, "label": 3, "type": 11, "type_name": ".Keys.WaitsEntry"}
-    made: Any = FileDescriptorProto
-    schema = Schema()
-    schema.add(
-        [
-            made(
-                name="keys.proto",
-                syntax="proto3",
-                message_type=[{"name": "Keys", "field": [waits], "nested_type": [entry]}],
-            )
+def maps() -> Any:
+    """A message with a map from numbers to single-precision floats, and one from truth values."""
+    parts: list[dict[str, Any]] = []
+    for number, name, key, value in ((1, "waits", 5, 2), (2, "flags", 8, 9)):
+        fields = [
+            {"name": "key", "number": 1, "label": 1, "type": key},
+            {"name": "value", "number": 2, "label": 1, "type": value},
         ]
-    )
-    keys: Any = schema.message_class("Keys")
-    assert to_json(from_json('{"waits": {"-3": "x"}}', keys)) == {"waits": {"-3": "x"}}
-    with pytest.raises(JsonError, match=r'^a key of waits: expected a whole number, found "a"$'):
-        from_json('{"waits": {"a": "x"}}', keys)
-    with pytest.raises(JsonError, match=r"^a key of waits: expected a whole number from -2147483648 "):
-        from_json('{"waits": {"2147483648": "x"}}', keys)
+        entry = {"name": f"{name.title()}Entry", "field": fields, "options": {"map_entry": True}}
+        type_name = f".Keys.{entry['name']}"
+        field = {"name": name, "number": number, "label": 3, "type": 11, "type_name": type_name}
+        parts.append({"entry": entry, "field": field})
+    message = {
+        "name": "Keys",
+        "field": [part["field"] for part in parts],
+        "nested_type": [part["entry"] for part in parts],
+    }
+    schema = Schema()
+    made: Any = FileDescriptorProto
+    schema.add([made(name="keys.proto", syntax="proto3", message_type=[message])])
+    return schema.message_class("Keys")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"waits": {"a": 1}}', 'a key of waits: expected a whole number, found "a"'),
+        ('{"waits": {"2147483648": 1}}', "a key of waits: expected a whole number from -2147483648 "),
+        ('{"waits": {"1": 1, "01": 2}}', 'waits: the keys "1" and "01" are the same'),
+        ('{"waits": {"-0": 1, "0": 2}}', 'waits: the keys "-0" and "0" are the same'),
+        ('{"waits": {"+1": 1}}', 'a key of waits: expected a whole number, found "+1"'),
+        ('{"flags": {"yes": "x"}}', 'a key of flags: expected "true" or "false", found "yes"'),
+        # A float of single precision, which is smaller than Python's.
+        ('{"waits": {"3": 1e39}}', 'waits["3"]: expected a number from -3.4028234663852886e+38 to '),
+        ('{"waits": {"3": "-1e39"}}', 'waits["3"]: expected a number from -3.4028234663852886e+38 to '),
+    ],
+)
+def test_a_maps_keys_and_values_are_told_of_that_do_not_fit(text: str, words: str) -> None:
+    with pytest.raises(JsonError) as caught:
+        from_json(text, maps())
+    assert str(caught.value).startswith(words)
+
+
+def test_a_maps_keys_are_text_in_json() -> None:
+    value = {"waits": {"-3": 0.5, "4": "Infinity"}, "flags": {"true": "x", "false": "y"}}
+    assert to_json(from_json(json.dumps(value), maps())) == value
 
 
 def test_special_numbers_are_strings() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from pymicro.base.forks import use_grpc
 from pymicro.discovery.registries.etcd.endpoints import TlsFiles
 from pymicro.discovery.registries.etcd.messages import EtcdMethod
 from pymicro.discovery.registries.etcd.timing import EtcdTiming
@@ -63,6 +64,7 @@ def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connecti
 
     Raises:
         ConfigError: A TLS file cannot be used.
+        PymicroError: This process was forked after gRPC was used.
     """
     options = [
         # Without this a new channel would get the old one's dead connection.
@@ -83,6 +85,7 @@ def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connecti
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", _LARGEST),
     ]
+    use_grpc()
     if tls is None:
         return Connection(endpoint, grpc.aio.insecure_channel(endpoint, options))
     ca, key, cert = tls.read()

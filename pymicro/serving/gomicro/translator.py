@@ -21,12 +21,12 @@ from pymicro.rpc.wire.status import FROM_PEER
 from pymicro.serving.gomicro.caller import caller_of
 from pymicro.serving.gomicro.translation import Translation
 
-__all__ = ["GoMicro"]
+__all__ = ["Translator"]
 
 _Behaviour = Callable[[Any, Any], Any]
 
 
-class GoMicro(grpc.aio.ServerInterceptor):
+class Translator(grpc.aio.ServerInterceptor):
     """Makes methods answer as go-micro's callers expect.
 
     As a grpc.aio interceptor it belongs in front of the user's own, so that it translates
