@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -21,6 +23,7 @@ from pymicro.nodes.node import Node
 from pymicro.runtime import logs
 from pymicro.runtime.base_client import BaseClient, Instances, Settings, split_instances
 from pymicro.runtime.life import Hook, Life, Lifespan, ServiceParts, node_metadata
+from pymicro.runtime.lingering import LEFT_THREADS, Lingering, leave
 from pymicro.runtime.loops import loop_factory
 from pymicro.runtime.supervised import supervisor
 from pymicro.serving.server import Server
@@ -108,6 +111,7 @@ class Service:
         )
         self._config: Config | None = None
         self._running: Life | None = None
+        self._stopped_since: float | None = None
 
     # What it serves
 
@@ -287,7 +291,14 @@ class Service:
         """Deregister, let calls in flight finish, stop."""
         running = self._alive
         try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                running.hurry()  # a second Ctrl-C came while the program's own code cleaned up
+            with _hurried_by_interrupts(running):
+                await running.stop()
+        except KeyboardInterrupt:  # it came just before it was answered
+            running.hurry()
             await running.stop()
+            raise
         finally:
             self._running = None
 
@@ -334,7 +345,9 @@ class Service:
 
         Raises:
             SystemExit: 1 if it could not start or its server broke, 2 for bad input or handlers that
-                do not fit, 128 + the signal's number after a second signal.
+                do not fit, 128 + the signal's number after a second signal, 130 if a handler raised
+                KeyboardInterrupt. If threads are still at work 2 s after the grace, the process
+                ends here, with 3.
             PymicroError: An event loop runs here already, or this is not the main thread.
         """
         self._check_place()
@@ -342,9 +355,16 @@ class Service:
         if self._config is None:
             self.init()
         logs.set_up(self.config)
+        threads = Lingering()
         try:
             with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
                 code = runner.run(self._main())
+                try:
+                    ended = runner.run(threads.have_ended(self.name, self._grace_left(hurried=code > 128)))
+                except KeyboardInterrupt:
+                    leave(128 + signal.SIGINT)
+                if not ended:
+                    leave(code or LEFT_THREADS)
         except ConfigError as exc:
             print(f"{self.name}: {exc}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
@@ -365,6 +385,12 @@ class Service:
                 f"or {instead}"
             )
 
+    def _grace_left(self, *, hurried: bool) -> float:
+        """Seconds until the end of the grace that a stop began with."""
+        if hurried or self._stopped_since is None:
+            return 0.0
+        return max(self._stopped_since + self.config.stop_grace - time.monotonic(), 0.0)
+
     async def _main(self) -> int:
         """Live until a signal; return the exit code."""
         loop = asyncio.get_running_loop()
@@ -377,6 +403,7 @@ class Service:
 
         def on_signal(number: signal.Signals) -> None:
             received.append(number)
+            self._stopped_since = self._stopped_since or time.monotonic()
             if len(received) > 1:
                 running.hurry()
                 return
@@ -409,7 +436,40 @@ class Service:
         if len(received) > 1:
             return 128 + received[1]
         log.info("%s has stopped", self.name)
+        if running.interrupted:
+            return 128 + signal.SIGINT
         return 1 if running.broken.is_set() else 0
+
+
+@contextmanager
+def _hurried_by_interrupts(life: Life) -> Iterator[None]:
+    """Let Ctrl-C hurry the stop of a service inside `asyncio.run`.
+
+    At a second Ctrl-C `asyncio.run` raises KeyboardInterrupt wherever the loop stands. Inside
+    grpc's callbacks that is lost, or ends the process by a segmentation fault.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not isinstance(handler, functools.partial) or not isinstance(
+        getattr(handler.func, "__self__", None), asyncio.Runner
+    ):
+        yield  # the program answers the signal itself
+        return
+    main: asyncio.Task[Any] = handler.keywords["main_task"]
+    received: list[int] = []
+
+    def on_interrupt() -> None:
+        received.append(signal.SIGINT)
+        life.hurry()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, handler)
+        if received and not main.cancelling():
+            handler(signal.SIGINT, None)  # the first one: it ends the program, now that all is closed
 
 
 def _with_version(config: Config) -> Config:

@@ -48,6 +48,7 @@ _GROUPS = {
         "slow_start",
         "keepalive",
         "max_message_size",
+        "max_sent_message_size",
     ),
     _SERVING: (
         "server_name",

@@ -71,6 +71,7 @@ class Settings(TypedDict, total=False):
     keepalive: float
     forward_metadata: str | Sequence[str]
     max_message_size: int
+    max_sent_message_size: int | None
     max_connection_age: float
     max_concurrent_calls: int
     handler_threads: int

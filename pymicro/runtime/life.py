@@ -100,6 +100,11 @@ class Life:
         self.bound = ("", 0)
         self.node = Node("", "")
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a handler raised KeyboardInterrupt, which stops the process like Ctrl-C."""
+        return self._server is not None and self._server.interrupted
+
     def hurry(self) -> None:
         """Skip all waiting in the stop."""
         self._hurried.set()

@@ -255,6 +255,11 @@ class Server:
         return len(self._serving.calls) if self._serving else 0
 
     @property
+    def interrupted(self) -> bool:
+        """Whether a handler raised KeyboardInterrupt."""
+        return self._serving is not None and self._serving.interrupted
+
+    @property
     def draining(self) -> Draining:
         """What handlers see as `context.draining`."""
         return self._bound_serving().draining
@@ -262,7 +267,7 @@ class Server:
     def _router(
         self, serving: Serving, health: health_service.HealthService, debug: Debug, translator: Translator
     ) -> Router:
-        limit = self._config.max_message_size
+        limit = self._config.max_sent_message_size or math.inf
         foreign = bool(self._foreign)
         interceptors = self._interceptors
         if log.isEnabledFor(logging.DEBUG):

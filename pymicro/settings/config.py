@@ -153,7 +153,10 @@ class Config:
         ("traceparent", "tracestate", "baggage", "x-request-id"),
         "request metadata that a handler's onward calls pass on",
     )
-    max_message_size: int = _setting(SIZE, 4 << 20, "largest message sent or received")
+    max_message_size: int = _setting(SIZE, 4 << 20, "largest message received")
+    max_sent_message_size: int | None = _setting(
+        optional(SIZE), None, "largest message sent; whatever the receiver takes if unset"
+    )
     max_connection_age: float = _setting(
         DURATION, 0.0, "age at which a server ends a connection; no call fails; 0 for never"
     )

@@ -309,7 +309,7 @@ async def test_options_and_compression_pass_through() -> None:
 
 @pytest.mark.grpc_only(reason="a transport keeps its own limits")
 async def test_a_message_over_the_limit_is_refused() -> None:
-    async with greeter(max_message_size=1000) as (client, _, _):
+    async with greeter(max_sent_message_size=1000) as (client, _, _):
         with pytest.raises(pymicro.ResourceExhausted):
             await stub(client).SayHello(hello("x" * 2000))
 

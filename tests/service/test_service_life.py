@@ -19,7 +19,7 @@ from tests.serving.serving import headers_with_path
 LISTENS = r"greeter .* on (127\.0\.0\.1:\d+), registered"
 
 HEAD = """
-import asyncio, os, sys, time
+import asyncio, os, sys, threading, time
 from pymicro import Service, handler, CallContext
 from greeter.v1 import greeter_pb2 as pb
 
@@ -29,6 +29,11 @@ class Greeter:
         if request.name == "slow":
             print("slow call began", flush=True)
             await asyncio.sleep(1.5)
+        if request.name == "interrupt":
+            raise KeyboardInterrupt
+        if request.name == "thread":
+            print("a thread began", flush=True)
+            await asyncio.to_thread(time.sleep, 60)
         if request.name == "endless":
             print("endless call began", flush=True)
             while True:
@@ -62,6 +67,26 @@ if __name__ == "__main__":
     service.init()
     service.run()
     print("after run", flush=True)
+"""
+
+
+EMBEDDED = """
+service = Service("greeter", server_address="127.0.0.1:0", drain_delay=60, stop_grace=60)
+service.add(Greeter(), pb)
+
+async def main():
+    async with service:
+        print("greeter is on", service.address + ", registered", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("told to stop", flush=True)
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise
 """
 
 
@@ -141,6 +166,60 @@ def test_a_second_signal_skips_the_waiting(processes: Processes, write: object) 
     assert server.running
     server.signal(signal.SIGINT)
     assert server.wait(15) == 128 + signal.SIGINT, server.report()
+
+
+def test_a_keyboard_interrupt_in_a_handler_stops_the_service_cleanly(
+    processes: Processes, write: object
+) -> None:
+    server = start(processes, write())  # type: ignore[operator]
+    address = server.wait_for(LISTENS)[1]
+    failed = call(processes, address, "interrupt")
+    assert failed.wait() == 64 + 13, failed.report()
+    assert server.wait(15) == 128 + signal.SIGINT, server.report()
+    assert "greeter has stopped" in "".join(server.stderr), server.report()
+
+
+def test_a_keyboard_interrupt_in_a_handler_ends_the_program_around_a_service(
+    processes: Processes, write: object
+) -> None:
+    server = start(processes, write(main=EMBEDDED.replace("=60", "=0.1")))  # type: ignore[operator]
+    failed = call(processes, server.wait_for(LISTENS)[1], "interrupt")
+    assert failed.wait() == 64 + 13, failed.report()
+    assert server.wait(15) == -signal.SIGINT, server.report()
+    assert server.stdout[-2:] == ["told to stop", "interrupted"]
+
+
+def test_a_second_interrupt_hurries_the_stop_of_a_service_in_a_program(
+    processes: Processes, write: object
+) -> None:
+    server = start(processes, write(main=EMBEDDED))  # type: ignore[operator]
+    call(processes, server.wait_for(LISTENS)[1], "endless", "--timeout", "60")
+    server.wait_for("endless call began")
+    server.signal(signal.SIGINT)
+    server.wait_for("told to stop")
+    server.signal(signal.SIGINT)
+    assert server.wait(15) == -signal.SIGINT, server.report()
+    assert server.stdout[-2:] == ["cancelled", "interrupted"]
+
+
+def test_threads_that_still_run_are_named_and_left_behind(processes: Processes, write: object) -> None:
+    server = start(processes, write(), "--stop-grace", "300ms")  # type: ignore[operator]
+    call(processes, server.wait_for(LISTENS)[1], "thread", "--timeout", "60")
+    server.wait_for("a thread began")
+    server.signal(signal.SIGTERM)
+    server.wait_for(r"greeter: these threads still run, .*_0 at .*thread\.py:\d+")
+    assert server.wait(15) == 3, server.report()
+
+
+def test_threads_that_end_within_the_grace_are_waited_for(processes: Processes, write: object) -> None:
+    main = MAIN.replace("service.run()", "service.run(); print('all joined', flush=True)")
+    slow = "service.on_stop(lambda: threading.Thread(target=time.sleep, args=(0.3,)).start())"
+    server = start(processes, write(slow, main=main))  # type: ignore[operator]
+    server.wait_for(LISTENS)
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) == 0, server.report()
+    assert "all joined" in server.stdout
+    assert "these threads" not in "".join(server.stderr), server.report()
 
 
 async def test_it_serves_on_while_watchers_catch_up(processes: Processes, write: object) -> None:

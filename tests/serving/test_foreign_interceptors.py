@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -243,6 +244,30 @@ async def test_a_relayed_stream_keeps_pace_with_its_reader_and_cleans_up() -> No
         call.cancel()
         await eventually(lambda: len(ended) == 1, "the generator was closed")
         await eventually(lambda: running.server.in_progress == 0, "the call has ended")
+
+
+@pytest.mark.parametrize("ours", [[], [passing]], ids=["alone", "with-ours"])
+async def test_a_writer_that_writes_while_it_cleans_up_ends_with_its_call(ours: list[Any]) -> None:
+    began, failed = asyncio.Event(), []
+
+    class Saying(zoo_pb2_grpc.KeeperServicer):  # type: ignore[misc]
+        async def Watch(self, request: Any, context: Any) -> None:
+            try:
+                await context.write(pb.Animal(name="one"))
+                began.set()
+                await asyncio.Event().wait()
+            finally:
+                try:
+                    await context.write(pb.Animal(name="goodbye"))
+                except grpc.aio.BaseError as exc:  # as a bare server's `write` does
+                    failed.append(exc)
+
+    async with serving(add=lambda server: server.add(Saying()), interceptors=[Seeing(), *ours]) as running:
+        call = running.rpc("Watch")(pb.Query())
+        await began.wait()
+        call.cancel()
+        await eventually(lambda: running.server.in_progress == 0, "the call has ended")
+        assert failed
 
 
 async def test_a_foreign_interceptor_that_breaks_a_response_leaks_nothing() -> None:

@@ -176,13 +176,13 @@ async def test_the_size_limit_is_about_the_bytes_that_travel(around: list[Any]) 
         async def import_(self, request: pb.Animal) -> pb.Animal:
             return answer
 
-    config = Config(max_message_size=size)
+    config = Config(max_sent_message_size=size)
     async with serving(Many(), source=KEEPER, config=config, interceptors=around) as running:
         assert len((await GoCaller(running).raw("Import", b""))[0]) == size
         failure = await GoCaller(running, JSON).failure("Import")
         assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert failure.json["code"] == 429
-        assert f"max_message_size of {size}" in failure.json["detail"]
+        assert f"max_sent_message_size of {size}" in failure.json["detail"]
 
 
 async def test_servicers_and_threads_speak_json_too() -> None:

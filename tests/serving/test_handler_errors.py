@@ -468,14 +468,27 @@ async def test_a_response_over_the_limit_names_the_setting(caplog: pytest.LogCap
     async def act(context: CallContext) -> Any:
         return pb.Animal(name="x" * 70_000) if "Count" not in context.method else None
 
-    async with serving(all_shapes(act), config=Config(max_message_size=1 << 16)) as running:
+    async with serving(all_shapes(act), config=Config(max_sent_message_size=1 << 16)) as running:
         for name in ("Import", "Watch", "Talk"):
             error = await running.failure(name)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "max_message_size of 65536" in (error.details() or "")
+            assert "max_sent_message_size of 65536" in (error.details() or "")
             assert "70004 bytes" in (error.details() or "")
             assert isinstance(from_aio(error), ResourceExhausted)
-    assert "max_message_size" in caplog.text
+    assert "max_sent_message_size" in caplog.text
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+async def test_the_limit_for_what_is_received_does_not_hold_for_responses(
+    interceptors: Callable[[], list[Any]],
+) -> None:
+    async def act(context: CallContext) -> Any:
+        return pb.Animal(name="x" * 70_000) if "Count" not in context.method else None
+
+    config = Config(max_message_size=1 << 16)
+    async with serving(all_shapes(act), config=config, interceptors=interceptors()) as running:
+        for name in ("Import", "Watch", "Talk"):
+            assert (await running.ask(name))[-1] == "x" * 70_000
 
 
 async def test_a_request_over_the_limit_is_refused_and_never_looks_like_an_end() -> None:
@@ -745,7 +758,7 @@ async def test_a_failing_clean_up_does_not_hide_why_the_stream_ended(
                 ended.append(1)
                 raise ValueError(SECRET)
 
-    async with serving(Keeper(), config=Config(max_message_size=1 << 16)) as running:
+    async with serving(Keeper(), config=Config(max_sent_message_size=1 << 16)) as running:
         error = await running.failure("Watch")
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ended

@@ -93,7 +93,7 @@ def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> l
         # Sent before grpc's own user agent, which stays. Our servers tell this caller from a go-micro
         # one by it: go-micro names itself in the same header and takes errors in another form.
         ("grpc.primary_user_agent", f"pymicro/{__version__}"),
-        ("grpc.max_send_message_length", config.max_message_size),
+        ("grpc.max_send_message_length", config.max_sent_message_size or -1),  # -1: no limit
         ("grpc.max_receive_message_length", config.max_message_size),
         *_keepalive(config.keepalive, node),
     ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.scope import scope
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, Pair
 from pymicro.rpc.wire.status import FROM_PEER
@@ -69,7 +70,13 @@ async def abort_unstarted(
 ) -> NoReturn:
     """End a call for which no handler has run, with the trailer that says so."""
     set_outside = context.trailing_metadata() or ()
-    await context.abort(code, details, (*set_outside, FROM_PEER, NOT_STARTED, *more))
+    try:
+        await context.abort(code, details, (*set_outside, FROM_PEER, NOT_STARTED, *more))
+    except CallerGone:
+        await (
+            let_events_arrive()
+        )  # grpc logs an error if this arrives before the news that the caller has gone
+        raise
     raise AssertionError("abort returned")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import sys
 import threading
 import time
@@ -93,6 +94,7 @@ class Serving:
         refused: Calls refused because of the limit since the last log line about it.
         told: When that line was written, a moment of `time.monotonic()`.
         last: When the last call arrived, a moment of `time.monotonic()`.
+        interrupted: Whether a handler raised KeyboardInterrupt.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -103,6 +105,7 @@ class Serving:
     refused: int = 0
     told: float = -math.inf
     last: float = -math.inf
+    interrupted: bool = False
 
 
 class CallContext(ServicerContext[Any, Any]):
@@ -116,6 +119,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     Attributes:
         active: False once the handler has returned.
+        task: In which the handler runs; None once it has returned.
         deadline: The caller's deadline as a moment of `time.monotonic()`; None without
             one. Computed once: grpc uses the wall clock, which may be set meanwhile.
     """
@@ -139,7 +143,7 @@ class CallContext(ServicerContext[Any, Any]):
         self.deadline = deadline
         self._codec = codec
         self._serving = serving
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = asyncio.current_task()
 
     # What the caller sent
 
@@ -349,6 +353,23 @@ class CallContext(ServicerContext[Any, Any]):
         given = self._given_trailing = self.trailing_metadata()  # outer interceptors may have set these
         self._own_trailing = (IDEMPOTENT,)
         self._context.set_trailing_metadata((*given, IDEMPOTENT))
+
+    def leave(self) -> None:
+        """The handler has returned. Without the task, no cycle is left for the garbage collector.
+
+        The task's ContextVars hold this context.
+        """
+        self.active = False
+        self.task = None
+
+    def interrupt(self) -> None:
+        """Act like Ctrl-C: the handler raised KeyboardInterrupt.
+
+        The exception itself would leave the event loop in the middle of grpc's work, which can end
+        the process by a segmentation fault.
+        """
+        self._serving.interrupted = True
+        signal.raise_signal(signal.SIGINT)
 
     def mark_cancelled(self) -> None:
         """Remember the cancellation for a thread that asks after the task has ended."""

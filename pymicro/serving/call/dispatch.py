@@ -49,7 +49,7 @@ class Dispatcher:
         *,
         interceptors: tuple[Interceptor, ...] = (),
         foreign: bool = False,
-        limit: int,
+        limit: float,
     ) -> None:
         self._serving = serving
         self._threads = threads
@@ -108,7 +108,7 @@ class Dispatcher:
             except BaseException as exc:
                 return await refuse(call, context, codec, exc)
             finally:
-                call.active = False
+                call.leave()
                 calls.discard(call)
 
         return dispatch
@@ -148,7 +148,7 @@ class Dispatcher:
                     raise  # who iterates has closed this; it is not the handler's exception
                 await refuse(call, context, codec, exc)
             finally:
-                call.active = False
+                call.leave()
                 calls.discard(call)
 
         return dispatch

@@ -50,8 +50,10 @@ async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseExce
             call, a generator being closed.
     """
     raised, exc = exc, _sole(exc)
-    if isinstance(exc, AbortError | KeyboardInterrupt):
+    if isinstance(exc, AbortError):
         raise exc
+    if isinstance(exc, KeyboardInterrupt):
+        call.interrupt()
     if isinstance(exc, GeneratorExit) and asyncio.current_task() is not call.task:
         raise exc  # a coroutine that is closed; left to grpc, one that the handler raised is no answer
     if isinstance(exc, asyncio.CancelledError):

@@ -13,6 +13,8 @@ from typing import Any
 
 from grpc.aio import UsageError
 
+from pymicro.rpc.grpcio import CallerGone
+
 __all__ = ["Relay"]
 
 
@@ -26,9 +28,16 @@ class Relay:
     def __init__(self) -> None:
         self._offer: tuple[Any, asyncio.Future[None]] | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._abandoned = False
 
     async def put(self, message: Any) -> None:
-        """Hand over one message and wait until the reader has taken it."""
+        """Hand over one message and wait until the reader has taken it.
+
+        Raises:
+            CallerGone: Nobody reads any more, as grpc's own `write` says it.
+        """
+        if self._abandoned:
+            raise CallerGone("the call has ended: nobody reads what is written")
         if self._offer is not None:
             raise UsageError("one write at a time: await the last one first")
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -61,6 +70,7 @@ class Relay:
             if ended is not None:
                 raise ended
         finally:
+            self._abandoned = True  # or a writer that writes while it cleans up would wait for us for ever
             if not task.done():
                 task.cancel()
                 # Not `await task`: its CancelledError would look like our own.
@@ -73,10 +83,10 @@ class Relay:
             self._wake.set_result(None)
 
 
-async def _caught(writer: Coroutine[Any, Any, None]) -> SystemExit | None:
-    """Run the writer; its SystemExit is returned, as a task that raises it ends the event loop."""
+async def _caught(writer: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Run the writer; return what a task must not raise, as that would end the event loop."""
     try:
         await writer
-    except SystemExit as exc:
+    except (SystemExit, KeyboardInterrupt) as exc:
         return exc
     return None

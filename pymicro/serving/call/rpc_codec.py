@@ -40,7 +40,7 @@ class RpcCodec:
 
     __slots__ = ("encode", "handler", "path", "raw", "shape")
 
-    def __init__(self, handler: RpcHandler, *, raw: bool, limit: int) -> None:
+    def __init__(self, handler: RpcHandler, *, raw: bool, limit: float) -> None:
         self.handler = handler
         self.path = handler.rpc.path
         self.shape = handler.rpc.shape
@@ -92,7 +92,7 @@ class RpcCodec:
         return Internal(f"the request does not parse as {name}")
 
 
-def _encoder(handler: RpcHandler, raw: bool, limit: int) -> Callable[[Any], Any]:
+def _encoder(handler: RpcHandler, raw: bool, limit: float) -> Callable[[Any], Any]:
     expected = handler.rpc.response_type
     serialize = handler.serialize
 
@@ -106,9 +106,11 @@ def _encoder(handler: RpcHandler, raw: bool, limit: int) -> Callable[[Any], Any]
         if type(data) is not bytes:
             raise BadResponse(f"the serializer returned {type(data).__qualname__}, not bytes")
         if len(data) > limit:
-            log.warning("%s: a response of %d bytes exceeds max_message_size", handler.rpc.path, len(data))
+            log.warning(
+                "%s: a response of %d bytes exceeds max_sent_message_size", handler.rpc.path, len(data)
+            )
             raise ResourceExhausted(
-                f"the response has {len(data)} bytes, more than the server's max_message_size of {limit}"
+                f"the response has {len(data)} bytes, more than the server's max_sent_message_size of {limit}"
             )
         return data if raw else message
 
