@@ -114,6 +114,8 @@ FAULTS = {
         "a servicer that is named like the generated one",
         "details of a status that are no text",
         "a handler that never answers",
+        "an exception of a grpc.aio interceptor on the server",
+        "an internal object in a user's hands",
         "a writer that writes while it cleans up",
         "`KeyboardInterrupt` in a handler",
         "threads that outlive a stop",

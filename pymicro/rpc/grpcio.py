@@ -37,7 +37,9 @@ __all__ = [
     "HALF_CLOSED",
     "LOCALLY_CANCELLED",
     "CallerGone",
+    "awaited_by_grpc",
     "cancelled_here",
+    "grpc_handler",
     "is_accept_loop",
     "let_events_arrive",
     "made_up",
@@ -92,6 +94,24 @@ def made_up(call: Any) -> bool:
     return str(now(call.debug_error_string()) or "").startswith('Failed "execute_batch"')
 
 
+def awaited_by_grpc(task: asyncio.Task[Any]) -> bool:
+    """Whether the caller of the call served in this task has gone, as grpc.aio has been told.
+
+    grpc.aio's own task for the call first waits for that news, then cancels this task, and from then on
+    awaits it, before this task runs again. So one that is cancelled and not awaited was cancelled
+    by somebody else. asyncio offers the waiters of a task under a private name only.
+    """
+    callbacks = getattr(task, "_callbacks", task)
+    if callbacks is task:
+        return True  # nothing is known: grpc is right to end it
+    waiters = (getattr(callback, "__self__", None) for callback, _ in callbacks or ())
+    return any(isinstance(one, asyncio.Task) and _is_call(one) for one in waiters)
+
+
+def _is_call(task: asyncio.Task[Any]) -> bool:
+    return getattr(task.get_coro(), "__qualname__", "").endswith("_schedule_rpc_coro")
+
+
 def is_accept_loop(task: asyncio.Task[Any]) -> bool:
     """Whether the task is the one in which a started `grpc.aio.Server` accepts calls.
 
@@ -100,6 +120,19 @@ def is_accept_loop(task: asyncio.Task[Any]) -> bool:
     open. One request whose path is not UTF-8 breaks it.
     """
     return getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop")
+
+
+def grpc_handler(
+    shape: str, behaviour: Any, deserializer: Any = None, serializer: Any = None
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """One of grpc's method handlers; without serializers, in bytes.
+
+    Args:
+        shape: As grpc's attributes are called: `unary_unary`.
+    """
+    make = getattr(grpc, f"{shape}_rpc_method_handler")
+    made: grpc.RpcMethodHandler[Any, Any] = make(behaviour, deserializer, serializer)
+    return made
 
 
 def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None:

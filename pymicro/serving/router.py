@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import grpc
+from typing import TYPE_CHECKING, Any
 
 from pymicro.rpc.wire.gomicro import CODEC, FROM_SERVICE
 from pymicro.serving.call.dispatch import Dispatcher
+from pymicro.serving.foreign import Adapter
 from pymicro.serving.gomicro.caller import ORDINARY, Caller, caller_of
 from pymicro.serving.gomicro.codecs import ACCEPTED, is_json
 from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.handlers.servicers import adopt_handler
-from pymicro.serving.rpc_forms import GrpcHandler, RpcForms, Translate, refusing
+from pymicro.serving.rpc_forms import Found, RpcForms, Translate, refusing
+
+if TYPE_CHECKING:
+    import grpc
+
+    from pymicro.serving.transport import CallDetails
 
 __all__ = ["Router"]
 
@@ -24,7 +28,7 @@ log = logging.getLogger("pymicro.server")
 _MARKS = frozenset({CODEC, FROM_SERVICE})
 
 
-class Router(grpc.GenericRpcHandler):
+class Router:
     """Finds a call's method by its path.
 
     One dictionary replaces grpc's registered methods: each of those adds a pending
@@ -36,6 +40,7 @@ class Router(grpc.GenericRpcHandler):
         dynamic: The user's generic handlers, asked for paths that `served` lacks.
         dispatcher: Serves the methods that these find.
         translate: As for `RpcForms`.
+        adapter: Serves those of them that the dispatcher cannot.
     """
 
     def __init__(
@@ -44,7 +49,8 @@ class Router(grpc.GenericRpcHandler):
         paths: Paths,
         dynamic: Sequence[grpc.GenericRpcHandler],
         dispatcher: Dispatcher,
-        translate: Translate | None,
+        translate: Translate,
+        adapter: Adapter,
     ) -> None:
         self._ordinary = {path: one.ordinary for path, one in served.items()}
         self._served = dict(served)
@@ -52,30 +58,31 @@ class Router(grpc.GenericRpcHandler):
         self._dynamic = tuple(dynamic)
         self._dispatcher = dispatcher
         self._translate = translate
+        self._adapter = adapter
 
-    def service(self, handler_call_details: Any) -> GrpcHandler:
-        """The handler for a call; never None: for an unknown path, one that refuses and says why."""
-        for key, _ in handler_call_details.invocation_metadata:
+    def find(self, details: CallDetails) -> Found:
+        """The method for a call; for an unknown path, one that refuses and says why."""
+        for key, _ in details.invocation_metadata:
             if key in _MARKS:
-                caller = caller_of(handler_call_details.invocation_metadata)
+                caller = caller_of(details.invocation_metadata)
                 if caller is not ORDINARY:
-                    return self._marked(handler_call_details, caller)
+                    return self._marked(details, caller)
                 break
-        found = self._ordinary.get(handler_call_details.method)
-        return found if found is not None else self._otherwise(handler_call_details, ORDINARY, False)
+        found = self._ordinary.get(details.method)
+        return found if found is not None else self._otherwise(details, ORDINARY, False)
 
-    def _marked(self, details: Any, caller: Caller) -> GrpcHandler:
+    def _marked(self, details: Any, caller: Caller) -> Found:
         """The handler for callers from go-micro, and for others that name a form of messages."""
         json = is_json(caller.content_type)
         if json is None:
             kind = f"{CODEC} {caller.content_type[:200]!r}"
-            return self._refuse(f"{kind} is not read here, but {', '.join(ACCEPTED)}", caller)
+            return self._refuse(details.method, f"{kind} is not read here, but {', '.join(ACCEPTED)}", caller)
         served = self._served.get(details.method)
         if served is None:
             return self._otherwise(details, caller, json)
-        return served.handler(json, caller.go_micro)
+        return served.form(json, caller.go_micro)
 
-    def _otherwise(self, details: Any, caller: Caller, json: bool) -> GrpcHandler:
+    def _otherwise(self, details: Any, caller: Caller, json: bool) -> Found:
         path = details.method
         for generic in self._dynamic:
             try:
@@ -85,17 +92,15 @@ class Router(grpc.GenericRpcHandler):
                 continue
             if given is not None:
                 method, _ = adopt_handler(path, given)
-                if method is None:
-                    return self._for(caller, given)
-                return RpcForms(method, self._dispatcher, self._translate).handler(json, caller.go_micro)
+                if method is None:  # it has a form that only grpc.aio knows
+                    return given if self._dispatcher.foreign else self._adapter.method(details, given)
+                return RpcForms(method, self._dispatcher, self._translate).form(json, caller.go_micro)
         like = self._paths.like(path)
         if len(like) == 1:
-            return self._served[like[0]].handler(json, caller.go_micro)
+            return self._served[like[0]].form(json, caller.go_micro)
         # Another node may know the path: this address belonged to another service, or this node is older.
-        return self._refuse(self._paths.explain(path), caller)
+        return self._refuse(path, self._paths.explain(path), caller)
 
-    def _refuse(self, text: str, caller: Caller) -> GrpcHandler:
-        return self._for(caller, refusing(text))
-
-    def _for(self, caller: Caller, handler: GrpcHandler) -> GrpcHandler:
-        return self._translate(handler) if caller.go_micro and self._translate else handler
+    def _refuse(self, path: str, text: str, caller: Caller) -> Found:
+        found = refusing(text, foreign=self._dispatcher.foreign)
+        return self._translate(path, found) if caller.go_micro else found

@@ -1,43 +1,67 @@
-"""One method as grpc serves it: the ordinary form, and the forms that go-micro's callers ask for."""
+"""One method as it is served: the ordinary form, and the forms that go-micro's callers ask for."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
+from pymicro.rpc.grpcio import grpc_handler
+from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.admission import abort_unstarted
+from pymicro.serving.call.context import Serving
 from pymicro.serving.call.dispatch import Dispatcher
+from pymicro.serving.call.refusal import refuse_outside
 from pymicro.serving.gomicro.codecs import in_json
+from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.handlers.types import RpcHandler
+from pymicro.serving.transport import Method
 
-__all__ = ["GrpcHandler", "RpcForms", "Translate", "refusing"]
+__all__ = ["Found", "RpcForms", "Translate", "refusing"]
 
-GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Translate = Callable[["GrpcHandler"], "GrpcHandler"]
+# A method; where grpc.aio's interceptors stand outside, a handler as these know it.
+Found: TypeAlias = "Method | grpc.RpcMethodHandler[Any, Any]"
+
+
+class Translate:
+    """Turns a method into one for go-micro's callers; a handler stays, as `foreign` translates it."""
+
+    def __init__(self, gomicro: Translator, serving: Serving) -> None:
+        self._gomicro = gomicro
+        self._serving = serving
+
+    def __call__(self, path: str, found: Found) -> Found:
+        """The method for calls from go-micro."""
+        if not isinstance(found, Method):
+            return found
+        gomicro, serving, shape, run = self._gomicro, self._serving, found.shape, found.run
+
+        async def translated(request: Any, call: Any) -> Any:
+            try:
+                return await gomicro.run(shape, run, request, call)
+            except BaseException as exc:
+                return await refuse_outside(path, gomicro.context(call), serving, exc)
+
+        return Method(shape, translated)
 
 
 class RpcForms:
-    """A method and its handlers. All but the ordinary one are made at the first request for them.
-
-    Args:
-        translate: Turns a handler into one for go-micro's callers; None if code further out does that.
+    """A method and its forms. All but the ordinary one are made at the first request for them.
 
     Attributes:
-        ordinary: The handler for protobuf messages and plain errors.
+        ordinary: The method for protobuf messages and plain errors.
     """
 
     __slots__ = ("_dispatcher", "_handler", "_made", "_translate", "ordinary")
 
-    def __init__(self, handler: RpcHandler, dispatcher: Dispatcher, translate: Translate | None) -> None:
+    def __init__(self, handler: RpcHandler, dispatcher: Dispatcher, translate: Translate) -> None:
         self._handler = handler
         self._dispatcher = dispatcher
         self._translate = translate
-        self.ordinary = dispatcher.build(handler)
-        self._made: dict[tuple[bool, bool], GrpcHandler] = {(False, False): self.ordinary}
+        self.ordinary: Found = dispatcher.build(handler)
+        self._made: dict[tuple[bool, bool], Found] = {(False, False): self.ordinary}
 
-    def handler(self, json: bool, go_micro: bool) -> GrpcHandler:
+    def form(self, json: bool, go_micro: bool) -> Found:
         """The method for one kind of caller.
 
         Args:
@@ -49,21 +73,26 @@ class RpcForms:
             made = self._made[json, go_micro] = self._make(json, go_micro)
         return made
 
-    def _make(self, json: bool, go_micro: bool) -> GrpcHandler:
+    def _make(self, json: bool, go_micro: bool) -> Found:
+        path = self._handler.rpc.path
         if go_micro:
-            plain = self.handler(json, False)
-            return self._translate(plain) if self._translate else plain
+            return self._translate(path, self.form(json, False))
         handler = in_json(self._handler)
         if handler is None:
-            return refusing(f"{self._handler.rpc.path} takes no JSON: its messages are not known here")
+            text = f"{path} takes no JSON: its messages are not known here"
+            return refusing(text, foreign=self._dispatcher.foreign)
         return self._dispatcher.build(handler)
 
 
-def refusing(text: str) -> GrpcHandler:
-    """A handler that refuses calls that nothing here can serve."""
+def refusing(text: str, *, foreign: bool) -> Found:
+    """A method that refuses calls that nothing here can serve."""
 
-    async def refuse(requests: Any, context: Any) -> AsyncIterator[Any]:
+    async def refuse(requests: Any, context: Any) -> None:
         await abort_unstarted(context, grpc.StatusCode.UNIMPLEMENTED, text)
+
+    async def iterated(requests: Any, context: Any) -> Any:
+        await refuse(requests, context)
         yield
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    shape = Shape.STREAM_STREAM
+    return grpc_handler(shape.value, iterated) if foreign else Method(shape, refuse)

@@ -8,31 +8,32 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
 from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
-from pymicro.nodes.wellknown import server_ping_interval
-from pymicro.rpc.grpcio import is_accept_loop, let_events_arrive, method_handlers
+from pymicro.rpc.grpcio import let_events_arrive, method_handlers
 from pymicro.serving import health as health_service
 from pymicro.serving.call.context import Draining, Serving
 from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.call_log import log_calls
 from pymicro.serving.endpoints import endpoints_of
+from pymicro.serving.foreign import Adapter, Foreign
 from pymicro.serving.gomicro.debug import Debug
-from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.gomicro.translator import Translator
+from pymicro.serving.gomicro.paths import Paths
+from pymicro.serving.grpc_transport import GrpcTransport
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
-from pymicro.serving.listen import listen
 from pymicro.serving.reflection import reflection_handlers
 from pymicro.serving.router import Router
-from pymicro.serving.rpc_forms import RpcForms
+from pymicro.serving.rpc_forms import RpcForms, Translate
 
 if TYPE_CHECKING:
     from pymicro.nodes.node import Endpoint
+    from pymicro.serving.transport import Methods, Transport
     from pymicro.settings.config import Config
 
 __all__ = ["Server"]
@@ -45,9 +46,6 @@ _CLEANUP = 1.0
 # Seconds that a stopping server waits for its callers to leave. Watchers of the local registry
 # need 0.25 s to see that a node has left; a caller that has not seen it by now has no watcher.
 _PATIENCE = 1.0
-
-# The largest value of grpc-core's channel arguments; as an age it means for ever.
-_C_INT_MAX = (1 << 31) - 1
 
 
 class Server:
@@ -62,6 +60,7 @@ class Server:
             through grpc.aio's only.
         options: grpc channel arguments; they override ours.
         compression: Compression of responses.
+        transport: Used instead of grpc.aio's server; it sees to its own options and compression.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class Server:
         interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._config = config
         self._interceptors, self._foreign = split(interceptors)
-        self._options = tuple(options)
-        self._compression = compression
+        self._transport: Transport = transport or GrpcTransport(config, options, compression)
         self._tables: dict[str, HandlerTable] = {}
         self._mismatches: list[HandlerMismatch] = []
         self._adopted: dict[str, Mapping[str, Any]] = {}
@@ -84,7 +83,7 @@ class Server:
         self._serving: Serving | None = None
         self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
-        self._server: grpc.aio.Server | None = None
+        self._bound = False
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: BaseException | None = None
@@ -143,7 +142,7 @@ class Server:
     @property
     def ping_interval(self) -> str:
         """The shortest interval it permits between a client's pings, as its node tells; empty if none."""
-        return server_ping_interval(self._grpc_options())
+        return self._transport.ping_interval
 
     # Life cycle
 
@@ -161,27 +160,18 @@ class Server:
         self._not_bound_yet()
         self.check()
         limit = self._config.max_concurrent_calls or math.inf
-        self._serving = Serving(asyncio.get_running_loop(), limit=limit)
+        loop = asyncio.get_running_loop()
+        self._serving = Serving(loop, limit=limit, has_cancelled=self._transport.has_cancelled)
         self._health = health_service.health_of(self._tables)
         self._debug = Debug(self._health)
-        translator = Translator(self._config.server_name)
-        server = grpc.aio.server(
-            interceptors=(translator, *self._foreign) if self._foreign else (),
-            options=self._grpc_options(),
-            compression=self._compression,
-            handlers=[self._router(self._serving, self._health, self._debug, translator)],
-        )
-        host, port = await listen(server, address)
-        self._server = server
-        return host, port
+        bound = await self._transport.listen(address, self._methods(self._serving, self._health, self._debug))
+        self._bound = True
+        return bound
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
-        before = asyncio.all_tasks()
-        await self._bound().start()
-        for task in asyncio.all_tasks() - before:
-            if is_accept_loop(task):  # grpc tells nobody if it breaks
-                task.add_done_callback(self._accept_loop_ended)
+        self._bound_serving()
+        await self._transport.start(self._broke)
 
     def set_serving(self, serving: bool) -> None:
         """Set what health reports."""
@@ -230,8 +220,8 @@ class Server:
         """
         self._stopping.set()
         self.begin_drain()
-        if self._server is not None:
-            await self._server.stop(grace)
+        if self._bound:
+            await self._transport.stop(grace)
             await self._cleaned_up()
         if self._debug is not None:
             self._debug.close()
@@ -242,8 +232,8 @@ class Server:
         """Return once `stop` has been called and has finished.
 
         Raises:
-            PymicroError: grpc's accept loop broke: calls get no answer any more,
-                and this server cannot be started again (see `rpc.grpcio.is_accept_loop`).
+            PymicroError: The transport broke: calls get no answer any more, and this
+                server cannot be started again (see `rpc.grpcio.is_accept_loop`).
         """
         await self._stopped.wait()
         if self._broken is not None:
@@ -264,9 +254,7 @@ class Server:
         """What handlers see as `context.draining`."""
         return self._bound_serving().draining
 
-    def _router(
-        self, serving: Serving, health: health_service.HealthService, debug: Debug, translator: Translator
-    ) -> Router:
+    def _methods(self, serving: Serving, health: health_service.HealthService, debug: Debug) -> Methods:
         limit = self._config.max_sent_message_size or math.inf
         foreign = bool(self._foreign)
         interceptors = self._interceptors
@@ -274,7 +262,7 @@ class Server:
             interceptors = (log_calls, *interceptors)
         users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
         # These have a set of calls of their own: a watch is no call in progress, and no limit applies.
-        aside = Serving(serving.loop, serving.draining)
+        aside = Serving(serving.loop, serving.draining, has_cancelled=serving.has_cancelled)
         own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
@@ -283,7 +271,8 @@ class Server:
         kept = {method.rpc.path: method for method in methods}
         # Users may bring their own health or reflection.
         theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
-        translate = None if foreign else translator.translated
+        gomicro = Translator(self._config.server_name)
+        translate, adapter = Translate(gomicro, serving), Adapter(serving, self._threads, gomicro)
         served = {
             method.rpc.path: RpcForms(method, theirs if method.rpc.path in kept else users, translate)
             for table in self._tables.values()
@@ -298,29 +287,13 @@ class Server:
             if not paths.like(method.rpc.path):  # a user's own Debug takes precedence
                 served[method.rpc.path] = RpcForms(method, own, translate)
                 paths.add(method.rpc.path, by_end=True)
-        return Router(served, paths, self._dynamic, users, translate)
+        router = Router(served, paths, self._dynamic, users, translate, adapter)
+        # Without foreign interceptors, all that the router finds are methods in bytes.
+        return Foreign(router.find, self._foreign, adapter) if foreign else cast("Methods", router)
 
-    def _grpc_options(self) -> list[tuple[str, Any]]:
-        ours = {
-            # Otherwise two servers would silently share one port.
-            "grpc.so_reuseport": 0,
-            "grpc.max_receive_message_length": self._config.max_message_size,
-            # Our clients ping every 20 s, even between calls; grpc-core's own limit is 5 minutes.
-            "grpc.http2.min_ping_interval_without_data_ms": 10_000,
-            "grpc.keepalive_permit_without_calls": 1,
-        }
-        if self._config.max_connection_age:
-            # grpc-core spreads the age by 10 % either way, so that the connections of one
-            # deployment do not end together. Calls in flight finish: its default for
-            # max_connection_age_grace_ms is no limit.
-            milliseconds = math.ceil(self._config.max_connection_age * 1000)
-            ours["grpc.max_connection_age_ms"] = min(milliseconds, _C_INT_MAX)
-        given = {name for name, _ in self._options}
-        return [*((name, value) for name, value in ours.items() if name not in given), *self._options]
-
-    def _accept_loop_ended(self, task: asyncio.Task[Any]) -> None:
-        if not self._stopping.is_set() and not task.cancelled() and task.exception() is not None:
-            self._broken = task.exception()
+    def _broke(self, exc: BaseException) -> None:
+        if not self._stopping.is_set():
+            self._broken = exc
             self._stopped.set()
 
     async def _cleaned_up(self) -> None:
@@ -352,13 +325,8 @@ class Server:
         self._add_table(table)
 
     def _not_bound_yet(self) -> None:
-        if self._server is not None:
+        if self._bound:
             raise RuntimeError("handlers are added, and the port bound, once and before the server starts")
-
-    def _bound(self) -> grpc.aio.Server:
-        if self._server is None:
-            raise RuntimeError("bind the server first")
-        return self._server
 
     def _bound_serving(self) -> Serving:
         if self._serving is None:

@@ -232,6 +232,45 @@ async def test_what_is_sent_to_a_caller_that_has_gone_is_an_internal_error(late:
         assert not isinstance(error, grpc.aio.UsageError | grpc.aio.AbortError)
 
 
+@pytest.mark.parametrize("by", ["caller", "deadline", "handler", "another task", "stop"])
+async def test_grpc_awaits_a_calls_task_only_once_its_caller_has_gone(by: str) -> None:
+    loop = asyncio.get_running_loop()
+    runs, known = asyncio.Event(), loop.create_future()
+
+    async def handler(request: Any, context: Any) -> bytes:
+        task = asyncio.current_task()
+        assert task is not None
+        assert not grpcio.awaited_by_grpc(task)
+        runs.set()
+        try:
+            if by == "handler":
+                task.cancel()
+            elif by == "another task":
+                loop.call_soon(task.cancel)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            known.set_result(grpcio.awaited_by_grpc(task))
+            raise
+        return b""
+
+    server = grpc.aio.server()
+    do = {"Do": grpc.unary_unary_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Facts", do)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(PREFIX + "Do")(b"", timeout=0.1 if by == "deadline" else 20)
+        await runs.wait()
+        if by == "caller":
+            call.cancel()
+        elif by == "stop":
+            await server.stop(0)
+        async with asyncio.timeout(10):
+            assert await known is (by in ("caller", "deadline", "stop"))
+        call.cancel()
+    await server.stop(0)
+
+
 # Requests, and what a server makes of them
 
 

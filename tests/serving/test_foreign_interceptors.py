@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,7 +24,7 @@ from pymicro.serving.handlers import handler
 from pymicro.serving.server import Server
 from tests.protos import zoo_pb2 as pb
 from tests.protos import zoo_pb2_grpc
-from tests.serving.serving import eventually, everything_in, serving, stops_growing
+from tests.serving.serving import KINDS, ZOO, eventually, everything_in, serving, stops_growing
 from tests.serving.test_dispatch import Keeper
 
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
@@ -287,6 +289,120 @@ async def test_a_foreign_interceptor_that_breaks_a_response_leaks_nothing() -> N
         error = await running.failure("Import")
         assert "secret" not in everything_in(error)
         assert "internal error" in (error.details() or "")
+
+
+class Failing(grpc.aio.ServerInterceptor):
+    """Raises, before it has found the handler or around it."""
+
+    def __init__(self, exc: BaseException, early: bool) -> None:
+        self._exc = exc
+        self._early = early
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if self._early:
+            raise self._exc
+        given = await continuation(handler_call_details)
+        kind = KINDS[handler_call_details.method.rpartition("/")[2]]
+
+        async def respond(request: Any, context: Any) -> Any:
+            raise self._exc
+
+        async def iterate(request: Any, context: Any) -> AsyncIterator[Any]:
+            raise self._exc
+            yield
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        around = iterate if given.response_streaming else respond
+        return make(around, given.request_deserializer, given.response_serializer)
+
+
+@pytest.mark.parametrize("go_micro", [False, True], ids=["ordinary", "go-micro"])
+@pytest.mark.parametrize("early", [False, True], ids=["around", "before"])
+async def test_what_a_foreign_interceptor_raises_ends_as_a_handlers_exception(
+    early: bool, go_micro: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = (("micro-from-service", "go"),) if go_micro else ()
+    async with serving(Keeper(), interceptors=[Failing(ValueError("secret"), early)]) as running:
+        for name in NAMES:
+            error = await running.failure(name, ends=False, metadata=metadata)
+            assert error.code() is grpc.StatusCode.INTERNAL
+            assert "secret" not in everything_in(error)
+            match = re.search(r"internal error, id ([0-9a-f]{8})", error.details() or "")
+            assert match
+            assert (error.details() == match[0]) is not go_micro
+            (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
+            assert record.exc_info
+            assert f"Keeper/{name}" in record.getMessage()
+    async with serving(Keeper(), interceptors=[Failing(NotFound("no"), early)]) as running:
+        for name in NAMES:
+            error = await running.failure(name, ends=False, metadata=metadata)
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert len(caplog.records) == 4
+
+
+async def test_a_foreign_interceptor_sees_no_request_that_does_not_parse() -> None:
+    seen: list[Any] = []
+
+    class Looking(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            given = await continuation(handler_call_details)
+            shape = KINDS[handler_call_details.method.rpartition("/")[2]]
+            behaviour = getattr(given, shape)
+
+            async def respond(request: Any, context: Any) -> Any:
+                seen.append(request)
+                return await behaviour(request, context)
+
+            async def iterate(request: Any, context: Any) -> AsyncIterator[Any]:
+                seen.append(request)
+                async for message in behaviour(request, context):
+                    yield message
+
+            def parse(raw: bytes) -> Any:  # as interceptors that decrypt do
+                message = given.request_deserializer(raw)
+                seen.append(message)
+                return message
+
+            make = getattr(grpc, f"{shape}_rpc_method_handler")
+            return make(iterate if given.response_streaming else respond, parse, given.response_serializer)
+
+    async with serving(Keeper(), interceptors=[Looking()]) as running:
+        for name, kind in (("Import", "Animal"), ("Watch", "Query")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await running.channel.unary_unary(f"{ZOO}/{name}")(b"\xff\xff\xff", timeout=20)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            assert caught.value.details() == f"the request does not parse as pymicro.tests.zoo.{kind}"
+    assert seen == []
+
+
+async def test_an_interceptors_plain_functions_run_in_threads() -> None:
+    """As grpc.aio has it: `context` blocks there."""
+    loop = threading.get_ident()
+
+    class Plain(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            def abort(request: Any, context: Any) -> None:
+                assert threading.get_ident() != loop
+                who = dict(context.invocation_metadata())["x-who"]
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, who)
+
+            def stream(requests: Any, context: Any) -> Iterator[Any]:
+                context.send_initial_metadata((("x-early", "1"),))
+                for request in requests:
+                    yield pb.Animal(name=request.name * 2)
+
+            if "Talk" not in handler_call_details.method:
+                return grpc.unary_unary_rpc_method_handler(abort)
+            given = await continuation(handler_call_details)
+            return grpc.stream_stream_rpc_method_handler(
+                stream, given.request_deserializer, given.response_serializer
+            )
+
+    async with serving(Keeper(), interceptors=[Plain()]) as running:
+        for name in ("Import", "Watch"):
+            error = await running.failure(name, metadata=(("x-who", "me"),))
+            assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, "me")
+        assert await running.ask("Talk", "a", "b") == ["aa", "bb"]
 
 
 async def test_a_bad_response_is_refused_before_foreign_interceptors_see_it(telemetry: Telemetry) -> None:

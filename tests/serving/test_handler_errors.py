@@ -220,6 +220,92 @@ async def test_a_group_of_one_status_is_that_status(
     assert not caplog.records
 
 
+async def cancel_and_wait(context: CallContext) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def cancelled_by_another(context: CallContext) -> None:
+    assert context.task is not None
+    asyncio.get_running_loop().call_soon(context.task.cancel)
+    await asyncio.Event().wait()
+
+
+CANCELS = [cancel_and_wait, cancelled_by_another]
+GO_MICRO = (("micro-from-service", "go"),)
+
+
+@pytest.mark.parametrize("metadata", [(), GO_MICRO], ids=["ordinary", "go-micro"])
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+@pytest.mark.parametrize("act", CANCELS, ids=lambda act: act.__name__)
+async def test_a_call_whose_task_is_cancelled_here_is_answered_at_once(
+    act: Act, interceptors: Callable[[], list[Any]], metadata: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = await failures(act, interceptors(), metadata=metadata)
+    assert the_code(errors) is grpc.StatusCode.INTERNAL
+    for error in errors:
+        match = re.search(r"internal error, id ([0-9a-f]{8})", error.details() or "")
+        assert match
+        assert (error.details() == match[0]) is not bool(metadata), "go-micro's callers get JSON"
+        (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
+        assert record.exc_info
+        assert "/pymicro.tests.zoo.Keeper/" in record.getMessage()
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
+async def test_a_call_that_its_caller_cancels_is_no_error(
+    interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = asyncio.Event()
+    ended: list[Any] = []
+
+    async def act(context: CallContext) -> None:
+        context.add_done_callback(lambda context: ended.append((context.code(), context.details())))
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with serving(all_shapes(act), interceptors=interceptors()) as running:
+        for count, name in enumerate(("Import", "Watch", "Count", "Talk"), 1):
+            calling = asyncio.create_task(running.ask(name))
+            await begun.wait()
+            begun.clear()
+            calling.cancel()
+            await asyncio.wait({calling})
+            await eventually(lambda count=count: len(ended) == count, "the call has ended")  # type: ignore[misc]
+    assert ended == [(None, "")] * 4
+    assert not caplog.records
+
+
+async def test_a_timeout_in_a_grpc_interceptor_is_the_interceptors(caplog: pytest.LogCaptureFixture) -> None:
+    class Limiting(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            given = await continuation(handler_call_details)
+
+            async def answer(request: Any, context: Any) -> Any:
+                try:
+                    async with asyncio.timeout(0.01):
+                        return await given.unary_unary(request, context)
+                except TimeoutError:
+                    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too slow")
+
+            return grpc.unary_unary_rpc_method_handler(
+                answer, given.request_deserializer, given.response_serializer
+            )
+
+    async def act(context: CallContext) -> None:
+        await asyncio.Event().wait()
+
+    async with serving(all_shapes(act), interceptors=[Limiting()]) as running:
+        for metadata in ((), GO_MICRO):
+            error = await running.failure("Import", metadata=metadata)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "too slow" in (error.details() or "")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("interceptors", SURROUNDINGS.values(), ids=SURROUNDINGS)
 async def test_a_written_response_where_one_is_returned_is_an_error_at_once(
     interceptors: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture

@@ -35,7 +35,7 @@ def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None
     """Accept a call; None if `refuse_start` must end it. A plain function, since every call passes here.
 
     Args:
-        context: grpc's context, as the outermost foreign interceptor passes it in.
+        context: As in `refusal.refuse`.
     """
     remaining = context.time_remaining()
     if remaining == 0 or len(serving.calls) >= serving.limit:

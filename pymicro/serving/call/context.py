@@ -30,6 +30,7 @@ from pymicro.rpc.wire.metadata import (
 )
 from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import clip
+from pymicro.serving.call.requests import receive
 from pymicro.serving.call.trailers import sendable
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Serving:
         told: When that line was written, a moment of `time.monotonic()`.
         last: When the last call arrived, a moment of `time.monotonic()`.
         interrupted: Whether a handler raised KeyboardInterrupt.
+        has_cancelled: The transport's.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -106,6 +108,16 @@ class Serving:
     told: float = -math.inf
     last: float = -math.inf
     interrupted: bool = False
+    has_cancelled: Callable[[asyncio.Task[Any]], bool] = lambda task: True
+
+    def interrupt(self) -> None:
+        """Act like Ctrl-C: a handler raised KeyboardInterrupt.
+
+        The exception itself would leave the event loop in the middle of grpc's work, which can end
+        the process by a segmentation fault.
+        """
+        self.interrupted = True
+        signal.raise_signal(signal.SIGINT)
 
 
 class CallContext(ServicerContext[Any, Any]):
@@ -362,15 +374,6 @@ class CallContext(ServicerContext[Any, Any]):
         self.active = False
         self.task = None
 
-    def interrupt(self) -> None:
-        """Act like Ctrl-C: the handler raised KeyboardInterrupt.
-
-        The exception itself would leave the event loop in the middle of grpc's work, which can end
-        the process by a segmentation fault.
-        """
-        self._serving.interrupted = True
-        signal.raise_signal(signal.SIGINT)
-
     def mark_cancelled(self) -> None:
         """Remember the cancellation for a thread that asks after the task has ended."""
         self._was_cancelled = True
@@ -406,11 +409,9 @@ class CallContext(ServicerContext[Any, Any]):
         return cast("Coroutine[Any, Any, T]", result)  # threads have no `await`: see the class's docstring
 
     async def _read(self) -> Any:
-        message = await self._live().read()
-        if message is EOF:
-            await let_events_arrive()  # this may be a broken stream rather than an end
-            return message
-        if not self.request_mappers:
+        read = self._live().read
+        message = await (receive(read, self._codec.parse) if self._codec.raw else read())
+        if message is EOF or not self.request_mappers:
             return message
         return await apply(self.request_mappers, message)
 

@@ -1,4 +1,4 @@
-"""From a grpc call to a handler: built once per method, with no inspection per call.
+"""From a call to a handler: built once per method, with no inspection per call.
 
 path → grpc.aio interceptors → here: admission → call context → exceptions to status →
 our interceptors → handler
@@ -12,16 +12,17 @@ from typing import Any
 
 import grpc
 
-from pymicro.rpc.grpcio import CallerGone, let_events_arrive
+from pymicro.rpc.grpcio import CallerGone, grpc_handler, let_events_arrive
 from pymicro.rpc.interceptors import Interceptor, apply, mapped, through
 from pymicro.serving.call.admission import begin, refuse_start
 from pymicro.serving.call.context import CallContext, Serving
 from pymicro.serving.call.refusal import NotOverridden, refuse
 from pymicro.serving.call.relay import Relay
 from pymicro.serving.call.requests import Requests
-from pymicro.serving.call.rpc_codec import RpcCodec, Unparsable
+from pymicro.serving.call.rpc_codec import RpcCodec
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.handlers.types import RpcHandler, Style
+from pymicro.serving.transport import Method
 
 __all__ = ["Dispatcher"]
 
@@ -33,7 +34,7 @@ _Iterate = Callable[[Any, CallContext], AsyncIterator[Any]]
 
 
 class Dispatcher:
-    """Makes grpc's method handlers out of ours.
+    """Makes methods that are served out of handlers.
 
     Args:
         interceptors: Our own kind, the first one outermost.
@@ -54,26 +55,21 @@ class Dispatcher:
         self._serving = serving
         self._threads = threads
         self._interceptors = interceptors
-        self._foreign = foreign
+        self.foreign = foreign
         self._limit = limit
 
-    def build(self, handler: RpcHandler) -> grpc.RpcMethodHandler[Any, Any]:
-        """The method as grpc serves it."""
-        codec = RpcCodec(handler, raw=not self._foreign, limit=self._limit)
-        shape = codec.shape
-        make = getattr(grpc, f"{shape.value}_rpc_method_handler")
-        made: grpc.RpcMethodHandler[Any, Any] = make(
-            self._dispatch(codec),
-            request_deserializer=codec.parse if shape.request_streaming else codec.parse_unary,
-            response_serializer=None if codec.raw else codec.serialize,
-        )
-        return made
+    def build(self, handler: RpcHandler) -> Method | grpc.RpcMethodHandler[Any, Any]:
+        """The method in bytes, for a transport; for foreign interceptors in messages, as they know it."""
+        codec = RpcCodec(handler, raw=not self.foreign, limit=self._limit)
+        if codec.raw:
+            return Method(codec.shape, self._dispatch(codec))
+        return grpc_handler(codec.shape.value, self._dispatch(codec), codec.parse, codec.serialize)
 
     def _dispatch(self, codec: RpcCodec) -> Callable[[Any, Any], Any]:
         if not codec.shape.response_streaming:
             return self._guarded(codec, self._responder(codec), codec.encode)
-        if not self._foreign:
-            # Responses go straight to grpc: no generator of ours stands between handler and wire.
+        if not self.foreign:
+            # Responses go straight to the transport: no generator of ours stands between handler and wire.
             return self._guarded(codec, self._pusher(codec), _nothing)
         if self._interceptors or codec.handler.style is not Style.STREAM:
             return self._guarded_stream(codec, _relayed(codec, self._pusher(codec)), _as_it_is)
@@ -90,23 +86,24 @@ class Dispatcher:
 
         Args:
             run: Runs the handler.
-            finish: Turns the handler's result into what grpc gets.
+            finish: Turns the handler's result into what is returned.
         """
-        serving, calls = self._serving, self._serving.calls
-        streams = codec.shape.request_streaming
+        serving, calls, parse = self._serving, self._serving.calls, codec.parse
+        parses = codec.raw and not codec.shape.request_streaming
+        reads = codec.raw and codec.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> Any:
             call = begin(context, codec, serving)
             if call is None:
                 await refuse_start(context, codec, serving)
             try:
-                if type(request) is Unparsable:
-                    raise request.error
-                if streams:
-                    request = Requests(request)
+                if parses:
+                    request = parse(request)
+                elif reads:
+                    request = Requests(context.read, parse)
                 return finish(await run(request, call))
             except BaseException as exc:
-                return await refuse(call, context, codec, exc)
+                return await refuse(call, context, codec, serving, exc)
             finally:
                 call.leave()
                 calls.discard(call)
@@ -120,10 +117,9 @@ class Dispatcher:
 
         Args:
             iterate: Runs the handler and yields its responses.
-            finish: Turns each response into what grpc gets.
+            finish: Turns each response into what is yielded.
         """
         serving, calls = self._serving, self._serving.calls
-        streams = codec.shape.request_streaming
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
             call = begin(context, codec, serving)
@@ -131,9 +127,7 @@ class Dispatcher:
                 await refuse_start(context, codec, serving)
             outside = False
             try:
-                if type(request) is Unparsable:
-                    raise request.error
-                responses = iterate(Requests(request) if streams else request, call)
+                responses = iterate(request, call)
                 try:
                     async for message in responses:
                         given = finish(message)
@@ -146,7 +140,7 @@ class Dispatcher:
             except BaseException as exc:
                 if outside and isinstance(exc, GeneratorExit):
                     raise  # who iterates has closed this; it is not the handler's exception
-                await refuse(call, context, codec, exc)
+                await refuse(call, context, codec, serving, exc)
             finally:
                 call.leave()
                 calls.discard(call)

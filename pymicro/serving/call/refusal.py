@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import grpc
 from grpc.aio import AbortError, BaseError, UsageError
@@ -16,13 +17,14 @@ from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
 from pymicro.serving.call.rpc_codec import BadResponse
 from pymicro.serving.call.trailers import without_received
+from pymicro.serving.gomicro.translation import Translation
 
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
-    from pymicro.serving.call.context import CallContext
+    from pymicro.serving.call.context import CallContext, Serving
     from pymicro.serving.call.rpc_codec import RpcCodec
 
-__all__ = ["NotOverridden", "refuse"]
+__all__ = ["NotOverridden", "error_code", "refuse", "refuse_outside"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -34,66 +36,133 @@ class NotOverridden(Unimplemented):
     """A generated servicer's own method was called: no handler exists that could have run."""
 
 
-async def refuse(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> Any:
+async def refuse(
+    call: CallContext, context: Any, codec: RpcCodec, serving: Serving, exc: BaseException
+) -> Any:
     """End a call whose handler raised `exc`.
 
     Args:
-        context: grpc's context, as the outermost foreign interceptor passes it in, so
-            that this interceptor sees the status too.
+        context: The transport's call, or the context that the innermost foreign interceptor
+            passes in, so that these interceptors see the status too.
 
     Returns:
-        Nothing useful; grpc goes on to send a status that was set before.
+        Nothing useful; the transport goes on to send a status that was set before.
 
     Raises:
-        AbortError: The status was sent; grpc needs to see this exception.
+        AbortError: The status was sent; the transport needs to see this exception.
         BaseException: `exc` itself if it is not ours to handle: a cancelled
             call, a generator being closed.
     """
     raised, exc = exc, _sole(exc)
-    if isinstance(exc, AbortError):
-        raise exc
-    if isinstance(exc, KeyboardInterrupt):
-        call.interrupt()
     if isinstance(exc, GeneratorExit) and asyncio.current_task() is not call.task:
         raise exc  # a coroutine that is closed; left to grpc, one that the handler raised is no answer
-    if isinstance(exc, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            call.mark_cancelled()
-            raise exc
-        # Nobody cancelled this call: the handler awaited something that was cancelled. If we left
-        # that to grpc, the caller would wait until its deadline.
-    if isinstance(exc, BaseError) and not isinstance(exc, UsageError | CallerGone):
-        raise exc  # the server has stopped, so nothing can be sent any more
+    if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
+        call.mark_cancelled()
+        if not codec.raw or type(context) is Translation:
+            raise exc  # an interceptor further out may have cancelled the task, by a timeout of its own
+    if _is_final(exc, serving):
+        raise exc
     if context.done():
         # `abort` has sent the status, and then the handler raised another exception.
         log.error("%s: raised after the status was sent", codec.path, exc_info=exc)
         return None
-    if isinstance(exc, BadResponse) and _code_set(context) is not None:
+    if isinstance(exc, BadResponse) and error_code(context) is not None:
         return b"" if codec.raw else None  # with an error code, grpc ignores the response
-    error, lines = _explain(call, context, codec, exc)
+    source = _Source(codec.path, f"{codec.handler.label}, {codec.handler.where}")
+    own = (IDEMPOTENT,) if codec.handler.idempotent else ()
+    if isinstance(exc, NotOverridden):
+        own = (*own, NOT_STARTED)
+    return await _send(context, source, exc, raised, own)
+
+
+async def refuse_outside(path: str, context: Any, serving: Serving, exc: BaseException) -> Any:
+    """End a call that ends with `exc` outside of dispatch: by a foreign interceptor, or its timeout.
+
+    Args:
+        context: As the outermost of these interceptors gets it.
+
+    Returns:
+        Nothing useful, as `refuse`.
+
+    Raises:
+        AbortError: The status was sent.
+        BaseException: `exc` itself, if nobody waits for an answer.
+    """
+    raised, exc = exc, _sole(exc)
+    if _is_final(exc, serving):
+        raise exc
+    if isinstance(exc, CallerGone):
+        await let_events_arrive()  # its cancellation is on its way
+        raise exc
+    if context.done():
+        log.error("%s: raised after the status was sent", path, exc_info=exc)
+        return None
+    own = (IDEMPOTENT,) if IDEMPOTENT in tuple(context.trailing_metadata() or ()) else ()
+    source = _Source(path, "a grpc.aio interceptor, or what it called")
+    return await _send(context, source, exc, raised, own)
+
+
+def _is_final(exc: BaseException, serving: Serving) -> bool:
+    """Whether nothing is left to send, or nobody is there to read it."""
+    if isinstance(exc, KeyboardInterrupt):
+        serving.interrupt()
+    if isinstance(exc, asyncio.CancelledError):
+        # Either its caller has gone. Or the handler awaited something that was cancelled, or its own
+        # task was cancelled in this process; left to grpc, the caller would wait to its deadline.
+        task = asyncio.current_task()
+        return task is None or (bool(task.cancelling()) and serving.has_cancelled(task))
+    # Other errors of grpc.aio's say that the server has stopped.
+    return isinstance(exc, BaseError) and not isinstance(exc, UsageError | CallerGone)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+class _Source(NamedTuple):
+    """Where an exception comes from.
+
+    Attributes:
+        where: For people.
+    """
+
+    path: str
+    where: str
+
+
+async def _send(
+    context: Any, source: _Source, exc: BaseException, raised: BaseException, own: tuple[Pair, ...]
+) -> NoReturn:
+    """Send the status for `exc`, with the trailing metadata set so far and `own`.
+
+    Args:
+        raised: The exception as it was raised, perhaps in a group.
+    """
+    error, lines = _explain(context, source, exc)
+    before = tuple(context.trailing_metadata() or ())
     try:
-        wire = to_wire(error, call.trailing_metadata())
+        wire = to_wire(error, before)
     except Exception as broken:
         # A status that cannot be sent, by its own details, is a fault of the handler like any other.
-        error, lines = _explain(call, context, codec, broken)
-        wire = to_wire(error, call.trailing_metadata())
+        error, lines = _explain(context, source, broken)
+        wire = to_wire(error, before)
     trailing = without_received(wire.trailing, raised)
     try:
-        await context.abort(wire.code, wire.details, (*trailing, *_own_trailers(codec, exc)))
+        await context.abort(wire.code, wire.details, (*trailing, *own))
     except AbortError:
         # Only now: if the caller has gone, `abort` raises another exception, and nobody
         # needs a log line about the failed write that told us so.
         lines()
         if wire.dropped:
-            log.warning("%s: too large or illegal, so not sent: %s", codec.path, ", ".join(wire.dropped))
+            log.warning("%s: too large or illegal, so not sent: %s", source.path, ", ".join(wire.dropped))
         raise
     except CallerGone:
         # The same deadline may have ended both. grpc is about to hear of that, and logs an error
         # if this exception arrives first.
         await let_events_arrive()
         raise
-    return None
+    raise AssertionError("abort returned")
 
 
 def _sole(exc: BaseException) -> BaseException:
@@ -122,43 +191,37 @@ def _said(error: RpcError) -> tuple[Any, ...]:
     )
 
 
-def _own_trailers(codec: RpcCodec, exc: BaseException) -> tuple[Pair, ...]:
-    idempotent = (IDEMPOTENT,) if codec.handler.idempotent else ()
-    return (*idempotent, NOT_STARTED) if isinstance(exc, NotOverridden) else idempotent
-
-
-def _explain(call: CallContext, context: Any, codec: RpcCodec, exc: BaseException) -> tuple[RpcError, Any]:
+def _explain(context: Any, source: _Source, exc: BaseException) -> tuple[RpcError, Callable[[], None]]:
     """The status for an exception, and the function that writes about it to the log."""
     if isinstance(exc, RpcError) and exc.callee is None:
         return exc, _quiet
     received = isinstance(exc, grpc.RpcError)
-    if _is_deadline(exc) and _deadline_passed(call):
+    if _is_deadline(exc) and _deadline_passed(context):
         return DeadlineExceeded("deadline exceeded"), _quiet
     ident = secrets.token_hex(4)
-    code = _code_set(context)
+    code = error_code(context)
     error: RpcError = Internal(f"internal error, id {ident}")
     if code is not None and not received:
         error = by_code(code)(context.details() or f"error, id {ident}")
 
-    where = f"{codec.handler.label}, {codec.handler.where}"
     if received:
 
         def lines() -> None:
             log.error(
                 "%s: internal error, id %s: %s did not catch %s",
-                codec.path,
+                source.path,
                 ident,
-                where,
+                source.where,
                 _account_of_received(exc),
             )
     elif isinstance(exc, BadResponse):
 
         def lines() -> None:
-            log.error("%s: internal error, id %s: %s", codec.path, ident, exc)
+            log.error("%s: internal error, id %s: %s", source.path, ident, exc)
     else:
 
         def lines() -> None:
-            log.error("%s: internal error, id %s in %s", codec.path, ident, where, exc_info=exc)
+            log.error("%s: internal error, id %s in %s", source.path, ident, source.where, exc_info=exc)
 
     return error, lines
 
@@ -182,12 +245,12 @@ def _is_deadline(exc: BaseException) -> bool:
     return isinstance(exc, grpc.RpcError) and callable(code) and code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def _deadline_passed(call: CallContext) -> bool:
-    remaining = call.time_remaining()
+def _deadline_passed(context: Any) -> bool:
+    remaining = context.time_remaining()
     return remaining is not None and remaining <= _SLACK
 
 
-def _code_set(context: Any) -> grpc.StatusCode | None:
+def error_code(context: Any) -> grpc.StatusCode | None:
     """The error code that a handler set, as an enum or as a number."""
     code = code_of(context.code())
     return None if code is grpc.StatusCode.OK else code

@@ -1,32 +1,50 @@
-"""The requests of a stream, as a handler iterates them."""
+"""The requests of a stream, as a handler reads them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from grpc.aio import EOF
 
 from pymicro.rpc.grpcio import let_events_arrive
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "receive"]
+
+Read = Callable[[], Awaitable[Any]]
+Parse = Callable[[bytes], Any]
+
+
+async def receive(read: Read, parse: Parse) -> Any:
+    """The next request, parsed; EOF after the last."""
+    raw = await read()
+    if raw is EOF:
+        await let_events_arrive()  # this may be a broken stream rather than an end
+        return raw
+    return parse(raw)
 
 
 class Requests:
-    """Iterates the requests that grpc receives. It is no generator: a handler may drop it unfinished."""
+    """Iterates the requests of a call. It is no generator: a handler may drop it unfinished.
 
-    __slots__ = ("_requests", "_source")
+    Args:
+        read: The call's.
+    """
 
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self._requests: AsyncIterator[Any] | None = None
+    __slots__ = ("_ended", "_parse", "_read")
+
+    def __init__(self, read: Read, parse: Parse) -> None:
+        self._read = read
+        self._parse = parse
+        self._ended = False
 
     def __aiter__(self) -> Requests:
         return self
 
     async def __anext__(self) -> Any:
-        if self._requests is None:
-            self._requests = aiter(self._source)
-        try:
-            return await anext(self._requests)
-        except StopAsyncIteration:
-            await let_events_arrive()  # this may be a broken stream rather than an end
-            raise
+        if not self._ended:
+            message = await receive(self._read, self._parse)
+            if message is not EOF:
+                return message
+            self._ended = True
+        raise StopAsyncIteration

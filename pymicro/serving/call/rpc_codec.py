@@ -11,7 +11,7 @@ from pymicro.rpc.status import Internal, InvalidArgument, ResourceExhausted, Rpc
 from pymicro.serving.gomicro.codecs import Misfit, NotJson
 from pymicro.serving.handlers.types import RpcHandler
 
-__all__ = ["BadResponse", "RpcCodec", "Unparsable"]
+__all__ = ["BadResponse", "RpcCodec"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -20,22 +20,13 @@ class BadResponse(PymicroError):
     """A handler's answer does not fit the proto. For the log; never sent."""
 
 
-class Unparsable:
-    """Takes the place of a unary request that did not parse, until dispatch refuses it."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: RpcError) -> None:
-        self.error = error
-
-
 class RpcCodec:
     """One method of one server.
 
     Attributes:
-        raw: Whether grpc gets responses as bytes, so that they are serialized
-            once. Foreign interceptors want messages instead.
-        encode: Checks a response and returns what grpc gets.
+        raw: Whether dispatch takes and gives bytes, as a transport does. Foreign interceptors
+            want messages instead.
+        encode: Checks a response and returns what dispatch gives.
     """
 
     __slots__ = ("encode", "handler", "path", "raw", "shape")
@@ -47,28 +38,27 @@ class RpcCodec:
         self.raw = raw
         self.encode = _encoder(handler, raw, limit)
 
-    def parse_unary(self, raw: bytes) -> Any:
-        """Parse a unary request without raising: grpc would send an exception's text to the caller."""
-        try:
-            return self.handler.deserialize(raw)
-        except Exception as exc:
-            return Unparsable(self._unparsable(exc))
-
     def parse(self, raw: bytes) -> Any:
-        """Parse a request of a stream; an exception reaches the handler where it reads."""
+        """Parse a request.
+
+        Raises:
+            RpcError: The status to end with.
+        """
         try:
             return self.handler.deserialize(raw)
         except Exception as exc:
             raise self._unparsable(exc) from exc
 
     def serialize(self, message: Any) -> bytes:
-        """Serialize what foreign interceptors pass on; `encode` has seen the handler's own message."""
+        """Serialize what foreign interceptors pass on; `encode` has seen the handler's own message.
+
+        Raises:
+            BadResponse: It cannot be sent.
+        """
         try:
             return self.handler.serialize(message)
         except Exception as exc:
-            log.error("%s: an interceptor made a response that cannot be sent: %r", self.path, exc)
-        # Outside the except block: grpc sends this exception's text to the caller.
-        raise RuntimeError("internal error")
+            raise BadResponse(f"an interceptor made a response that cannot be sent: {exc!r}") from exc
 
     def check(self, message: Any) -> None:
         """Refuse a response of the wrong type.

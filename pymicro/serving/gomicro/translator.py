@@ -1,6 +1,6 @@
-"""Handlers for calls from go-micro 1.x: errors as its JSON, and its `timeout` header.
+"""Methods for calls from go-micro 1.x: errors as its JSON, and its `timeout` header.
 
-This stands between grpc and all code of ours and the user's. Dispatch, our interceptors
+This stands between the transport and all code of ours and the user's. Dispatch, our interceptors
 and grpc.aio's own see an ordinary call; only what goes out differs. Ordinary calls never
 pass through here.
 """
@@ -8,13 +8,10 @@ pass through here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import grpc.aio
 
 from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import FROM_PEER
@@ -23,15 +20,11 @@ from pymicro.serving.gomicro.translation import Translation
 
 __all__ = ["Translator"]
 
-_Behaviour = Callable[[Any, Any], Any]
+_Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Translator(grpc.aio.ServerInterceptor):
+class Translator:
     """Makes methods answer as go-micro's callers expect.
-
-    As a grpc.aio interceptor it belongs in front of the user's own, so that it translates
-    their errors too. If the user has none, the router calls `translated` itself: a single
-    interceptor would slow down every call.
 
     Args:
         service: The name under which the service is registered.
@@ -40,47 +33,15 @@ class Translator(grpc.aio.ServerInterceptor):
     def __init__(self, service: str) -> None:
         self._service = service
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """The inner handler; for calls from go-micro, its `translated` form."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not caller_of(handler_call_details.invocation_metadata).go_micro:
-            return handler
-        return self.translated(handler)
+    def context(self, call: Any) -> Translation:
+        """A call as go-micro's callers want it answered."""
+        return Translation(call, self._service)
 
-    def translated(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same method for calls from go-micro."""
-        shape = Shape.of(bool(handler.request_streaming), bool(handler.response_streaming))
-        behaviour = _translated(getattr(handler, shape.value), self._service, shape)
-        make = getattr(grpc, f"{shape.value}_rpc_method_handler")
-        made: grpc.RpcMethodHandler[Any, Any] = make(
-            behaviour, handler.request_deserializer, handler.response_serializer
-        )
-        return made
-
-
-def _translated(behaviour: _Behaviour, service: str, shape: Shape) -> _Behaviour:
-    async def awaited(request: Any, context: Any) -> Any:
-        return await behaviour(request, Translation(context, service))
-
-    async def bounded(request: Any, context: Any) -> Any:
-        timeout = caller_of(context.invocation_metadata()).timeout
-        return await _within(timeout, behaviour, request, Translation(context, service, timeout))
-
-    async def iterated(request: Any, context: Any) -> None:
-        context = Translation(context, service)
-        async with contextlib.aclosing(behaviour(request, context)) as responses:
-            async for message in responses:
-                await context.write(message)
-
-    def threaded(request: Any, context: Any) -> Any:
-        return behaviour(request, Translation(context, service))
-
-    # The kinds of functions that grpc.aio distinguishes, tested in the same way.
-    if inspect.isasyncgenfunction(behaviour):
-        return iterated
-    if not inspect.iscoroutinefunction(behaviour):
-        return threaded
-    return bounded if shape is Shape.UNARY_UNARY else awaited
+    async def run(self, shape: Shape, behaviour: _Behaviour, request: Any, call: Any) -> Any:
+        """Run a method for a call from go-micro; the method sees a translated `call`."""
+        # go-micro's clients send 5 s with every stream and do not mean it.
+        timeout = caller_of(call.invocation_metadata()).timeout if shape is Shape.UNARY_UNARY else None
+        return await _within(timeout, behaviour, request, Translation(call, self._service, timeout))
 
 
 async def _within(timeout: float | None, behaviour: _Behaviour, request: Any, context: Translation) -> Any:

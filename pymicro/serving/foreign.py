@@ -1,0 +1,239 @@
+"""Other people's code around dispatch: grpc.aio's server interceptors, and grpc's method handlers.
+
+Between the transport, which moves bytes, and such code, which wants messages and grpc.aio's
+servicer context, stands `Adapter`. It is outermost, so whatever this code raises ends as a status
+like a handler's exception: nothing of its text leaves the process.
+
+grpc.aio's server runs its interceptors itself, because it must know a method's shape before it
+reads (`grpc_transport.py`); for every other transport `Foreign.find` runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc.aio import EOF
+
+from pymicro.rpc.wire.shape import Shape
+from pymicro.serving.call.context import Serving
+from pymicro.serving.call.refusal import error_code, refuse_outside
+from pymicro.serving.call.requests import Requests, receive
+from pymicro.serving.call.threads import HandlerThreads
+from pymicro.serving.gomicro.caller import caller_of
+from pymicro.serving.gomicro.translator import Translator
+from pymicro.serving.transport import CallDetails, Method, ServedCall
+
+if TYPE_CHECKING:
+    GrpcHandler = grpc.RpcMethodHandler[Any, Any]
+
+__all__ = ["Adapter", "Foreign"]
+
+T = TypeVar("T")
+_Behaviour = Callable[[Any, Any], Awaitable[Any]]
+_Continuation = Callable[[Any], Awaitable[Any]]
+
+
+class Adapter:
+    """Makes methods of grpc's method handlers.
+
+    Args:
+        threads: For handlers that are plain functions.
+    """
+
+    def __init__(self, serving: Serving, threads: HandlerThreads, gomicro: Translator) -> None:
+        self._serving = serving
+        self._threads = threads
+        self._gomicro = gomicro
+
+    def method(self, details: CallDetails, handler: GrpcHandler) -> Method:
+        """The method for one call; go-micro's callers get errors as its JSON."""
+        path, serving, gomicro = details.method, self._serving, self._gomicro
+        shape = Shape.of(bool(handler.request_streaming), bool(handler.response_streaming))
+        parse = handler.request_deserializer or _as_it_is
+        serialize = handler.response_serializer or _as_it_is
+        behave = self._coroutine(getattr(handler, shape.value), shape)
+        go_micro = caller_of(details.invocation_metadata).go_micro
+
+        async def run(request: Any, call: ServedCall) -> Any:
+            context = _Context(call, parse, serialize)
+            try:
+                request = Requests(call.read, parse) if shape.request_streaming else parse(request)
+                if go_micro:
+                    response = await gomicro.run(shape, behave, request, context)
+                else:
+                    response = await behave(request, context)
+                if shape.response_streaming or call.done():
+                    return None
+                return b"" if error_code(call) else serialize(response)
+            except BaseException as exc:
+                outer = gomicro.context(context) if go_micro else context
+                return await refuse_outside(path, outer, serving, exc)
+
+        return Method(shape, run)
+
+    def failed(self, details: CallDetails, exc: BaseException) -> Method:
+        """The method for a call whose handler could not be found because of `exc`."""
+
+        async def run(request: Any, call: ServedCall) -> Any:
+            go_micro = caller_of(details.invocation_metadata).go_micro
+            outer = self._gomicro.context(call) if go_micro else call
+            return await refuse_outside(details.method, outer, self._serving, exc)
+
+        return Method(Shape.STREAM_STREAM, run)
+
+    def _coroutine(self, behaviour: Any, shape: Shape) -> _Behaviour:
+        """The behaviour in one form; grpc.aio tells the others apart in the same way."""
+        if inspect.isasyncgenfunction(behaviour):
+            return functools.partial(_written, behaviour)
+        if inspect.iscoroutinefunction(behaviour):
+            return behaviour  # type: ignore[no-any-return]
+        return functools.partial(self._in_threads, behaviour, shape)
+
+    async def _in_threads(self, behaviour: Any, shape: Shape, request: Any, context: Any) -> Any:
+        loop, run = asyncio.get_running_loop(), self._threads.run
+        if shape.request_streaming:
+            request = _blocking(request, loop)
+        given = await run(behaviour, request, _Blocking(context, loop))
+        if not shape.response_streaming:
+            return given
+        responses, end = iter(given), object()
+        try:
+            while (response := await run(next, responses, end)) is not end:
+                await context.write(response)
+        finally:
+            if hasattr(given, "close"):
+                await run(given.close)
+        return None
+
+
+class Foreign:
+    """grpc.aio's server interceptors, and the handlers inside of them.
+
+    Args:
+        inner: Finds the innermost handler, in messages.
+        interceptors: The first one is outermost.
+    """
+
+    def __init__(
+        self,
+        inner: Callable[[CallDetails], Any],
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        adapter: Adapter,
+    ) -> None:
+        self.inner = inner
+        self.interceptors = tuple(interceptors)
+        self._adapter = adapter
+
+    def find(self, details: CallDetails) -> Method:
+        """A method that runs the interceptors first, and then what they found."""
+
+        async def run(_: Any, call: ServedCall) -> None:
+            method = await self.method(self._continue(0), details)
+            request = None if method.shape.request_streaming else await call.read()
+            if request is EOF:
+                text = f"{details.method} takes one request, and none came"
+                await call.abort(grpc.StatusCode.INTERNAL, text, ())
+            response = await method.run(request, call)
+            if not method.shape.response_streaming and not call.done() and error_code(call) is None:
+                await call.write(response)
+
+        return Method(Shape.STREAM_STREAM, run)
+
+    async def method(self, continuation: _Continuation, details: CallDetails) -> Method:
+        """What the interceptors found, as a method in bytes.
+
+        Args:
+            continuation: Runs the interceptors.
+        """
+        try:
+            handler = await continuation(details)
+            if handler is None:
+                raise LookupError("an interceptor found no handler")
+            return self._adapter.method(details, handler)
+        except BaseException as exc:
+            return self._adapter.failed(details, exc)
+
+    def _continue(self, index: int) -> _Continuation:
+        async def continuation(details: Any) -> Any:
+            if index == len(self.interceptors):
+                return self.inner(details)
+            return await self.interceptors[index].intercept_service(self._continue(index + 1), details)
+
+        return continuation
+
+
+class _Context:
+    """The context that foreign interceptors get: the call, in messages."""
+
+    __slots__ = ("_call", "_parse", "_serialize")
+
+    def __init__(
+        self, call: ServedCall, parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]
+    ) -> None:
+        self._call = call
+        self._parse = parse
+        self._serialize = serialize
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def read(self) -> Awaitable[Any]:
+        """As in grpc.aio."""
+        return receive(self._call.read, self._parse)
+
+    def write(self, message: Any) -> Awaitable[None]:
+        """As in grpc.aio."""
+        return self._call.write(self._serialize(message))
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """As in grpc.aio: called with this object."""
+        self._call.add_done_callback(lambda _: callback(self))
+
+
+class _Blocking:
+    """The context for handlers in threads: what is awaited elsewhere blocks."""
+
+    def __init__(self, context: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._context, name)
+        if name not in ("abort", "abort_with_status", "read", "send_initial_metadata", "write"):
+            return found
+        return lambda *args, **kwargs: _wait(found(*args, **kwargs), self._loop)
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """As in grpc's threaded API."""
+        self._loop.call_soon_threadsafe(self._context.add_done_callback, lambda _: callback())
+        return True
+
+
+async def _written(behaviour: Callable[[Any, Any], Any], request: Any, context: Any) -> None:
+    async with contextlib.aclosing(behaviour(request, context)) as responses:
+        async for message in responses:
+            await context.write(message)
+
+
+def _blocking(messages: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+    end = object()
+
+    async def following() -> Any:
+        return await anext(messages, end)
+
+    while (message := _wait(following(), loop)) is not end:
+        yield message
+
+
+def _wait(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -1,0 +1,139 @@
+"""grpc.aio's server as a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from pymicro.nodes.wellknown import server_ping_interval
+from pymicro.rpc.grpcio import awaited_by_grpc, grpc_handler, is_accept_loop
+from pymicro.serving.foreign import Foreign
+from pymicro.serving.listen import listen
+from pymicro.serving.transport import CallDetails, Method, Methods
+from pymicro.settings.config import Config
+
+__all__ = ["GrpcTransport"]
+
+# The largest value of grpc-core's channel arguments; as an age it means for ever.
+_C_INT_MAX = (1 << 31) - 1
+
+
+class GrpcTransport:
+    """A `grpc.aio.Server`; its own servicer contexts are the calls.
+
+    Args:
+        options: grpc channel arguments; they override ours.
+        compression: Compression of responses.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        self._options = _arguments(config, options)
+        self._compression = compression
+        self._server: grpc.aio.Server | None = None
+        self._stopping = False
+
+    @property
+    def ping_interval(self) -> str:
+        """See `Transport`."""
+        return server_ping_interval(self._options)
+
+    async def listen(self, address: str, methods: Methods) -> tuple[str, int]:
+        """See `Transport`."""
+        if self._server is None:
+            self._server = self._made(methods)
+        return await listen(self._server, address)
+
+    async def start(self, broken: Callable[[BaseException], None]) -> None:
+        """See `Transport`."""
+        assert self._server is not None
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            exc = None if self._stopping or task.cancelled() else task.exception()
+            if exc is not None:
+                broken(exc)
+
+        before = asyncio.all_tasks()
+        await self._server.start()
+        for task in asyncio.all_tasks() - before:
+            if is_accept_loop(task):  # grpc tells nobody if it breaks
+                task.add_done_callback(ended)
+
+    async def stop(self, grace: float | None) -> None:
+        """See `Transport`."""
+        self._stopping = True
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def has_cancelled(self, task: asyncio.Task[Any]) -> bool:
+        """See `Transport`."""
+        return awaited_by_grpc(task)
+
+    def _made(self, methods: Methods) -> grpc.aio.Server:
+        find: Callable[[CallDetails], Any] = methods.find
+        interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+        if isinstance(methods, Foreign):
+            # Run by ourselves they would cost each unary call a second batch: grpc.aio reads and
+            # writes one message by itself only for methods whose shape it knows before.
+            find, interceptors = methods.inner, (_Outermost(methods), *methods.interceptors)
+        return grpc.aio.server(
+            interceptors=interceptors,
+            options=self._options,
+            compression=self._compression,
+            handlers=[_Handlers(find)],
+        )
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """All methods. Registered one by one, each would add a future to every turn of the accept loop."""
+
+    def __init__(self, find: Callable[[CallDetails], Any]) -> None:
+        self._find = find
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler for a call; never None."""
+        found = self._find(handler_call_details)
+        return (found.native or _native(found)) if type(found) is Method else found
+
+
+class _Outermost(grpc.aio.ServerInterceptor):
+    """Stands outside the user's interceptors, and takes what they found."""
+
+    def __init__(self, foreign: Foreign) -> None:
+        self._foreign = foreign
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        return _native(await self._foreign.method(continuation, handler_call_details))
+
+
+def _native(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    made = method.native = grpc_handler(method.shape.value, method.run)
+    return made
+
+
+def _arguments(config: Config, given: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    ours = {
+        # Otherwise two servers would silently share one port.
+        "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": config.max_message_size,
+        # Our clients ping every 20 s, even between calls; grpc-core's own limit is 5 minutes.
+        "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+    }
+    if config.max_connection_age:
+        # grpc-core spreads the age by 10 % either way, so that the connections of one
+        # deployment do not end together. Calls in flight finish: its default for
+        # max_connection_age_grace_ms is no limit.
+        milliseconds = math.ceil(config.max_connection_age * 1000)
+        ours["grpc.max_connection_age_ms"] = min(milliseconds, _C_INT_MAX)
+    names = {name for name, _ in given}
+    return [*((name, value) for name, value in ours.items() if name not in names), *given]
