@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc.aio import EOF
 
 from pymicro.nodes.wellknown import server_ping_interval
-from pymicro.rpc.grpcio import awaited_by_grpc, grpc_handler, is_accept_loop
+from pymicro.rpc.grpcio import awaited_by_grpc, grpc_handler, is_accept_loop, let_events_arrive
 from pymicro.serving.foreign import Foreign
 from pymicro.serving.listen import listen
 from pymicro.serving.transport import CallDetails, Method, Methods
@@ -115,8 +116,34 @@ class _Outermost(grpc.aio.ServerInterceptor):
         return _native(await self._foreign.method(continuation, handler_call_details))
 
 
+class _Reader:
+    """grpc.aio's context for a method that reads requests: the end of these is one."""
+
+    __slots__ = ("_context", "write")
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.write = context.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        """See `ServedCall`."""
+        message = await self._context.read()
+        if message is EOF:
+            await let_events_arrive()  # this may be a broken stream rather than an end
+        return message
+
+
 def _native(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
-    made = method.native = grpc_handler(method.shape.value, method.run)
+    run = method.run
+
+    async def reading(requests: Any, context: Any) -> Any:
+        return await run(None, _Reader(context))
+
+    given = reading if method.shape.request_streaming else run
+    made = method.native = grpc_handler(method.shape.value, given)
     return made
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 
@@ -25,7 +25,14 @@ from pymicro.rpc.wire.shape import Shape
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
 
-__all__ = ["CallDetails", "Method", "Methods", "Run", "ServedCall", "Transport"]
+__all__ = ["CallDetails", "Metadatum", "Method", "Methods", "Run", "ServedCall", "Transport"]
+
+
+class Metadatum(NamedTuple):
+    """One pair of a request's metadata; code written for grpc uses the names."""
+
+    key: str
+    value: str | bytes
 
 
 class ServedCall(Protocol):
@@ -37,7 +44,10 @@ class ServedCall(Protocol):
     # What the caller sent
 
     def invocation_metadata(self) -> tuple[Pair, ...]:
-        """The request's metadata, keys in lower case; values of keys that end in `-bin` are bytes."""
+        """The request's metadata, as `Metadatum` or grpc's own like it.
+
+        Keys are in lower case; values of keys that end in `-bin` are bytes.
+        """
         ...
 
     def peer(self) -> str:
@@ -63,7 +73,8 @@ class ServedCall(Protocol):
     def read(self) -> Awaitable[Any]:
         """The next request's bytes; `grpc.aio.EOF` after the last one, and ever after.
 
-        Reading gives the caller room to send: who does not read holds it up.
+        A stream that breaks off does not end: its method is cancelled. So no half of an upload
+        passes for the whole. Reading gives the caller room to send: who does not read holds it up.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""A server on a real socket, and calls to it over a bare grpc.aio channel."""
+"""A server on a real socket, and calls to it over a bare grpc.aio channel; or both in memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 from pymicro.serving.server import Server
 from pymicro.settings.config import Config
 from tests.protos import zoo_pb2 as pb
+from tests.serving.memory import MemoryChannel, MemoryTransport
 
 ZOO = "/pymicro.tests.zoo.Keeper"
 MESSAGES = {
@@ -29,13 +30,24 @@ KINDS = {
 }
 
 
+# The transport of `serving`; conftest.py sets it.
+TRANSPORT = "grpc.aio"
+
+
 @dataclass
 class Running:
     """A server that serves, and a channel to it."""
 
     server: Server
-    channel: grpc.aio.Channel
+    channel: Any
     port: int
+
+    def called_by(self, user_agent: str) -> Any:
+        """Another channel, whose calls say that they come from this program."""
+        if isinstance(self.channel, MemoryChannel):
+            return MemoryChannel(self.channel.transport, ("user-agent", user_agent))
+        options = [("grpc.primary_user_agent", user_agent)]
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options)
 
     def rpc(self, name: str) -> Any:
         """The multi-callable of one of Keeper's rpcs."""
@@ -90,7 +102,9 @@ async def serving(
     options: Sequence[tuple[str, Any]] = (),
     add: Callable[[Server], None] | None = None,
 ) -> AsyncIterator[Running]:
-    server = Server(config or Config(), interceptors=interceptors, options=options)
+    config = config or Config()
+    memory = MemoryTransport(config.max_message_size) if TRANSPORT == "memory" else None
+    server = Server(config, interceptors=interceptors, options=options, transport=memory)
     for obj in objects:
         server.add(obj, source, partial=True)
     if add is not None:
@@ -99,8 +113,12 @@ async def serving(
     await server.start()
     server.set_serving(True)
     try:
-        async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
-            yield Running(server, channel, port)
+        if memory is not None:
+            async with MemoryChannel(memory) as channel:
+                yield Running(server, channel, port)
+        else:
+            async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
+                yield Running(server, channel, port)
     finally:
         await server.stop(None)
 

@@ -25,6 +25,8 @@ from tests.serving.serving import ZOO, Running, eventually, serving
 from tests.serving.test_dispatch import Keeper
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
+pytestmark = pytest.mark.transports
+
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 SHAPES = ("Import", "Watch", "Count", "Talk")
 AROUND = pytest.mark.parametrize(
@@ -364,6 +366,7 @@ async def test_a_call_whose_deadline_passed_before_its_start_is_not_run(
     assert not caplog.records  # of a status that no longer reaches its caller
 
 
+@pytest.mark.grpc_only("its calls come in by threads of grpc-core, while the loop stands still")
 async def test_streams_that_waited_for_a_blocked_loop_past_their_deadline_are_not_run() -> None:
     ran: list[str] = []
 

@@ -27,6 +27,8 @@ from tests.protos import zoo_pb2_grpc
 from tests.serving.serving import KINDS, ZOO, eventually, everything_in, serving, stops_growing
 from tests.serving.test_dispatch import Keeper
 
+pytestmark = pytest.mark.transports
+
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 NAMES = ("Import", "Watch", "Count", "Talk")
 ANSWERS = {"Import": ["ANT"], "Watch": ["ant0", "ant1", "ant2"], "Count": ["1"], "Talk": ["ANT"]}
@@ -330,6 +332,8 @@ async def test_what_a_foreign_interceptor_raises_ends_as_a_handlers_exception(
             match = re.search(r"internal error, id ([0-9a-f]{8})", error.details() or "")
             assert match
             assert (error.details() == match[0]) is not go_micro
+            # The line may come a moment after the answer.
+            await eventually(lambda ident=match[1]: ident in caplog.text, "the log says so")  # type: ignore[misc]
             (record,) = [r for r in caplog.records if match[1] in r.getMessage()]
             assert record.exc_info
             assert f"Keeper/{name}" in record.getMessage()

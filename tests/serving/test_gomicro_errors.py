@@ -27,6 +27,8 @@ from tests.serving.test_admission import Waiting, full
 from tests.serving.test_foreign_interceptors import Seeing, Telemetry, passing
 from tests.serving.test_handler_errors import all_shapes
 
+pytestmark = pytest.mark.transports
+
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 AROUND = pytest.mark.parametrize(
     "around",
@@ -37,7 +39,7 @@ CONFIG = Config(server_name="zoo")
 Act = Callable[[CallContext], Awaitable[Any]]
 
 # What pymicro's own client says of itself.
-OWN = (("grpc.primary_user_agent", "pymicro/0.3"),)
+OWN = "pymicro/0.3"
 INFO = error_details_pb2.ErrorInfo(reason="NO_SUCH", domain="zoo")
 
 
@@ -130,7 +132,7 @@ async def test_everybody_else_gets_plain_text_and_rich_details(
     """Ordinary callers, and pymicro's own client, which tells its service's name like go-micro's."""
     async with (
         serving(all_shapes(act), config=CONFIG, interceptors=around) as running,
-        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", options=OWN) as channel,
+        running.called_by(OWN) as channel,
     ):
         named = (("micro-from-service", "shop"), ("timeout", "1"))
         ordinary = (("timeout", "1"), ("x-request-id", "2"))
@@ -146,7 +148,7 @@ async def test_everybody_else_gets_plain_text_and_rich_details(
 async def test_our_own_client_gets_json_of_messages_if_it_asks_and_plain_errors() -> None:
     async with (
         serving(all_shapes(raises), config=CONFIG) as running,
-        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", options=OWN) as channel,
+        running.called_by(OWN) as channel,
     ):
         caller = GoCaller(Running(running.server, channel, 0), JSON)
         failure = await caller.failure("Import", b'{"name": "ant"}')

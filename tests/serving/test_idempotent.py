@@ -22,6 +22,8 @@ from tests.protos import zoo_pb2_grpc
 from tests.serving.serving import Running, eventually, serving
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
+pytestmark = pytest.mark.transports
+
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 SHAPES = ("Import", "Watch", "Count", "Talk")
 AROUND = pytest.mark.parametrize(
@@ -321,6 +323,7 @@ async def test_a_handler_knows_how_often_a_call_was_tried_before(
     assert seen == [(attempts, attempts > 0)]
 
 
+@pytest.mark.grpc_only("grpc-core makes the attempts")
 async def test_grpcs_own_count_of_attempts_is_read_as_well() -> None:
     seen: list[int] = []
 

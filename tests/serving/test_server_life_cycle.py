@@ -22,9 +22,12 @@ from tests.protos import zoo_pb2 as pb
 from tests.serving.serving import eventually, headers_with_path, serving
 from tests.serving.test_dispatch import Keeper
 
+pytestmark = pytest.mark.transports
+
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 
 
+@pytest.mark.grpc_only("no call is made")
 async def test_mismatches_of_all_objects_stop_the_bind() -> None:
     class Gate:
         @handler
@@ -46,6 +49,7 @@ async def test_mismatches_of_all_objects_stop_the_bind() -> None:
     await server.stop(None)
 
 
+@pytest.mark.grpc_only("it is about sockets")
 async def test_a_taken_port_is_an_error_that_says_so() -> None:
     async with serving(Keeper()) as running:
         second = Server(Config())
@@ -63,6 +67,7 @@ async def test_a_taken_port_is_an_error_that_says_so() -> None:
     await third.stop(None)
 
 
+@pytest.mark.grpc_only("it is about sockets")
 @pytest.mark.parametrize(
     ("address", "error", "words"),
     [
@@ -90,6 +95,7 @@ def has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.grpc_only("it is about sockets")
 @pytest.mark.parametrize(
     ("address", "host", "target"),
     [
@@ -246,6 +252,7 @@ async def test_stop_may_be_hurried_and_repeated() -> None:
         await running.server.stop(1)
 
 
+@pytest.mark.grpc_only("no call is made")
 async def test_a_server_that_never_started_stops() -> None:
     server = Server(Config())
     server.set_serving(True)
@@ -256,6 +263,7 @@ async def test_a_server_that_never_started_stops() -> None:
     await bound.stop(1)
 
 
+@pytest.mark.grpc_only("they are channel arguments of grpc-core")
 async def test_the_users_options_win() -> None:
     limit: tuple[str, Any] = ("grpc.max_receive_message_length", 100)
     async with serving(Keeper(), options=[limit]) as running:
@@ -264,6 +272,7 @@ async def test_the_users_options_win() -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.grpc_only("it is about grpc's accept loop")
 async def test_an_accept_loop_that_breaks_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(Keeper()) as running:
         watching = asyncio.create_task(running.server.wait_until_stopped())

@@ -7,8 +7,6 @@ from typing import Any
 
 from grpc.aio import EOF
 
-from pymicro.rpc.grpcio import let_events_arrive
-
 __all__ = ["Requests", "receive"]
 
 Read = Callable[[], Awaitable[Any]]
@@ -18,10 +16,7 @@ Parse = Callable[[bytes], Any]
 async def receive(read: Read, parse: Parse) -> Any:
     """The next request, parsed; EOF after the last."""
     raw = await read()
-    if raw is EOF:
-        await let_events_arrive()  # this may be a broken stream rather than an end
-        return raw
-    return parse(raw)
+    return raw if raw is EOF else parse(raw)
 
 
 class Requests:
