@@ -266,7 +266,7 @@ class Service:
         return self._running
 
     async def __aenter__(self) -> Self:
-        """Start it inside another program: no flags are read and no signals handled.
+        """Start it inside another program: no flags are read, and no signals handled but Ctrl-C at its stop.
 
         Raises:
             ConfigError: Settings or handlers cannot be used.

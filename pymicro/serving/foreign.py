@@ -23,11 +23,11 @@ from grpc.aio import EOF
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.context import Serving
 from pymicro.serving.call.refusal import error_code, refuse_outside
-from pymicro.serving.call.requests import Requests, receive
+from pymicro.serving.call.requests import ReceivedRequests, receive
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.gomicro.caller import caller_of
 from pymicro.serving.gomicro.translator import Translator
-from pymicro.serving.transport import CallDetails, Method, ServedCall
+from pymicro.serving.transport import CallDetails, ServedCall, ServedMethod
 
 if TYPE_CHECKING:
     GrpcHandler = grpc.RpcMethodHandler[Any, Any]
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Foreign"]
 
 T = TypeVar("T")
+
+# For the log: which one it was stands in the traceback.
+_WHERE = "a grpc.aio interceptor, or what it called"
+
 _Behaviour = Callable[[Any, Any], Awaitable[Any]]
 _Continuation = Callable[[Any], Awaitable[Any]]
 
@@ -51,7 +55,7 @@ class Adapter:
         self._threads = threads
         self._gomicro = gomicro
 
-    def method(self, details: CallDetails, handler: GrpcHandler) -> Method:
+    def method(self, details: CallDetails, handler: GrpcHandler) -> ServedMethod:
         """The method for one call; go-micro's callers get errors as its JSON."""
         path, serving, gomicro = details.method, self._serving, self._gomicro
         shape = Shape.of(bool(handler.request_streaming), bool(handler.response_streaming))
@@ -63,7 +67,7 @@ class Adapter:
         async def run(request: Any, call: ServedCall) -> Any:
             context = _Context(call, parse, serialize)
             try:
-                request = Requests(call.read, parse) if shape.request_streaming else parse(request)
+                request = ReceivedRequests(call.read, parse) if shape.request_streaming else parse(request)
                 if go_micro:
                     response = await gomicro.run(shape, behave, request, context)
                 else:
@@ -73,19 +77,19 @@ class Adapter:
                 return b"" if error_code(call) else serialize(response)
             except BaseException as exc:
                 outer = gomicro.context(context) if go_micro else context
-                return await refuse_outside(path, outer, serving, exc)
+                return await refuse_outside(path, _WHERE, outer, serving, exc)
 
-        return Method(shape, run)
+        return ServedMethod(shape, run)
 
-    def failed(self, details: CallDetails, exc: BaseException) -> Method:
+    def failed(self, details: CallDetails, exc: BaseException) -> ServedMethod:
         """The method for a call whose handler could not be found because of `exc`."""
 
         async def run(request: Any, call: ServedCall) -> Any:
             go_micro = caller_of(details.invocation_metadata).go_micro
             outer = self._gomicro.context(call) if go_micro else call
-            return await refuse_outside(details.method, outer, self._serving, exc)
+            return await refuse_outside(details.method, _WHERE, outer, self._serving, exc)
 
-        return Method(Shape.STREAM_STREAM, run)
+        return ServedMethod(Shape.STREAM_STREAM, run)
 
     def _coroutine(self, behaviour: Any, shape: Shape) -> _Behaviour:
         """The behaviour in one form; grpc.aio tells the others apart in the same way."""
@@ -130,7 +134,7 @@ class Foreign:
         self.interceptors = tuple(interceptors)
         self._adapter = adapter
 
-    def find(self, details: CallDetails) -> Method:
+    def find(self, details: CallDetails) -> ServedMethod:
         """A method that runs the interceptors first, and then what they found."""
 
         async def run(_: Any, call: ServedCall) -> None:
@@ -143,9 +147,9 @@ class Foreign:
             if not method.shape.response_streaming and not call.done() and error_code(call) is None:
                 await call.write(response)
 
-        return Method(Shape.STREAM_STREAM, run)
+        return ServedMethod(Shape.STREAM_STREAM, run)
 
-    async def method(self, continuation: _Continuation, details: CallDetails) -> Method:
+    async def method(self, continuation: _Continuation, details: CallDetails) -> ServedMethod:
         """What the interceptors found, as a method in bytes.
 
         Args:

@@ -15,16 +15,16 @@ from pymicro.nodes.wellknown import server_ping_interval
 from pymicro.rpc.grpcio import awaited_by_grpc, grpc_handler, is_accept_loop, let_events_arrive
 from pymicro.serving.foreign import Foreign
 from pymicro.serving.listen import listen
-from pymicro.serving.transport import CallDetails, Method, Methods
+from pymicro.serving.transport import CallDetails, ServedMethod, ServedMethods
 from pymicro.settings.config import Config
 
-__all__ = ["GrpcTransport"]
+__all__ = ["GrpcServerTransport"]
 
 # The largest value of grpc-core's channel arguments; as an age it means for ever.
 _C_INT_MAX = (1 << 31) - 1
 
 
-class GrpcTransport:
+class GrpcServerTransport:
     """A `grpc.aio.Server`; its own servicer contexts are the calls.
 
     Args:
@@ -45,17 +45,17 @@ class GrpcTransport:
 
     @property
     def ping_interval(self) -> str:
-        """See `Transport`."""
+        """See `ServerTransport`."""
         return server_ping_interval(self._options)
 
-    async def listen(self, address: str, methods: Methods) -> tuple[str, int]:
-        """See `Transport`."""
+    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
+        """See `ServerTransport`."""
         if self._server is None:
             self._server = self._made(methods)
         return await listen(self._server, address)
 
     async def start(self, broken: Callable[[BaseException], None]) -> None:
-        """See `Transport`."""
+        """See `ServerTransport`."""
         assert self._server is not None
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -70,16 +70,16 @@ class GrpcTransport:
                 task.add_done_callback(ended)
 
     async def stop(self, grace: float | None) -> None:
-        """See `Transport`."""
+        """See `ServerTransport`."""
         self._stopping = True
         if self._server is not None:
             await self._server.stop(grace)
 
     def has_cancelled(self, task: asyncio.Task[Any]) -> bool:
-        """See `Transport`."""
+        """See `ServerTransport`."""
         return awaited_by_grpc(task)
 
-    def _made(self, methods: Methods) -> grpc.aio.Server:
+    def _made(self, methods: ServedMethods) -> grpc.aio.Server:
         find: Callable[[CallDetails], Any] = methods.find
         interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
         if isinstance(methods, Foreign):
@@ -103,7 +103,7 @@ class _Handlers(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         """The handler for a call; never None."""
         found = self._find(handler_call_details)
-        return (found.native or _native(found)) if type(found) is Method else found
+        return (found.native or _native(found)) if type(found) is ServedMethod else found
 
 
 class _Outermost(grpc.aio.ServerInterceptor):
@@ -136,7 +136,7 @@ class _Reader:
         return message
 
 
-def _native(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+def _native(method: ServedMethod) -> grpc.RpcMethodHandler[Any, Any]:
     run = method.run
 
     async def reading(requests: Any, context: Any) -> Any:

@@ -15,12 +15,12 @@ from pymicro.serving.call.refusal import refuse_outside
 from pymicro.serving.gomicro.codecs import in_json
 from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.handlers.types import RpcHandler
-from pymicro.serving.transport import Method
+from pymicro.serving.transport import ServedMethod
 
 __all__ = ["Found", "RpcForms", "Translate", "refusing"]
 
 # A method; where grpc.aio's interceptors stand outside, a handler as these know it.
-Found: TypeAlias = "Method | grpc.RpcMethodHandler[Any, Any]"
+Found: TypeAlias = "ServedMethod | grpc.RpcMethodHandler[Any, Any]"
 
 
 class Translate:
@@ -32,7 +32,7 @@ class Translate:
 
     def __call__(self, path: str, found: Found) -> Found:
         """The method for calls from go-micro."""
-        if not isinstance(found, Method):
+        if not isinstance(found, ServedMethod):
             return found
         gomicro, serving, shape, run = self._gomicro, self._serving, found.shape, found.run
 
@@ -40,9 +40,9 @@ class Translate:
             try:
                 return await gomicro.run(shape, run, request, call)
             except BaseException as exc:
-                return await refuse_outside(path, gomicro.context(call), serving, exc)
+                return await refuse_outside(path, "its task", gomicro.context(call), serving, exc)
 
-        return Method(shape, translated)
+        return ServedMethod(shape, translated)
 
 
 class RpcForms:
@@ -95,4 +95,4 @@ def refusing(text: str, *, foreign: bool) -> Found:
         yield
 
     shape = Shape.STREAM_STREAM
-    return grpc_handler(shape.value, iterated) if foreign else Method(shape, refuse)
+    return grpc_handler(shape.value, iterated) if foreign else ServedMethod(shape, refuse)

@@ -24,7 +24,7 @@ from pymicro.serving.foreign import Adapter, Foreign
 from pymicro.serving.gomicro.debug import Debug
 from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.gomicro.paths import Paths
-from pymicro.serving.grpc_transport import GrpcTransport
+from pymicro.serving.grpc_transport import GrpcServerTransport
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.reflection import reflection_handlers
@@ -33,7 +33,7 @@ from pymicro.serving.rpc_forms import RpcForms, Translate
 
 if TYPE_CHECKING:
     from pymicro.nodes.node import Endpoint
-    from pymicro.serving.transport import Methods, Transport
+    from pymicro.serving.transport import ServedMethods, ServerTransport
     from pymicro.settings.config import Config
 
 __all__ = ["Server"]
@@ -70,11 +70,11 @@ class Server:
         interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor] = (),
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
-        transport: Transport | None = None,
+        transport: ServerTransport | None = None,
     ) -> None:
         self._config = config
         self._interceptors, self._foreign = split(interceptors)
-        self._transport: Transport = transport or GrpcTransport(config, options, compression)
+        self._transport: ServerTransport = transport or GrpcServerTransport(config, options, compression)
         self._tables: dict[str, HandlerTable] = {}
         self._mismatches: list[HandlerMismatch] = []
         self._adopted: dict[str, Mapping[str, Any]] = {}
@@ -254,7 +254,7 @@ class Server:
         """What handlers see as `context.draining`."""
         return self._bound_serving().draining
 
-    def _methods(self, serving: Serving, health: health_service.HealthService, debug: Debug) -> Methods:
+    def _methods(self, serving: Serving, health: health_service.HealthService, debug: Debug) -> ServedMethods:
         limit = self._config.max_sent_message_size or math.inf
         foreign = bool(self._foreign)
         interceptors = self._interceptors
@@ -289,7 +289,7 @@ class Server:
                 paths.add(method.rpc.path, by_end=True)
         router = Router(served, paths, self._dynamic, users, translate, adapter)
         # Without foreign interceptors, all that the router finds are methods in bytes.
-        return Foreign(router.find, self._foreign, adapter) if foreign else cast("Methods", router)
+        return Foreign(router.find, self._foreign, adapter) if foreign else cast("ServedMethods", router)
 
     def _broke(self, exc: BaseException) -> None:
         if not self._stopping.is_set():

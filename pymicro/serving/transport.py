@@ -1,9 +1,9 @@
 """The seam between the network and the serving end: what a transport does, and what it runs.
 
 A transport listens, accepts calls and moves their bytes. It knows no proto and no handler:
-for each call it asks `Methods` for the method and runs that. All else is above the seam:
+for each call it asks `ServedMethods` for the method and runs that. All else is above the seam:
 messages, interceptors, admission, exceptions, what handlers see. grpc.aio's server is the
-first transport (`grpc_transport.py`); `tests/serving/memory.py` is another one.
+first transport (`grpc_transport.py`); `tests/fakes/server_transport.py` is another one.
 
 The seam has the exceptions and the end mark of grpc.aio, because handlers and interceptors
 that were written for it look for them, and no other object of grpc but its status codes.
@@ -25,7 +25,15 @@ from pymicro.rpc.wire.shape import Shape
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
 
-__all__ = ["CallDetails", "Metadatum", "Method", "Methods", "Run", "ServedCall", "Transport"]
+__all__ = [
+    "CallDetails",
+    "Metadatum",
+    "Run",
+    "ServedCall",
+    "ServedMethod",
+    "ServedMethods",
+    "ServerTransport",
+]
 
 
 class Metadatum(NamedTuple):
@@ -157,7 +165,7 @@ class CallDetails(Protocol):
     """What is known of a call before it is served; the names are grpc's.
 
     Attributes:
-        method: The path, `/package.Service/Method`.
+        method: The path, `/package.Service/ServedMethod`.
         invocation_metadata: As `ServedCall.invocation_metadata`.
     """
 
@@ -168,7 +176,7 @@ class CallDetails(Protocol):
 Run = Callable[[Any, ServedCall], Coroutine[Any, Any, Any]]
 
 
-class Method:
+class ServedMethod:
     """One method, in bytes.
 
     Attributes:
@@ -189,15 +197,15 @@ class Method:
         self.native: Any = None
 
 
-class Methods(Protocol):
+class ServedMethods(Protocol):
     """All that a server serves."""
 
-    def find(self, details: CallDetails) -> Method:
+    def find(self, details: CallDetails) -> ServedMethod:
         """The method for a call, at once; for an unknown path, one that refuses."""
         ...
 
 
-class Transport(Protocol):
+class ServerTransport(Protocol):
     """Accepts calls and runs their methods, each in a task of its own.
 
     When a caller has gone (it cancelled, its deadline has passed, its connection broke), the
@@ -209,7 +217,7 @@ class Transport(Protocol):
         """The shortest interval that it permits between a client's pings, as a node tells it; or empty."""
         ...
 
-    async def listen(self, address: str, methods: Methods) -> tuple[str, int]:
+    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
         """Take an address, `host:port`; calls wait until `start`. May be called for several.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The suite of the serving end runs on two transports: grpc.aio's server, and one in memory."""
+"""The tests of the serving end run over both transports: grpc.aio's server, and one in memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,33 @@ import pytest
 
 from tests.serving import serving
 
+# Files whose tests make calls, and are not about grpc.aio, sockets or processes.
+BOTH = {
+    "test_admission.py",
+    "test_dispatch.py",
+    "test_foreign_interceptors.py",
+    "test_gomicro_codecs.py",
+    "test_gomicro_debug.py",
+    "test_gomicro_errors.py",
+    "test_gomicro_paths.py",
+    "test_gomicro_timeout.py",
+    "test_handler_errors.py",
+    "test_health_and_reflection.py",
+    "test_idempotent.py",
+    "test_server_interceptors.py",
+    "test_server_life_cycle.py",
+    "test_servicers.py",
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of a module with the mark `transports` run on both, but for those marked `grpc_only(why)`."""
-    mark = metafunc.definition.get_closest_marker
-    if mark("transports") and not mark("grpc_only") and inspect.iscoroutinefunction(metafunc.function):
-        metafunc.parametrize("transport", ["grpc.aio", "memory"], indirect=True)
+    if metafunc.definition.path.name in BOTH and inspect.iscoroutinefunction(metafunc.function):
+        # A marked test is about grpc.aio itself; the mark has the reason.
+        alone = metafunc.definition.get_closest_marker("grpc_only") is not None
+        metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", "memory"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `serving` serves on."""
-    monkeypatch.setattr(serving, "TRANSPORT", getattr(request, "param", "grpc.aio"))
+    monkeypatch.setattr(serving, "TRANSPORT", getattr(request, "param", "grpc"))

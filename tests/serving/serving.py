@@ -12,8 +12,8 @@ import grpc
 
 from pymicro.serving.server import Server
 from pymicro.settings.config import Config
+from tests.fakes.server_transport import MemoryChannel, MemoryTransport
 from tests.protos import zoo_pb2 as pb
-from tests.serving.memory import MemoryChannel, MemoryTransport
 
 ZOO = "/pymicro.tests.zoo.Keeper"
 MESSAGES = {
@@ -31,7 +31,7 @@ KINDS = {
 
 
 # The transport of `serving`; conftest.py sets it.
-TRANSPORT = "grpc.aio"
+TRANSPORT = "grpc"
 
 
 @dataclass

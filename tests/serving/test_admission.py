@@ -25,8 +25,6 @@ from tests.serving.serving import ZOO, Running, eventually, serving
 from tests.serving.test_dispatch import Keeper
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 SHAPES = ("Import", "Watch", "Count", "Talk")
 AROUND = pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pymicro.serving.call.context import CallContext
-from pymicro.serving.grpc_transport import GrpcTransport
+from pymicro.serving.grpc_transport import GrpcServerTransport
 from pymicro.serving.handlers import handler
 from pymicro.settings.config import Config
 from tests.protos import zoo_pb2 as pb
@@ -56,15 +56,15 @@ async def test_connections_end_at_their_age_and_no_call_fails() -> None:
 
 
 async def test_connections_live_for_ever_unless_told_otherwise() -> None:
-    assert "grpc.max_connection_age_ms" not in dict(GrpcTransport(Config())._options)
+    assert "grpc.max_connection_age_ms" not in dict(GrpcServerTransport(Config())._options)
 
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(60.0, 60_000), (1e-9, 1), (1e9, (1 << 31) - 1)])
 def test_an_age_is_what_grpc_can_hold(seconds: float, milliseconds: int) -> None:
-    options = dict(GrpcTransport(Config(max_connection_age=seconds))._options)
+    options = dict(GrpcServerTransport(Config(max_connection_age=seconds))._options)
     assert options["grpc.max_connection_age_ms"] == milliseconds
 
 
 def test_an_option_in_code_wins() -> None:
-    transport = GrpcTransport(Config(max_connection_age=1), [("grpc.max_connection_age_ms", 5)])
+    transport = GrpcServerTransport(Config(max_connection_age=1), [("grpc.max_connection_age_ms", 5)])
     assert [value for name, value in transport._options if name == "grpc.max_connection_age_ms"] == [5]

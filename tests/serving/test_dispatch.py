@@ -20,8 +20,6 @@ from pymicro.settings.config import Config
 from tests.protos import zoo_pb2 as pb
 from tests.serving.serving import ZOO, eventually, serving, stops_growing
 
-pytestmark = pytest.mark.transports
-
 
 class Keeper:
     """All four shapes, answering with what they were asked."""

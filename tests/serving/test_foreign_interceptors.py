@@ -27,8 +27,6 @@ from tests.protos import zoo_pb2_grpc
 from tests.serving.serving import KINDS, ZOO, eventually, everything_in, serving, stops_growing
 from tests.serving.test_dispatch import Keeper
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 NAMES = ("Import", "Watch", "Count", "Talk")
 ANSWERS = {"Import": ["ANT"], "Watch": ["ant0", "ant1", "ant2"], "Count": ["1"], "Talk": ["ANT"]}

@@ -19,8 +19,6 @@ from tests.serving.serving import ZOO, eventually, serving
 from tests.serving.test_dispatch import Keeper
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 ANSWERS = {"Import": ["ANT"], "Watch": ["ant0", "ant1", "ant2"], "Count": ["1"], "Talk": ["ANT"]}
 PROTOBUFS = (

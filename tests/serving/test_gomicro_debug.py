@@ -26,8 +26,6 @@ from tests.serving.test_admission import Waiting, full
 from tests.serving.test_dispatch import Keeper
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
-pytestmark = pytest.mark.transports
-
 ZOO = Config(server_name="go.micro.srv.zoo")
 OK = b"\x0a\x02ok"
 PATH = "/go.micro.srv.zoo.Debug/Health"

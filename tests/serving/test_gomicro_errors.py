@@ -27,8 +27,6 @@ from tests.serving.test_admission import Waiting, full
 from tests.serving.test_foreign_interceptors import Seeing, Telemetry, passing
 from tests.serving.test_handler_errors import all_shapes
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 AROUND = pytest.mark.parametrize(
     "around",

@@ -17,8 +17,6 @@ from tests.serving.serving import ZOO, serving
 from tests.serving.test_dispatch import Keeper
 from tests.serving.test_foreign_interceptors import Seeing, Writer, passing
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 
 

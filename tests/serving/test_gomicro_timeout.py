@@ -20,8 +20,6 @@ from tests.serving.serving import eventually, serving
 from tests.serving.test_foreign_interceptors import Seeing, passing
 from tests.serving.test_handler_errors import all_shapes
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 CONFIG = Config(server_name="zoo")
 AROUND = pytest.mark.parametrize(

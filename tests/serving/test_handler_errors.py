@@ -29,8 +29,6 @@ from tests.protos import strict_pb2
 from tests.protos import zoo_pb2 as pb
 from tests.serving.serving import KINDS, MESSAGES, Running, eventually, everything_in, serving
 
-pytestmark = pytest.mark.transports
-
 SECRET = "password=hunter2"
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 Act = Callable[[CallContext], Awaitable[Any]]

@@ -14,8 +14,6 @@ from pymicro.serving.handlers import handler
 from tests.serving.serving import Running, serving
 from tests.serving.test_dispatch import Keeper
 
-pytestmark = pytest.mark.transports
-
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 BOTH = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 

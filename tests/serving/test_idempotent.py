@@ -22,8 +22,6 @@ from tests.protos import zoo_pb2_grpc
 from tests.serving.serving import Running, eventually, serving
 from tests.serving.test_foreign_interceptors import Seeing, passing
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 SHAPES = ("Import", "Watch", "Count", "Talk")
 AROUND = pytest.mark.parametrize(

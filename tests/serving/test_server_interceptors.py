@@ -20,8 +20,6 @@ from tests.protos import zoo_pb2 as pb
 from tests.serving.serving import eventually, everything_in, serving
 from tests.serving.test_dispatch import Keeper
 
-pytestmark = pytest.mark.transports
-
 KEEPER = pb.DESCRIPTOR.services_by_name["Keeper"]
 NAMES = ("Import", "Watch", "Count", "Talk")
 

@@ -18,8 +18,6 @@ from tests.protos import zoo_pb2 as pb
 from tests.serving import same_names
 from tests.serving.serving import everything_in, serving
 
-pytestmark = pytest.mark.transports
-
 SECRET = "password=hunter2"
 
 

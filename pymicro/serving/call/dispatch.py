@@ -18,11 +18,11 @@ from pymicro.serving.call.admission import begin, refuse_start
 from pymicro.serving.call.context import CallContext, Serving
 from pymicro.serving.call.refusal import NotOverridden, refuse
 from pymicro.serving.call.relay import Relay
-from pymicro.serving.call.requests import Requests
+from pymicro.serving.call.requests import ReceivedRequests
 from pymicro.serving.call.rpc_codec import RpcCodec
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.handlers.types import RpcHandler, Style
-from pymicro.serving.transport import Method
+from pymicro.serving.transport import ServedMethod
 
 __all__ = ["Dispatcher"]
 
@@ -58,11 +58,11 @@ class Dispatcher:
         self.foreign = foreign
         self._limit = limit
 
-    def build(self, handler: RpcHandler) -> Method | grpc.RpcMethodHandler[Any, Any]:
+    def build(self, handler: RpcHandler) -> ServedMethod | grpc.RpcMethodHandler[Any, Any]:
         """The method in bytes, for a transport; for foreign interceptors in messages, as they know it."""
         codec = RpcCodec(handler, raw=not self.foreign, limit=self._limit)
         if codec.raw:
-            return Method(codec.shape, self._dispatch(codec))
+            return ServedMethod(codec.shape, self._dispatch(codec))
         return grpc_handler(codec.shape.value, self._dispatch(codec), codec.parse, codec.serialize)
 
     def _dispatch(self, codec: RpcCodec) -> Callable[[Any, Any], Any]:
@@ -100,7 +100,7 @@ class Dispatcher:
                 if parses:
                     request = parse(request)
                 elif reads:
-                    request = Requests(context.read, parse)
+                    request = ReceivedRequests(context.read, parse)
                 return finish(await run(request, call))
             except BaseException as exc:
                 return await refuse(call, context, codec, serving, exc)

@@ -75,10 +75,11 @@ async def refuse(
     return await _send(context, source, exc, raised, own)
 
 
-async def refuse_outside(path: str, context: Any, serving: Serving, exc: BaseException) -> Any:
-    """End a call that ends with `exc` outside of dispatch: by a foreign interceptor, or its timeout.
+async def refuse_outside(path: str, where: str, context: Any, serving: Serving, exc: BaseException) -> Any:
+    """End a call that ends with `exc` outside of dispatch: by a foreign interceptor, or a cancellation.
 
     Args:
+        where: Where the exception comes from, for people.
         context: As the outermost of these interceptors gets it.
 
     Returns:
@@ -98,8 +99,7 @@ async def refuse_outside(path: str, context: Any, serving: Serving, exc: BaseExc
         log.error("%s: raised after the status was sent", path, exc_info=exc)
         return None
     own = (IDEMPOTENT,) if IDEMPOTENT in tuple(context.trailing_metadata() or ()) else ()
-    source = _Source(path, "a grpc.aio interceptor, or what it called")
-    return await _send(context, source, exc, raised, own)
+    return await _send(context, _Source(path, where), exc, raised, own)
 
 
 def _is_final(exc: BaseException, serving: Serving) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from grpc.aio import EOF
 
-__all__ = ["Requests", "receive"]
+__all__ = ["ReceivedRequests", "receive"]
 
 Read = Callable[[], Awaitable[Any]]
 Parse = Callable[[bytes], Any]
@@ -19,7 +19,7 @@ async def receive(read: Read, parse: Parse) -> Any:
     return raw if raw is EOF else parse(raw)
 
 
-class Requests:
+class ReceivedRequests:
     """Iterates the requests of a call. It is no generator: a handler may drop it unfinished.
 
     Args:
@@ -33,7 +33,7 @@ class Requests:
         self._parse = parse
         self._ended = False
 
-    def __aiter__(self) -> Requests:
+    def __aiter__(self) -> ReceivedRequests:
         return self
 
     async def __anext__(self) -> Any:

@@ -14,7 +14,7 @@ from grpc.aio import EOF, AbortError, AioRpcError, Metadata, UsageError
 
 from pymicro.rpc.grpcio import LOCALLY_CANCELLED, CallerGone
 from pymicro.rpc.wire.status import code_of
-from pymicro.serving.transport import Metadatum, Method, Methods
+from pymicro.serving.transport import Metadatum, ServedMethod, ServedMethods
 
 __all__ = ["MemoryChannel", "MemoryTransport"]
 
@@ -218,7 +218,7 @@ class MemoryCall:
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._callbacks.append(callback)
 
-    async def serve(self, method: Method) -> None:
+    async def serve(self, method: ServedMethod) -> None:
         """Run a method from its start to its status."""
         try:
             request = None if method.shape.request_streaming else await self.read()
@@ -236,7 +236,7 @@ class MemoryCall:
             for callback in self._callbacks:
                 callback(self)
 
-    def _finish(self, method: Method, response: Any) -> None:
+    def _finish(self, method: ServedMethod, response: Any) -> None:
         code = code_of(self._code or grpc.StatusCode.OK)
         self._done = True
         if self._wire.gone:
@@ -249,11 +249,11 @@ class MemoryCall:
 
 
 class MemoryTransport:
-    """See `transport.Transport`; `channel()` calls it."""
+    """See `transport.ServerTransport`; `channel()` calls it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._methods: Methods | None = None
+        self._methods: ServedMethods | None = None
         self._started = asyncio.Event()
         self._stopping = False
         self._wires: dict[Wire, asyncio.Task[None]] = {}
@@ -261,7 +261,7 @@ class MemoryTransport:
 
     ping_interval = ""
 
-    async def listen(self, address: str, methods: Methods) -> tuple[str, int]:
+    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
         self._methods = methods
         return "memory", 1
 
