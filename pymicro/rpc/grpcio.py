@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -122,6 +122,12 @@ def is_accept_loop(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "__qualname__", "").endswith("_server_main_loop")
 
 
+_MAKERS: dict[str, Callable[..., Any]] = {
+    shape: getattr(grpc, f"{shape}_rpc_method_handler")
+    for shape in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+}
+
+
 def grpc_handler(
     shape: str, behaviour: Any, deserializer: Any = None, serializer: Any = None
 ) -> grpc.RpcMethodHandler[Any, Any]:
@@ -130,8 +136,7 @@ def grpc_handler(
     Args:
         shape: As grpc's attributes are called: `unary_unary`.
     """
-    make = getattr(grpc, f"{shape}_rpc_method_handler")
-    made: grpc.RpcMethodHandler[Any, Any] = make(behaviour, deserializer, serializer)
+    made: grpc.RpcMethodHandler[Any, Any] = _MAKERS[shape](behaviour, deserializer, serializer)
     return made
 
 

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from grpc.aio import EOF
 
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.context import Serving
+from pymicro.serving.call.dispatch import KEPT
 from pymicro.serving.call.refusal import error_code, refuse_outside
 from pymicro.serving.call.requests import ReceivedRequests, receive
 from pymicro.serving.call.threads import HandlerThreads
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Foreign"]
 
 T = TypeVar("T")
+
+# By whether requests and responses stream.
+_SHAPES = {(shape.request_streaming, shape.response_streaming): shape for shape in Shape}
 
 # For the log: which one it was stands in the traceback.
 _WHERE = "a grpc.aio interceptor, or what it called"
@@ -57,24 +62,33 @@ class Adapter:
 
     def method(self, details: CallDetails, handler: GrpcHandler) -> ServedMethod:
         """The method for one call; go-micro's callers get errors as its JSON."""
-        path, serving, gomicro = details.method, self._serving, self._gomicro
-        shape = Shape.of(bool(handler.request_streaming), bool(handler.response_streaming))
+        go_micro = caller_of(details.invocation_metadata).go_micro
+        kept = getattr(handler, KEPT, None)
+        if kept is None:  # interceptors often make a handler for each call, so this runs as often
+            return self._made(details.method, handler, go_micro)
+        found: ServedMethod | None = kept.get(go_micro)
+        if found is None:
+            found = kept[go_micro] = self._made(details.method, handler, go_micro)
+        return found
+
+    def _made(self, path: str, handler: GrpcHandler, go_micro: bool) -> ServedMethod:
+        serving, gomicro = self._serving, self._gomicro
+        streams, answers = bool(handler.request_streaming), bool(handler.response_streaming)
+        shape = _SHAPES[streams, answers]
         parse = handler.request_deserializer or _as_it_is
         serialize = handler.response_serializer or _as_it_is
         behave = self._coroutine(getattr(handler, shape.value), shape)
-        go_micro = caller_of(details.invocation_metadata).go_micro
+        if go_micro:
+            behave = functools.partial(gomicro.run, shape, behave)
 
         async def run(request: Any, call: ServedCall) -> Any:
             context = _Context(call, parse, serialize)
             try:
-                request = ReceivedRequests(call.read, parse) if shape.request_streaming else parse(request)
-                if go_micro:
-                    response = await gomicro.run(shape, behave, request, context)
-                else:
-                    response = await behave(request, context)
-                if shape.response_streaming or call.done():
+                request = ReceivedRequests(call.read, parse) if streams else parse(request)
+                response = await behave(request, context)
+                if answers or call.done():
                     return None
-                return b"" if error_code(call) else serialize(response)
+                return serialize(response) if call.code() is None or not error_code(call) else b""
             except BaseException as exc:
                 outer = gomicro.context(context) if go_micro else context
                 return await refuse_outside(path, _WHERE, outer, serving, exc)
@@ -93,6 +107,8 @@ class Adapter:
 
     def _coroutine(self, behaviour: Any, shape: Shape) -> _Behaviour:
         """The behaviour in one form; grpc.aio tells the others apart in the same way."""
+        if type(behaviour) is FunctionType and behaviour.__code__.co_flags & inspect.CO_COROUTINE:
+            return behaviour  # told sooner than by `inspect`
         if inspect.isasyncgenfunction(behaviour):
             return functools.partial(_written, behaviour)
         if inspect.iscoroutinefunction(behaviour):
@@ -175,7 +191,7 @@ class Foreign:
 class _Context:
     """The context that foreign interceptors get: the call, in messages."""
 
-    __slots__ = ("_call", "_parse", "_serialize")
+    __slots__ = ("_call", "_parse", "_serialize", "time_remaining")
 
     def __init__(
         self, call: ServedCall, parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]
@@ -183,6 +199,7 @@ class _Context:
         self._call = call
         self._parse = parse
         self._serialize = serialize
+        self.time_remaining = call.time_remaining  # asked for in each call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)

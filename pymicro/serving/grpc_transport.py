@@ -12,7 +12,8 @@ import grpc.aio
 from grpc.aio import EOF
 
 from pymicro.nodes.wellknown import server_ping_interval
-from pymicro.rpc.grpcio import awaited_by_grpc, grpc_handler, is_accept_loop, let_events_arrive
+from pymicro.rpc.grpcio import awaited_by_grpc, is_accept_loop, let_events_arrive
+from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.foreign import Foreign
 from pymicro.serving.listen import listen
 from pymicro.serving.transport import CallDetails, ServedMethod, ServedMethods
@@ -136,14 +137,36 @@ class _Reader:
         return message
 
 
-def _native(method: ServedMethod) -> grpc.RpcMethodHandler[Any, Any]:
+class _Handler:
+    """A method as grpc.aio's server looks at one. grpc's own functions for it take 5 times as long."""
+
+    __slots__ = (
+        "request_streaming",
+        "response_streaming",
+        "stream_stream",
+        "stream_unary",
+        "unary_stream",
+        "unary_unary",
+    )
+    request_deserializer = response_serializer = None
+
+    def __init__(self, shape: Shape, run: Any) -> None:
+        self.request_streaming = shape.request_streaming
+        self.response_streaming = shape.response_streaming
+        self.unary_unary = self.unary_stream = self.stream_unary = self.stream_stream = run
+
+
+def _native(method: ServedMethod) -> _Handler:
+    if method.native is not None:
+        made: _Handler = method.native
+        return made
     run = method.run
 
     async def reading(requests: Any, context: Any) -> Any:
         return await run(None, _Reader(context))
 
     given = reading if method.shape.request_streaming else run
-    made = method.native = grpc_handler(method.shape.value, given)
+    made = method.native = _Handler(method.shape, given)
     return made
 
 

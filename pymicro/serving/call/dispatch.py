@@ -24,9 +24,13 @@ from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.handlers.types import RpcHandler, Style
 from pymicro.serving.transport import ServedMethod
 
-__all__ = ["Dispatcher"]
+__all__ = ["KEPT", "Dispatcher"]
 
 log = logging.getLogger("pymicro.server")
+
+# An attribute of our handlers, where `foreign` keeps what it makes of them: interceptors that pass
+# a call on give back the same handler in each call.
+KEPT = "pymicro_kept"
 
 _Run = Callable[[Any, CallContext], Awaitable[Any]]
 _Push = Callable[[Any, CallContext], Coroutine[Any, Any, None]]
@@ -63,7 +67,9 @@ class Dispatcher:
         codec = RpcCodec(handler, raw=not self.foreign, limit=self._limit)
         if codec.raw:
             return ServedMethod(codec.shape, self._dispatch(codec))
-        return grpc_handler(codec.shape.value, self._dispatch(codec), codec.parse, codec.serialize)
+        made = grpc_handler(codec.shape.value, self._dispatch(codec), codec.parse, codec.serialize)
+        setattr(made, KEPT, {})
+        return made
 
     def _dispatch(self, codec: RpcCodec) -> Callable[[Any, Any], Any]:
         if not codec.shape.response_streaming:

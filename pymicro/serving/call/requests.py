@@ -38,8 +38,8 @@ class ReceivedRequests:
 
     async def __anext__(self) -> Any:
         if not self._ended:
-            message = await receive(self._read, self._parse)
-            if message is not EOF:
-                return message
+            raw = await self._read()
+            if raw is not EOF:
+                return self._parse(raw)
             self._ended = True
         raise StopAsyncIteration
