@@ -116,6 +116,7 @@ FAULTS = {
         "a handler that never answers",
         "an exception of a grpc.aio interceptor on the server",
         "an internal object in a user's hands",
+        "a broken stream of requests that looks ended",
         "a writer that writes while it cleans up",
         "`KeyboardInterrupt` in a handler",
         "threads that outlive a stop",

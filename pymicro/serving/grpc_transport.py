@@ -12,7 +12,7 @@ import grpc.aio
 from grpc.aio import EOF
 
 from pymicro.nodes.wellknown import server_ping_interval
-from pymicro.rpc.grpcio import awaited_by_grpc, is_accept_loop, let_events_arrive
+from pymicro.rpc.grpcio import awaited_by_grpc, is_accept_loop, sure_end
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.foreign import Foreign
 from pymicro.serving.listen import listen
@@ -133,7 +133,7 @@ class _Reader:
         """See `ServedCall`."""
         message = await self._context.read()
         if message is EOF:
-            await let_events_arrive()  # this may be a broken stream rather than an end
+            await sure_end(self._context.read)
         return message
 
 

@@ -22,8 +22,8 @@ from pymicro.serving.call_log import log_calls
 from pymicro.serving.endpoints import endpoints_of
 from pymicro.serving.foreign import Adapter, Foreign
 from pymicro.serving.gomicro.debug import Debug
-from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.gomicro.paths import Paths
+from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.grpc_transport import GrpcServerTransport
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split

@@ -341,9 +341,8 @@ async def test_a_stream_that_was_cut_does_not_look_like_one_that_ended() -> None
             await eventually(lambda number=number: begun == number, "the handler reads")  # type: ignore[misc]
             call.cancel()
         await eventually(lambda: running.server.in_progress == 0, "all calls have ended")
-    # Left to grpc.aio more than 50 of these look as if the caller had finished.
-    assert ended <= 2
-    assert ended + cancelled == 100
+    # Left to grpc.aio nearly all of these look as if the caller had finished.
+    assert (ended, cancelled) == (0, 100)
 
 
 async def test_a_slow_reader_holds_the_handler_up() -> None:

@@ -73,9 +73,8 @@ async def abort_unstarted(
     try:
         await context.abort(code, details, (*set_outside, FROM_PEER, NOT_STARTED, *more))
     except CallerGone:
-        await (
-            let_events_arrive()
-        )  # grpc logs an error if this arrives before the news that the caller has gone
+        # grpc logs an error if this arrives before the news that the caller has gone.
+        await let_events_arrive()
         raise
     raise AssertionError("abort returned")
 
