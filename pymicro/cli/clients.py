@@ -79,7 +79,8 @@ def make_client(argv: Sequence[str]) -> Client:
     from pymicro.client import Client
     from pymicro.runtime import logs  # this and Client take most of a command's start
 
-    client = Client(argv=argv)
+    # Of a busy machine a command's log need not tell that the command had to wait.
+    client = Client(argv=argv, loop_lag=0.0)
     config = client.config
     if config.source("log_level") == "default":
         # At info, a line for each change of the nodes would appear between a command's own lines.

@@ -164,7 +164,7 @@ class _OneRequest(_MultiCallable):
         return self._start(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class _Requests(_MultiCallable):
+class _ManyRequests(_MultiCallable):
     def __call__(
         self,
         request_iterator: Any = None,
@@ -190,13 +190,13 @@ class UnaryStreamMultiCallable(_OneRequest, _UnaryStream):
     _object = UnaryStreamCall
 
 
-class StreamUnaryMultiCallable(_Requests, _StreamUnary):
+class StreamUnaryMultiCallable(_ManyRequests, _StreamUnary):
     """`await stub.Method(requests)`, or with `write` and `done_writing`."""
 
     _object = StreamUnaryCall
 
 
-class StreamStreamMultiCallable(_Requests, _StreamStream):
+class StreamStreamMultiCallable(_ManyRequests, _StreamStream):
     """`async for response in stub.Method(requests)`, or with `read` and `write`."""
 
     _object = StreamStreamCall

@@ -127,7 +127,7 @@ class _Dropped(_Call):
             loop.call_soon_threadsafe(state.cancel)
 
 
-class _Responses(_Dropped):
+class _Readable(_Dropped):
     _reply = "read the responses first, `async for reply in stub.{method}(…)`"
 
     _iterated: bool | None = None
@@ -182,7 +182,7 @@ class _Responses(_Dropped):
         return EOF
 
 
-class _Requests(_Dropped):
+class _Writable(_Dropped):
     _half_closed = False
     _writes: Writes | None = None
 
@@ -263,18 +263,18 @@ class UnaryUnaryCall(_Call, grpc.aio.UnaryUnaryCall[Any, Any]):
         return self._state.result()
 
 
-class UnaryStreamCall(_Responses, grpc.aio.UnaryStreamCall[Any, Any]):
+class UnaryStreamCall(_Readable, grpc.aio.UnaryStreamCall[Any, Any]):
     """One request, a stream of responses; cancelled when nobody holds it any more."""
 
 
-class StreamUnaryCall(_Requests, grpc.aio.StreamUnaryCall[Any, Any]):
+class StreamUnaryCall(_Writable, grpc.aio.StreamUnaryCall[Any, Any]):
     """A stream of requests, one response; cancelled when nobody holds it any more."""
 
     def __await__(self) -> Generator[Any, None, Any]:
         return (yield from self._state.result())  # and meanwhile this holds the call
 
 
-class StreamStreamCall(_Requests, _Responses, grpc.aio.StreamStreamCall[Any, Any]):
+class StreamStreamCall(_Writable, _Readable, grpc.aio.StreamStreamCall[Any, Any]):
     """Streams both ways; cancelled when nobody holds it any more."""
 
 

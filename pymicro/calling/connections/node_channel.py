@@ -13,7 +13,7 @@ import grpc
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions
-from pymicro.calling.connections.transport import Connection, StartCall, Transport
+from pymicro.calling.connections.transport import NodeConnection, StartCall, Transport
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import Unavailable
 from pymicro.settings.config import Config
@@ -103,7 +103,7 @@ class NodeChannel:
         self._tasks = tasks
         self._transport = transport
         self._closed = closed
-        self.connection: Connection | None = None
+        self.connection: NodeConnection | None = None
         self._broken: Exception | None = None  # why it cannot be made
         self._watch: asyncio.Task[None] | None = None
         self._bound: dict[Method, StartCall] = {}
@@ -135,7 +135,7 @@ class NodeChannel:
             for listener in list(self._listeners):
                 listener()
 
-    def _open(self) -> Connection:
+    def _open(self) -> NodeConnection:
         connection = self._transport.open(self.node, self._config, self._options)
         self.connection = connection
         self.state = connection.state(True)
@@ -144,7 +144,7 @@ class NodeChannel:
         )
         return connection
 
-    async def _follow(self, connection: Connection, state: grpc.ChannelConnectivity) -> None:
+    async def _follow(self, connection: NodeConnection, state: grpc.ChannelConnectivity) -> None:
         while state is not _SHUTDOWN:
             self._saw(state)
             await connection.change(state)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymicro.nodes.node import Node
     from pymicro.settings.config import Config
 
-__all__ = ["Connection", "NetworkCall", "StartCall", "Status", "Transport"]
+__all__ = ["NetworkCall", "NodeConnection", "StartCall", "Status", "Transport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class StartCall(Protocol):
         ...
 
 
-class Connection(Protocol):
+class NodeConnection(Protocol):
     """A connection to one node, made again as often as it is lost."""
 
     def state(self, connect: bool = False) -> grpc.ChannelConnectivity:
@@ -170,7 +170,7 @@ class Connection(Protocol):
 class Transport(Protocol):
     """Makes connections."""
 
-    def open(self, node: Node, config: Config, options: ChannelOptions) -> Connection:
+    def open(self, node: Node, config: Config, options: ChannelOptions) -> NodeConnection:
         """A connection to `node`, which begins to connect when its state is asked so.
 
         Raises:
