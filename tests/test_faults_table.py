@@ -89,6 +89,7 @@ FAULTS = {
         "a plug-in that misbehaves in the path of a call",
         "timeouts that are no usual number, and waits of interceptors",
         "garbage of calls",
+        "a stale stub that ejects a healthy node",
         "a node restarted on the same address",
         "an address that another service has now",
         "GOAWAY with unary, streaming and queued calls",

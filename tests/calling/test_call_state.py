@@ -23,7 +23,7 @@ from pymicro.calling.connections import core
 from pymicro.calling.connections.target import Target
 from pymicro.nodes.node import EMPTY, NodeSet
 
-from .backends import Backend, count_down, greeter, hello, in_flight, make_server, stub
+from .backends import Backend, connected, count_down, greeter, hello, in_flight, make_server, stub
 from .flaky import EXHAUSTED, NOT_STARTED, Refusal, flaky
 from .test_calls import _LateRegistry
 
@@ -565,6 +565,24 @@ async def test_serializers_that_cannot_be_hashed_and_paths_in_bytes_are_taken() 
         path: Any = b"/greeter.v1.Greeter/SayHello"
         call = channel.unary_unary(path, Unhashable(), pb.HelloReply.FromString)
         assert (await call(hello())).message == "Hello Ada"
+
+
+# C28: a stale stub
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_method_that_a_node_lacks_ejects_none_that_has_answered(answered: bool) -> None:
+    async with greeter(3, balancer="round_robin") as (client, _, servers):
+        target = await connected(client, 3)
+        if answered:
+            for _ in servers:
+                await stub(client).SayHello(hello())
+        absent = client.channel("greeter").unary_unary("/greeter.v1.Greeter/Absent")
+        for _ in range(60):
+            with pytest.raises(pymicro.Unimplemented):
+                await absent(b"")
+        # One that has said nothing else may be a stranger at the address of a node that has left.
+        assert bool(target.chooser.ejected) is not answered
 
 
 # C18: deadlines

@@ -38,6 +38,7 @@ _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 _INTERNAL = grpc.StatusCode.INTERNAL
+_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _UNKNOWN = grpc.StatusCode.UNKNOWN
 _OUTCOMES: dict[grpc.StatusCode, Outcome] = {code: OUTCOMES[code.value[0]] for code in grpc.StatusCode}
 _WELL = OUTCOMES[0]
@@ -253,7 +254,11 @@ class Attempts(CallState):
         else:
             meant, _, error = read_status(code, self._status.details)
             self.code = self._by_deadline(meant)
-            refused = meant is _UNKNOWN and error is not None and error.code // 100 != 5
+            refused = (meant is _UNKNOWN and error is not None and error.code // 100 != 5) or (
+                # A node that has answered on this connection is of the service, and lacks one method only.
+                # Whoever has answered nothing else may be a stranger at the node's address.
+                meant is _UNIMPLEMENTED and bool(self._said)
+            )
             outcome = _REFUSED if refused else _OUTCOMES[self.code]
         late = self.code is _DEADLINE_EXCEEDED and (self._heard or self._had_no_time())
         if self.code is _DEADLINE_EXCEEDED and self.deadline is not None and self._timeout is not None:
