@@ -15,6 +15,7 @@ import pytest
 
 from tests.bars import Bars, measured_in, table
 from tests.processes import Processes, clean_environment
+from tests.seams import summary
 
 # A test that hangs is a failure with a traceback, not a run that never ends.
 LONGEST = 120.0
@@ -69,7 +70,7 @@ def bars(request: pytest.FixtureRequest) -> Bars:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The bars' table, if anything of it was measured."""
+    """The bars' table, if anything of it was measured, and what went over each transport."""
     # A test's last report has all of its properties.
     last = [
         report
@@ -80,6 +81,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if measured := measured_in(last):
         terminalreporter.section("bars of calls")
         for line in table(measured):
+            terminalreporter.write_line(line)
+    if lines := summary(last):
+        terminalreporter.section("the two seams")
+        for line in lines:
             terminalreporter.write_line(line)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from pymicro.calling.connections import core
 from tests.fakes.transport import Network
+from tests.seams import counted
 
 from . import backends
 
@@ -32,10 +33,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The network of a test: None for the real one."""
-    network = Network() if getattr(request, "param", "grpc") == "memory" else None
-    if network is not None:
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has a test's calls go over a network in memory, or over the real one; counts those of the seam."""
+    param = getattr(request, "param", None)
+    if param == "memory":
+        network = Network()
         monkeypatch.setattr(core, "GrpcTransport", lambda: network)
         monkeypatch.setattr(backends, "network", network)
-    return network
+    if param is None:
+        yield
+    else:
+        yield from counted(request, monkeypatch, f"calls over {param}")

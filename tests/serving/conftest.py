@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 
+from tests.seams import counted
 from tests.serving import serving
 
 # Files whose tests make calls, and are not about grpc.aio, sockets or processes.
@@ -35,6 +37,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `serving` serves on."""
-    monkeypatch.setattr(serving, "TRANSPORT", getattr(request, "param", "grpc"))
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `serving` serves on; counts the calls of the seam."""
+    param = getattr(request, "param", None)
+    monkeypatch.setattr(serving, "TRANSPORT", param or "grpc")
+    if param is None:
+        yield
+    else:
+        yield from counted(request, monkeypatch, f"served over {param}")
