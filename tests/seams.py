@@ -27,10 +27,10 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, nam
         begin(state, *arguments)
 
     def conducted(state: Any, *arguments: Any) -> None:
-        kinds = [
-            ["ours"] * len(one) if isinstance(one, tuple) else [type(one).__name__] for one in state._layers
-        ]
-        chains.add(" ".join(kind for some in kinds for kind in some))
+        names: list[str] = []
+        for layer in state._layers:
+            names += ["ours"] * len(layer) if isinstance(layer, tuple) else [type(layer).__name__]
+        chains.add(" ".join(names))
         conduct(state, *arguments)
 
     monkeypatch.setattr(Attempts, "begin", begun)
