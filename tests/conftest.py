@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -88,12 +89,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+class _Bugs(logging.Handler):
+    """The background tasks that died of a bug: the program goes on, a test must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())
+
+
+_bugs = _Bugs()
+logging.getLogger("pymicro.tasks").addHandler(_bugs)
+
+
+@pytest.fixture
+def bugs() -> list[str]:
+    """What was logged of background tasks that died of a bug; a test that means it takes it out."""
+    return _bugs.found
+
+
 def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """`test`, failing if it takes too long or leaves tasks behind."""
+    """`test`, failing if it takes too long, leaves tasks behind, or a background task died of a bug."""
 
     @functools.wraps(test)
     async def run(*args: object, **kwargs: object) -> None:
         before = asyncio.all_tasks()
+        _bugs.found.clear()
         async with asyncio.timeout(LONGEST):
             await test(*args, **kwargs)
         left = asyncio.all_tasks() - before
@@ -102,6 +125,8 @@ def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
         if left:
             names = "\n".join(f"  {task!r}" for task in left)
             pytest.fail(f"{len(left)} tasks were left behind:\n{names}", pytrace=False)
+        if _bugs.found:
+            pytest.fail("; ".join(_bugs.found), pytrace=False)
 
     return run
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "faults.md"
-BUILT, CALLS = "The watch, and pods", "Calls"
+BUILT, DISCOVERY, CALLS = "The watch, and pods", "Discovery", "Calls"
 LOGIN = "Kubeconfigs and credentials"
 
 # Every fault that the design set out to live through.
@@ -65,6 +65,11 @@ FAULTS = {
         "a credential plug-in that asks its user to sign in",
         "a credential plug-in that fails, under 20 watches",
         "a hint about a NetworkPolicy where none can be",
+    ),
+    DISCOVERY: (
+        "a failure that nobody thought of, in one watch",
+        "a watch that is refused in the same way again and again",
+        "a load balancer that cuts every watch",
     ),
     CALLS: (
         "a black-holed IP",

@@ -15,52 +15,42 @@ log = logging.getLogger("pymicro.tasks")
 
 
 class Tasks:
-    """Background tasks in one TaskGroup, which a task of its own enters and leaves.
+    """Background tasks that end with their owner, and never end each other.
 
-    The group never surrounds the user's body: a child's bug would turn their
-    `KeyError` into an `ExceptionGroup`, and their cancellation would reach the
-    children first. A task that dies of a bug ends its siblings too; the bug is
-    logged at once and raised when the owner is left.
+    A task that dies of a bug is logged, with its traceback, and touches nobody: its siblings
+    go on, and leaving raises nothing. (An asyncio.TaskGroup would cancel the siblings, and
+    raise an ExceptionGroup into the user's body.)
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._group: asyncio.TaskGroup | None = None
-        self._owner: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[Any]] = set()
-        self._stop = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        entered = asyncio.get_running_loop().create_future()
-        self._owner = asyncio.create_task(self._own(entered), name=f"{self._name}: owner")
-        await entered
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._owner is not None, "left without being entered"
-        self._stop.set()
-        await self._owner
-
-    async def _own(self, entered: asyncio.Future[None]) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                entered.set_result(None)
-                await self._stop.wait()
-                for task in list(self._running):
-                    task.cancel()
-        except BaseExceptionGroup as bugs:
-            log.error("%s: a background task died of a bug", self._name, exc_info=bugs)
-            raise
-        finally:
-            self._group = None
+        """Cancel all tasks and wait for their end, even if the caller is cancelled meanwhile."""
+        self._loop = None
+        for task in self._running:
+            task.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while running := [task for task in self._running if not task.done()]:
+            try:
+                await asyncio.wait(running)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
 
     @property
     def closed(self) -> bool:
-        """Whether tasks can no longer be started."""
-        return self._group is None or self._stop.is_set()
+        """Whether no tasks can be started: not entered yet, or left."""
+        return self._loop is None
 
     def start(self, work: Coroutine[Any, Any, Any], name: str, *, inherit: bool = False) -> asyncio.Task[Any]:
         """Run `work` until it ends or the owner is left.
@@ -75,12 +65,16 @@ class Tasks:
         Raises:
             RuntimeError: The owner is not entered, or has been left.
         """
-        if self._group is None or self._stop.is_set():
+        if self._loop is None:
             work.close()
             raise RuntimeError(f"{self._name} is not running")
-        task = self._group.create_task(
-            work, name=f"{self._name}: {name}", context=None if inherit else Context()
-        )
+        context = None if inherit else Context()
+        task = self._loop.create_task(work, name=f"{self._name}: {name}", context=context)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.error("%s died of a bug", task.get_name(), exc_info=bug)

@@ -156,20 +156,54 @@ async def test_tasks_end_with_their_owner() -> None:
         tasks.start(work(), "late")
 
 
-async def test_a_bug_in_a_task_is_raised_when_the_owner_is_left_and_not_in_the_body() -> None:
+async def test_a_bug_in_a_task_is_logged_and_reaches_neither_siblings_nor_the_body(
+    caplog: pytest.LogCaptureFixture, bugs: list[str]
+) -> None:
     async def broken() -> None:
         raise KeyError("bug")
 
+    ended = asyncio.Event()
+
+    async def works() -> str:
+        await ended.wait()
+        return "all of it"
+
+    async with Tasks("owner") as tasks:
+        sibling = tasks.start(works(), "sibling")
+        await asyncio.wait({tasks.start(broken(), "work")})
+        ended.set()
+        assert await sibling == "all of it"
+        assert not tasks.closed
+    assert "owner: work died of a bug" in caplog.text
+    assert "KeyError: 'bug'" in caplog.text
+    assert bugs == ["owner: work died of a bug"]
+    bugs.clear()
+
+
+async def test_tasks_are_waited_for_by_an_owner_that_is_cancelled_while_it_leaves() -> None:
+    leaving, end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            leaving.set()
+            await end.wait()
+            ended.set()
+
     async def body() -> None:
         async with Tasks("owner") as tasks:
-            task = tasks.start(broken(), "work")
-            await asyncio.wait({task})
-            raise LookupError("the body's own")
+            tasks.start(slow(), "work")
+            await asyncio.sleep(0)
 
-    with pytest.raises(ExceptionGroup) as caught:
-        await body()
-    assert isinstance(caught.value.exceptions[0], KeyError)
-    assert isinstance(caught.value.__context__, LookupError)
+    owner = asyncio.create_task(body())
+    await leaving.wait()
+    owner.cancel()
+    await asyncio.sleep(0)
+    end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+    assert ended.is_set()
 
 
 @contextlib.contextmanager

@@ -259,11 +259,13 @@ class KubeClient:
 
     @contextmanager
     def _faults(self, asked: Asked, timeout: float) -> Iterator[None]:
-        """Turn everything that the network does into a KubeError."""
+        """Turn everything that happens to a request into a KubeError, even what nobody has thought of."""
         import aiohttp
 
         try:
             yield
+        except KubeError:
+            raise
         except TimeoutError as exc:
             what = f"{self._say(asked)}: no answer within {timeout:g} s"
             raise KubeError(what, kind="timeout") from exc
@@ -277,6 +279,9 @@ class KubeClient:
             # aiohttp raises ValueError for a URL or header that it cannot send.
             kind = "tls" if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)) else "connection"
             raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}", kind=kind) from exc
+        except Exception as exc:
+            # A name look-up that gets no thread is a RuntimeError.
+            raise KubeError(f"{self._say(asked)}: {exc!r}", kind="unexpected") from exc
 
     def _say(self, asked: Asked) -> str:
         return f"cannot {asked} at {self.cluster.way}"

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
+from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import ConfigError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.base.turns import Turns
 from pymicro.kubernetes.api.client import KubeClient
+from pymicro.kubernetes.api.decision import Outcome, Standing, decide
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.events import ends_initial_events, is_older, read_event
-from pymicro.kubernetes.api.health import ReflectorHealth
 from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.pages import Page
 from pymicro.kubernetes.api.query import ObjectQuery
@@ -44,13 +46,23 @@ class _NoStreamingList(Exception):
         self.remember = remember
 
 
+class _Attempt:
+    """What one attempt has come to so far."""
+
+    def __init__(self) -> None:
+        self.stage: Literal["list", "asked", "open"] = "list"
+        self.listed = False
+        self.events = False
+        self.opened = 0.0
+
+
 class Reflector(Generic[T]):
     """The objects of a query as small values, kept in step by list and watch.
 
     It lists (by streaming if the server can, otherwise in pages), then watches from the list's
     version. It lists again when that version has expired or half an hour has passed. A list
-    replaces everything at once. After any failure the reflector tries again, with growing
-    pauses, and keeps what it knows.
+    replaces everything at once. After any failure, be it a bug of ours, the reflector tries
+    again and keeps what it knows; `decision` says when, and from where.
 
     Args:
         client: Sends the requests.
@@ -84,17 +96,26 @@ class Reflector(Generic[T]):
         self._table: Table[T] = Table(parse, str(query))
         self._latest: Latest[Mapping[str, T]] = Latest()
         self._gathering = Gathering(self._publish, timing.gather)
+        # The last failure that nobody had thought of, which the log has.
+        self._odd = ""
         # The present failure, once followers have heard of it.
         self._failure: KubeError | None = None
-        self._health = ReflectorHealth(timing, clock, uniform)
-        # Empty: the next cycle must list everything.
+        self._attempt = _Attempt()
+        self._standing = Standing()
+        # Whether to ask first if the server has ever been at our version.
+        self._doubtful = False
+        # Whether lists stand in for a watch that does not work.
+        self._polling = False
+        # Empty: the next attempt must list everything.
         self._version = ""
         self._resync_at = 0.0
         # Before this moment we do not ask for a streaming list.
         self._stream_at = 0.0
         self._streaming_list: bool | None = None
         self._last_sync: float | None = None
-        self._lists = 0
+        self._last_heard: float | None = None
+        self._lists = self._watches = self._restarts = 0
+        self._errors: Counter[str] = Counter()
 
     @property
     def state(self) -> ReflectorState:
@@ -103,12 +124,12 @@ class Reflector(Generic[T]):
             synced=self._last_sync is not None,
             objects=len(self._table.objects),
             last_sync=self._last_sync,
-            last_heard=self._health.last_heard,
+            last_heard=self._last_heard,
             resource_version=self._version,
             lists=self._lists,
-            watches=self._health.watches,
-            restarts=self._health.restarts,
-            errors=dict(self._health.errors),
+            watches=self._watches,
+            restarts=self._restarts,
+            errors=dict(self._errors),
             skipped=self._table.skipped,
             failure=self._failure,
             streaming_list=self._streaming_list,
@@ -131,43 +152,51 @@ class Reflector(Generic[T]):
         return self._latest.follow()
 
     async def run(self) -> None:
-        """Do the work until cancelled: nothing that the server or the network does ends it."""
+        """Do the work until cancelled: nothing that happens to it ends it."""
         try:
-            while True:
-                try:
-                    await self._cycle()
-                    pause = self._health.ended()
-                    if pause is None:
-                        error = KubeError(f"the watch of {self.query} ended at once", kind="short")
-                        pause = self._trouble(error)
-                except KubeError as error:
-                    pause = self._trouble(error)
-                except ConfigError as error:
-                    # There is no cluster: followers shall hear why, and a kubeconfig may still appear.
-                    pause = self._trouble(KubeError(str(error), kind="config"))
-                if pause > 0:
-                    await self._sleep(pause)
+            pause = self._timing.backoff_maximum
+            await endless(self._turn, what=str(self.query), log=log, pause=pause, sleep=self._sleep)
         finally:
             self._gathering.cancel()
             self._latest.close()
 
+    async def _turn(self) -> float:
+        """One attempt; returns how long to wait before the next."""
+        self._attempt = _Attempt()
+        try:
+            await self._try()
+        except KubeError as exc:
+            return self._end(exc)
+        except ConfigError as exc:
+            # There is no cluster: followers shall hear why, and a kubeconfig may still appear.
+            return self._end(KubeError(str(exc), kind="config"))
+        except (Exception, asyncio.CancelledError) as exc:
+            if being_cancelled():
+                raise
+            if repr(exc) != self._odd:
+                self._odd = repr(exc)
+                log.exception("%s: something failed in an unforeseen way", self.query)
+            return self._end(KubeError(f"{self.query}: {exc!r}", kind="unexpected"))
+        return self._end(None)
+
     # Requests
 
-    async def _cycle(self) -> None:
+    async def _try(self) -> None:
         """List if necessary, then watch until the watch ends."""
         if self._version and self._clock() < self._resync_at:
-            if self._health.doubtful:
+            self._attempt.stage = "asked"
+            if self._doubtful:
                 await self._check_version()
             await self._watch()
             return
         refused: _NoStreamingList | None = None
-        if self._health.expired < 2 and self._clock() >= self._stream_at:
+        if self._standing.doubts < 2 and self._clock() >= self._stream_at:
             try:
                 await self._stream_list()
                 return
             except _NoStreamingList as exc:
                 refused = exc
-                self._health.errors[exc.error.kind] += 1
+                self._errors[exc.error.kind] += 1
                 log.debug("%s: no streaming list (%s); asking for pages", self.query, exc)
         await self._list_pages()
         if refused is not None and refused.remember:
@@ -186,10 +215,10 @@ class Reflector(Generic[T]):
         params = {"limit": "1"}
         timeout = self._timing.page_timeout
         found = await self._client.request("GET", self.query.path, params=params, timeout=timeout)
-        self._health.answered()
+        self._last_heard = self._clock()
         if isinstance(found, dict):
             self._compare(version_of(found))
-        self._health.doubtful = False
+        self._doubtful = False
 
     async def _list_pages(self) -> None:
         """A consistent list, page by page."""
@@ -206,11 +235,11 @@ class Reflector(Generic[T]):
             except KubeError as error:
                 if error.status == 429:
                     # The pages that we have stay good.
-                    await self._sleep(self._trouble(error))
+                    await self._sleep(self._end(error))
                     continue
                 # An expired `continue` is like any expired version: list anew.
                 raise
-            self._health.answered()
+            self._last_heard = self._clock()
             page = await self._read_page(body, table)
             # All pages have the first one's version.
             version = version or page.resource_version
@@ -252,7 +281,7 @@ class Reflector(Generic[T]):
                 self._streaming_list = True
                 await self._read(lines, params, seconds)
         except KubeError as error:
-            if self._health.watching or error.status in (401, 403, 429):
+            if self._attempt.stage == "open" or error.status in (401, 403, 429):
                 raise
             if begun or error.expired:
                 # Other failures may be faults of the moment, and the next streaming list may work.
@@ -284,8 +313,8 @@ class Reflector(Generic[T]):
                 version = version_of(found)
                 if not version:
                     break
-                self._health.opened(listed=True)
                 self._synced(table, version)
+                self._opened()
                 return
             if self._clock() >= limit:
                 break
@@ -294,6 +323,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self) -> None:
         """Watch from our version until the watch ends."""
+        self._attempt.stage = "asked"
         seconds = self._watch_seconds()
         params = self.query.watch(self._version, seconds)
         async with self._client.stream(
@@ -302,7 +332,7 @@ class Reflector(Generic[T]):
             connect_timeout=self._timing.connect_timeout,
             idle_timeout=self._timing.idle_limit,
         ) as lines:
-            self._health.opened()
+            self._opened()
             # Tell followers that it works again, but later: an expired version is reported by the
             # first event, and the changes that we missed come now too.
             self._gathering.later()
@@ -326,7 +356,8 @@ class Reflector(Generic[T]):
         version = version_of(found)
         self._compare(version)
         self._version = version or self._version
-        self._health.event()
+        self._attempt.events = True
+        self._last_heard = self._clock()
         if kind == "BOOKMARK":
             self._gathering.later()
         elif kind in ("ADDED", "MODIFIED"):
@@ -350,8 +381,8 @@ class Reflector(Generic[T]):
         table.complete()
         self._table = table
         self._version = version
-        self._health.listed()
-        self._last_sync = self._clock()
+        self._attempt.listed = True
+        self._last_sync = self._last_heard = self._clock()
         self._lists += 1
         spread = self._timing.resync * self._timing.resync_jitter
         self._resync_at = self._last_sync + self._timing.resync + self._uniform(-spread, spread)
@@ -364,18 +395,48 @@ class Reflector(Generic[T]):
             self._failure = None
         self._latest.set(MappingProxyType(self._table.objects))
 
-    def _trouble(self, error: KubeError) -> float:
-        """Something went wrong; returns how long to wait before the next try."""
-        if error.expired or error.kind in ("backwards", "malformed"):
-            # The version is of no use any more, or the same bad line would come again.
-            self._version = ""
-        pause, tell = self._health.trouble(error)
-        if tell:
-            self._tell(error)
-        elif self._failure is not None:
-            # It does not work yet, although it looked so.
-            self._gathering.cancel()
-        return pause
+    def _opened(self) -> None:
+        """A watch was accepted, or goes on from a streaming list."""
+        self._attempt.stage = "open"
+        self._attempt.opened = self._last_heard = self._clock()
+        self._watches += 1
+
+    def _end(self, error: KubeError | None) -> float:
+        """Do what `decide` says about the present attempt; returns how long to wait before the next."""
+        attempt = self._attempt
+        opened = attempt.stage == "open"
+        outcome = Outcome(
+            stage=attempt.stage,
+            error=error,
+            listed=attempt.listed,
+            events=attempt.events,
+            lived=self._clock() - attempt.opened if opened else 0.0,
+        )
+        decision = decide(outcome, self._standing, self._timing)
+        self._standing = decision.standing
+        self._doubtful |= decision.check
+        if error is None and decision.failed:
+            error = KubeError(f"the watch of {self.query} ended at once", kind="short")
+        if error is not None:
+            self._errors[error.kind] += 1
+            self._restarts += opened
+            if not decision.good:
+                self._version = ""
+            if decision.tell:
+                self._tell(error)
+            elif self._failure is not None:
+                # It does not work yet, although it looked so.
+                self._gathering.cancel()
+        self._poll(decision.failed and attempt.listed and self._standing.doubts > 1, error)
+        return decision.pause + self._uniform(0.0, decision.jitter)
+
+    def _poll(self, polling: bool, error: KubeError | None) -> None:
+        """Say once that lists stand in for a watch that does not work, and once that it does."""
+        if polling and not self._polling:
+            log.warning("%s: lists take the place of its watch, which does not work: %s", self.query, error)
+        elif self._polling and not self._standing.doubts:
+            log.info("%s: its watch works again", self.query)
+        self._polling = polling or (self._polling and self._standing.doubts > 0)
 
     def _tell(self, error: KubeError) -> None:
         before = self._failure

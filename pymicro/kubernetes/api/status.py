@@ -12,6 +12,8 @@ __all__ = ["refusal"]
 
 # The server's own words go into our errors and logs, and some admission hooks write pages.
 _LONGEST_TEXT = 500
+# What JSON may hold as a number can be too large for a float; nobody is asked to wait longer than a day.
+_LONGEST_WAIT = 86_400
 
 
 def refusal(
@@ -34,7 +36,7 @@ def refusal(
         retry_after: Seconds from the answer's head; if None, the Status's own count.
     """
     said = status.get("code")
-    if not code and isinstance(said, int):
+    if not code and isinstance(said, int) and 100 <= said <= 599:
         code = said
     reason = _log_text(status.get("reason"))
     details = status.get("details")
@@ -47,7 +49,7 @@ def refusal(
             reason = "ResourceVersionTooLarge"
         seconds = details.get("retryAfterSeconds")
         if retry_after is None and isinstance(seconds, int) and seconds > 0:
-            retry_after = float(seconds)
+            retry_after = float(min(seconds, _LONGEST_WAIT))
     answer = f"{code or 'an error'} {reason}".rstrip()
     message = _log_text(status.get("message"))
     if message:

@@ -184,6 +184,10 @@ class Reflection:
                 api.bookmark()
                 await asyncio.sleep(0.001)
 
+    async def opens(self, count: int) -> None:
+        """Wait until the reflector has had so many watches open; each one is published."""
+        await self.until(lambda: self.reflector.state.watches >= count, f"{count} watches")
+
     async def fails(self, status: int | None = None) -> KubeError:
         """Wait for a failure after now (with this status), and return it."""
         before = len(self.failures)

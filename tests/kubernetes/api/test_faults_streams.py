@@ -6,9 +6,13 @@ Each test is named after its fault; docs/faults.md says where it was seen.
 from __future__ import annotations
 
 import asyncio
+import logging
+
+import pytest
 
 from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
+from tests.fakes.kube_status import status_object
 from tests.fakes.pods import pod
 from tests.fakes.slices import slice
 from tests.kubernetes.api.reflecting import Time, lists, most, quick, reflecting
@@ -91,10 +95,14 @@ async def test_clean_close_every_second() -> None:
             assert waits[:6] == sorted(waits[:6])
             assert waits[5] >= 12.8
             assert max(waits) == 30.0
-            api.greet(None)
+            # Though no watch lives, what is new is seen: lists take their place.
             api.create(pod("b"))
             await seen.shows("a", "b")
-            assert lists(api) == 1
+            api.greet(None)
+            before = api.count("watch")
+            await api.asked("watch", before + 1)
+            api.create(pod("c"))
+            await seen.shows("a", "b", "c")
 
 
 async def test_a_watch_that_ends_after_a_while_is_watched_again_at_once() -> None:
@@ -114,7 +122,71 @@ async def test_a_watch_that_ends_after_a_while_is_watched_again_at_once() -> Non
                 await api.asked("watch", before + 1)
             assert lists(api) == 1
             assert seen.failures == []
-            assert sum(moment.pauses) <= 5.0
+            # The rest of the first second, and some chance.
+            assert sum(moment.pauses) <= 5 * 1.8
+
+
+async def test_a_load_balancer_that_cuts_every_watch_leaves_nobody_blind() -> None:
+    async with FakeKubeApi() as api:
+        api.create(pod("a"))
+        moment = Time()
+        timing = ReflectorTiming(gather=0.005, resync=1e6)
+        async with reflecting(api, moment=moment, timing=timing) as seen:
+            await seen.shows("a")
+            # An hour of it: HAProxy and nginx cut after 35 to 60 s in which nothing came.
+            for cut in range(100):
+                before = api.count("watch")
+                moment.now += 35.0
+                (api.cut_watches if cut % 2 else api.close_watches)()
+                await api.asked("watch", before + 1)
+                await seen.opens(before + 1)
+            # Each costs a second at most, and the server is asked now and then whether it was at our version.
+            assert sum(moment.pauses) <= 100.0
+            assert seen.failures == []
+            assert seen.reflector.state.lists == 1
+            assert 40 <= api.count("list") <= 60
+            api.create(pod("b"))
+            await seen.shows("a", "b")
+
+
+@pytest.mark.parametrize("how", ["an event", "a status", "a cut"])
+async def test_a_watch_refused_in_the_same_way_again_and_again_is_replaced_by_lists(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pymicro")
+    async with FakeKubeApi() as api:
+        api.create(pod("a"))
+        moment = Time()
+        timing = ReflectorTiming(gather=0.005)
+        async with reflecting(api, moment=moment, timing=timing, uniform=most) as seen:
+            await seen.shows("a")
+            refusal = None
+            if how == "a status":
+                refusal = api.refuse(400, verb="watch")
+                api.close_watches()
+            elif how == "a cut":
+                api.greet(lambda watch: (watch.shorten(0), watch.cut()))
+                api.cut_watches()
+            else:
+                api.greet(lambda watch: watch.error(status_object(500, "etcdserver: no leader")))
+                api.error_event(status_object(500, "etcdserver: no leader"))
+            for number in range(3):
+                api.create(pod(f"b{number}"))
+                await seen.has(f"b{number}")
+            api.delete("b1")
+            await seen.shows("a", "b0", "b2")
+            # At growing pauses, and told once.
+            assert len(seen.failures) <= 1
+            assert max(moment.pauses) > 2.0
+            warnings = [one for one in caplog.records if one.levelno >= logging.WARNING]
+            assert [one for one in warnings if "lists take the place" in one.message] == warnings
+            assert len(warnings) <= 1
+            if refusal is not None:
+                refusal.end()
+            api.greet(None)
+            await api.watched()
+            api.create(pod("c"))
+            await seen.has("c")
 
 
 async def test_cut_in_the_middle_of_a_json_line() -> None:
