@@ -27,6 +27,7 @@ async def endless(
     what: str,
     log: logging.Logger,
     pause: float,
+    delay: float = 0.0,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> NoReturn:
     """Take one turn after the other until cancelled; a turn returns the seconds until the next one.
@@ -39,16 +40,17 @@ async def endless(
         what: Names it in the log.
         log: Where to say that it failed.
         pause: Seconds until the next turn after one that raised.
+        delay: Seconds until the first turn.
         sleep: Waits between two turns.
     """
-    seconds = 0.0
+    seconds = delay
     while True:
         # What cannot be logged (a filter of the program's may raise) is no reason to end either.
         with contextlib.suppress(Exception):
             try:
-                if seconds > 0:
-                    await sleep(seconds)
-                seconds = pause
+                wait, seconds = seconds, pause
+                if wait > 0:
+                    await sleep(wait)
                 seconds = await turn()
             except (Exception, asyncio.CancelledError) as exc:
                 # A failure while we are being cancelled may have taken the place of the cancellation.

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pymicro.base.backoff import Backoff
+from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Latest
 from pymicro.base.sharing import Sharing
@@ -190,37 +191,37 @@ class Directory:
         listed = f"{where} listed {_count(state.nodes)} {_seconds(state.age)} ago"
         return listed if state.error is None else f"{listed} and has failed since with: {state.error}"
 
-    async def _follow(self, topic: _Topic) -> None:
-        """Copy each set of the registry into `topic`, until cancelled."""
+    def _follow(self, topic: _Topic) -> Coroutine[Any, Any, None]:
+        """Copies each set of the registry into `topic`, until cancelled."""
         backoff = self._backoff()
-        while True:
+
+        async def turn() -> float:
             started = self._clock()
-            try:
-                error = await self._read(topic)
-            except RegistryError as exc:
-                error = str(exc)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # The cancellation came from inside the registry; nobody cancelled us.
-                error = f"the watch of {self.registry.describe()} was cancelled from inside"
-            except Exception as exc:
-                # The registry has a bug: its traceback goes to the log, our callers go on.
-                log.exception("%s: the watch of %s raised", topic.label, self.registry.describe())
-                error = f"{type(exc).__name__}: {exc}"
-            topic.fail(error)
+            topic.fail(await self._read(topic))
             if self._clock() - started >= _HEALTHY:
                 backoff.reset()
-            await asyncio.sleep(backoff.next())
+            return backoff.next()
+
+        return endless(turn, what=f"the watch of {topic.label}", log=log, pause=backoff.maximum)
 
     async def _read(self, topic: _Topic) -> str:
-        """Read one watch of the registry; if it just ends, returns what is wrong."""
-        sets: AsyncIterator[NodeSet] = self.registry.watch(topic.service)
+        """Read one watch of the registry until it fails or ends; returns what is wrong."""
         try:
-            async for nodes in sets:
-                topic.take(nodes)
-        finally:
-            if isinstance(sets, AsyncGenerator):
-                await sets.aclose()
+            sets: AsyncIterator[NodeSet] = self.registry.watch(topic.service)
+            try:
+                async for nodes in sets:
+                    topic.take(nodes)
+            finally:
+                if isinstance(sets, AsyncGenerator):
+                    await sets.aclose()
+        except RegistryError as exc:
+            return str(exc)
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            return f"the watch of {self.registry.describe()} was cancelled from inside"
+        except Exception as exc:
+            # The registry has a bug: its traceback goes to the log, our callers go on.
+            log.exception("%s: the watch of %s raised", topic.label, self.registry.describe())
+            return f"{type(exc).__name__}: {exc}"
         return f"the watch of {self.registry.describe()} ended"

@@ -208,27 +208,23 @@ class KubeClient:
             transport = await self._connect(login)
             transport.users += 1
             deadline = asyncio.get_running_loop().time() + timeout
+            response: Any = None
             try:
                 with self._faults(asked, timeout):
                     async with asyncio.timeout_at(deadline):
                         url = f"{login.server}{asked.path}{query}"
                         response = await transport.send(method, url, login, headers + own, sent)
-                try:
-                    if response.status == 401 and refused is None:
-                        # Most likely the token was replaced after we read it.
-                        refused = login
-                        continue
-                    if not 200 <= response.status < 300:
-                        raise await self._refusal(asked, response, deadline)
-                    yield response, deadline
-                    return
-                finally:
-                    if response.connection is not None and response.connection.transport is not None:
-                        # The answer was not read to its end. Closing it over TLS would wait for a server
-                        # that may be gone, even after this client has ended.
-                        response.connection.transport.abort()
-                    response.close()
+                if response.status == 401 and refused is None:
+                    # Most likely the token was replaced after we read it.
+                    refused = login
+                    continue
+                if not 200 <= response.status < 300:
+                    raise await self._refusal(asked, response, deadline)
+                yield response, deadline
+                return
             finally:
+                if response is not None:
+                    _abort(response)
                 await self._leave(transport)
 
     async def _connect(self, login: Login) -> Transport:
@@ -311,3 +307,12 @@ class KubeClient:
             code=response.status,
             retry_after=float(after) if after.isascii() and after.isdigit() else None,
         )
+
+
+def _abort(response: Any) -> None:
+    """Let go of an answer, at once."""
+    if response.connection is not None and response.connection.transport is not None:
+        # The answer was not read to its end. Closing it over TLS would wait for a server
+        # that may be gone, even after this client has ended.
+        response.connection.transport.abort()
+    response.close()

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import ConfigError
 from pymicro.discovery.registries.etcd.connection import Connection, connect
 from pymicro.discovery.registries.etcd.endpoints import Endpoints
@@ -201,8 +202,7 @@ class Members:
                     excused = True
                 except asyncio.CancelledError:
                     # grpc cancels the calls of a closed channel, although nobody cancelled our task.
-                    task = asyncio.current_task()
-                    if not self._closed or (task is not None and task.cancelling()):
+                    if not self._closed or being_cancelled():
                         raise
                     raise EtcdError(f"cannot {doing}: it was closed meanwhile", kind="away") from None
                 else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.endpoints import is_loopback
@@ -177,14 +178,17 @@ class KeyPublisher:
                 self._start, self._renew(node, published), f"lease of {node.id}"
             )
 
-    async def _renew(self, node: Node, published: _OwnKey) -> None:
-        while True:
-            await asyncio.sleep(published.granted / 3)
+    def _renew(self, node: Node, published: _OwnKey) -> Coroutine[Any, Any, None]:
+        async def renew() -> float:
             async with published.writing:
                 try:
                     await self._write(node, published)
                 except RegistryError as exc:
                     log.debug("the lease of %s could not be renewed: %s", node.id, exc)
+            return published.granted / 3
+
+        pause = published.granted / 3
+        return endless(renew, what=f"the renewal of {node.id}", log=log, pause=pause, delay=pause)
 
     # Taking back
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from pymicro.base.backoff import Backoff
+from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.base.turns import Turns
@@ -112,7 +113,9 @@ class EtcdWatch:
         """Follow until cancelled, or until watchers must hear of a failure; that closes `latest`."""
         try:
             await self._follow()
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
+            if being_cancelled():
+                raise
             # This is a bug of ours; watchers must not wait for ever.
             log.exception("the watch of %s died of a bug", self._service)
             self.latest.close(RegistryError(f"registry etcd: {type(exc).__name__}: {exc}"))
@@ -255,12 +258,14 @@ class EtcdWatch:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _ask(self, stream: Stream) -> None:
-        pause = min(self._timing.progress, _FIRST_QUESTION)
-        while True:
-            await asyncio.sleep(pause)
+    def _ask(self, stream: Stream) -> Coroutine[Any, Any, None]:
+        async def ask() -> float:
             await stream.write(self._client.progress_request())
-            pause = self._timing.progress
+            return self._timing.progress
+
+        pause = self._timing.progress
+        delay = min(pause, _FIRST_QUESTION)
+        return endless(ask, what=f"a question about {self._service}", log=log, pause=pause, delay=delay)
 
 
 def _key_text(key: bytes) -> str:

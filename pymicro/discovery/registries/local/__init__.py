@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
+from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
@@ -83,8 +85,9 @@ class _Poller:
         if self._task is None:
             # In an empty context: the first watcher may be a handler, whose deadline is
             # not ours.
+            reading = endless(self._turn, what="reading the folder", log=log, pause=POLL_INTERVAL)
             self._task = contextvars.Context().run(
-                asyncio.create_task, self._run(), name="pymicro registry local"
+                asyncio.create_task, reading, name="pymicro registry local"
             )
         return subscription
 
@@ -98,27 +101,25 @@ class _Poller:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _run(self) -> None:
-        while True:
-            self._joined.clear()
-            # A watch that joins while the folder is being read waits for the next reading.
-            asking = list(self._subscriptions)
-            try:
-                sets = await self.sets()
-            except RegistryError as exc:
-                self._fail(asking, str(exc))
-            except Exception as exc:
-                # This is a bug of ours; the watches must not wait for ever.
-                log.exception("reading the folder failed")
-                self._fail(asking, f"registry local: {type(exc).__name__}: {exc}")
-            else:
-                for subscription in asking:
-                    subscription.offer(sets.get(subscription.service, EMPTY))
-            try:
-                async with asyncio.timeout(POLL_INTERVAL):
-                    await self._joined.wait()
-            except TimeoutError:
-                pass
+    async def _turn(self) -> float:
+        self._joined.clear()
+        # A watch that joins while the folder is being read waits for the next reading.
+        asking = list(self._subscriptions)
+        try:
+            sets = await self.sets()
+        except RegistryError as exc:
+            self._fail(asking, str(exc))
+        except Exception as exc:
+            # This is a bug of ours; the watches must not wait for ever.
+            log.exception("reading the folder failed")
+            self._fail(asking, f"registry local: {type(exc).__name__}: {exc}")
+        else:
+            for subscription in asking:
+                subscription.offer(sets.get(subscription.service, EMPTY))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_INTERVAL):
+                await self._joined.wait()
+        return 0.0
 
     def _fail(self, asking: list[_FolderWatch], error: str) -> None:
         for subscription in asking:

@@ -221,18 +221,18 @@ class MdnsRegistry(Turnstile):
         browser = self._browser
         try:
             message = read(data)
-        except ValueError as exc:
-            if browser is not None:
-                browser.complain(source, str(exc))
-            return
-        if isinstance(message, Query):
+            if isinstance(message, Query):
+                if to_group:
+                    self._responder.answer(message, source)
+                return
             if to_group:
-                self._responder.answer(message, source)
-            return
-        if to_group:
-            self._responder.hear(message)
-        if browser is not None:
-            browser.hear(message, source)
+                self._responder.hear(message)
+            if browser is not None:
+                browser.hear(message, source)
+        except Exception as exc:
+            # A packet that trips us says nothing of the next one. A ValueError is written for people.
+            if browser is not None:
+                browser.complain(source, str(exc) if isinstance(exc, ValueError) else repr(exc))
 
     def _check_address(self, node: Node) -> None:
         """Refuse a loopback address that nobody else on the link could dial."""

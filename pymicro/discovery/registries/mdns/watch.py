@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.discovery.registries.mdns import text
@@ -106,7 +107,9 @@ class MdnsWatch(Conversation):
             await self._run()
         except RegistryError as exc:
             self.fail(exc)
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
+            if being_cancelled():
+                raise
             # This is a bug of ours; the watches must not wait for ever.
             log.exception("watching %s failed", self.service)
             self.fail(RegistryError(f"registry mdns: {type(exc).__name__}: {exc}"))
