@@ -70,6 +70,9 @@ FAULTS = {
         "a failure that nobody thought of, in one watch",
         "a watch that is refused in the same way again and again",
         "a load balancer that cuts every watch",
+        "a name server that fails for one family of addresses, or for a while",
+        "a search list that answers for the target of an SRV record",
+        "a mute name server",
     ),
     CALLS: (
         "a black-holed IP",

@@ -17,14 +17,14 @@ import asyncio
 import logging
 import os
 import random
-import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pymicro.base.backoff import Backoff
-from pymicro.base.errors import PluginError, RegistryError
+from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.discovery.selectors.lookups import Resolve, ServiceRecords, SystemHosts, default_resolver
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
 from pymicro.nodes.node import Node, NodeSet
 
@@ -44,10 +44,8 @@ DEFAULT_DOMAIN = "local"
 # A resolver library gives up by itself, but only after 10 to 30 s.
 _TIMEOUT = 10.0
 
-# glibc's error for "the name is there, but has no address"; Python has it on some platforms.
-_NOTHING = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
-
-Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
+# Records that are good for less are looked up no sooner: CoreDNS gives a service's 5 s.
+_LEAST_TTL = 5.0
 
 
 def _no_name(service: str) -> RegistryError:
@@ -56,43 +54,6 @@ def _no_name(service: str) -> RegistryError:
         "(letters, digits and - in parts of at most 63, with dots between them): "
         "rename the service, or use --selector registry"
     )
-
-
-async def resolve_host(host: str, port: int) -> list[str]:
-    """The IPv4 and IPv6 addresses of `host`; none if the name does not exist.
-
-    Raises:
-        OSError: The resolver could not be asked, or had no answer.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as exc:
-        if exc.errno in _NOTHING:
-            return []
-        raise
-    return [str(address[0]) for *_, address in found]
-
-
-def default_resolver() -> Resolver:
-    """A resolver of dnspython's, configured as the system is.
-
-    Raises:
-        PluginError: dnspython is not installed.
-        RegistryError: The system names no DNS server.
-    """
-    try:
-        from dns.asyncresolver import Resolver
-        from dns.exception import DNSException
-    except ImportError as exc:
-        raise PluginError(
-            "selector dns needs dnspython to look up SRV records: pip install 'pymicro-grpc[dns]' "
-            "(a service named host:port needs none)"
-        ) from exc
-    try:
-        return Resolver()
-    except DNSException as exc:
-        raise RegistryError(f"selector dns: {exc}") from exc
 
 
 @dataclass(slots=True)
@@ -107,9 +68,10 @@ class _Known:
 class DnsSelector:
     """Nodes by A, AAAA and SRV records, looked up again every `interval` seconds.
 
-    `refresh` makes the next look-up come sooner, at most once a second. A name that does
-    not exist has no nodes; if the resolver fails, the last set stands. Only SRV records of
-    the best priority count, and their weights do not: the balancer chooses.
+    SRV records that are good for less are looked up again when their time is over, and
+    `refresh` makes the next look-up come sooner, at most once a second. A name has no nodes
+    if the name server says so for IPv4 and IPv6; whatever else happens, the last set stands.
+    Only SRV records of the best priority count, and their weights do not: the balancer chooses.
 
     Args:
         config: As every selector has it; not read.
@@ -117,7 +79,7 @@ class DnsSelector:
         environ: The environment; `DNS_SELECTOR_DOMAIN_NAME` is read when the selector is built.
         interval: Seconds between look-ups, give or take a tenth.
         least: Least seconds between look-ups, whatever `refresh` asks for.
-        resolve: Looks up the addresses of a host and port.
+        resolve: Looks up the addresses of a host and port; by the system if None.
         resolver: Makes dnspython's resolver for SRV records. Each look-up makes a new
             one, because the system's configuration may have changed.
     """
@@ -133,14 +95,14 @@ class DnsSelector:
         environ: Mapping[str, str] | None = None,
         interval: float = 30.0,
         least: float = 1.0,
-        resolve: Resolve = resolve_host,
+        resolve: Resolve | None = None,
         resolver: Callable[[], Resolver] = default_resolver,
     ) -> None:
         environ = os.environ if environ is None else environ
         self._domain = environ.get(DOMAIN_VARIABLE, "").strip().strip(".") or DEFAULT_DOMAIN
         self._interval = interval
         self._least = least
-        self._resolve = resolve
+        self._resolve = resolve or SystemHosts()
         self._resolver = resolver
         self._nudges: dict[str, set[asyncio.Event]] = {}
         self._known: dict[str, _Known] = {}
@@ -180,9 +142,8 @@ class DnsSelector:
         try:
             while True:
                 nudge.clear()
-                pause = self._interval * random.uniform(0.9, 1.1)
                 try:
-                    nodes = await self._look_up(service)
+                    nodes, good = await self._look_up(service)
                 except RegistryError as exc:
                     first_failure, known.error = not known.error, str(exc)
                     if last is None:
@@ -191,6 +152,7 @@ class DnsSelector:
                         log.warning("%s: %s; keeping %d nodes, trying again", service, exc, len(last))
                     pause = backoff.next()
                 else:
+                    pause = min(self._interval, good) * random.uniform(0.9, 1.1)
                     if known.error:
                         log.info("%s: the DNS answers again", service)
                     backoff.reset()
@@ -209,30 +171,39 @@ class DnsSelector:
             if not nudges:
                 del self._nudges[service], self._known[service]
 
-    async def _look_up(self, service: str) -> NodeSet:
+    async def _look_up(self, service: str) -> tuple[NodeSet, float]:
+        """The nodes, and for how many seconds they are good.
+
+        Raises:
+            RegistryError: The name server did not say what there is.
+            ConfigError: A package is missing.
+        """
+        ttl: float | None = None
         try:
             async with asyncio.timeout(_TIMEOUT):
                 if ":" in service:
-                    hosts = [self._host_and_port(service)]
+                    host, port = self._host_and_port(service)
+                    found = [(ip, port) for ip in await self._resolve(host, port)]
                 else:
-                    hosts = await self._srv(service)
-                # Exceptions are results here: gather would raise the first and leave the rest running.
-                found = await asyncio.gather(
-                    *(self._resolve(host, port) for host, port in hosts), return_exceptions=True
-                )
-            addresses = []
-            for (_, port), ips in zip(hosts, found, strict=True):
-                if isinstance(ips, BaseException):
-                    raise ips
-                addresses += [join_address(ip, port) for ip in ips]
+                    name = self._srv_name(service)
+                    if not service or not is_dns_name(name):
+                        raise _no_name(service)
+                    records = await ServiceRecords.ask(name, self._resolver)
+                    found, ttl = list(records.addresses), records.ttl
+        except (ConfigError, RegistryError):
+            raise
         except TimeoutError as exc:
             raise RegistryError(f"the DNS did not answer for {service!r} within {_TIMEOUT:g} s") from exc
         except OSError as exc:
             raise RegistryError(f"the DNS cannot be asked for {service!r}: {exc.strerror or exc}") from exc
-        except UnicodeError as exc:
-            # The target of an SRV record: Python first encodes it for the DNS.
-            raise RegistryError(f"the DNS names a host for {service!r} that is no name: {exc}") from exc
-        return NodeSet.of(Node(id=address, address=address, service=service) for address in addresses)
+        except Exception as exc:
+            # No thread to ask in, say: whatever it is, the last set stands.
+            raise RegistryError(f"the DNS cannot be asked for {service!r}: {exc!r}") from exc
+        nodes = NodeSet.of(
+            Node(id=address, address=address, service=service)
+            for address in dict.fromkeys(join_address(ip, port) for ip, port in found)
+        )
+        return nodes, self._interval if ttl is None else max(ttl, _LEAST_TTL)
 
     def _host_and_port(self, service: str) -> tuple[str, int]:
         try:
@@ -244,27 +215,3 @@ class DnsSelector:
         if not (is_ip(host) or is_dns_name(host)):
             raise _no_name(service)
         return host, port
-
-    async def _srv(self, service: str) -> list[tuple[str, int]]:
-        name = self._srv_name(service)
-        if not service or not is_dns_name(name):
-            raise _no_name(service)
-        resolver = self._resolver()  # its error says what to install; those of the imports below would not
-        import dns.exception
-        import dns.name
-        import dns.resolver
-
-        try:
-            # The final dot keeps the system's search domains out.
-            answer = await resolver.resolve(name.removesuffix(".") + ".", "SRV")
-        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-            return []
-        except dns.exception.DNSException as exc:
-            raise RegistryError(f"the DNS cannot be asked for SRV {name}: {exc}") from exc
-        best = min(record.priority for record in answer)
-        return [
-            (record.target.to_text(omit_final_dot=True), record.port)
-            for record in answer
-            # RFC 2782: the target "." says that there is no such service.
-            if record.priority == best and record.target != dns.name.root and record.port
-        ]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+import threading
+from pathlib import Path
+from typing import Any
 
-import dns.asyncresolver
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rrset
 import pytest
 
 from pymicro.base.errors import PluginError, RegistryError
 from pymicro.discovery.directory import Directory
 from pymicro.discovery.registries.memory import MemoryRegistry
-from pymicro.discovery.selectors.dns import DnsSelector, default_resolver, resolve_host
+from pymicro.discovery.selectors.dns import DnsSelector
+from pymicro.discovery.selectors.lookups import default_resolver
 from pymicro.nodes.node import EMPTY, NodeSet
 from pymicro.settings.config import load
 from pymicro.testing.waiting import first
+from tests.discovery.selectors.name_server import HOWS, Answer, NameServer, serving
 
 PATIENCE = 5.0
 
@@ -52,7 +50,7 @@ class Hosts:
         return answer
 
 
-def make(resolve: Any = resolve_host, environ: dict[str, str] | None = None, **options: Any) -> DnsSelector:
+def make(resolve: Any = None, environ: dict[str, str] | None = None, **options: Any) -> DnsSelector:
     directory = Directory(MemoryRegistry())
     return DnsSelector(load(environ={}), directory, environ=environ or {}, resolve=resolve, **options)
 
@@ -67,55 +65,6 @@ async def once(selector: DnsSelector, service: str) -> NodeSet:
         return await first(sets, within=PATIENCE)
     finally:
         await sets.aclose()
-
-
-class Server(asyncio.DatagramProtocol):
-    """A DNS server with these SRV records; `code` is its answer for every name if set."""
-
-    def __init__(self, records: dict[str, list[str]]) -> None:
-        self.records = records
-        self.code: dns.rcode.Rcode | None = None
-        self.names: list[str] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, peer: Any) -> None:
-        query = dns.message.from_wire(data)
-        question = query.question[0]
-        name = question.name.to_text(omit_final_dot=True)
-        self.names.append(name)
-        answer = dns.message.make_response(query)
-        answer.flags |= dns.flags.RA
-        if self.code is not None:
-            answer.set_rcode(self.code)
-        elif name not in self.records:
-            answer.set_rcode(dns.rcode.NXDOMAIN)
-        elif self.records[name]:
-            answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "SRV", *self.records[name]))
-        self.transport.sendto(answer.to_wire(), peer)
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    records: dict[str, list[str]],
-) -> AsyncIterator[tuple[Server, Callable[[], dns.asyncresolver.Resolver]]]:
-    loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(
-        lambda: Server(records), local_addr=("127.0.0.1", 0)
-    )
-
-    def resolver() -> dns.asyncresolver.Resolver:
-        made = dns.asyncresolver.Resolver(configure=False)
-        made.nameservers = ["127.0.0.1"]
-        made.port = transport.get_extra_info("sockname")[1]
-        made.lifetime = 1.0
-        return made
-
-    try:
-        yield server, resolver
-    finally:
-        transport.close()
 
 
 # Hosts
@@ -140,14 +89,111 @@ async def test_a_host_that_does_not_exist_has_no_nodes_and_a_failing_resolver_is
 ) -> None:
     code = socket.EAI_NONAME
 
-    async def fails(*args: Any, **kwargs: Any) -> Any:
+    def fails(*args: Any, **kwargs: Any) -> Any:
         raise socket.gaierror(code, "as the system says it")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fails)
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
     assert await once(make(), "nobody.example.com:1") == EMPTY
     code = socket.EAI_AGAIN
     with pytest.raises(RegistryError, match="as the system says it"):
         await once(make(), "nobody.example.com:1")
+
+
+PLACE = Path(__file__).parents[3]
+
+
+def some(how: str) -> bool:
+    return how in ("records", "truncated")
+
+
+def nothing(how: str) -> bool:
+    return how in ("nodata", "nxdomain")
+
+
+def test_what_the_system_makes_of_every_pair_of_answers(tmp_path: Path) -> None:
+    """In namespaces of its own, whose /etc/resolv.conf names the name server of the test."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    inside = f"ip link set lo up && mount --bind {conf} /etc/resolv.conf"
+    if (
+        sys.platform != "linux"
+        or subprocess.run(["unshare", "-rmn", "sh", "-c", inside], check=False).returncode
+    ):
+        pytest.skip("this machine lets nobody make namespaces")
+    command = f"{inside} && exec {sys.executable} -m tests.discovery.selectors.name_server"
+    run = subprocess.run(
+        ["unshare", "-rmn", "sh", "-c", command],
+        cwd=PLACE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    expected = {}
+    for a in HOWS:
+        for aaaa in HOWS:
+            if some(a):
+                expected[f"{a}-{aaaa}"] = "127.0.0.7"  # ::2 has no route there, and one each is a tie
+            elif some(aaaa):
+                expected[f"{a}-{aaaa}"] = "::1"
+            else:
+                expected[f"{a}-{aaaa}"] = "none" if nothing(a) and nothing(aaaa) else "failure"
+    assert told == expected
+
+
+async def test_mute_name_servers_take_no_thread_of_anybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    speak = threading.Event()
+    all_asked = threading.Event()
+
+    def mute(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        asked.append(host)
+        if len(asked) == 100:
+            all_asked.set()
+        speak.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", mute)
+    monkeypatch.setattr("pymicro.discovery.selectors.dns._TIMEOUT", 0.3)
+    selector = make()
+    names = [f"greeter-{number}.example.com:80" for number in range(50)]
+    try:
+        looking = [asyncio.create_task(once(selector, name)) for name in names]
+        assert await asyncio.wait_for(asyncio.to_thread(all_asked.wait, 5), PATIENCE)
+        await asyncio.gather(*looking, return_exceptions=True)
+        # A second look while the first question is still under way asks nothing.
+        again = await asyncio.gather(*(once(selector, name) for name in names), return_exceptions=True)
+        assert all(isinstance(one, RegistryError) for one in again)
+        assert len(asked) == 100
+    finally:
+        speak.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("pymicro dns"):
+                thread.join()
+
+
+async def test_no_thread_to_ask_in_keeps_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, without = threading.Thread.start, threading.Event()
+
+    def no_more(thread: threading.Thread) -> None:
+        if without.is_set():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    selector = make(interval=0.02, least=0.01)
+    sets = selector.watch("localhost:1")
+    nodes = await first(sets, within=PATIENCE)
+    without.set()
+    more = asyncio.ensure_future(anext(sets))
+    async with asyncio.timeout(PATIENCE):
+        while "can't start new thread" not in selector.describe("localhost:1"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not more.done()
+    without.clear()
+    assert await asyncio.wait_for(more, PATIENCE) == nodes
+    await sets.aclose()
 
 
 async def test_a_resolver_that_fails_before_the_first_answer_is_an_error() -> None:
@@ -228,50 +274,131 @@ async def test_a_look_up_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # SRV
 
+NAME = "_greeter._tcp.local"
+
+
+def records_of(*targets: str, **addresses: list[str]) -> dict[tuple[str, str], Answer]:
+    """SRV records of the service greeter, and A records of their targets."""
+    return {(NAME, "SRV"): list(targets)} | {
+        (f"{host}.example.com", "A"): ips for host, ips in addresses.items()
+    }
+
+
+def asking(server: NameServer, **options: Any) -> DnsSelector:
+    return make(resolver=server.resolver, **options)
+
 
 async def test_srv_records_name_hosts_and_ports() -> None:
-    hosts = Hosts(a_example_com=["10.0.0.1", "10.0.0.2"], b_example_com=["10.0.0.3"])
-    records = {"_greeter._tcp.local": ["10 5 8080 a.example.com.", "10 0 9090 b.example.com."]}
-    async with serving(records) as (server, resolver):
-        nodes = await once(make(hosts, resolver=resolver), "greeter")
-    assert addresses(nodes) == {"10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"}
-    assert server.names == ["_greeter._tcp.local"]
+    records = records_of(
+        "10 5 8080 a.example.com.",
+        "10 0 9090 b.example.com.",
+        "10 0 9091 b.example.com.",
+        a=["10.0.0.1", "10.0.0.2"],
+        b=["10.0.0.3"],
+    )
+    async with serving(records) as server:
+        nodes = await once(asking(server), "greeter")
+    assert addresses(nodes) == {"10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090", "10.0.0.3:9091"}
+    # Never with the search list: the owner of its domain could answer.
+    assert {name for name, _ in server.asked} == {NAME, "a.example.com", "b.example.com"}
+
+
+async def test_targets_that_do_not_exist_are_not_looked_for_elsewhere() -> None:
+    records = records_of("10 0 80 db.shop.test.") | {("db.shop.test.attacker.test", "A"): ["6.6.6.6"]}
+    async with serving(records) as server:
+        assert await once(asking(server), "greeter") == EMPTY
+    assert {name for name, _ in server.asked} == {NAME, "db.shop.test"}
 
 
 async def test_only_targets_of_the_best_priority_count() -> None:
-    hosts = Hosts(a_example_com=["10.0.0.1"], b_example_com=["10.0.0.2"])
-    records = {"_greeter._tcp.local": ["20 0 80 a.example.com.", "10 0 80 b.example.com."]}
-    async with serving(records) as (_, resolver):
-        assert addresses(await once(make(hosts, resolver=resolver), "greeter")) == {"10.0.0.2:80"}
+    records = records_of("20 0 80 a.example.com.", "10 0 80 b.example.com.", a=["10.0.0.1"], b=["10.0.0.2"])
+    async with serving(records) as server:
+        assert addresses(await once(asking(server), "greeter")) == {"10.0.0.2:80"}
 
 
 async def test_the_domain_and_whole_srv_names_can_be_given() -> None:
     environ = {"DNS_SELECTOR_DOMAIN_NAME": "example.com."}
-    async with serving({}) as (server, resolver):
-        await once(make(Hosts(), environ, resolver=resolver), "greeter")
-        await once(make(Hosts(), environ, resolver=resolver), "_grpc._tcp.greeter.default.svc.cluster.local")
-    assert server.names == ["_greeter._tcp.example.com", "_grpc._tcp.greeter.default.svc.cluster.local"]
+    async with serving() as server:
+        await once(asking(server, environ=environ), "greeter")
+        await once(asking(server, environ=environ), "_grpc._tcp.greeter.default.svc.cluster.local")
+    names = ["_greeter._tcp.example.com", "_grpc._tcp.greeter.default.svc.cluster.local"]
+    assert [name for name, _ in server.asked] == names
 
 
-async def test_no_srv_record_is_no_node_and_a_failing_server_is_an_error() -> None:
-    records = {"_there._tcp.local": [], "_not-offered._tcp.local": ["0 0 0 ."]}
-    async with serving(records) as (server, resolver):
-        selector = make(Hosts(), resolver=resolver)
-        assert await once(selector, "nobody") == EMPTY
-        assert await once(selector, "there") == EMPTY
-        assert await once(selector, "not-offered") == EMPTY
-        server.code = dns.rcode.SERVFAIL
-        with pytest.raises(RegistryError, match=r"SRV _nobody\._tcp\.local"):
-            await once(selector, "nobody")
+async def test_no_srv_record_is_no_node() -> None:
+    answers: dict[tuple[str, str], Answer] = {("_not-offered._tcp.local", "SRV"): ["0 0 0 ."]}
+    async with serving(answers) as server:
+        assert await once(asking(server), "not-offered") == EMPTY
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_every_answer_about_srv_records(how: str) -> None:
+    async with serving(records_of(a=["10.0.0.1"]) | {(NAME, "SRV"): how}) as server:
+        server.records[NAME, "SRV"] = ["10 0 80 a.example.com."]
+        if some(how):
+            assert addresses(await once(asking(server), "greeter")) == {"10.0.0.1:80"}
+            assert bool(server.tcp) is (how == "truncated")
+        elif nothing(how):
+            assert await once(asking(server), "greeter") == EMPTY
+        else:
+            with pytest.raises(RegistryError, match=r"SRV _greeter\._tcp\.local"):
+                await once(asking(server), "greeter")
+
+
+@pytest.mark.parametrize("a", HOWS)
+@pytest.mark.parametrize("aaaa", HOWS)
+async def test_every_pair_of_answers_about_a_target(a: str, aaaa: str) -> None:
+    records = records_of("10 0 80 x.example.com.") | {
+        ("x.example.com", "A"): a,
+        ("x.example.com", "AAAA"): aaaa,
+    }
+    async with serving(records) as server:
+        server.records["x.example.com", "A"] = ["127.0.0.7", "127.0.0.8"]
+        server.records["x.example.com", "AAAA"] = ["::1"]
+        if some(a):
+            assert addresses(await once(asking(server), "greeter")) == {"127.0.0.7:80", "127.0.0.8:80"}
+        elif some(aaaa):
+            assert addresses(await once(asking(server), "greeter")) == {"[::1]:80"}
+        elif nothing(a) and nothing(aaaa):
+            assert await once(asking(server), "greeter") == EMPTY
+        else:
+            with pytest.raises(RegistryError, match=r"x\.example\.com"):
+                await once(asking(server), "greeter")
+
+
+async def test_a_failure_of_one_family_does_not_empty_a_set_that_works() -> None:
+    records = records_of("10 0 80 a.example.com.", a=["10.0.0.1"]) | {("a.example.com", "AAAA"): "nodata"}
+    async with serving(records) as server:
+        selector = asking(server, interval=0.02, least=0.01)
+        sets = selector.watch("greeter")
+        nodes = await first(sets, within=PATIENCE)
+        server.answers["a.example.com", "A"] = "servfail"
+        more = asyncio.ensure_future(anext(sets))
+        async with asyncio.timeout(PATIENCE):
+            while "last failed" not in selector.describe("greeter"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert not more.done()
+        server.answers["a.example.com", "A"] = ["10.0.0.1"]
+        assert await asyncio.wait_for(more, PATIENCE) == nodes
+        await sets.aclose()
 
 
 async def test_one_target_that_cannot_be_resolved_now_fails_the_look_up() -> None:
-    again = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    hosts = Hosts(a_example_com=["10.0.0.1"], b_example_com=again)
-    records = {"_greeter._tcp.local": ["10 0 80 a.example.com.", "10 0 80 b.example.com."]}
-    async with serving(records) as (_, resolver):
-        with pytest.raises(RegistryError, match="Temporary failure"):
-            await once(make(hosts, resolver=resolver), "greeter")
+    records = records_of("10 0 80 a.example.com.", "10 0 80 b.example.com.", a=["10.0.0.1"])
+    async with serving(records | {("b.example.com", "A"): "servfail"}) as server:
+        with pytest.raises(RegistryError, match=r"b\.example\.com"):
+            await once(asking(server), "greeter")
+
+
+async def test_records_are_looked_up_again_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pymicro.discovery.selectors.dns._LEAST_TTL", 0.05)
+    async with serving(records_of("10 0 80 a.example.com.", a=["10.0.0.1"])) as server:
+        server.ttl = 0
+        sets = asking(server, interval=3600.0, least=0.01).watch("greeter")
+        assert addresses(await first(sets, within=PATIENCE)) == {"10.0.0.1:80"}
+        server.answers["a.example.com", "A"] = ["10.0.0.2"]
+        assert addresses(await first(sets, within=PATIENCE)) == {"10.0.0.2:80"}
+        await sets.aclose()
 
 
 async def test_srv_without_dnspython_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
