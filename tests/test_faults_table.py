@@ -73,6 +73,8 @@ FAULTS = {
         "a name server that fails for one family of addresses, or for a while",
         "a search list that answers for the target of an SRV record",
         "a mute name server",
+        "a process that leaves takes its successor's registration with it",
+        "what an earlier process left cannot be removed",
     ),
     CALLS: (
         "a black-holed IP",

@@ -333,6 +333,16 @@ class ApiContract:
             assert answer["metadata"]["labels"]["x"] == "1"
             assert answer["status"]["phase"] == "Pending"
 
+    async def test_a_patch_that_means_another_version_is_a_conflict(self) -> None:
+        async with self.api() as api:
+            made = await api.make("a")
+            version = made["metadata"]["resourceVersion"]
+            body = {"metadata": {"resourceVersion": version, "labels": {"x": "1"}}}
+            changed = await api.good("PATCH", api.path("a"), body, content_type=STRATEGIC)
+            assert changed["metadata"]["labels"]["x"] == "1"
+            status, answer = await api.ask("PATCH", api.path("a"), body, content_type=STRATEGIC)
+            assert (status, answer["reason"]) == (409, "Conflict")
+
     async def test_a_pods_ports_cannot_be_patched(self) -> None:
         async with self.api() as api:
             await api.make("a")

@@ -32,19 +32,25 @@ def post(store: Store, target: Target, body: dict[str, Any]) -> Stored:
 def put(store: Store, target: Target, body: dict[str, Any]) -> Stored:
     """Replace; not if the object has changed since the version in `body`."""
     old = store.get(target.key)
-    given = body.get("metadata", {}).get("resourceVersion")
-    if given and given != old.obj["metadata"]["resourceVersion"]:
-        message = "the object has been modified; please apply your changes to the latest version"
-        raise Refused(409, message, details={"name": target.name, "kind": target.kind.plural})
+    _hold(old, target, body)
     return _replace(store, old, target, body)
 
 
 def patch(store: Store, target: Target, body: Any, content_type: str) -> Stored:
-    """Merge `body` in."""
+    """Merge `body` in; not if the object has changed since a version in `body`."""
     if content_type not in _PATCHES:
         raise Refused(415, f"the fake knows no patches of type {content_type}")
     old = store.get(target.key)
+    _hold(old, target, body)
     return _replace(store, old, target, merge(old.obj, body, strategic=_PATCHES[content_type]))
+
+
+def _hold(old: Stored, target: Target, body: dict[str, Any]) -> None:
+    """Refuse a body that means another version."""
+    given = body.get("metadata", {}).get("resourceVersion")
+    if given and given != old.obj["metadata"]["resourceVersion"]:
+        message = "the object has been modified; please apply your changes to the latest version"
+        raise Refused(409, message, details={"name": target.name, "kind": target.kind.plural})
 
 
 def _replace(store: Store, old: Stored, target: Target, new: dict[str, Any]) -> Stored:

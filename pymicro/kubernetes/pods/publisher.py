@@ -11,6 +11,7 @@ from typing import Any
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.api.resource import PODS
 from pymicro.kubernetes.pods.own_pod import OwnPod
 from pymicro.kubernetes.pods.reader import annotations_of, labels_of
@@ -32,6 +33,15 @@ log = logging.getLogger("pymicro.registry.kubernetes")
 
 _PATCH = "application/strategic-merge-patch+json"
 
+# Kubelet writes a pod's status now and then; each time a removal has to look again.
+_TRIES = 5
+
+
+def _version(pod: Mapping[str, Any]) -> str:
+    """The resourceVersion of a pod; empty if it has none."""
+    version = mapping_at(pod, "metadata").get("resourceVersion")
+    return version if isinstance(version, str) else ""
+
 
 @dataclass(slots=True)
 class _OwnRecord:
@@ -41,11 +51,23 @@ class _OwnRecord:
         nodes: The nodes, by id.
         text: The record on the pod; None if it must be written, or written again.
         written: Whether the pod may have the record: we wrote it, or got no answer.
+        gone: Ids and addresses of nodes that were taken back.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     text: str | None = None
     written: bool = False
+    gone: list[tuple[str, str]] = field(default_factory=list)
+
+    def is_own(self, text: object) -> bool:
+        """Whether a record on the pod is one that this process may have written, or none at all."""
+        if not isinstance(text, str) or text == self.text:
+            return True
+        try:
+            found = load_record(text).nodes
+        except ValueError:
+            return True  # nobody can use it
+        return {(node.id, node.address) for node in found} <= set(self.gone)
 
 
 class PodPublisher:
@@ -178,7 +200,11 @@ class PodPublisher:
         published.text, published.written = text, True
         if node is not None:
             self._pod.check_address(pod, node)
-            await self._sweep(pod)
+            try:
+                await self._sweep(pod)
+            except (KubeError, ConfigError) as exc:
+                # The node is registered, and the next registration sweeps again if it has to write.
+                self._say(f"what an earlier process has left on {self._pod} stays there: {exc}")
 
     async def _stands(self, service: str, text: str) -> bool:
         """Whether the pod still says what we wrote."""
@@ -214,10 +240,36 @@ class PodPublisher:
                     left.append(key.removeprefix(RECORD_PREFIX))
         if left:
             log.info("removing what an earlier process has left on %s: %s", self._pod, ", ".join(left))
-            await self._patch(dict.fromkeys(left))
+            await self._patch(dict.fromkeys(left), _version(pod))
 
-    async def _patch(self, records: Mapping[str, str | None]) -> Mapping[str, Any]:
-        """Write records, or remove them (None); returns the pod afterwards."""
+    async def _remove(self, service: str, published: _OwnRecord) -> None:
+        """Remove our record, unless another process of this pod has written its own there since."""
+        for _ in range(_TRIES):
+            try:
+                pod = await self._pod.read()
+            except KubeError as exc:
+                if exc.status != 403:
+                    raise
+                # We may patch the pod but not look at it: then nobody can tell whose record it is.
+                await self._patch({service: None})
+                return
+            if not published.is_own(annotations_of(pod).get(record_key(service))):
+                log.info("%s has a record of another process of %s, which stays", self._pod, service)
+                return
+            try:
+                await self._patch({service: None}, _version(pod))
+                return
+            except KubeError as exc:
+                if exc.status != 409:
+                    raise
+        raise KubeError(f"{self._pod} changes so often that the record of {service} could not be removed")
+
+    async def _patch(self, records: Mapping[str, str | None], version: str = "") -> Mapping[str, Any]:
+        """Write records, or remove them (None); returns the pod afterwards.
+
+        Args:
+            version: The resourceVersion that the pod must still have; empty for any.
+        """
         labels: dict[str, str | None] = {}
         annotations: dict[str, str | None] = {}
         for service, text in records.items():
@@ -225,12 +277,15 @@ class PodPublisher:
             annotations[record_key(service)] = text
         if any(text is not None for text in records.values()):
             labels[TYPE_LABEL] = SERVICE
+        metadata: dict[str, Any] = {"labels": labels, "annotations": annotations}
+        if version:
+            metadata["resourceVersion"] = version
         namespace, name = await self._pod.where()
         try:
             pod = await self._client().request(
                 "PATCH",
                 PODS.path(namespace, name),
-                body={"metadata": {"labels": labels, "annotations": annotations}},
+                body={"metadata": metadata},
                 content_type=_PATCH,
             )
         except KubeError as exc:
@@ -240,21 +295,22 @@ class PodPublisher:
                 raise ConfigError(str(exc)) from exc
             raise
         pod = pod if isinstance(pod, dict) else {}
-        version = (pod.get("metadata") or {}).get("resourceVersion")
+        version = _version(pod)
         for service in records:
-            self.written[service] = int(version) if isinstance(version, str) and version.isdigit() else 0
+            self.written[service] = int(version) if version.isdigit() else 0
         return pod
 
     async def withdraw(self, node: Node) -> None:
-        """Take back what `publish` wrote for `node`.
+        """Take back what `publish` wrote for `node`; what another process of the pod wrote stays.
 
         Raises:
             KubeError: The API server refused or did not answer.
         """
         async with self._writing:
             published = self._published.get(node.service)
-            if published is None or published.nodes.pop(node.id, None) is None:
+            if published is None or (known := published.nodes.pop(node.id, None)) is None:
                 return
+            published.gone.append((known.id, known.address))
             if not published.written:
                 if not published.nodes:
                     del self._published[node.service]
@@ -264,7 +320,7 @@ class PodPublisher:
                 return
             del self._published[node.service]
             try:
-                await self._patch({node.service: None})
+                await self._remove(node.service, published)
             except ConfigError as exc:
                 log.debug("%s needs no deregistering: %s", node.id, exc)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -104,6 +105,25 @@ async def test_deregistering_deletes_the_key_before_the_lease_ends(etcd: Etcd) -
         await registry.deregister(node())
         await watcher.sees()
         assert lease not in etcd.leases()
+        assert etcd.entries() == {}
+
+
+@pytest.mark.parametrize("ttl", [40, 0])
+async def test_deregistering_leaves_what_a_successor_of_the_same_id_has_written(etcd: Etcd, ttl: int) -> None:
+    successor = dataclasses.replace(node(), address="127.0.0.1:20009")
+    async with make(etcd, register_ttl=ttl) as old, make(etcd, register_ttl=ttl) as new:
+        async with watching(new) as watcher:
+            await old.register(node())
+            await watcher.sees(node())
+            await new.register(successor)
+            await watcher.sees(successor)
+            await old.deregister(node())
+            assert len(etcd.entries()) == 1
+            # Nor for a moment: what was seen last is still so.
+            await new.register(node(2))
+            await watcher.sees(successor, node(2))
+        await new.deregister(successor)
+        await new.deregister(node(2))
         assert etcd.entries() == {}
 
 

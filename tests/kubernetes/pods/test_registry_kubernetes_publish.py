@@ -76,9 +76,15 @@ async def test_a_patch_is_go_micros() -> None:
             assert request.body == {"metadata": {"labels": LABELS, "annotations": {RECORD: text}}}
             assert load_record(text).nodes == (NODE,)
             assert labels(api) == {"app": "x", **LABELS}
+            version = api.get("mine")["metadata"]["resourceVersion"]
             await registry.deregister(NODE)
+            # Only as long as the pod is as it was looked at: the record is then our own.
             assert patches(api)[1].body == {
-                "metadata": {"labels": {SELECTOR: None}, "annotations": {RECORD: None}}
+                "metadata": {
+                    "labels": {SELECTOR: None},
+                    "annotations": {RECORD: None},
+                    "resourceVersion": version,
+                }
             }
             assert labels(api) == {"app": "x", TYPE: "service"}
             assert annotations(api) == {"other": "y"}
@@ -97,6 +103,75 @@ async def test_several_services_on_a_pod_survive_each_other() -> None:
             await expect(sets, [node("front", port=2)], within=5)
             await sets.aclose()
         assert annotations(api) == {}
+
+
+async def test_deregistering_leaves_what_a_successor_on_the_pod_has_written() -> None:
+    async with FakeKubeApi() as api:
+        api.create(pod("mine", IP))
+        async with (
+            own(api.url, registry_advertise="patch") as old,
+            own(api.url, registry_advertise="patch") as new,
+        ):
+            await old.register(node(number=1))
+            # A restarted container has another id, and the same port or another one.
+            await new.register(node(number=2))
+            await old.deregister(node(number=1))
+            assert [one.id for one in load_record(annotations(api)[RECORD]).nodes] == ["greeter-2"]
+            assert labels(api) == LABELS
+            await new.deregister(node(number=2))
+            assert annotations(api) == {}
+
+
+async def test_a_pod_that_changes_while_a_record_is_removed_is_looked_at_again() -> None:
+    async with FakeKubeApi() as api:
+        api.create(pod("mine", IP))
+        async with own(api.url, registry_advertise="patch") as registry:
+            await registry.register(NODE)
+            changes = iter(range(2))
+
+            def meddle(request: Request) -> None:
+                if request.verb == "patch" and next(changes, None) is not None:
+                    api.patch("mine", {"metadata": {"labels": {"changed": str(len(api.requests))}}})
+
+            api.on_request(meddle)
+            await registry.deregister(NODE)
+            assert annotations(api) == {}
+            assert [one.status for one in patches(api)[1:]] == [409, 409, 200]
+
+
+async def test_a_successor_that_comes_while_a_record_is_removed_keeps_its_own() -> None:
+    async with FakeKubeApi() as api:
+        api.create(pod("mine", IP))
+        async with own(api.url, registry_advertise="patch") as registry:
+            await registry.register(node(number=1))
+            theirs = annotations(api)[RECORD].replace("greeter-1", "greeter-2")
+
+            def meddle(request: Request) -> None:
+                if request.verb == "patch":
+                    api.patch("mine", {"metadata": {"annotations": {RECORD: theirs}}})
+
+            api.on_request(meddle)
+            await registry.deregister(node(number=1))
+            assert annotations(api)[RECORD] == theirs
+
+
+async def test_a_refused_sweep_is_no_failed_registration(caplog: pytest.LogCaptureFixture) -> None:
+    left = json.dumps({"name": "old", "version": "1", "nodes": [{"id": "old", "address": f"{IP}:8080"}]})
+    caplog.set_level(logging.INFO)
+    async with FakeKubeApi() as api:
+        api.create(pod("mine", IP, annotations={"micro.mu/service-old": left}))
+
+        def only_one(request: Request) -> None:
+            if len(patches(api)) == 2:
+                api.forbid("patch")
+
+        api.on_request(only_one)
+        async with own(api.url, registry_advertise="patch") as registry:
+            await registry.register(NODE)
+            assert load_record(annotations(api)[RECORD]).nodes == (NODE,)
+            assert said(caplog, "what an earlier process has left on pod mine stays there") == 1
+            api.on_request(None)
+            api.allow("patch")
 
 
 async def test_a_renewal_asks_and_writes_only_what_somebody_changed(

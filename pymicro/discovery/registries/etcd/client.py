@@ -13,13 +13,13 @@ from pymicro.discovery.registries.etcd.connection import Connection
 from pymicro.discovery.registries.etcd.errors import Doing, EtcdError
 from pymicro.discovery.registries.etcd.members import Members, Stream
 from pymicro.discovery.registries.etcd.messages import (
-    DELETE_RANGE,
     LEASE_GRANT,
     LEASE_KEEP_ALIVE,
     LEASE_REVOKE,
     PUT,
     RANGE,
     STATUS,
+    TXN,
     WATCH,
     message,
 )
@@ -30,6 +30,9 @@ __all__ = ["EtcdClient", "watching"]
 # Keys of a page; if a page is larger than a message may be, we ask for smaller ones.
 _PAGE = 250
 _FEWER = 8
+
+# What a transaction compares (rpc.proto, Compare.CompareTarget); the result 0 is "equal".
+_MOD, _VALUE, _LEASE = 2, 3, 4
 
 
 def watching(prefix: str) -> Doing:
@@ -101,15 +104,34 @@ class EtcdClient:
         page = await self.members.call(RANGE, request, Doing("read", key, right="read"))
         return page.kvs[0] if page.kvs else None
 
-    async def put(self, key: str, value: bytes, lease: int) -> None:
-        """Write a key; lease 0 means no lease."""
+    async def put(self, key: str, value: bytes, lease: int) -> int:
+        """Write a key; lease 0 means no lease. Returns the revision of that."""
         request = message("PutRequest", key=key.encode(), value=value, lease=lease)
-        await self.members.call(PUT, request, Doing("put", key, right="write"))
+        answer = await self.members.call(PUT, request, Doing("put", key, right="write"))
+        revision: int = answer.header.revision
+        return revision
 
-    async def delete(self, key: str) -> None:
-        """Delete a key; it is no error if the key is not there."""
-        request = message("DeleteRangeRequest", key=key.encode())
-        await self.members.call(DELETE_RANGE, request, Doing("delete", key, right="write"))
+    async def delete(self, key: str, *, lease: int = 0, revision: int = 0, value: bytes = b"") -> None:
+        """Delete a key if it is still as it was written; it is no error if it is not (there).
+
+        Args:
+            key: The key.
+            lease: The lease that must hold it; 0 if it has none.
+            revision: Without a lease, the revision at which it must have been written; 0 if
+                that is not known.
+            value: Without both, what it must say.
+        """
+        same: dict[str, Any]
+        if lease:
+            same = {"target": _LEASE, "lease": lease}
+        elif revision:
+            same = {"target": _MOD, "mod_revision": revision}
+        else:
+            same = {"target": _VALUE, "value": value}
+        raw = key.encode()
+        remove = message("RequestOp", request_delete_range=message("DeleteRangeRequest", key=raw))
+        request = message("TxnRequest", compare=[message("Compare", key=raw, **same)], success=[remove])
+        await self.members.call(TXN, request, Doing("delete", key, right="write"))
 
     def watch(self, prefix: str) -> AbstractAsyncContextManager[Stream]:
         """A stream for watches of `prefix`; write a `watch_request` to it first."""

@@ -15,13 +15,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 __all__ = [
     "AUTHENTICATE",
-    "DELETE_RANGE",
     "LEASE_GRANT",
     "LEASE_KEEP_ALIVE",
     "LEASE_REVOKE",
     "PUT",
     "RANGE",
     "STATUS",
+    "TXN",
     "WATCH",
     "EtcdMethod",
     "message",
@@ -40,7 +40,12 @@ _MESSAGES: Mapping[str, str] = {
     "PutRequest": "bytes key 1, bytes value 2, int64 lease 3",
     "PutResponse": "ResponseHeader header 1",
     "DeleteRangeRequest": "bytes key 1",
-    "DeleteRangeResponse": "ResponseHeader header 1, int64 deleted 2",
+    "Compare": (
+        "int32 result 1, int32 target 2, bytes key 3, int64 mod_revision 6, bytes value 7, int64 lease 8"
+    ),
+    "RequestOp": "DeleteRangeRequest request_delete_range 3",
+    "TxnRequest": "Compare* compare 1, RequestOp* success 2",
+    "TxnResponse": "ResponseHeader header 1, bool succeeded 2",
     "LeaseGrantRequest": "int64 TTL 1",
     "LeaseGrantResponse": "ResponseHeader header 1, int64 ID 2, int64 TTL 3",
     "LeaseRevokeRequest": "int64 ID 1",
@@ -124,7 +129,7 @@ class EtcdMethod:
 
 RANGE = EtcdMethod("/etcdserverpb.KV/Range", _CLASSES["RangeResponse"])
 PUT = EtcdMethod("/etcdserverpb.KV/Put", _CLASSES["PutResponse"])
-DELETE_RANGE = EtcdMethod("/etcdserverpb.KV/DeleteRange", _CLASSES["DeleteRangeResponse"])
+TXN = EtcdMethod("/etcdserverpb.KV/Txn", _CLASSES["TxnResponse"])
 LEASE_GRANT = EtcdMethod("/etcdserverpb.Lease/LeaseGrant", _CLASSES["LeaseGrantResponse"])
 LEASE_REVOKE = EtcdMethod("/etcdserverpb.Lease/LeaseRevoke", _CLASSES["LeaseRevokeResponse"])
 LEASE_KEEP_ALIVE = EtcdMethod("/etcdserverpb.Lease/LeaseKeepAlive", _CLASSES["LeaseKeepAliveResponse"])

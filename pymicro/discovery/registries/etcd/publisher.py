@@ -37,6 +37,7 @@ class _OwnKey:
         wanted: The text that should be there.
         written: Whether etcd may have the key.
         text: The text written last; None if that is not known.
+        revision: When that was; 0 if that is not known.
         writing: Held while the key is written or deleted.
         keeper: Renews the lease between two registrations, if that is needed.
     """
@@ -47,6 +48,7 @@ class _OwnKey:
     wanted: bytes = b""
     written: bool = False
     text: bytes | None = None
+    revision: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     keeper: asyncio.Task[Any] | None = None
 
@@ -125,9 +127,9 @@ class KeyPublisher:
             return
         # Until the answer comes, nobody knows what is written.
         before = published.written
-        published.text, published.written = None, True
+        published.text, published.revision, published.written = None, 0, True
         try:
-            await client.put(published.key, text, published.lease)
+            published.revision = await client.put(published.key, text, published.lease)
         except EtcdError as exc:
             if exc.kind != "away":
                 published.written = before  # etcd refused it
@@ -195,6 +197,8 @@ class KeyPublisher:
     async def withdraw(self, node: Node) -> None:
         """Delete what `publish` wrote for `node`, and end its lease.
 
+        What another process has written under the same key since then is its own, and stays.
+
         Raises:
             EtcdError: etcd refused, or is away; the lease ends what is left.
         """
@@ -211,8 +215,18 @@ class KeyPublisher:
             try:
                 # The key goes first: go-micro's watchers look at what was deleted.
                 if published.written:
-                    await self._client.delete(published.key)
+                    await self._client.delete(
+                        published.key,
+                        lease=published.lease,
+                        revision=published.revision,
+                        value=published.wanted,
+                    )
             except EtcdError as exc:
+                if exc.kind == "denied" and published.lease:
+                    # We may write the key but not look at it. The end of the lease deletes it.
+                    await self._client.revoke(published.lease)
+                    del self._published[identity]
+                    return
                 stays = f"for {published.granted} s at most" if published.lease else "until it is deleted"
                 raise EtcdError(
                     f"{str(exc).removeprefix('registry etcd: ')}; the key stays {stays}", kind=exc.kind
