@@ -75,6 +75,8 @@ FAULTS = {
         "a mute name server",
         "a process that leaves takes its successor's registration with it",
         "what an earlier process left cannot be removed",
+        "a pod that claims more than its share",
+        "records made to be expensive",
     ),
     CALLS: (
         "a black-holed IP",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from pymicro.base.recent import Recent
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import NO_METADATA, Endpoint, Node, Value
 
@@ -66,6 +67,14 @@ LONGEST_PAIRS = 16 << 10
 # the record, which then counts as one without endpoints.
 DEEPEST_VALUE = 16
 MOST_VALUES = 8192
+MOST_ENDPOINTS = 1024
+
+# Endpoints and values that are kept for sharing, and 64 characters of their text count as
+# one; they take some 100 bytes each.
+_MOST_SHARED = 65_536
+# The longest mapping that is shared, and the longest text of endpoints that is cut out unread.
+_LONGEST_SHARED = 2 << 10
+_LONGEST_KNOWN = 64 << 10
 
 _OUTSIDE = re.compile(rb"[^-A-Za-z0-9_.]")
 _ENDPOINTS = '"endpoints":['
@@ -216,9 +225,11 @@ def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
     if at >= 0:
         value, end = json.JSONDecoder().raw_decode(text, start)
         if value == found:
-            if len(_known) >= _MOST_KNOWN:
-                del _known[next(iter(_known))]
-            _known[text[:start]] = known = text[start:end]
+            known = text[start:end]
+            if end <= _LONGEST_KNOWN:
+                if len(_known) >= _MOST_KNOWN:
+                    del _known[next(iter(_known))]
+                _known[text[:start]] = known
             return document, load_endpoints(known, nulls=True)
     return document, load_endpoints(json.dumps(found), nulls=True)
 
@@ -251,7 +262,9 @@ def _address(item: Mapping[str, Any]) -> str:
     return join_address(host, port)
 
 
-@lru_cache(maxsize=32)
+_shared: Recent[tuple[str, bool], tuple[Endpoint, ...]] = Recent(_MOST_SHARED)
+
+
 def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
     """The endpoints in a JSON list; equal texts share one tuple.
 
@@ -265,19 +278,28 @@ def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
         Raises:
         ValueError: Something in the list is no endpoint.
     """
+    if (known := _shared.get((text, nulls))) is not None:
+        return known
     budget = _Budget(MOST_VALUES, nulls)
+    listed = budget.listed(json.loads(text))
     try:
-        return tuple(
-            Endpoint(
-                name=read_text(item, "name"),
-                request=_schema(item, "request", budget),
-                response=_schema(item, "response", budget),
-                metadata=read_pairs(item, "metadata"),
-            )
-            for item in map(_object, budget.listed(json.loads(text)))
-        )
+        endpoints = _read_endpoints(listed, budget) if len(listed) <= MOST_ENDPOINTS else ()
     except _TooMuch:
-        return ()
+        endpoints = ()
+    cost = len(endpoints) + MOST_VALUES - budget.left + len(text) // 64
+    return _shared.put((text, nulls), endpoints, cost)
+
+
+def _read_endpoints(listed: list[Any], budget: _Budget) -> tuple[Endpoint, ...]:
+    return tuple(
+        Endpoint(
+            name=read_text(item, "name"),
+            request=_schema(item, "request", budget),
+            response=_schema(item, "response", budget),
+            metadata=read_pairs(item, "metadata"),
+        )
+        for item in map(_object, listed)
+    )
 
 
 class _TooMuch(Exception):
@@ -406,9 +428,10 @@ def share_pairs(pairs: Mapping[str, str]) -> Mapping[str, str]:
     """
     if len(pairs) > MOST_PAIRS:
         raise ValueError(f"the metadata has {len(pairs)} entries, and {MOST_PAIRS} are the most")
-    if sum(map(len, pairs)) + sum(map(len, pairs.values())) > LONGEST_PAIRS:
+    size = sum(map(len, pairs)) + sum(map(len, pairs.values()))
+    if size > LONGEST_PAIRS:
         raise ValueError(f"the metadata has more than {LONGEST_PAIRS} characters")
-    return _one_mapping(tuple(pairs.items()))
+    return _one_mapping(tuple(pairs.items())) if size <= _LONGEST_SHARED else pairs
 
 
 @lru_cache(maxsize=512)

@@ -6,10 +6,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from pymicro.kubernetes.api.reflector import ReflectorTiming
-from pymicro.kubernetes.pods import KubernetesRegistry
+from pymicro.kubernetes.pods import KubernetesRegistry, reader
 from pymicro.kubernetes.slices import EndpointSliceRegistry
 from pymicro.nodes.node import Node
+from pymicro.nodes.record import MOST_NODES
 from pymicro.settings.config import load
 from pymicro.testing.registry import RegistryContract
 
@@ -46,6 +49,11 @@ class KubernetesContract(RegistryContract):
     address: str
     namespace: str
     pods: list[str]
+
+    @pytest.fixture(autouse=True)
+    def _many_nodes_of_a_pod(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The suite registers hundreds of nodes from one process, so from one pod."""
+        monkeypatch.setattr(reader, "MOST_NODES_OF_POD", MOST_NODES)
 
     async def lose(self, pod: str) -> None:
         """What kubelet does when the process in `pod` is dead: the pod is no longer Ready."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from pymicro.nodes.node import Endpoint, Node, Value
 from pymicro.nodes.record import (
     DEEPEST_VALUE,
+    LONGEST_PAIRS,
     LONGEST_RECORD,
+    MOST_ENDPOINTS,
     MOST_NODES,
     MOST_VALUES,
     dump_record,
@@ -425,6 +429,39 @@ def test_schemas_beyond_all_measure_are_dropped_and_the_node_stays(
     text = json.dumps(json.loads(record(endpoints=[endpoint])), separators=(",", ":"))
     (node,) = load_record(text).nodes
     assert bool(node.endpoints) is kept
+
+
+@pytest.mark.parametrize(("count", "kept"), [(MOST_ENDPOINTS, MOST_ENDPOINTS), (MOST_ENDPOINTS + 1, 0)])
+def test_endpoints_beyond_all_measure_are_dropped_and_the_node_stays(count: int, kept: int) -> None:
+    # Empty ones hold no schema, and 17,000 of them fit into an annotation.
+    endpoints = [{"name": "x"}] * count
+    text = json.dumps(json.loads(record(endpoints=endpoints)), separators=(",", ":"))
+    (node,) = load_record(text).nodes
+    assert len(node.endpoints) == kept
+
+
+def test_what_is_kept_of_hostile_records_is_bounded() -> None:
+    def hostile(number: int) -> str:
+        """As many objects as a record may have, and another text each time."""
+        values = [{}] * (MOST_VALUES // MOST_ENDPOINTS - 1)
+        schema = {"name": "", "type": "", "values": values}
+        endpoints = [{"name": f"{number}.{one}", "request": schema} for one in range(MOST_ENDPOINTS - 8)]
+        padding = {"padding": f"{number}" * (LONGEST_PAIRS // 8)}
+        nodes = [{"id": "a", "address": "10.0.0.1:80", "metadata": padding}]
+        document = {"name": f"s{number}", "version": "1", "endpoints": endpoints, "nodes": nodes}
+        return json.dumps(document, separators=(",", ":"))
+
+    assert load_record(hostile(0)).nodes[0].endpoints
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(100, 200):
+            assert len(load_record(hostile(number)).nodes) == 1
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 16 << 20, f"{kept >> 20} MiB are kept"
 
 
 # What is written

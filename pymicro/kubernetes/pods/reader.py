@@ -48,6 +48,9 @@ __all__ = [
 ]
 
 PORT = "grpc"
+
+# A pod has a node for each process of a service, at a port of its own.
+MOST_NODES_OF_POD = 8
 _VERSION = "app.kubernetes.io/version"
 
 Why = Literal[
@@ -138,7 +141,14 @@ class PodReader:
             )
         addresses = addresses_of(pod)
         zone = _zone(pod)
-        nodes = tuple(_in_zone(node, zone) for node in record.nodes if is_of(node.address, addresses))
+        places: dict[tuple[str, int, bool], Node] = {}
+        # What is called comes first, before what is only shown.
+        for node in sorted(record.nodes, key=lambda node: bool(other_protocol(node.metadata))):
+            if is_of(node.address, addresses):
+                host, port = split_address(node.address)
+                places.setdefault((_same_ip(host), port, bool(other_protocol(node.metadata))), node)
+        # A pod's share of the calls is that of its nodes, and its annotation may claim any number.
+        nodes = tuple(_in_zone(node, zone) for node in islice(places.values(), MOST_NODES_OF_POD))
         if not all(other_protocol(node.metadata) for node in nodes):
             return PodReading(nodes, registered=True)
         dialled = [node for node in record.nodes if not other_protocol(node.metadata)]
@@ -279,13 +289,14 @@ def _zone(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _in_zone(node: Node, zone: Mapping[str, str]) -> Node:
-    """The node with the pod's zone, unless its record names one."""
-    if not zone or ZONE in node.metadata:
+    """The node with the pod's zone; what its record claims counts only where the cluster says nothing."""
+    if not zone or node.metadata.get(ZONE) == zone[ZONE]:
         return node
     try:
         return replace(node, metadata=share_pairs({**node.metadata, **zone}))
     except ValueError:
-        return node  # the zone was one pair too many
+        # The zone was one pair too many.
+        return replace(node, metadata={key: text for key, text in node.metadata.items() if key != ZONE})
 
 
 def is_of(address: str, addresses: Sequence[str]) -> bool:

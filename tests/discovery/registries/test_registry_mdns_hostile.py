@@ -13,10 +13,12 @@ from typing import Any
 import dns.rrset
 import pytest
 
-from pymicro.discovery.registries.mdns import responder, text, watch
+from pymicro.discovery.registries.mdns import link, responder, text, watch
+from pymicro.discovery.registries.mdns.interfaces import place
 from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.testing.waiting import closed, expect, first
 from tests.discovery.registries.mdns_support import (
+    GROUP,
     PATIENCE,
     free_port,
     make,
@@ -221,6 +223,41 @@ async def test_a_flood_of_nonsense_does_not_fill_the_log(caplog: pytest.LogCaptu
     )
     told = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert 100 < len(told) <= 128
+
+
+async def test_a_flood_of_packets_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if each packet took as long as several may together.
+    monkeypatch.setattr(link, "_SLICE", 0.0)
+    turned = 0
+    heard: list[int] = []
+    all_heard = asyncio.Event()
+
+    def hear(data: bytes, source: object, to_group: bool) -> None:
+        heard.append(turned)
+        if len(heard) == 50:
+            all_heard.set()
+
+    async def other() -> None:
+        nonlocal turned
+        while True:
+            turned += 1
+            await asyncio.sleep(0)
+
+    port = free_port()
+    listener = link.Link(place((f"127.0.0.1:{port}",)), hear, "a link")
+    async with peer(port) as speaker:
+        listener.open()
+        task = asyncio.create_task(other())
+        try:
+            for _ in range(50):  # they all lie there when the first one is read
+                speaker.group.transport.sendto(b"x", (GROUP, port))
+            async with asyncio.timeout(PATIENCE):
+                await all_heard.wait()
+        finally:
+            task.cancel()
+            listener.close()
+    # Between any two.
+    assert len(set(heard)) == 50
 
 
 async def test_nodes_past_the_most_are_left_out(

@@ -100,10 +100,30 @@ def test_a_nodes_zone_is_the_label_that_kubernetes_gives_the_pod(registered_too:
     assert PodReader("greeter")(one) == (found,)
 
 
-def test_a_record_that_names_a_zone_knows_better() -> None:
-    own = node(**{"protocol": "grpc", ZONE: "rack-7"})
-    one = labelled(labels={ZONE: "eu-1a"}, annotations={RECORD: record(own, node())})
-    assert [found.metadata[ZONE] for found in read(one).nodes] == ["rack-7", "eu-1a"]
+def test_a_record_may_claim_a_zone_only_where_the_cluster_names_none() -> None:
+    own = {RECORD: record(node(**{"protocol": "grpc", ZONE: "rack-7"}))}
+    (found,) = read(labelled(annotations=own)).nodes
+    assert found.metadata[ZONE] == "rack-7"
+    (found,) = read(labelled(labels={ZONE: "eu-1a"}, annotations=own)).nodes
+    assert found.metadata[ZONE] == "eu-1a"
+    full = {f"k{number}": "v" for number in range(126)}
+    own = {RECORD: record(node(**{"protocol": "grpc", ZONE: "rack-7", **full}))}
+    (found,) = read(labelled(labels={ZONE: "eu-1a"}, annotations=own)).nodes
+    assert found.metadata[ZONE] == "eu-1a"
+
+
+def test_a_record_makes_one_node_of_an_address_and_eight_of_a_pod() -> None:
+    same = [{"id": f"n{number}", "address": "10.0.0.1:8080"} for number in range(512)]
+    nodes = read(labelled(annotations={RECORD: record(*same)})).nodes
+    assert [one.id for one in nodes] == ["n0"]
+    ports = [{"id": f"n{port}", "address": f"10.0.0.1:{port}"} for port in range(8080, 8580)]
+    nodes = read(labelled(annotations={RECORD: record(*ports)})).nodes
+    assert [one.address for one in nodes] == [f"10.0.0.1:{port}" for port in range(8080, 8088)]
+    spelled = [{"id": "a", "address": "[fd00::1]:80"}, {"id": "b", "address": "[fd00:0::1]:80"}]
+    six = pod(
+        "six", "fd00::1", labels=labelled()["metadata"]["labels"], annotations={RECORD: record(*spelled)}
+    )
+    assert len(read(six).nodes) == 1
 
 
 @pytest.mark.parametrize("zone", ["z" * 254, "a\nb", "", 7, None, ["eu"]])

@@ -19,6 +19,7 @@ import logging
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 
 from pymicro.base.errors import ConfigError, RegistryError
@@ -34,8 +35,8 @@ GROUP6 = "ff02::fb"
 
 # Some hundred nodes answer in the same millisecond; the kernel grants as much as it allows.
 _BUFFER = 1 << 20
-# Packets to read before other tasks get their turn.
-_SLICE = 32
+# Seconds of reading packets before other tasks get their turn; a packet may take some milliseconds.
+_SLICE = 0.01
 # Python's socket lacks these. Without them Linux also delivers groups that other programs joined.
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
@@ -185,7 +186,8 @@ class Link:
         return GROUP4, self._place.port
 
     def _read(self, opened: socket.socket) -> None:
-        for _ in range(_SLICE):
+        until = time.monotonic() + _SLICE
+        while True:
             try:
                 data, source = opened.recvfrom(1 << 16)
             except (BlockingIOError, InterruptedError):
@@ -198,10 +200,11 @@ class Link:
                 self._heard.set()
             if not self.interface.reaches(source[0]):
                 log.debug("%s: passing over a packet from %s, beyond a router", self._where, source[0])
-                continue
-            self._hear(data, source, opened is self._group)
-            if opened.fileno() < 0:
-                return  # `hear` has closed it
+            else:
+                self._hear(data, source, opened is self._group)
+            # `hear` may have closed it.
+            if opened.fileno() < 0 or time.monotonic() >= until:
+                return
 
     def _own(self, source: Address) -> bool:
         return self._asker is not None and self._asker.getsockname()[:2] == source[:2]

@@ -11,9 +11,9 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from pymicro.base.recent import Recent
 from pymicro.nodes.node import Endpoint, Node
 from pymicro.nodes.record import (
     LONGEST_RECORD,
@@ -63,14 +63,25 @@ def dump(node: Node, *, endpoints: bool = True) -> bytes:
     return zlib.compress(data).hex().encode()
 
 
-# The nodes of one version mostly have the same text: it holds no id and no address.
-@lru_cache(maxsize=64)
+# The nodes of one version mostly have the same text: it holds no id and no address. So many
+# bytes of unpacked texts are kept, which may be thirty times as many as objects.
+_kept: Recent[bytes, Text] = Recent(256 << 10)
+
+
 def load(text: bytes) -> Text:
     """Read the hex in `text`.
 
     Raises:
         ValueError: The text is no such record; the message says what is wrong.
     """
+    known = _kept.get(text)
+    if known is None:
+        known = _read(text)
+        _kept.put(text, known, known.size)
+    return known
+
+
+def _read(text: bytes) -> Text:
     try:
         packed = bytes.fromhex(text.decode("ascii"))
     except ValueError:

@@ -1,0 +1,29 @@
+"""A cache with a bound on what its values cost together."""
+
+from __future__ import annotations
+
+from pymicro.base.recent import Recent
+
+
+def test_the_least_recently_asked_for_go_when_all_cost_too_much() -> None:
+    recent: Recent[str, str] = Recent(10)
+    assert recent.put("a", "A", 4) == "A"
+    recent.put("b", "B", 4)
+    assert recent.get("a") == "A"
+    recent.put("c", "C", 4)
+    assert (recent.get("a"), recent.get("b"), recent.get("c")) == ("A", None, "C")
+    assert recent.cost == 8
+
+
+def test_what_costs_more_than_all_may_is_not_kept() -> None:
+    recent: Recent[str, str] = Recent(10)
+    recent.put("a", "A", 10)
+    assert recent.put("b", "B", 11) == "B"
+    assert (recent.get("a"), recent.get("b")) == ("A", None)
+
+
+def test_a_value_that_is_replaced_counts_once() -> None:
+    recent: Recent[str, str] = Recent(10)
+    for cost in (3, 9, 5):
+        recent.put("a", "A", cost)
+    assert (len(recent), recent.cost) == (1, 5)
