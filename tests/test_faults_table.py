@@ -77,6 +77,10 @@ FAULTS = {
         "what an earlier process left cannot be removed",
         "a pod that claims more than its share",
         "records made to be expensive",
+        "foreign text in a terminal, a log or a command to paste",
+        "one value in etcd too large for a message, and many unreadable ones",
+        "an etcd whose space is used up",
+        "two processes with one id over mDNS",
     ),
     CALLS: (
         "a black-holed IP",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.printable import escaped_json, printable
 
 __all__ = [
     "EXIT_FAILED",
@@ -55,14 +55,6 @@ class InputError(PymicroError):
     """The user typed something, or named a file, that cannot be used."""
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """`text` with control characters escaped: a peer's text must not control the terminal."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
 def say(text: str) -> None:
     """Print a line to stdout at once."""
     print(text, flush=True)
@@ -102,5 +94,4 @@ def dump(value: Any, *, pretty: bool = False) -> str:
         indent=2 if pretty else None,
         separators=None if pretty else (",", ":"),
     )
-    # JSON does not escape DEL and the C1 controls, which a terminal obeys.
-    return re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return escaped_json(text)

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from pymicro.base.printable import escaped_json, printable
 from pymicro.settings.config import Config
 
 __all__ = ["set_up"]
@@ -40,7 +41,8 @@ class _Human(logging.Formatter):
             lines.append(self.formatException(record.exc_info))
         if record.stack_info:
             lines.append(self.formatStack(record.stack_info))
-        text = "\n".join(lines)
+        # Peers, pods and neighbours have a word in many lines.
+        text = printable("\n".join(lines))
         return f"{colour}{text}{_RESET}" if colour else text
 
 
@@ -55,7 +57,7 @@ class _Json(logging.Formatter):
         entry.update({key: value for key, value in vars(record).items() if key not in _PLAIN})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return escaped_json(json.dumps(entry, default=str, ensure_ascii=False))
 
 
 def set_up(config: Config, stream: TextIO | None = None) -> None:

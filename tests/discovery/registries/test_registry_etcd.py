@@ -19,6 +19,8 @@ from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.etcd import EtcdRegistry
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.errors import EtcdError
+from pymicro.discovery.registries.etcd.members import Members
+from pymicro.discovery.registries.etcd.table import Unreadable
 from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.nodes.record import dump_record
 from pymicro.testing.waiting import first
@@ -340,6 +342,38 @@ async def test_values_larger_than_a_message_are_read_in_smaller_pages(
         etcd.put(f"{ROOT}greeter/06", b"x" * (500 << 10))
         await registry.register(node(2))
         await watcher.sees(node(1), node(2))
+
+
+async def test_pages_grow_again_after_those_that_were_too_large(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymicro.discovery.registries.etcd.connection._LARGEST", 400 << 10)
+    etcd.put(f"{ROOT}greeter/000", b"x" * (500 << 10))
+    for number in range(1, 400):
+        etcd.put(f"{ROOT}greeter/{number:03}", b"{}")
+    asked: list[int] = []
+    call = Members.call
+
+    async def counted(self: Members, method: Any, request: Any, doing: Any) -> Any:
+        asked.append(request.limit)
+        return await call(self, method, request, doing)
+
+    monkeypatch.setattr(Members, "call", counted)
+    async with make(etcd) as registry:
+        assert await registry.services() == []
+    # Four that were too large, and then 1, 2, 4 … keys a page.
+    assert len(asked) <= 15
+    assert asked[-1] > 100
+
+
+async def test_a_flood_of_unreadable_values_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    unreadable = Unreadable()
+    for number in range(1000):
+        unreadable.note("greeter", {f"/micro/registry/greeter/{number}": "x" * 10_000})
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 101
+    assert max(map(len, lines)) < 1000
+    assert "not named for a while" in lines[-1]
 
 
 async def test_a_node_that_disappears_from_its_value_leaves(etcd: Etcd) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,29 @@ async def test_values_that_cannot_be_read_and_names_that_collide_are_told(etcd: 
         ("nodes", "problem", "there is no node of a/b under /micro/registry/a-b/; did you mean 'a-b'?"),
     ]
     assert bad.fix.startswith("etcdctl get /micro/registry/a-b/bad shows it")
+
+
+async def test_an_etcd_without_space_is_a_problem(tmp_path: Path) -> None:
+    with Etcd(tmp_path, arguments=["--quota-backend-bytes=200000"]) as full:
+        with pytest.raises(AssertionError, match="space exceeded"):
+            for number in range(100):
+                full.put(f"/filler/{number}", "x" * 100_000)
+        member, *_ = await findings(etcd_registry(full.address))
+    assert member.level == "problem"
+    assert "alarm NOSPACE" in member.text
+    assert "etcdctl alarm disarm" in member.fix
+
+
+async def test_a_key_is_pasted_as_one_word_or_not_at_all(etcd: Etcd) -> None:
+    keys = ["a-b/x;touch y", "a-b/$(reboot)", "a-b/a\nreboot", "a-b/a\u202eb", "a-b/" + "x" * 300]
+    for key in keys:
+        etcd.put(f"{ROOT}{key}", "{}")
+    found = await findings(etcd_registry(etcd.address), "a/b")
+    fixes = {finding.check: finding.fix for finding in found if finding.check.startswith("key ")}
+    assert len(fixes) == len(keys)
+    pasted = [shlex.split(fix.partition(" shows it")[0]) for fix in fixes.values() if fix]
+    assert sorted(pasted) == [["etcdctl", "get", f"{ROOT}{key}"] for key in sorted(keys[:2])]
+    assert not any("\n" in check or "\u202e" in check for check in fixes)
 
 
 async def test_a_dead_member_is_a_note_and_no_member_a_problem(etcd: Etcd) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -509,6 +511,42 @@ async def test_doctor_is_told_who_answers() -> None:
             "interface",
             "services",
         ]
+
+
+async def test_two_processes_with_one_id_say_so_and_doctor_too(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    one, other = node(), dataclasses.replace(node(), address="127.0.0.1:20099")
+    async with make(port) as first_one, make(port) as second, make(port) as doctor:
+        await first_one.register(one)
+        assert "another process" not in caplog.text
+        await second.register(other)
+        await first_one.register(one)
+        async with asyncio.timeout(PATIENCE):
+            while caplog.text.count("another process answers for greeter-1 of greeter") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        # Each of them, once, however often they are heard.
+        await second.register(other)
+        assert caplog.text.count("another process answers for") == 2
+        problems = [finding async for finding in doctor.diagnose("greeter") if finding.level == "problem"]
+        (problem,) = problems
+        assert "127.0.0.1:20001, 127.0.0.1:20099" in problem.text
+        assert "server_id" in problem.fix
+
+
+async def test_a_node_that_restarts_under_its_id_is_no_second_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = free_port()
+    async with make(port) as watcher, aclosing(watcher.watch("greeter")) as sets:
+        async with make(port) as old:
+            await old.register(node())
+            await expect(sets, [node()], within=PATIENCE)
+        again = dataclasses.replace(node(), address="127.0.0.1:20099")
+        async with make(port) as new:
+            await new.register(again)
+            await expect(sets, [again], within=PATIENCE)
+            assert not [one async for one in watcher.diagnose("greeter") if one.level == "problem"]
+    assert "another process" not in caplog.text
 
 
 async def test_doctor_is_told_when_multicast_does_not_work() -> None:

@@ -91,7 +91,8 @@ class EtcdClient:
                 keys_only = limit == 1
                 limit = max(limit // _FEWER, 1)
                 continue
-            keys_only = False
+            # The large ones may be over: grow again.
+            keys_only, limit = False, min(limit * 2, _PAGE)
             revision = revision or page.header.revision
             yield page
             if not page.more:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.findings import Finding
+from pymicro.base.printable import as_argument
 from pymicro.base.suggest import did_you_mean
 from pymicro.base.turns import Turns
 from pymicro.discovery.registries.etcd.client import EtcdClient
@@ -113,6 +114,14 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
     if not answer.leader:
         fix = "too few of its members run, or it is cut off from them: `etcdctl endpoint status --cluster`"
         return Finding(check, "problem", f"{what} answers and has no leader: it serves nobody", fix)
+    if any("NOSPACE" in error for error in answer.errors):
+        return Finding(
+            check,
+            "problem",
+            f"{what} answers, and its space is used up (alarm NOSPACE): nothing can be registered or renewed",
+            "`etcdctl compact REVISION`, then `etcdctl defrag --cluster`, then `etcdctl alarm disarm`; "
+            "if it is full again soon, give etcd a larger --quota-backend-bytes",
+        )
     if answer.errors:
         return Finding(check, "note", f"{what} answers, and says: {'; '.join(answer.errors)[:200]}")
     role = (
@@ -157,11 +166,14 @@ def _service(service: str, prefix: str, found: _Found) -> Iterator[Finding]:
     nodes = found.nodes[service]
     bad = [(key, reading) for key, reading in found.own.items() if reading.problem]
     for key, reading in bad[:_LISTED]:
+        # Anybody may have chosen the key, and somebody will paste the command. A \ may stand
+        # for a byte that is no text.
+        argument = as_argument(key) if len(key) <= _LONGEST_KEY and "\\" not in key else ""
         yield Finding(
             f"key {quoted(key[:_LONGEST_KEY])}",
             "note" if nodes else "problem",
             f"does not count: {reading.problem}",
-            f"etcdctl get {key[:_LONGEST_KEY]} shows it, etcdctl del takes it away",
+            f"etcdctl get {argument} shows it, etcdctl del takes it away" if argument else "",
         )
     if len(bad) > _LISTED:
         yield Finding("keys", "note", f"and {len(bad) - _LISTED} more that cannot be read")

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from pymicro.base.errors import RegistryError
+from pymicro.base.printable import as_argument
 
 __all__ = ["Doing", "EtcdError", "answers_elsewhere", "denied", "is_stale_token", "reason", "refused"]
 
@@ -55,7 +56,8 @@ class Doing:
     @property
     def keys(self) -> str:
         """`/micro/registry/greeter/*`."""
-        return f"{self.key}*" if self.prefix else self.key
+        key = self.key if self.key.isprintable() else repr(self.key)[1:-1]
+        return f"{key}*" if self.prefix else key
 
 
 # Words that grpc-core puts around the reason; only the reason is of use.
@@ -155,5 +157,8 @@ def denied(doing: Doing, endpoint: str, user: str) -> EtcdError:
     who = f"user {user!r}" if user else "the user of the client certificate"
     lacking = f"the permission {doing.right} on {doing.keys}" if doing.right else "a permission"
     prefix = "--prefix " if doing.prefix else ""
-    grant = f" (etcdctl role grant-permission ROLE {prefix}{doing.right} {doing.key})" if doing.right else ""
+    # The key has the name of a service, which a caller may have chosen.
+    key = as_argument(doing.key)
+    command = f"etcdctl role grant-permission ROLE {prefix}{doing.right} {key}"
+    grant = f" ({command})" if doing.right and key else ""
     return EtcdError(f"cannot {doing}: {who} lacks {lacking} at {endpoint}{grant}", kind="denied")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ log = logging.getLogger("pymicro.registry.etcd")
 # The most unreadable keys named in a log line.
 _NAMED = 3
 _LONGEST_KEY = 120
+_LONGEST_PROBLEM = 200
+# The most log lines in so many seconds: who may write one value may write it over and over.
+_MOST_LINES = 100
+_PERIOD = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,12 @@ def read_value(value: bytes) -> ValueReading:
 
 
 class Unreadable:
-    """The values that are no records, service by service; each is logged once."""
+    """The values that are no records, service by service; each is logged once, within reason."""
 
     def __init__(self) -> None:
         self._problems: dict[str, Mapping[str, str]] = {}
+        self._lines = 0
+        self._began = time.monotonic()
 
     def __len__(self) -> int:
         return sum(map(len, self._problems.values()))
@@ -62,10 +69,20 @@ class Unreadable:
         new = [key for key, problem in problems.items() if known.get(key) != problem]
         if problems:
             self._problems[service] = problems
-        if new:
-            named = "; ".join(f"{key[:_LONGEST_KEY]!r}: {problems[key]}" for key in new[:_NAMED])
+        if not new:
+            return
+        now = time.monotonic()
+        if now - self._began >= _PERIOD:
+            self._lines, self._began = 0, now
+        self._lines += 1
+        if self._lines <= _MOST_LINES:
+            named = "; ".join(
+                f"{key[:_LONGEST_KEY]!r}: {problems[key][:_LONGEST_PROBLEM]}" for key in new[:_NAMED]
+            )
             more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
             log.warning("registry etcd: skipping %d of %s: %s%s", len(new), service, named, more)
+        elif self._lines == _MOST_LINES + 1:
+            log.warning("registry etcd: more values are skipped, and not named for a while")
 
 
 class ServiceTable:

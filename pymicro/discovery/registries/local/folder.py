@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 import threading
@@ -120,7 +121,7 @@ class Folder:
         if found.st_mode & 0o077:
             raise RegistryError(
                 f"registry local: {self.path} is open to other users (mode {found.st_mode & 0o777:o}): "
-                f"chmod 700 {self.path}, or {other}"
+                f"chmod 700 {shlex.quote(str(self.path))}, or {other}"
             )
 
 

@@ -195,10 +195,20 @@ class MdnsRegistry(Turnstile):
             yield Finding("name", "problem", problem, "give the service another name")
             return
         try:
-            found = await self._once(service)
+            async with aclosing(self.watch(service)) as sets:
+                found = await anext(sets)
+                doubles = browser.doubles(service)
         except RegistryError as exc:
             yield Finding("nodes", "problem", str(exc))
             return
+        for node_id, addresses in doubles.items():
+            yield Finding(
+                "ids",
+                "problem",
+                f"{len(addresses)} processes answer for {node_id} ({', '.join(addresses)}): "
+                "clients see now one and now the other",
+                "give each a server_id of its own",
+            )
         if found:
             yield Finding("nodes", "ok", f"{len(found)} node{'s' * (len(found) != 1)} of {service} answered")
             return
@@ -210,13 +220,6 @@ class MdnsRegistry(Turnstile):
             "switches and Wi-Fi may keep multicast back",
         )
 
-    async def _once(self, service: str) -> NodeSet:
-        sets = self.watch(service)
-        try:
-            return await anext(sets)
-        finally:
-            await sets.aclose()
-
     def _hear(self, data: bytes, source: Address, to_group: bool) -> None:
         browser = self._browser
         try:
@@ -227,6 +230,7 @@ class MdnsRegistry(Turnstile):
                 return
             if to_group:
                 self._responder.hear(message)
+            self._responder.compare(message, source)
             if browser is not None:
                 browser.hear(message, source)
         except Exception as exc:

@@ -84,6 +84,11 @@ class Browser:
             async for nodes in sets:
                 yield nodes
 
+    def doubles(self, service: str) -> dict[str, list[str]]:
+        """Ids of a watched service for which several answered one question, and their addresses."""
+        watched = self._watched.get(service)
+        return watched.doubles() if watched is not None else {}
+
     def fail_all(self, error: RegistryError) -> None:
         """End every watch with `error`."""
         for watched in self._watched.running.values():

@@ -57,6 +57,9 @@ _MOST_QUESTIONS = 64
 
 # The other fields of a service's entry in the list; go-micro's reader wants all of them.
 _LISTED_PORT = 9999
+# A neighbour may claim our name from any number of addresses.
+_MOST_RIVALS = 4
+
 _LISTED_ADDRESS = "0.0.0.0"  # noqa: S104, RUF100
 
 
@@ -70,6 +73,8 @@ class _OwnName:
     rescue: asyncio.TimerHandle | None = None
     rescued: float = -RESCUE
     gone: bool = False
+    # Where others answered for it from, as far as it was said.
+    rivals: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,29 @@ class Responder:
                 if published.rescue is None:
                     pause = max(published.rescued + RESCUE - now, 0)
                     published.rescue = _later(pause, self._rescue, published)
+
+    def compare(self, answer: Answer, source: Address) -> None:
+        """Say so, once for each address, if somebody else answers for a name of ours."""
+        for seen in answer.instances:
+            for nodes in self._nodes.values():
+                published = nodes.get(seen.name)
+                if published is None or published.node is None or not seen.ttl:
+                    continue
+                own = published.instance
+                if not seen.port or (seen.port == own.port and own.address in seen.addresses):
+                    continue
+                other = f"{', '.join(seen.addresses) or source[0]} port {seen.port}"
+                if other in published.rivals or len(published.rivals) >= _MOST_RIVALS:
+                    continue
+                published.rivals.add(other)
+                log.warning(
+                    "another process answers for %s of %s: it is at %s, and this one at %s; others see "
+                    "now one and now the other: give each a server_id of its own",
+                    published.node.id,
+                    published.node.service,
+                    other,
+                    published.node.address,
+                )
 
     def _rescue(self, published: _OwnName) -> None:
         published.rescue, published.rescued = None, asyncio.get_running_loop().time()

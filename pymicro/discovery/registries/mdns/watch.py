@@ -55,6 +55,7 @@ class _KnownNode:
         size: Bytes of its text, unpacked.
         at: When the message came.
         missed: Questions since then that the node left unanswered.
+        rivals: Other addresses that answered the same question for this name.
     """
 
     node: Node
@@ -62,6 +63,7 @@ class _KnownNode:
     size: int
     at: float
     missed: int = 0
+    rivals: frozenset[str] = frozenset()
 
 
 class MdnsWatch(Conversation):
@@ -177,8 +179,20 @@ class MdnsWatch(Conversation):
             except ValueError as exc:
                 self._complain(source, str(exc))
                 return
-            self._entries[seen.name] = _KnownNode(node, seen, said.size, now)
+            known = _KnownNode(node, seen, said.size, now)
+            if entry is not None and entry.at >= (self._asked or now) and entry.node.address != node.address:
+                # One question, two answers: they are two processes, and both run.
+                known.rivals = entry.rivals | {entry.node.address}
+            self._entries[seen.name] = known
             self._change()
+
+    def doubles(self) -> dict[str, list[str]]:
+        """Ids for which several answered one question, and their addresses."""
+        return {
+            entry.node.id: sorted({*entry.rivals, entry.node.address})
+            for entry in self._entries.values()
+            if entry.rivals
+        }
 
     def forget(self, name: str) -> None:
         """Remove the node of this name, which is gone."""
