@@ -81,6 +81,8 @@ FAULTS = {
         "one value in etcd too large for a message, and many unreadable ones",
         "an etcd whose space is used up",
         "two processes with one id over mDNS",
+        "the folder of registry local removed, or none to write in",
+        "an address that gRPC takes for something else",
     ),
     CALLS: (
         "a black-holed IP",

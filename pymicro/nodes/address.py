@@ -63,6 +63,16 @@ def is_dns_name(name: str) -> bool:
     return len(name) <= 253 and all(map(_LABEL.fullmatch, labels))
 
 
+# grpc-core takes `unix:80` for the socket named 80, and `dns:80` for the host 80 (gRPC, "Name
+# Resolution"). With a final dot each of them is a host again.
+_SCHEMES = frozenset({"dns", "google-c2p", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"})
+
+
+def is_scheme(host: str) -> bool:
+    """Whether gRPC takes `host:port` for something else than a host and a port."""
+    return host.lower() in _SCHEMES
+
+
 # go-micro's list (util/addr): RFC 1918 and 6598. IPv4 only, as in go-micro's registries.
 _PRIVATE = tuple(
     map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))

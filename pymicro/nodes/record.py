@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from pymicro.base.recent import Recent
-from pymicro.nodes.address import join_address, split_address
+from pymicro.nodes.address import is_scheme, join_address, split_address
 from pymicro.nodes.node import NO_METADATA, Endpoint, Node, Value
 
 __all__ = [
@@ -257,7 +257,8 @@ def _address(item: Mapping[str, Any]) -> str:
     else:
         raise ValueError(f"{quoted(number)} is no port")
     # Addresses are used in log lines and in grpc's targets.
-    if not host or not port or not host.isprintable() or any(char in host for char in " /@%,"):
+    odd = not host.isprintable() or any(char in host for char in " /@%,") or is_scheme(host)
+    if not host or not port or odd:
         raise ValueError(f"address {quoted(text)} cannot be dialled")
     return join_address(host, port)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from pymicro.base.errors import ConfigError
 from pymicro.base.findings import Finding
 from pymicro.base.suggest import did_you_mean
-from pymicro.nodes.address import is_ip, join_address, split_address
+from pymicro.nodes.address import is_ip, is_scheme, join_address, split_address
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def _node(entry: str) -> Node:
         raise _bad(entry, f"{host!r} in brackets is no IPv6 address")
     if not host.isprintable() or any(char in host for char in " /@"):
         raise _bad(entry, f"{host!r} is no host")
+    if is_scheme(host):
+        raise _bad(entry, f"gRPC takes {host}: for a scheme; if a host has that name, write {host}.:{port}")
     address = join_address(host, port)
     # Only the address can tell two nodes apart.
     return Node(id=address, address=address, service=service)

@@ -17,18 +17,21 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pymicro.base.backoff import Backoff
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.discovery.directory import Directory
 from pymicro.discovery.registries.local import LocalRegistry
 from pymicro.discovery.registries.local import scan as scanning
 from pymicro.discovery.registries.local.folder import LARGEST
 from pymicro.nodes.node import Endpoint, Node, NodeSet
 from pymicro.settings.config import load
-from pymicro.testing.waiting import expect, first
+from pymicro.testing.waiting import closed, expect, first
 from tests.processes import Processes
 
 OWNER = str(Path(__file__).with_name("local_owner.py"))
@@ -305,6 +308,83 @@ async def test_a_dead_owners_file_is_removed(registry_folder: str) -> None:
     async with make(registry_folder) as registry:
         assert await registry.services() == []
     assert not dead.exists()
+
+
+@pytest.mark.parametrize("what", ["the folder", "the files"])
+async def test_what_somebody_removes_comes_back_and_no_set_shows_that(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "registry"
+    async with make(folder) as one, make(folder) as other, make(folder) as reader:
+        # Owners look after their files at moments of their own.
+        await one.register(node(1))
+        await asyncio.sleep(scanning.MENDED / 2)
+        await other.register(node(2))
+        directory = Directory(reader, backoff=lambda: Backoff(0.01, 0.02))
+        async with directory, aclosing(directory.watch("greeter")) as sets:
+            await expect(sets, [node(1), node(2)], within=PATIENCE)
+            seen: list[NodeSet] = []
+
+            async def watch() -> None:
+                async for nodes in sets:
+                    seen.append(nodes)  # noqa: PERF401 # as they come
+
+            watching = asyncio.create_task(watch())
+            before = files(folder)
+            if what == "the folder":
+                shutil.rmtree(folder)
+            else:
+                (folder / before[0]).unlink()
+            async with asyncio.timeout(PATIENCE):
+                while not folder.exists() or len(files(folder)) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            # Past the time for which a lost node stays.
+            await asyncio.sleep(2 * scanning.MENDED + 0.5)
+            assert await first(reader.watch("greeter"), within=PATIENCE) == NodeSet.of([node(1), node(2)])
+            watching.cancel()
+            await asyncio.wait([watching])
+            if what == "the folder":
+                assert seen == []
+
+
+async def test_a_node_that_was_in_a_removed_folder_and_is_gone_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "registry"
+    async with make(folder) as one, make(folder) as reader:
+        await one.register(node(1))
+        other = await make(folder).__aenter__()
+        await other.register(node(2))
+        sets = reader.watch("greeter")
+        await expect(sets, [node(1), node(2)], within=PATIENCE)
+        shutil.rmtree(folder)
+        await other.__aexit__(None, None, None)
+        await closed(sets)
+        async with Directory(reader, backoff=lambda: Backoff(0.01, 0.02)) as directory:
+            await expect(directory.watch("greeter"), [node(1)], within=PATIENCE)
+
+
+def test_without_a_temporary_folder_it_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(ConfigError, match=r"no folder to write in.*set registry_address"):
+        LocalRegistry(load({}, environ={}))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert LocalRegistry(load({}, environ={})).describe() == f"registry local ({tmp_path / 'pymicro'})"
+
+
+@root_only
+def test_a_name_that_somebody_else_took_first_is_left_to_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = tmp_path / f"pymicro-{os.geteuid()}"
+    taken.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert str(taken) in LocalRegistry(load({}, environ={})).describe()
+    os.chown(taken, SOMEBODY, SOMEBODY)
+    assert str(tmp_path / "pymicro") in LocalRegistry(load({}, environ={})).describe()
 
 
 async def test_only_old_temporary_files_are_removed(registry_folder: str) -> None:

@@ -53,6 +53,7 @@ async def test_static_lists_each_service_under_its_addresses() -> None:
         ("greeter=10.0.0.1:0", "0 is no port"),
         ("greeter=10.0.0.1:65536", "no port"),
         ("greeter=:80", "host is missing"),
+        ("greeter=unix:123", "write unix.:123"),
         ("greeter=", "no port"),
         ("greeter=::1:80", "no port"),
         ("greeter=[::1:80", "closing bracket"),

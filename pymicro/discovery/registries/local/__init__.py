@@ -22,7 +22,7 @@ from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
 from pymicro.base.suggest import did_you_mean
 from pymicro.discovery.registries.local.folder import Folder, NodeFile
-from pymicro.discovery.registries.local.scan import Scanner
+from pymicro.discovery.registries.local.scan import MENDED, Scanner
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 if TYPE_CHECKING:
@@ -139,10 +139,12 @@ class LocalRegistry:
 
     Args:
         config: Its `registry_address` is the folder; if empty, `pymicro-<uid>` in the
-            temporary folder.
+            temporary folder. Where that belongs to somebody else, or there is no temporary
+            folder, it is `pymicro` in XDG_RUNTIME_DIR.
 
     Raises:
-        ConfigError: `registry_address` has several entries.
+        ConfigError: `registry_address` has several entries, or it is empty and there is no
+            folder to write in.
     """
 
     name = "local"
@@ -161,6 +163,7 @@ class LocalRegistry:
         self._poller: _Poller | None = None
         self._users = 0
         self._records: dict[tuple[str, str], NodeFile] = {}
+        self._keeper: asyncio.Task[None] | None = None
         self._watches: list[_FolderWatch] = []
 
     async def __aenter__(self) -> Self:
@@ -181,6 +184,7 @@ class LocalRegistry:
             return
         poller, self._poller = self._poller, None
         records, self._records = self._records, {}
+        await self._end_keeper()
         for record in records.values():
             try:
                 record.remove()
@@ -205,10 +209,35 @@ class LocalRegistry:
     async def register(self, node: Node) -> None:
         """Make `node` known, or check that its file is still there and make it again if not.
 
+        That is checked every second in between too.
+
         Raises:
             RegistryError: The folder cannot be written or locked.
         """
         self._opened()
+        self._ensure(node)
+        if self._keeper is None:
+            keeping = endless(self._keep, what="looking after our files", log=log, pause=MENDED, delay=MENDED)
+            self._keeper = contextvars.Context().run(
+                asyncio.create_task, keeping, name="pymicro registry local: files"
+            )
+
+    async def _keep(self) -> float:
+        for record in list(self._records.values()):
+            try:
+                if not record.intact():
+                    self._ensure(record.node)
+            except (OSError, RegistryError) as exc:
+                log.debug("%s cannot be registered again now: %s", record.node.id, exc)  # `register` tells
+        return MENDED
+
+    async def _end_keeper(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+
+    def _ensure(self, node: Node) -> None:
         key = node.service, node.id
         try:
             self._folder.prepare()
@@ -237,6 +266,8 @@ class LocalRegistry:
             RegistryError: The file cannot be removed; the node counts as gone all the same.
         """
         record = self._records.pop((node.service, node.id), None)
+        if not self._records:
+            await self._end_keeper()
         if record is not None:
             try:
                 record.remove()

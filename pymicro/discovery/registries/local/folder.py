@@ -19,7 +19,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from pymicro.base.errors import RegistryError
+from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.local.json import dump_node
 from pymicro.nodes.node import Node
 
@@ -51,17 +51,43 @@ def lock(descriptor: int, *, exclusive: bool, path: Path) -> bool:
     return True
 
 
+def _default() -> Path:
+    """`pymicro-<uid>` in the temporary folder, or what replaces it.
+
+    XDG_RUNTIME_DIR comes second, though nobody else can take a name there: a user's services and
+    cron jobs do not have it, and must meet the programs of the user's sessions.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    second = Path(runtime, "pymicro") if runtime and os.access(runtime, os.W_OK) else None
+    try:
+        first = Path(tempfile.gettempdir(), f"pymicro-{os.geteuid()}")
+    except FileNotFoundError:
+        if second is not None:
+            return second
+        raise ConfigError(
+            "registry local has no folder to write in: there is no writable temporary folder (a read-only "
+            "root?); set registry_address to a folder, or choose another registry"
+        ) from None
+    try:
+        foreign = os.lstat(first).st_uid != os.geteuid()
+    except OSError:
+        foreign = False
+    return second if foreign and second is not None else first
+
+
 class Folder:
     """The folder that holds all nodes of one user's processes.
 
     Args:
-        path: Its path; `pymicro-<uid>` in the temporary folder if None.
+        path: Its path; one that all of this user's processes find if None.
+
+    Raises:
+        ConfigError: None is given, and there is no folder to write in.
     """
 
     def __init__(self, path: str | None = None) -> None:
-        default = Path(tempfile.gettempdir(), f"pymicro-{os.geteuid()}")
         # Made absolute now: a service may change its working directory later.
-        self.path = Path(os.path.abspath(os.path.expanduser(path))) if path else default
+        self.path = Path(os.path.abspath(os.path.expanduser(path))) if path else _default()
 
     def __str__(self) -> str:
         return str(self.path)

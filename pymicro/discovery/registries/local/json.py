@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pymicro.nodes.address import split_address
+from pymicro.nodes.address import is_scheme, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import (
     dump_endpoints,
@@ -42,7 +42,8 @@ def load_node(data: bytes) -> Node:
         address = read_text(document, "address")
         host, port = split_address(address)
         # Addresses end up in log lines and in grpc's targets.
-        if not host or not port or not host.isprintable() or any(char in host for char in " /"):
+        odd = not host.isprintable() or any(char in host for char in " /") or is_scheme(host)
+        if not host or not port or odd:
             raise ValueError(f"address {address!r} cannot be dialled")
         return Node(
             id=read_text(document, "id"),

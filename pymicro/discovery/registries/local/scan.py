@@ -19,7 +19,7 @@ from pymicro.discovery.registries.local.folder import LARGEST, Folder, lock
 from pymicro.discovery.registries.local.json import load_node
 from pymicro.nodes.node import Node
 
-__all__ = ["Scanner"]
+__all__ = ["MENDED", "Scanner"]
 
 log = logging.getLogger("pymicro.registry.local")
 
@@ -28,6 +28,11 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.new")
 
 # An owner takes well under a second between making a file and naming it.
 _STALE = 60.0
+
+# Seconds within which an owner finds out that its file is gone, and makes it again.
+MENDED = 1.0
+# What was seen longer ago says nothing of the nodes there are.
+_FRESH = 30.0
 
 # Probing a file takes some 15 us: a thousand of them must not hold up the loop.
 _SLICE = 0.002
@@ -63,13 +68,23 @@ class Scanner:
     """Finds the live nodes in a folder, and sweeps the dead ones out of it.
 
     A file that has not changed since the last scan is only probed. A file that is no node
-    is skipped and logged once.
+    is skipped and logged once. When somebody removed the folder and it is there again, the
+    nodes that were in it stay for a while: their owners register them again within `MENDED`.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._files: dict[str, _File] = {}
         self._lock = asyncio.Lock()
+        # The folder of the last scan, open: as long as it is, no other folder gets its inode.
+        self._last: int | None = None
+        self._last_at = 0.0
+        self._lost: list[Node] = []
+        self._lost_until = 0.0
+
+    def __del__(self) -> None:
+        if self._last is not None:
+            os.close(self._last)
 
     async def scan(self) -> list[Node]:
         """All live nodes, the last written last. Lets the loop run in between.
@@ -80,10 +95,28 @@ class Scanner:
         async with self._lock:
             folder = self._folder.open()
             try:
+                now = time.monotonic()
+                if self._is_another(folder) and now - self._last_at < _FRESH:
+                    log.info("%s is another folder now; its nodes are about to come back", self._folder)
+                    self._lost, self._lost_until = self._live(), now + 2 * MENDED
                 self._files = await self._look_at_all(folder)
-            finally:
+            except BaseException:
                 os.close(folder)
-            live = [(file.written, name, file.node) for name, file in self._files.items() if file.node]
+                raise
+            if self._last is not None:
+                os.close(self._last)
+            self._last, self._last_at = folder, now
+            live = self._live()
+            if time.monotonic() >= self._lost_until:
+                return live
+            back = {(node.service, node.id) for node in live}
+            return [node for node in self._lost if (node.service, node.id) not in back] + live
+
+    def _is_another(self, folder: int) -> bool:
+        return self._last is not None and not os.path.samestat(os.fstat(self._last), os.fstat(folder))
+
+    def _live(self) -> list[Node]:
+        live = [(file.written, name, file.node) for name, file in self._files.items() if file.node]
         return [node for _, _, node in sorted(live, key=itemgetter(0, 1))]
 
     async def _look_at_all(self, folder: int) -> dict[str, _File]:
