@@ -90,6 +90,7 @@ WIRE = [
     status.FROM_PEER[0],
     gomicro.FROM_SERVICE,
     record.METADATA_PREFIX,
+    record.PORT_PREFIX,
     record.RECORD_PREFIX,
     record.SELECTOR_PREFIX,
     record.TYPE_LABEL,

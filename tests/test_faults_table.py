@@ -83,6 +83,7 @@ FAULTS = {
         "two processes with one id over mDNS",
         "the folder of registry local removed, or none to write in",
         "an address that gRPC takes for something else",
+        "two ports named `grpc`, or one over UDP",
     ),
     CALLS: (
         "a black-holed IP",

@@ -22,6 +22,7 @@ from pymicro.nodes.node import NO_METADATA, Endpoint, Node, Value
 
 __all__ = [
     "METADATA_PREFIX",
+    "PORT_PREFIX",
     "RECORD_PREFIX",
     "SELECTOR_PREFIX",
     "SERVICE",
@@ -33,6 +34,7 @@ __all__ = [
     "load_endpoints",
     "load_record",
     "load_text",
+    "port_key",
     "quoted",
     "read_list",
     "read_pairs",
@@ -48,8 +50,9 @@ TYPE_LABEL = "micro.mu/type"
 SELECTOR_PREFIX = "micro.mu/selector-"
 RECORD_PREFIX = "micro.mu/service-"
 SERVICE = "service"
-# Our own key: metadata of a pod that carries no record.
+# Our own keys: metadata of a pod that carries no record, and which port of it a service has.
 METADATA_PREFIX = "micro.mu/metadata-"
+PORT_PREFIX = "micro.mu/port-"
 
 # A label's name part may have 63 characters (Kubernetes, "Labels and Selectors"),
 # of which `selector-` takes 9.
@@ -93,6 +96,11 @@ def selector_key(service: str) -> str:
 def record_key(service: str) -> str:
     """The annotation with the record of `service`."""
     return RECORD_PREFIX + san(service)
+
+
+def port_key(service: str) -> str:
+    """The annotation that says which port of a labelled pod is that of `service`: a name or a number."""
+    return PORT_PREFIX + san(service)
 
 
 def label_problem(service: str) -> str:

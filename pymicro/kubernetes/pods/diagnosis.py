@@ -10,9 +10,17 @@ from typing import Any
 from pymicro.base.findings import Finding, Level
 from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.cluster.checks import place
-from pymicro.kubernetes.pods.reader import PORT, PodReader, PodReading, Why, annotations_of, labels_of
+from pymicro.kubernetes.pods.reader import (
+    PORT,
+    PodReader,
+    PodReading,
+    Why,
+    annotations_of,
+    labels_of,
+    services_of,
+)
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import SERVICE, TYPE_LABEL, record_key, selector_key
+from pymicro.nodes.record import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.nodes.wellknown import other_protocol
 
 __all__ = ["DiagnosedPod", "findings", "is_kin", "kin_selectors", "look"]
@@ -36,6 +44,7 @@ class DiagnosedPod:
 
     Attributes:
         untyped: Whether it lacks the label by which services are listed.
+        several: Whether it says that it is of several services.
     """
 
     uid: str
@@ -43,6 +52,7 @@ class DiagnosedPod:
     namespace: str
     reading: PodReading
     untyped: bool = False
+    several: bool = False
 
 
 def look(pod: Mapping[str, Any], service: str) -> DiagnosedPod:
@@ -54,6 +64,7 @@ def look(pod: Mapping[str, Any], service: str) -> DiagnosedPod:
         str(named.get("namespace", "")),
         PodReader(service).read(pod),
         labels_of(pod).get(TYPE_LABEL) != SERVICE,
+        len(set(services_of(pod))) > 1,
     )
 
 
@@ -136,6 +147,9 @@ def _of_pod(pod: DiagnosedPod, check: str, service: str, found: int) -> Finding:
         if pod.untyped:
             text = f"counts: {listed}{more} ({how}), and is not listed: it lacks {TYPE_LABEL}: {SERVICE}"
             return Finding(check, "note", text, _labels_to_add(service))
+        if reading.doubt:
+            text = f"counts: {listed}{more} ({how}), perhaps wrongly: {reading.doubt}"
+            return Finding(check, "problem" if pod.several else "note", text, _port_to_say(service))
         return Finding(check, "ok", f"counts: {listed}{more} ({how})")
     level: Level = "note" if reading.why in _HARMLESS and found else "problem"
     if reading.why in ("terminating", "finished"):
@@ -147,6 +161,10 @@ def _of_pod(pod: DiagnosedPod, check: str, service: str, found: int) -> Finding:
 
 def _called(reading: PodReading) -> list[Node]:
     return [node for node in reading.nodes if not other_protocol(node.metadata)]
+
+
+def _port_to_say(service: str) -> str:
+    return f'say it in the pod template:\n  annotations:\n    {port_key(service)}: "NAME OR NUMBER"'
 
 
 def _mending(why: Why, pod: DiagnosedPod, service: str) -> str:

@@ -13,7 +13,7 @@ from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.pods.reader import PORT, addresses_of, annotations_of, grpc_port, is_of, labels_of
 from pymicro.nodes.address import split_address
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import SERVICE, TYPE_LABEL, record_key, selector_key
+from pymicro.nodes.record import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.settings.config import in_pod
 
 __all__ = ["OwnPod", "own_address", "own_pod"]
@@ -169,15 +169,16 @@ class OwnPod:
                 f"{' and the label '.join(lacking)} "
                 "(registry_advertise is labels; they belong into the pod template)"
             )
-        named, (_, port) = grpc_port(pod), split_address(node.address)
+        named, (_, port) = grpc_port(pod, node.service), split_address(node.address)
         if named is None:
             raise ConfigError(
-                f"nobody finds {node.service}: no container port of {self} is named {PORT} "
-                f"(the process listens on {port})"
+                f"nobody finds {node.service}: no container port of {self} is named {PORT}, "
+                f"or as the annotation {port_key(node.service)} says (the process listens on {port})"
             )
         if named != port:
             raise ConfigError(
                 f"the port named {PORT} of {self} is {named}, "
-                f"and {node.service} listens on {port}: nobody would reach it"
+                f"and {node.service} listens on {port}: nobody would reach it "
+                f"(of several ports the annotation {port_key(node.service)} names the right one)"
             )
         self.check_address(pod, node)

@@ -27,6 +27,7 @@ from pymicro.nodes.record import (
     SELECTOR_PREFIX,
     SERVICE,
     load_record,
+    port_key,
     quoted,
     record_key,
     selector_key,
@@ -82,12 +83,14 @@ class PodReading:
         why: Why the pod does not count, as a word for code; empty if it counts.
         text: The same for people, as a clause.
         registered: Whether the pod has a record, and not only the label.
+        doubt: Why the port may be that of another service, as a clause; empty if it cannot be.
     """
 
     nodes: tuple[Node, ...] = ()
     why: Why = ""
     text: str = ""
     registered: bool = False
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,9 @@ class PodReader:
         # A finished pod keeps its address in the status, and another pod may have that by now.
         phase = status.get("phase")
         if phase in ("Succeeded", "Failed"):
-            return PodReading(why="finished", text=f"it has ended ({phase})")
+            said = [phase, status.get("reason"), status.get("message")]
+            why = ": ".join(_one_line(part) for part in said if part and isinstance(part, str))
+            return PodReading(why="finished", text=f"it has ended ({why})")
         if problem := _unready(status):
             return PodReading(why="not ready", text=problem)
         record = annotations_of(pod).get(record_key(self.service))
@@ -171,11 +176,9 @@ class PodReader:
         labels = labels_of(pod)
         if labels.get(key) != SERVICE:
             return PodReading(why="no label", text=f"it lacks the label {key}: {SERVICE}")
-        port = grpc_port(pod)
+        port = grpc_port(pod, self.service)
         if port is None:
-            return PodReading(
-                why="no port", text=f"no port of its containers is named {PORT}{_named_ports(pod)}"
-            )
+            return PodReading(why="no port", text=f"{_missing_port(pod, self.service)}{_named_ports(pod)}")
         addresses = addresses_of(pod)
         if not addresses:
             return PodReading(why="no address", text="it has no address yet")
@@ -199,7 +202,8 @@ class PodReader:
                     version=_shared_text(version) if isinstance(version, str) else "",
                     metadata=metadata,
                 ),
-            )
+            ),
+            doubt=_doubt(pod, self.service, port),
         )
 
 
@@ -244,13 +248,49 @@ def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def grpc_port(pod: Mapping[str, Any]) -> int | None:
-    """The container port named `grpc`; ports of sidecars that are init containers count too."""
+def grpc_port(pod: Mapping[str, Any], service: str) -> int | None:
+    """The TCP port of `service`: the one that an annotation says, else the first one named `grpc`.
+
+    Ports of sidecars that are init containers count too.
+    """
+    said = _said_port(pod, service)
+    if said.isascii() and said.isdigit():
+        return int(said) if len(said) <= 5 and 0 < int(said) < 65536 else None
+    return next(iter(_tcp_ports(pod, said or PORT)), None)
+
+
+def _said_port(pod: Mapping[str, Any], service: str) -> str:
+    said = annotations_of(pod).get(port_key(service))
+    return said if isinstance(said, str) else ""
+
+
+def _tcp_ports(pod: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers of all TCP ports of this name."""
+    found: dict[int, None] = {}
     for port in _ports(pod):
         number = port.get("containerPort")
-        if port.get("name") == PORT and type(number) is int and 0 < number < 65536:
-            return number
-    return None
+        tcp = port.get("protocol") in (None, "", "TCP")
+        if tcp and port.get("name") == name and type(number) is int and 0 < number < 65536:
+            found[number] = None
+    return list(found)
+
+
+def _missing_port(pod: Mapping[str, Any], service: str) -> str:
+    said = _said_port(pod, service)
+    if said:
+        return f"annotation {port_key(service)} names the port {quoted(said)}, and no TCP port is named so"
+    return f"no port of its containers is named {PORT}"
+
+
+def _doubt(pod: Mapping[str, Any], service: str, port: int) -> str:
+    """Why `port` may be another service's: two containers may name theirs alike."""
+    ports = _tcp_ports(pod, PORT)
+    if len(ports) < 2 or _said_port(pod, service):
+        return ""
+    return (
+        f"{len(ports)} ports are named {PORT} ({', '.join(map(str, ports))}) and nothing says which one is "
+        f"that of {service}: {port} is taken"
+    )
 
 
 def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -261,8 +301,12 @@ def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _named_ports(pod: Mapping[str, Any]) -> str:
-    """` (they are http 80, metrics 9090)`, for the message that no port is named grpc."""
-    found = [f"{one.get('name') or 'unnamed'} {one.get('containerPort')}" for one in islice(_ports(pod), 8)]
+    """` (there are http 80, dns 53/UDP)`, for the message that no port is named grpc."""
+    found = []
+    for one in islice(_ports(pod), 8):
+        protocol = one.get("protocol") or "TCP"
+        other = "" if protocol == "TCP" else f"/{protocol}"
+        found.append(f"{one.get('name') or 'unnamed'} {one.get('containerPort')}{other}")
     return f" (there are {_one_line(', '.join(found))})" if found else " (they declare none)"
 
 

@@ -323,3 +323,18 @@ async def test_a_server_that_fails_while_pods_are_listed_is_a_finding() -> None:
         api.refuse(500, verb="list")
         found = (await told(registry))[-1]
         assert (found.check, found.level) == ("pods", "problem")
+
+
+async def test_two_ports_named_grpc_are_a_problem_of_a_pod_of_two_services() -> None:
+    labels = {"micro.mu/type": "service", "micro.mu/selector-greeter": "service"}
+    async with FakeKubeApi() as api:
+        for name, more in (("one", {}), ("two", {"micro.mu/selector-front": "service"})):
+            twice = pod(name, f"10.0.0.{len(more) + 1}", labels={**labels, **more})
+            second = {"name": "front", "image": "x", "ports": [{"name": "grpc", "containerPort": 9090}]}
+            twice["spec"]["containers"].append(second)
+            api.create(twice)
+        async with kubernetes(api.url) as registry:
+            found = {one.check: one async for one in registry.diagnose("greeter")}
+    assert (found["pod one"].level, found["pod two"].level) == ("note", "problem")
+    assert "counts: 10.0.0.2:8080" in found["pod two"].text
+    assert "micro.mu/port-greeter" in found["pod two"].fix

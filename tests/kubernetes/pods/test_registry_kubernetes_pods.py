@@ -169,12 +169,12 @@ def test_the_port_may_be_any_containers_and_a_sidecars() -> None:
     one = labelled(ports={"http": 80})
     grpc = [{"name": "grpc", "containerPort": 7000}]
     one["spec"]["containers"].append({"name": "second", "ports": grpc})
-    assert grpc_port(one) == 7000
+    assert grpc_port(one, "greeter") == 7000
     one["spec"]["containers"].pop()
     one["spec"]["initContainers"] = [{"name": "setup", "ports": grpc}]
-    assert grpc_port(one) is None  # it has ended when the pod is Ready
+    assert grpc_port(one, "greeter") is None  # it has ended when the pod is Ready
     one["spec"]["initContainers"][0]["restartPolicy"] = "Always"
-    assert grpc_port(one) == 7000
+    assert grpc_port(one, "greeter") == 7000
 
 
 def test_a_labelled_pod_that_has_no_address_yet_does_not_count() -> None:
@@ -261,6 +261,52 @@ def test_only_an_address_the_pod_really_has_counts(address: str, mine: bool) -> 
 def test_a_foreign_address_beside_an_own_one_is_left_out() -> None:
     found = read(registered(record(node("10.0.0.9:80"), {**node(), "id": "mine"})))
     assert [one.id for one in found.nodes] == ["mine"]
+
+
+def two_ports(**annotations: str) -> dict[str, Any]:
+    """A pod of two services; both containers call their port grpc."""
+    both = {**LABELS, "micro.mu/selector-front": "service"}
+    one = pod(labels=both, annotations={f"micro.mu/port-{key}": text for key, text in annotations.items()})
+    second = {
+        "name": "front",
+        "ports": [{"name": "grpc", "containerPort": 9090}, {"name": "web", "containerPort": 80}],
+    }
+    one["spec"]["containers"].append(second)
+    return one
+
+
+def test_of_two_ports_named_grpc_an_annotation_names_the_right_one() -> None:
+    def ports(one: dict[str, Any]) -> list[str]:
+        return [PodReader(service).read(one).nodes[0].address for service in ("greeter", "front")]
+
+    assert ports(two_ports(front="9090")) == ["10.0.0.1:8080", "10.0.0.1:9090"]
+    assert ports(two_ports(front="web")) == ["10.0.0.1:8080", "10.0.0.1:80"]
+    unsaid = two_ports()
+    assert ports(unsaid) == ["10.0.0.1:8080", "10.0.0.1:8080"]
+    assert "2 ports are named grpc (8080, 9090)" in PodReader("front").read(unsaid).doubt
+    assert PodReader("front").read(two_ports(front="9090")).doubt == ""
+    assert read(pod(labels=LABELS)).doubt == ""
+
+
+@pytest.mark.parametrize("said", ["0", "65536", "1" * 400, "nothing", "٣", "9090x"])
+def test_an_annotation_that_names_no_port_is_told(said: str) -> None:
+    reading = PodReader("front").read(two_ports(front=said))
+    assert reading.why == "no port"
+    assert "annotation micro.mu/port-front names the port" in reading.text
+
+
+def test_a_udp_port_named_grpc_does_not_count() -> None:
+    one = pod(labels=LABELS)
+    (port,) = one["spec"]["containers"][0]["ports"]
+    port["protocol"] = "UDP"
+    assert (read(one).why, read(one).nodes) == ("no port", ())
+    assert "grpc 8080/UDP" in read(one).text
+
+
+def test_an_evicted_pod_says_why_it_has_ended() -> None:
+    one = pod(labels=LABELS, phase="Failed")
+    one["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
+    assert read(one).text == "it has ended (Failed: Evicted: The node was low on resource: memory.)"
 
 
 @pytest.mark.parametrize(
