@@ -13,10 +13,10 @@ __all__ = ["Decision", "Outcome", "Standing", "decide"]
 # Such a failure says nothing of our version: the server keeps clients out, or has no time.
 _KEPT_OUT = frozenset({"unauthorized", "forbidden", "throttled", "config", "credentials"})
 # The same, where no watch was open: nobody answered, or a proxy that has no server behind it.
-_AWAY = frozenset({"connection", "timeout"})
+_AWAY = frozenset({"connection", "timeout", "proxy", "tls"})
 _NO_SERVER = (502, 503, 504)
 # Whoever cut an open watch like this did not refuse it: load balancers end them every 35 to 60 s.
-_CUT = frozenset({"connection", "timeout", "cut", "idle"})
+_CUT = frozenset({"connection", "timeout", "tls", "cut", "idle"})
 # The version is of no use any more, or the same bad line would come again.
 _USELESS = frozenset({"expired", "backwards", "malformed"})
 

@@ -29,6 +29,8 @@ NO_GATEWAY = KubeError("bad gateway", status=502)
 CONFIG = KubeError("no cluster", kind="config")
 CREDENTIALS = KubeError("no token", kind="credentials")
 SLOW = KubeError("no answer", kind="timeout")
+PROXY = KubeError("the proxy answered 407", kind="proxy")
+TLS = KubeError("a certificate of another authority", kind="tls")
 
 FRESH = Standing()
 SECOND = Standing(doubts=1, failures=1)
@@ -62,13 +64,14 @@ def course(*outcomes: Outcome) -> list[Decision]:
     return decisions
 
 
+AWAY = (REFUSED, SLOW, PROXY, TLS)
 KEPT_OUT = (FORBIDDEN, THROTTLED, UNAUTHORIZED, CONFIG, CREDENTIALS)
 
 # Row, outcome, standing before; then: is it a failure, is it told, is the version still good.
 ROWS = [
-    *((1, asked(error), FRESH, (True, True, True)) for error in (*KEPT_OUT, REFUSED, SLOW, NO_GATEWAY)),
-    *((1, asked(error), SECOND, (True, True, True)) for error in (*KEPT_OUT, REFUSED, SLOW, NO_GATEWAY)),
-    *((1, in_list(error), FRESH, (True, True, True)) for error in (*KEPT_OUT, REFUSED, NO_GATEWAY)),
+    *((1, asked(error), FRESH, (True, True, True)) for error in (*KEPT_OUT, *AWAY, NO_GATEWAY)),
+    *((1, asked(error), SECOND, (True, True, True)) for error in (*KEPT_OUT, *AWAY, NO_GATEWAY)),
+    *((1, in_list(error), FRESH, (True, True, True)) for error in (*KEPT_OUT, *AWAY, NO_GATEWAY)),
     *((1, opened(error, 50.0, events=True), FRESH, (True, True, True)) for error in KEPT_OUT),
     *((2, asked(error), FRESH, (True, False, False)) for error in (EXPIRED, BACKWARDS, MALFORMED)),
     *((2, opened(error), FRESH, (True, False, False)) for error in (EXPIRED, BACKWARDS, MALFORMED)),
