@@ -8,7 +8,7 @@ from typing import Literal
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["Decision", "Outcome", "Standing", "decide"]
+__all__ = ["AttemptOutcome", "Decision", "Standing", "decide"]
 
 # Such a failure says nothing of our version: the server keeps clients out, or has no time.
 _KEPT_OUT = frozenset({"unauthorized", "forbidden", "throttled", "config", "credentials"})
@@ -25,7 +25,7 @@ _MOST_FAILURES = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """How one attempt ended. An attempt lists, if it has to, and then watches.
 
     Attributes:
@@ -86,7 +86,7 @@ class Decision:
     standing: Standing
 
 
-def decide(outcome: Outcome, standing: Standing, timing: ReflectorTiming) -> Decision:
+def decide(outcome: AttemptOutcome, standing: Standing, timing: ReflectorTiming) -> Decision:
     """Decide from one attempt's outcome; the first row that fits counts.
 
     | the attempt ended | pause | tell | version |

@@ -16,7 +16,7 @@ from pymicro.base.errors import ConfigError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.base.turns import Turns
 from pymicro.kubernetes.api.client import KubeClient
-from pymicro.kubernetes.api.decision import Outcome, Standing, decide
+from pymicro.kubernetes.api.decision import AttemptOutcome, Standing, decide
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.events import ends_initial_events, is_older, read_event
 from pymicro.kubernetes.api.lines import Lines
@@ -405,7 +405,7 @@ class Reflector(Generic[T]):
         """Do what `decide` says about the present attempt; returns how long to wait before the next."""
         attempt = self._attempt
         opened = attempt.stage == "open"
-        outcome = Outcome(
+        outcome = AttemptOutcome(
             stage=attempt.stage,
             error=error,
             listed=attempt.listed,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pymicro.kubernetes.api.decision import Decision, Outcome, Standing, decide
+from pymicro.kubernetes.api.decision import AttemptOutcome, Decision, Standing, decide
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.timing import ReflectorTiming
 
@@ -36,25 +36,25 @@ FRESH = Standing()
 SECOND = Standing(doubts=1, failures=1)
 
 
-def in_list(error: KubeError) -> Outcome:
-    return Outcome(stage="list", error=error)
+def in_list(error: KubeError) -> AttemptOutcome:
+    return AttemptOutcome(stage="list", error=error)
 
 
-def asked(error: KubeError, *, listed: bool = False) -> Outcome:
-    return Outcome(stage="asked", error=error, listed=listed)
+def asked(error: KubeError, *, listed: bool = False) -> AttemptOutcome:
+    return AttemptOutcome(stage="asked", error=error, listed=listed)
 
 
 def opened(
     error: KubeError | None = None, lived: float = 0.0, *, events: bool = False, listed: bool = False
-) -> Outcome:
-    return Outcome(stage="open", error=error, lived=lived, events=events, listed=listed)
+) -> AttemptOutcome:
+    return AttemptOutcome(stage="open", error=error, lived=lived, events=events, listed=listed)
 
 
-def after(outcome: Outcome, standing: Standing = FRESH) -> Decision:
+def after(outcome: AttemptOutcome, standing: Standing = FRESH) -> Decision:
     return decide(outcome, standing, TIMING)
 
 
-def course(*outcomes: Outcome) -> list[Decision]:
+def course(*outcomes: AttemptOutcome) -> list[Decision]:
     """The decisions about attempts one after the other."""
     decisions: list[Decision] = []
     standing = FRESH
@@ -101,7 +101,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("row", "outcome", "standing", "expected"), ROWS)
-def test_the_table(row: int, outcome: Outcome, standing: Standing, expected: tuple[bool, bool, bool]) -> None:
+def test_the_table(
+    row: int, outcome: AttemptOutcome, standing: Standing, expected: tuple[bool, bool, bool]
+) -> None:
     decision = after(outcome, standing)
     assert (decision.failed, decision.tell, decision.good) == expected
     assert f"| {row}. " in (decide.__doc__ or "")
