@@ -56,6 +56,7 @@ def summary(reports: Sequence[pytest.TestReport]) -> list[str]:
         line = f"{name}: {tests[name]} tests"
         if calls[name]:
             shapes = ", ".join(f"{count:,} {shape}" for shape, count in sorted(calls[name].items()))
-            line += f", {calls[name].total():,} calls of ours ({shapes}), {len(chains[name])} chains of interceptors"
+            line += f", {calls[name].total():,} calls of ours ({shapes})"
+            line += f", {len(chains[name])} chains of interceptors"
         lines.append(line)
     return lines

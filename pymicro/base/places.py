@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["Place", "depth", "place_of"]
+__all__ = ["CodePlace", "depth", "place_of"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -18,7 +18,7 @@ _LIBRARY, _FRAMEWORK, _OWN = "the standard library", "what calls handlers", "the
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CodePlace:
     """A line of code.
 
     Attributes:
@@ -48,7 +48,7 @@ def depth(frame: FrameType | None) -> int:
     return count
 
 
-def place_of(frame: FrameType | None, below: int) -> Place | None:
+def place_of(frame: FrameType | None, below: int) -> CodePlace | None:
     """The innermost line of the user's code in a stack; else the innermost line at all.
 
     Args:
@@ -80,9 +80,9 @@ def place_of(frame: FrameType | None, below: int) -> Place | None:
     return _place(frames[0], str(_place(frames[-1])) if len(frames) > 1 else "")
 
 
-def _place(frame: FrameType, caller: str = "") -> Place:
+def _place(frame: FrameType, caller: str = "") -> CodePlace:
     code = frame.f_code
-    return Place(code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname, caller)
+    return CodePlace(code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname, caller)
 
 
 def _home(file: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 
-from pymicro.base.places import Place, depth, place_of
+from pymicro.base.places import CodePlace, depth, place_of
 
 __all__ = ["stood_still", "watched"]
 
@@ -60,7 +60,7 @@ class _Watchdog:
         self._used = time.process_time()
         # What the thread saw in the present standstill: the same line most of the time, or None
         # where no code was to blame.
-        self._seen: Counter[Place | None] = Counter()
+        self._seen: Counter[CodePlace | None] = Counter()
         self._stalls: deque[tuple[float, float]] = deque(maxlen=KEPT)
         self._told = -inf
         self._untold = 0
@@ -131,7 +131,7 @@ class _Watchdog:
                 self._tell("has stood", now, due, self._seen)
         _watchdogs.pop(self._loop, None)
 
-    def _tell(self, stood: str, now: float, due: float, seen: Counter[Place | None]) -> None:
+    def _tell(self, stood: str, now: float, due: float, seen: Counter[CodePlace | None]) -> None:
         ((place, _),) = seen.most_common(1)
         # It stood still since some moment between its last sign and the one that was due.
         seconds = now - due + BEAT / 2

@@ -28,7 +28,7 @@ from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
-from pymicro.calling.connections.transport import Transport
+from pymicro.calling.connections.transport import ClientTransport
 from pymicro.discovery.selector import Selector
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
@@ -88,7 +88,7 @@ class ClientCore:
 
     def __init__(self) -> None:
         self.live: set[LiveCall] = set()
-        self.transport: Transport = GrpcTransport()
+        self.transport: ClientTransport = GrpcTransport()
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
         self.caller: Metadata | None = None

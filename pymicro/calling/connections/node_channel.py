@@ -13,7 +13,7 @@ import grpc
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions
-from pymicro.calling.connections.transport import NodeConnection, StartCall, Transport
+from pymicro.calling.connections.transport import ClientTransport, NodeConnection, StartCall
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import Unavailable
 from pymicro.settings.config import Config
@@ -86,7 +86,7 @@ class NodeChannel:
         config: Config,
         options: ChannelOptions,
         tasks: Tasks,
-        transport: Transport,
+        transport: ClientTransport,
         closed: Callable[[NodeChannel], None],
     ) -> None:
         self.node = node
@@ -236,7 +236,7 @@ class NodeChannels:
     """The channels of one client; holders with equal options share one channel to a node."""
 
     def __init__(
-        self, config: Config, tasks: Tasks, transport: Transport, *, rng: random.Random | None = None
+        self, config: Config, tasks: Tasks, transport: ClientTransport, *, rng: random.Random | None = None
     ) -> None:
         self._config = config
         self._tasks = tasks

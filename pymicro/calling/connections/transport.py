@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymicro.nodes.node import Node
     from pymicro.settings.config import Config
 
-__all__ = ["NetworkCall", "NodeConnection", "StartCall", "Status", "Transport"]
+__all__ = ["ClientTransport", "NetworkCall", "NodeConnection", "StartCall", "Status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class NodeConnection(Protocol):
         ...
 
 
-class Transport(Protocol):
+class ClientTransport(Protocol):
     """Makes connections."""
 
     def open(self, node: Node, config: Config, options: ChannelOptions) -> NodeConnection:
