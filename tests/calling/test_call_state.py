@@ -27,6 +27,7 @@ from .backends import Backend, connected, count_down, greeter, hello, in_flight,
 from .flaky import EXHAUSTED, NOT_STARTED, Refusal, flaky
 from .test_calls import _LateRegistry
 
+OLD = tuple(int(part) for part in grpc.__version__.split(".")[:2]) < (1, 80)
 WRONG: list[Any] = [{"name": "Ada"}, None, "Ada", 7, object()]
 TYPE = "takes greeter.v1.HelloRequest, and was given"
 
@@ -657,6 +658,7 @@ def _garbage(make: Callable[[], Any]) -> int:
     return gc.collect()
 
 
+@pytest.mark.skipif(OLD, reason="grpcio before 1.80 keeps done callbacks, and with them a circle")
 @pytest.mark.parametrize("shape", ["SayHello", "CountDown", "GreetAll", "Chat"])
 @pytest.mark.parametrize("chain", ["bare", "one of ours", "three of ours", "one of grpc.aio's"])
 async def test_a_call_leaves_no_more_to_the_collector_than_grpc_aios(shape: str, chain: str) -> None:

@@ -21,7 +21,7 @@ from pymicro.testing import running
 
 from .backends import count_down, greeter, hello
 from .flaky import flaky
-from .test_call_state import odd
+from .test_call_state import OLD, odd
 
 BARE, OURS = "grpc.aio", "pymicro"
 OVER = pytest.mark.parametrize("over", [BARE, OURS])
@@ -142,7 +142,7 @@ async def test_a_stream_that_nobody_holds(over: str) -> None:
         else:
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert server.running == 1
+            assert server.running == 1 or OLD  # 1.68 ends it
 
 
 @OVER

@@ -7,6 +7,7 @@ import gc
 import itertools
 import pickle
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,8 +17,8 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 
 import pymicro
-from pymicro.calling.call.requests import KEEP
-from pymicro.calling.call.state import WAITING
+from pymicro.calling.call.requests import KEEP, Requests
+from pymicro.calling.call.state import RUNNING, WAITING
 from pymicro.calling.connections.node_channel import NodeChannel
 from pymicro.rpc import scope as scopes
 
@@ -428,6 +429,52 @@ async def test_a_longer_stream_of_requests_is_not_sent_again() -> None:
         with pytest.raises(pymicro.ResourceExhausted, match="late"):
             await nodes.method("stream_unary", "/t.T/Put")(requests())
         assert len(nodes.ran) == 1
+
+
+class _Network:
+    """Takes requests, or has ended."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self.ended = ended
+        self.written: list[Any] = []
+
+    async def write(self, data: bytes) -> None:
+        await asyncio.sleep(0)
+        if self.ended:
+            raise asyncio.InvalidStateError
+        self.written.append(data)
+
+    async def done_writing(self) -> None:
+        self.written.append("done")
+
+
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("count", [1, KEEP, KEEP + 2])
+async def test_each_request_is_sent_once_however_late_the_sender_learns_of_another_attempt(
+    turns: int, count: int
+) -> None:
+    first, second = _Network(ended=True), _Network(ended=False)
+    messages = [bytes([number]) for number in range(count)]
+    requests = Requests(iter(messages), keep=True)
+
+    class State:
+        phase = RUNNING
+        inner = first
+        called = SimpleNamespace(method=SimpleNamespace(serialize=bytes))
+
+        async def settled(self, inner: Any) -> None:
+            self.inner = second
+            requests.send_again(second)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        def fail(self, error: BaseException) -> None:
+            raise error
+
+    await requests.run(State())  # type: ignore[arg-type]
+    assert requests._again is not None
+    await requests._again
+    assert second.written == [*messages, "done"]
 
 
 async def test_an_upload_that_pauses_goes_on_at_another_node() -> None:

@@ -34,8 +34,13 @@ class Requests:
     def __init__(self, source: Any, keep: bool) -> None:
         self._source = source
         self._kept: list[bytes] | None = [] if keep else None
+        self._count = 0  # requests that the source has given
         self._complete = False
+        # What repeats the first requests, where to, and how far it has come.
         self._again: asyncio.Task[None] | None = None
+        self._network: Any = None
+        self._repeated = 0
+        self._closed = False
 
     @property
     def from_start(self) -> bool:
@@ -46,17 +51,18 @@ class Requests:
         """There is another attempt: send it what the one before was sent."""
         if self._again is not None:
             self._again.cancel()
+        self._network, self._repeated, self._closed = network, 0, False
         self._again = asyncio.get_running_loop().create_task(self._repeat(network))
 
     async def _repeat(self, network: Any) -> None:
         kept = self._kept or []
-        sent = 0
         try:
-            while sent < len(kept):  # it may grow meanwhile
-                await network.write(kept[sent])
-                sent += 1
+            while self._repeated < len(kept):  # it may grow meanwhile
+                await network.write(kept[self._repeated])
+                self._repeated += 1
             if self._complete:
                 await network.done_writing()
+                self._closed = True
         except (AioRpcError, asyncio.InvalidStateError):
             pass  # this attempt has ended as well, and its end says why
 
@@ -66,6 +72,7 @@ class Requests:
         try:
             async for request in source:
                 data = call.called.method.serialize(request)
+                self._count += 1
                 if self._kept is not None:
                     if len(self._kept) < KEEP:
                         self._kept.append(data)
@@ -91,13 +98,13 @@ class Requests:
                 await call.change()
             if call.phase is ENDED:
                 return False
-            network, again, self._again = call.inner, self._again, None
-            if again is not None and not again.done():
-                # It sends this request too, if that is one of the first.
-                await asyncio.wait({again})
-                if self._kept is not None:
-                    return True
+            network = call.inner
+            if self._again is not None and not self._again.done():
+                await asyncio.wait({self._again})
                 continue
+            # What repeats the first requests may have sent this one too.
+            if network is self._network and (self._closed if data is None else self._repeated >= self._count):
+                return True
             try:
                 if data is not None:
                     await network.write(data)
