@@ -138,7 +138,7 @@ async def _through_the_system(ask: Callable[[str], Any]) -> None:
 
 
 if __name__ == "__main__":
-    from pymicro.discovery.selectors.lookups import SystemHosts
+    from pymicro.discovery.selectors.dns.lookups import SystemHosts
 
     hosts = SystemHosts()
     asyncio.run(_through_the_system(lambda name: hosts(name, 80)))

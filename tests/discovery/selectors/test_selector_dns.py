@@ -17,7 +17,7 @@ from pymicro.base.errors import PluginError, RegistryError
 from pymicro.discovery.directory import Directory
 from pymicro.discovery.registries.memory import MemoryRegistry
 from pymicro.discovery.selectors.dns import DnsSelector
-from pymicro.discovery.selectors.lookups import default_resolver
+from pymicro.discovery.selectors.dns.lookups import default_resolver
 from pymicro.nodes.node import EMPTY, NodeSet
 from pymicro.settings.config import load
 from pymicro.testing.waiting import first

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import ConfigError, RegistryError
-from pymicro.discovery.selectors.lookups import Resolve, ServiceRecords, SystemHosts, default_resolver
+from pymicro.discovery.selectors.dns.lookups import Resolve, ServiceRecords, SystemHosts, default_resolver
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
 from pymicro.nodes.node import Node, NodeSet
 
