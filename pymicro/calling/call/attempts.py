@@ -279,9 +279,9 @@ class Attempts(CallState):
         """DEADLINE_EXCEEDED if that is what the code means.
 
         The peer keeps the same deadline: if its clock is ahead, its reset arrives first, as CANCELLED,
-        and a write that meets it fails as INTERNAL.
+        and a write that meets it fails as INTERNAL, of which the transport was not sure.
         """
-        if code is _CANCELLED or code is _INTERNAL:
+        if code is _CANCELLED or (code is _INTERNAL and self._unsure is not None):
             deadline = self.deadline
             if deadline is not None and self._target.loop.time() > deadline - EARLY:
                 return _DEADLINE_EXCEEDED
