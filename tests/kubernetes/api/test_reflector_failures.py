@@ -126,12 +126,12 @@ async def test_certificates_that_a_cleaner_removed_are_a_failure_of_the_moment_a
 ) -> None:
     async with FakeKubeApi() as api:
         api.create(pod("a"))
-        lost = [FileNotFoundError(2, "No such file", "/tmp/certificates/ca.crt")]
+        there = False
 
         async def find() -> Cluster:
             """As when a cleaner of /tmp removed the folder with the certificates."""
-            if lost:
-                raise lost.pop()
+            if not there:
+                raise FileNotFoundError(2, "No such file", "/tmp/certificates/ca.crt")
             return await find_cluster((api.url,), environ={})
 
         async with KubeClient(find) as client, Reflectors(client, timing=QUICK) as reflectors:
@@ -140,6 +140,7 @@ async def test_certificates_that_a_cleaner_removed_are_a_failure_of_the_moment_a
                 async with aclosing(first.follow()) as seen:
                     with pytest.raises(KubeError, match="No such file"):
                         await asyncio.wait_for(anext(seen), 5)
+                there = True
                 async with aclosing(second.follow()) as seen:
                     assert dict(await asyncio.wait_for(anext(seen), 5)) == {}
                 async with aclosing(first.follow()) as seen:
