@@ -30,9 +30,9 @@ def test_the_client_of_deploy_greeter_spreads_its_calls_over_all_pods(
         return cluster.output(pods_namespace, "greeter-client-")
 
     known = len(eventually("the client has seen all pods", lambda: len(set(greeted())) == 3 and greeted()))
-    eventually("it goes on", lambda: len(greeted()) >= known + 3)
-    # In turn, so any three calls in a row are one for each.
-    assert set(greeted()[known : known + 3]) == {pod.ip for pod in pods}
+    # Of two equal pods p2c takes the one that was called longer ago: each has its turn before long.
+    addresses = {pod.ip for pod in pods}
+    eventually("it goes on with all of them", lambda: set(greeted()[known:]) == addresses)
 
 
 def test_pods_that_come_get_calls_and_pods_that_go_fail_none(
