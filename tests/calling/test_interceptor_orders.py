@@ -228,6 +228,50 @@ async def test_any_order_can_be_cancelled(order: tuple[str, ...], shape: str) ->
         assert in_flight(client) == 0
 
 
+class Forgives(_Each):
+    """Makes a success of an error, with a plain response or a plain iterator."""
+
+    async def _do(self, continuation: Any, details: Any, request: Any) -> Any:
+        try:
+            # As in grpc.aio: what an interceptor inside awaited and did not catch is raised here.
+            call = await continuation(details, request)
+            if isinstance(call, grpc.aio.UnaryUnaryCall | grpc.aio.StreamUnaryCall):
+                return await call
+        except grpc.aio.AioRpcError:
+            return pb.HelloReply(message="forgiven")
+
+        async def each() -> AsyncIterator[Any]:
+            try:
+                async for message in call:
+                    yield message
+            except grpc.aio.AioRpcError:
+                yield pb.HelloReply(message="forgiven")
+
+        return each()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("inside", [(), ("ours",), ("passes",), ("answers",)], ids=str)
+async def test_an_interceptor_of_grpc_aios_may_make_a_success_of_an_error(
+    inside: tuple[str, ...], shape: str
+) -> None:
+    chain = [Forgives([]), *(KINDS[kind]([]) for kind in inside)]
+    async with greeter(interceptors=chain) as (client, _, _):
+        call = begun(client, shape, "absent", False)
+        if shape.endswith("unary"):
+            assert (await call).message == "forgiven"
+        else:
+            assert [reply.message async for reply in call] == ["forgiven"]
+        assert await call.code() is OK
+        assert in_flight(client) == 0
+
+
+async def test_the_code_of_responses_that_nobody_reads_is_that_of_the_call_inside() -> None:
+    async with greeter(interceptors=(Answers([]),)) as (client, _, _):
+        call = begun(client, "unary_stream", "absent", False)
+        assert await asyncio.wait_for(call.code(), 5) is grpc.StatusCode.UNIMPLEMENTED
+
+
 # C8: proceeding again
 
 

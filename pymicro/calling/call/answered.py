@@ -14,7 +14,7 @@ from pymicro.calling.call.state import ENDED, CallState
 if TYPE_CHECKING:
     from pymicro.calling.call.called import Called
 
-__all__ = ["Answered", "Iterated"]
+__all__ = ["Answered", "Iterated", "ended_well"]
 
 
 class Answered(CallState):
@@ -30,7 +30,7 @@ class Answered(CallState):
         super().__init__(called)
         self._response = response
         self.node = getattr(inside, "node", None)
-        self.finish(_end(inside))
+        self.finish(ended_well(inside))
 
     def response(self) -> Any:
         return self._response
@@ -39,8 +39,11 @@ class Answered(CallState):
 class Iterated(CallState):
     """A call whose responses come from an iterator that an interceptor returned.
 
-    It ends with the iterator, or before it with the call inside if that one fails.
+    It ends with the iterator, which may make a success of an error. While nobody waits for the
+    iterator, the call inside ends it too, if that one fails.
     """
+
+    _reading = False
 
     def __init__(self, called: Called, inside: Any, responses: Any) -> None:
         super().__init__(called)
@@ -52,27 +55,30 @@ class Iterated(CallState):
             inside.add_done_callback(self._inside_ended)
 
     def _inside_ended(self, _: Any) -> None:
-        end = _end(self._inside)
-        if end.make_error is not None:
-            self.finish(end)
+        state = getattr(self._inside, "_state", None)
+        if not self._reading and isinstance(state, CallState) and state.end.make_error is not None:
+            self.finish(state.end)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
+        self._reading = True
         try:
             return await anext(self._responses)
         except StopAsyncIteration:
-            self.finish(_end(self._inside))
+            self.finish(ended_well(self._inside))
             raise
         except Exception as exc:
-            self.finish(End.failed(exc, self.called.callee, _end(self._inside)))
+            self.finish(End.failed(exc, self.called.callee, ended_well(self._inside)))
             raise StopAsyncIteration from None
+        finally:
+            self._reading = False
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:
             return False
-        self.finish(End.failed(error, self.called.callee, _end(self._inside)))
+        self.finish(End.failed(error, self.called.callee, ended_well(self._inside)))
         if self._inside is not None:
             self._inside.cancel()
         return True
@@ -89,7 +95,9 @@ class Iterated(CallState):
             self.end.raise_error()
 
 
-def _end(inside: Any) -> End:
-    """How a call of ours ended; OK without metadata for any other, or one that goes on."""
+def ended_well(inside: Any) -> End:
+    """OK, with the metadata of the call inside, if that is one of ours and has ended, however it did."""
     state = getattr(inside, "_state", None)
-    return state.end if isinstance(state, CallState) and state.phase is ENDED else End()
+    if isinstance(state, CallState) and state.phase is ENDED:
+        return End(initial=state.end.initial, trailing=state.end.trailing)
+    return End()

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from pymicro.base.errors import PymicroError
-from pymicro.calling.call.answered import Answered, Iterated
+from pymicro.calling.call.answered import Answered, Iterated, ended_well
 from pymicro.calling.call.end import End
 from pymicro.calling.call.layers import Layers, foreign_method
 from pymicro.calling.call.objects import CALLS, _Call
@@ -87,7 +87,7 @@ class Conducted(CallState):
         try:
             if isinstance(self._layers[0], tuple):
                 self._response = await self._enter(self._layers[0], details, self._request)
-                end = End()
+                end = ended_well(self.inner)
             else:
                 call = await self._proceed(self._layers, details, self._request)
                 self.run(call)
@@ -98,17 +98,9 @@ class Conducted(CallState):
         except Exception as exc:
             if isinstance(exc, grpc.aio.AioRpcError):
                 exc.__traceback__ = None  # it would hold this frame, and so itself
-            end = End.failed(exc, self.called.callee)
+            end = End.failed(exc, self.called.callee, ended_well(self.inner))
         self.task = None
-        self.finish(self._with_metadata(end))
-
-    def _with_metadata(self, end: End) -> End:
-        """Add what the last inner call got, if the interceptors made the end."""
-        inner = self.inner
-        if isinstance(inner, _Call) and inner.done() and not (end.initial or end.trailing):
-            last = inner._state.end
-            end.initial, end.trailing = last.initial, last.trailing
-        return end
+        self.finish(end)
 
     async def _see_to_end(self, call: Any) -> End:
         """How the call ended that the interceptors returned, or what they did in its place."""
