@@ -18,7 +18,7 @@ replaces single messages through `call.map_requests` and `call.map_responses`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from pymicro.rpc.wire.shape import Shape
@@ -91,7 +91,7 @@ async def apply(mappers: Iterable[Mapper], message: Any) -> Any:
     return message
 
 
-async def mapped(mappers: tuple[Mapper, ...], messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def mapped(mappers: tuple[Mapper, ...], messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
     """The messages of a stream, each after all mappers."""
     async for message in messages:
         yield await apply(mappers, message)

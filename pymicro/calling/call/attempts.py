@@ -127,7 +127,7 @@ class Attempts(CallState):
         called.channel.live.add(self)
         found = self._target.pick(called.method.info)
         if found is None:
-            self._later(self._begin_later(wait_for_ready))
+            self._later(self._begin_later, wait_for_ready)
         else:
             try:
                 self._start(found, self._timeout)
@@ -140,23 +140,27 @@ class Attempts(CallState):
             if self.phase is ENDED:
                 self.pump.cancel()
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Go on with this, in a task."""
-        task = self.called.channel.tasks.start(work, f"call {self.called.path}", inherit=True)
+    def _later(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+        """Go on with this, in a task; what it raises ends the call."""
+
+        async def go_on() -> None:
+            try:
+                await work(*arguments)
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            except Exception as exc:
+                self.task = None
+                self.fail(exc)
+
+        task = self.called.channel.tasks.start(go_on(), f"call {self.called.path}", inherit=True)
         if self.phase is WAITING:  # a task may run at once
             self.task = task
 
     async def _begin_later(self, wait_for_ready: bool) -> None:
-        try:
-            found = await self._target.wait(self.called.method.info, self.deadline, wait_for_ready)
-            self.task = None
-            self._start(found, self._left())
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        except Exception as exc:
-            self.task = None
-            self.fail(exc)
+        found = await self._target.wait(self.called.method.info, self.deadline, wait_for_ready)
+        self.task = None
+        self._start(found, self._left())
 
     def _left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - self._target.loop.time())
@@ -358,7 +362,7 @@ class Attempts(CallState):
         if pause > 0:
             failed = self.inner
             self.wait()
-            self._later(self._start_after(pause, failed))
+            self._later(self._start_after, pause, failed)
             return True
         found = self._find()
         if found is None:
@@ -371,23 +375,14 @@ class Attempts(CallState):
 
     async def _start_after(self, pause: float, failed: Any) -> None:
         """Make another attempt after a pause; without another node, the failed one was the last."""
-        try:
-            await asyncio.sleep(pause)
-            found = self._find()
-            if found is not None:
-                self.task = None
-                self._start(found, self._left())
-                return
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        except Exception as exc:
-            self.task = None
-            self.fail(exc)
-            return
+        await asyncio.sleep(pause)
+        found = self._find()
         self.task = None
-        self.inner = failed
-        self.finish()
+        if found is not None:
+            self._start(found, self._left())
+        else:
+            self.inner = failed
+            self.finish()
 
     def _find(self) -> PickedChannel | None:
         """Another node to try, if one is there at once and the budget allows a retry."""

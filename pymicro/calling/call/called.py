@@ -42,8 +42,3 @@ class Called:
     def idempotent(self) -> bool:
         """Whether the method may run twice: the channel or its proto says so."""
         return self.channel.marks(self.path) or self.method.idempotent
-
-    @property
-    def logged(self) -> bool:
-        """Whether each attempt writes a line to the log."""
-        return self.channel.logged

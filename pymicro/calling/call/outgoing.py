@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
+from pymicro.calling.call.requests import asynchronous
 from pymicro.rpc.interceptors import Mapper, apply, mapped
 from pymicro.rpc.wire.shape import Shape
 
@@ -68,14 +68,4 @@ class OutgoingCall:
             return self._request
         if not self.shape.request_streaming:
             return await apply(self._request_maps, self._request)
-        return mapped(tuple(self._request_maps), _asynchronous(self._request))
-
-
-async def _asynchronous(messages: Any) -> AsyncIterator[Any]:
-    """A stub takes plain iterators of requests as well."""
-    if hasattr(messages, "__aiter__"):
-        async for message in messages:
-            yield message
-    else:
-        for message in messages:
-            yield message
+        return mapped(tuple(self._request_maps), asynchronous(self._request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from grpc.aio import AioRpcError
@@ -13,7 +13,7 @@ from pymicro.calling.call.state import ENDED, WAITING
 if TYPE_CHECKING:
     from pymicro.calling.call.state import CallState
 
-__all__ = ["KEEP", "Requests"]
+__all__ = ["KEEP", "Requests", "asynchronous"]
 
 # Requests that are kept. If a call is refused and no handler ran, it has seldom sent more than
 # this by then. A longer stream must not pay with memory for what is rare.
@@ -68,9 +68,8 @@ class Requests:
 
     async def run(self, call: CallState) -> None:
         """Send all requests; returns when there are no more, or the call has ended."""
-        source = self._source if hasattr(self._source, "__aiter__") else _one_by_one(self._source)
         try:
-            async for request in source:
+            async for request in asynchronous(self._source):
                 data = call.called.method.serialize(request)
                 self._count += 1
                 if self._kept is not None:
@@ -114,6 +113,11 @@ class Requests:
             except (AioRpcError, asyncio.InvalidStateError):
                 # If there is another attempt, `send_again` has been told.
                 await call.settled(network)
+
+
+def asynchronous(messages: Any) -> AsyncIterable[Any]:
+    """The messages of an iterable of either kind: a stub takes plain ones as well."""
+    return messages if hasattr(messages, "__aiter__") else _one_by_one(messages)
 
 
 async def _one_by_one(messages: Any) -> AsyncIterator[Any]:
