@@ -86,7 +86,12 @@ class Backend(rpc.GreeterServicer):
 
     async def GreetAll(self, requests: Any, context: Any) -> Any:
         async with self._counted(context):
-            names = [request.name async for request in requests]
+            names = []
+            async for request in requests:
+                names.append(request.name)
+                if request.name == "fail":  # in the middle of the requests, once it is let
+                    await self.release.wait()
+                    await context.abort(grpc.StatusCode.NOT_FOUND, "nobody of that name")
             return pb.HelloReply(message=", ".join(names))
 
     async def Chat(self, requests: Any, context: Any) -> Any:

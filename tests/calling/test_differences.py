@@ -107,23 +107,27 @@ async def test_requests_that_fail(over: str) -> None:
 
 @OVER
 async def test_requests_that_nobody_takes_any_more(over: str) -> None:
-    left: list[str] = []
+    waits, left = asyncio.Event(), asyncio.Event()
 
     async def source() -> AsyncIterator[Any]:
         try:
-            yield hello()
+            yield hello("fail")
+            waits.set()
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            left.append("cancelled")
-            raise
+        finally:
+            left.set()
 
-    async with channel(over) as (made, _):
-        make = made.stream_unary("/greeter.v1.Greeter/Absent", pb.HelloRequest.SerializeToString, bytes)
-        call = make(source())
-        assert await ended(lambda: _await(call)) is grpc.StatusCode.UNIMPLEMENTED
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert left == ([] if over == BARE else ["cancelled"])
+    async with channel(over) as (made, server), asyncio.timeout(10):
+        call = rpc.GreeterStub(made).GreetAll(source())
+        await waits.wait()
+        server.release.set()
+        assert await ended(lambda: _await(call)) is grpc.StatusCode.NOT_FOUND
+        if over == OURS:
+            await left.wait()
+        else:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not left.is_set()
         call.cancel()
         for task in asyncio.all_tasks():  # bare's goes on for ever
             if "_consume_request_iterator" in repr(task.get_coro()):
