@@ -11,9 +11,17 @@ import pytest
 from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.conducted import Conducted
 
-__all__ = ["SEAM", "counted", "summary"]
+__all__ = ["SEAM", "counted", "over_transports", "summary"]
 
 SEAM = "seam"
+
+
+def over_transports(metafunc: pytest.Metafunc) -> None:
+    """Have a test run over each transport; one with the mark `grpc_only` only over grpc.aio's."""
+    # What goes over the network in memory is the same on every Python.
+    memory = pytest.param("memory", marks=pytest.mark.once)
+    alone = metafunc.definition.get_closest_marker("grpc_only") is not None
+    metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", memory], indirect=True)
 
 
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:

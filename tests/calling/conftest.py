@@ -8,7 +8,7 @@ import pytest
 
 from pymicro.calling.connections import core
 from tests.fakes.transport import Network
-from tests.seams import counted
+from tests.seams import counted, over_transports
 
 from . import backends
 
@@ -27,9 +27,7 @@ BOTH = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.path.name in BOTH:
-        # A marked test is about grpc.aio itself; the mark has the reason.
-        alone = metafunc.definition.get_closest_marker("grpc_only") is not None
-        metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", "memory"], indirect=True)
+        over_transports(metafunc)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.seams import counted
+from tests.seams import counted, over_transports
 from tests.serving import serving
 
 # Files whose tests make calls, and are not about grpc.aio, sockets or processes.
@@ -31,9 +31,7 @@ BOTH = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.path.name in BOTH and inspect.iscoroutinefunction(metafunc.function):
-        # A marked test is about grpc.aio itself; the mark has the reason.
-        alone = metafunc.definition.get_closest_marker("grpc_only") is not None
-        metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", "memory"], indirect=True)
+        over_transports(metafunc)
 
 
 @pytest.fixture(autouse=True)

@@ -349,8 +349,7 @@ async def test_pages_grow_again_after_those_that_were_too_large(
 ) -> None:
     monkeypatch.setattr("pymicro.discovery.registries.etcd.connection._LARGEST", 400 << 10)
     etcd.put(f"{ROOT}greeter/000", b"x" * (500 << 10))
-    for number in range(1, 400):
-        etcd.put(f"{ROOT}greeter/{number:03}", b"{}")
+    etcd.put_all({f"{ROOT}greeter/{number:03}": "{}" for number in range(1, 400)})
     asked: list[int] = []
     call = Members.call
 

@@ -175,6 +175,7 @@ async def test_registry_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     await through(make, 5, "pymicro/discovery/registries/local/")
 
 
+@pytest.mark.once  # each costs seconds, and is the same on every Python
 @pytest.mark.parametrize("lists", ["yes", "refused"])
 async def test_registry_kubernetes(lists: StreamingList) -> None:
     @asynccontextmanager
@@ -199,6 +200,7 @@ async def test_registry_kubernetes(lists: StreamingList) -> None:
     await through(make, 20, "pymicro/kubernetes/")
 
 
+@pytest.mark.once
 async def test_registry_etcd(etcd: Etcd) -> None:
     timing = dataclasses.replace(
         etcd_support.QUICK,
@@ -229,6 +231,7 @@ async def test_registry_etcd(etcd: Etcd) -> None:
     await through(make, 10, "pymicro/discovery/registries/etcd/")
 
 
+@pytest.mark.once
 async def test_registry_mdns() -> None:
     @asynccontextmanager
     async def make() -> AsyncIterator[Place]:
