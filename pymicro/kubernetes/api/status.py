@@ -12,6 +12,8 @@ __all__ = ["refusal"]
 
 # The server's own words go into our errors and logs, and some admission hooks write pages.
 _LONGEST_TEXT = 500
+# What stands before the words of an admission policy, and of a webhook. RBAC says "cannot patch resource".
+_ADMISSION = (" denied request: ", " denied the request")
 # What JSON may hold as a number can be too large for a float; nobody is asked to wait longer than a day.
 _LONGEST_WAIT = 86_400
 
@@ -54,7 +56,10 @@ def refusal(
     message = _log_text(status.get("message"))
     if message:
         answer += f": {message}"
-    if code == 403 and asked.resource is not None:
+    if code == 403 and any(words in message for words in _ADMISSION):
+        # The account has the right. Another rule for its role would not help.
+        text = f"cannot {asked} at {server}: the cluster's admission control refused it ({answer})"
+    elif code == 403 and asked.resource is not None:
         # An account that may list but not watch is no better off, so the rule names both.
         verbs = ("list", "watch") if asked.verb in ("list", "watch") else (asked.verb,)
         rule = rule_for(asked.resource, verbs, asked.namespace)

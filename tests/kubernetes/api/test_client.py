@@ -154,6 +154,23 @@ async def test_a_403_names_the_account_and_the_rule_that_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "ValidatingAdmissionPolicy 'x' with binding 'x' denied request: it names its own addresses only",
+        'admission webhook "x.example.com" denied the request: it names its own addresses only',
+    ],
+)
+async def test_a_403_of_admission_names_no_rule_for_a_role(said: str) -> None:
+    message = f'pods "greeter-1" is forbidden: {said}'
+    answer = answering(403, {"reason": "Forbidden", "message": message})
+    error = await refused(answer, "PATCH", PODS.path("shop", "greeter-1"))
+    assert str(error).startswith("cannot patch pods greeter-1 in namespace shop at http://127.0.0.1:")
+    assert str(error).endswith(f"the cluster's admission control refused it (403 Forbidden: {message})")
+    assert "RBAC" not in str(error)
+    assert (error.status, error.kind) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
     ("status", "body", "headers", "kind", "retry_after"),
     [
         (410, {"reason": "Expired"}, {}, "expired", None),
