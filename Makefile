@@ -6,6 +6,8 @@ PYTHON ?=
 VENV ?= .venv
 PYTEST_ARGS ?=
 WORKERS ?= auto
+# Another Kubernetes for the cluster's tests: make test-cluster KUBERNETES=1.37
+KUBERNETES ?=
 BENCH_ARGS ?=
 SIMULATE_ARGS ?=
 
@@ -13,6 +15,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROTOS := $(wildcard protos/*/v1/*.proto)
 GENERATED := examples/greeter/greeter/.generated
+
+# scripts/controlplane reads it.
+export KUBERNETES
 
 # Tests run side by side, since much of their time they wait (tests/conftest.py: how many at a
 # time); those of one file stay together, and share what the file starts.
@@ -68,7 +73,7 @@ test-plots: $(GENERATED) ## the simulator and its pictures, which need the group
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m pytest tests/benchmarks/test_simulate.py $(PYTEST_ARGS)
 
-test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (Linux, root, needs Go)
+test-cluster: $(GENERATED) ## pymicro on a real Kubernetes control plane (KUBERNETES=; Linux, root, needs Go)
 	assets=$$(scripts/controlplane) && KUBEBUILDER_ASSETS="$$assets" $(BIN)/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
 
 test-gomicro: $(GENERATED) ## pymicro and real go-micro 1.18 peers, both ways (Linux, root, needs Go)

@@ -168,6 +168,42 @@ def test_the_first_run_builds_and_the_next_ones_find_it(script: Script) -> None:
     assert (script.folder / "builds").read_text() == "-mod=readonly 0\n" * 2
 
 
+VERSIONS = sorted(path.stem for path in (ROOT / "tests/cluster/controlplane").glob("[0-9]*.mod"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_another_kubernetes_is_another_build(script: Script, version: str) -> None:
+    script.go_on()
+    status, default, errors = script.run()
+    assert status == 0, errors
+    status, other, errors = script.run(KUBERNETES=version)
+    assert status == 0, errors
+    assert f"Kubernetes {version}." in errors
+    assert f"/controlplane-{version}." in other
+    assert other != default
+    # `make` hands an empty variable over where nobody has set one.
+    assert script.run(KUBERNETES="") == (0, default, "")
+    assert script.run(KUBERNETES=version) == (0, other, "")
+
+
+@pytest.mark.parametrize("version", ["1.1", "go", "../controlplane/go", "newest"])
+def test_a_kubernetes_that_cannot_be_built_is_an_error_that_names_the_others(
+    script: Script, version: str
+) -> None:
+    status, output, errors = script.run(KUBERNETES=version)
+    assert (status, output) == (1, "")
+    assert f"KUBERNETES is {version}, and no such version can be built here: 1." in errors
+    assert all(known in errors for known in VERSIONS)
+    assert script.builds() == 0
+
+
+def test_the_night_tests_the_newest_kubernetes() -> None:
+    def number(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    assert f"kubernetes={max(VERSIONS, key=number)}\n" in (ROOT / ".ci/nightly").read_text()
+
+
 def test_the_peers_of_go_micro_are_one_program(tmp_path: Path) -> None:
     script = Script(tmp_path, "gomicro")
     script.go_on()
