@@ -1,4 +1,4 @@
-"""What of the papers is made from the code: the table of settings, the commands, the greeter's manifest.
+"""What of the papers is made from the code: the table of settings, the commands, the greeter's manifests.
 
 `python scripts/papers.py --write` puts it there (`make papers`); a test holds the papers to it.
 """
@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,10 +24,11 @@ BEGIN = "<!-- {}: written by `make papers` -->\n"
 END = "<!-- end of {} -->\n"
 
 GREETER = """\
-# Written by `make papers`. In examples/greeter this command prints it, and deploy/rbac; for a
-# service of yours it does the same:
+# Written by `make papers`. In examples/greeter this command prints it, and more; for a service
+# of yours it does the same:
 #
 #   {}
+
 """
 
 # Defaults that are worked out, where the value on this machine would mislead.
@@ -96,9 +99,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def greeter() -> str:
-    """deploy/greeter/server.yaml: what `pymicro manifest` prints, without what deploy/rbac has."""
+def greeter(*names: str, mode: str = "labels") -> str:
+    """Of what `pymicro manifest` prints for the greeter the documents `Kind name`, as a file of deploy/."""
     argv = ["pymicro", "manifest", "server.py", "--image", "pymicro-greeter:dev"]
+    if mode != "labels":
+        argv += ["--mode", mode]
     printed = subprocess.run(
         [sys.executable, "-m", *argv],
         cwd=ROOT / "examples/greeter",
@@ -106,14 +111,29 @@ def greeter() -> str:
         text=True,
         check=True,
     ).stdout
-    return f"{GREETER.format(' '.join(argv))}{printed[printed.index('apiVersion: apps/v1') :]}"
+    found = {_name(document): document for document in printed.split("---\n")}
+    return GREETER.format(" ".join(argv)) + "---\n".join(found[name] for name in names)
+
+
+def _name(document: str) -> str:
+    """`Kind name` of a manifest."""
+    kind, name = (re.search(rf"^{key}: (.*)", document, re.MULTILINE) for key in ("kind", "  name"))
+    assert kind is not None
+    assert name is not None
+    return f"{kind[1]} {name[1]}"
 
 
 # Which part of which page is made by what; without the name of a part, all of it.
 MADE = {
     "docs/configuration.md": ("settings", table),
     "docs/command-line.md": ("commands", commands),
-    "deploy/greeter/server.yaml": ("", greeter),
+    "deploy/greeter/server.yaml": ("", partial(greeter, "Deployment greeter")),
+    "deploy/greeter/disruption-budget.yaml": ("", partial(greeter, "PodDisruptionBudget greeter")),
+    "deploy/greeter/network-policy.yaml": ("", partial(greeter, "NetworkPolicy greeter")),
+    "deploy/greeter-self-register/account.yaml": (
+        "",
+        partial(greeter, "ServiceAccount greeter", "RoleBinding greeter-self-register", mode="patch"),
+    ),
 }
 
 

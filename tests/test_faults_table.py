@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "faults.md"
 BUILT, DISCOVERY, CALLS = "The watch, and pods", "Discovery", "Calls"
 LOGIN = "Kubeconfigs and credentials"
+RIGHTS = "Rights and manifests"
 
 # Every fault that the design set out to live through.
 FAULTS = {
@@ -65,6 +66,17 @@ FAULTS = {
         "a credential plug-in that asks its user to sign in",
         "a credential plug-in that fails, under 20 watches",
         "a hint about a NetworkPolicy where none can be",
+    ),
+    RIGHTS: (
+        "a record that sends calls elsewhere",
+        "a right that comes with a label set for other reasons",
+        "an account that may patch pods and that no policy meant",
+        "a policy that is in the way of others",
+        "a refusal by admission that is taken for a missing right",
+        "one account for all services that patch",
+        "all pods of a service on one machine",
+        "a broken pod that keeps a machine from being drained",
+        "ports of a pod that the whole cluster can reach",
     ),
     DISCOVERY: (
         "a failure that nobody thought of, in one watch",

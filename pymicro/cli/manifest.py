@@ -71,8 +71,9 @@ def manifest(
     \b
     pymicro manifest server.py --image greeter:1.0.0 | kubectl apply -f -
 
-    It prints a Deployment with its probes, a limit on how many of its pods may be
-    away at a time, and the account that its clients run under.
+    It prints a Deployment with its probes, spread over machines and zones; a limit
+    on how many of its pods may be away at a time; a NetworkPolicy that leaves only
+    its port open, to its namespace; and the account that its clients run under.
     """
     from pymicro.cli.loader import UserCodeFailed, load_service
 

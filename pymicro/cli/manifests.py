@@ -21,8 +21,13 @@ from pymicro.nodes.wellknown import KEEPALIVE
 __all__ = ["DEFAULT_PORT", "Deployed", "render"]
 
 _MANIFESTS = Path(__file__).with_name("data") / "manifests"
+# What a pod needs that writes its own record: the role, and what limits it.
+_SELF_REGISTER = "rbac-self-register/role.yaml"
 # A policy belongs to the whole cluster, so it has no namespace.
-_POLICY = "rbac-self-register/admission-policy.yaml"
+_POLICIES = (
+    "rbac-self-register/admission-policy.yaml",
+    "rbac-self-register/admission-policy-unmarked.yaml",
+)
 # `namespace:` goes after these: an object's name, and the name of the account to which a role is bound.
 _NAMES = re.compile(r"^(?:metadata:|  - kind: ServiceAccount)\n( +)name: .*", re.MULTILINE)
 
@@ -95,7 +100,7 @@ class Deployed:
 
     @property
     def object(self) -> str:
-        """The name of its Deployment and container: `go-micro-srv-greeter`."""
+        """The name of its Deployment, container and account: `go-micro-srv-greeter`."""
         # At least one letter or digit remains: a label ends in one.
         return re.sub(r"[^a-z0-9]+", "-", san(self.service).lower()).strip("-")
 
@@ -110,10 +115,11 @@ def render(deployed: Deployed) -> str:
     """All manifests, as one stream of YAML documents."""
     files = ["rbac/discovery.yaml"]
     if deployed.mode == "patch":
-        files += ["rbac-self-register/self-register.yaml", _POLICY]
+        files += [_SELF_REGISTER, *_POLICIES, "self-register-account.yaml.template"]
     files.append("deployment.yaml.template")
     if deployed.replicas > 1:
         files.append("disruption-budget.yaml.template")
+    files.append("network-policy.yaml.template")
     return "---\n".join(_manifest(file, deployed) for file in files)
 
 
@@ -121,7 +127,7 @@ def _manifest(file: str, deployed: Deployed) -> str:
     text = (_MANIFESTS / file).read_text(encoding="utf-8")
     if file.endswith(".template"):
         text = Template(text).substitute(_values(deployed))
-    if deployed.namespace and file != _POLICY:
+    if deployed.namespace and file not in _POLICIES:
         text = _NAMES.sub(rf"\g<0>\n\g<1>namespace: {_scalar(deployed.namespace)}", text)
     return text
 
@@ -130,6 +136,7 @@ def _values(deployed: Deployed) -> dict[str, str | int]:
     grace = deployed.drain_delay + deployed.stop_grace + _SPARE
     return {
         "object": _scalar(deployed.object),
+        "binding": _scalar(f"{deployed.object}-self-register"),
         "app": _scalar(deployed.app),
         "version": _scalar(deployed.version),
         "replicas": deployed.replicas,
@@ -165,10 +172,10 @@ def _pod_metadata(deployed: Deployed) -> str:
                 "  # How often a client may ping it.",
                 f"  {METADATA_PREFIX}{KEEPALIVE}: {_scalar(deployed.keepalive)}",
             ]
-    elif deployed.app != san(deployed.service):
+    else:
         lines += [
             "annotations:",
-            "  # The services that the admission policy lets it register.",
+            "  # The service that the admission policy lets it register.",
             f"  micro.mu/self-register: {_scalar(san(deployed.service))}",
         ]
     return _indented(lines)
@@ -176,7 +183,7 @@ def _pod_metadata(deployed: Deployed) -> str:
 
 def _account(deployed: Deployed) -> str:
     if deployed.mode == "patch":
-        lines = ["# May patch its own pod.", "serviceAccountName: pymicro-self-register"]
+        lines = ["# May patch its own pod.", f"serviceAccountName: {_scalar(deployed.object)}"]
     elif deployed.calls:
         lines = [
             "# May list and watch pods, to find the services it calls.",

@@ -101,12 +101,19 @@ async def test_a_self_registering_service_gets_the_account_and_its_fence(printed
     found = await printed("service = Service('greeter', version='1')", "--mode=patch", "--namespace=prod")
     labels = pod(found)["metadata"]["labels"]
     assert not [label for label in labels if label.startswith("micro.mu/")]
-    assert pod(found)["spec"]["serviceAccountName"] == "pymicro-self-register"
+    assert pod(found)["metadata"]["annotations"] == {"micro.mu/self-register": "greeter"}
     assert environment(found)["MICRO_REGISTRY_ADVERTISE"] == "patch"
-    assert ("ValidatingAdmissionPolicyBinding", "pymicro-self-register") in found
-    policy = found["ValidatingAdmissionPolicy", "pymicro-self-register"]
-    assert "namespace" not in policy["metadata"]  # there is one in a cluster
+    for name in ("pymicro-self-register", "pymicro-unmarked-patch"):
+        assert ("ValidatingAdmissionPolicyBinding", name) in found
+        policy = found["ValidatingAdmissionPolicy", name]
+        assert "namespace" not in policy["metadata"]  # there is one in a cluster
     assert found["Role", "pymicro-self-register"]["metadata"]["namespace"] == "prod"
+    # An account of its own, so that no other service has its rights.
+    assert pod(found)["spec"]["serviceAccountName"] == "greeter"
+    assert found["ServiceAccount", "greeter"]["metadata"]["namespace"] == "prod"
+    binding = found["RoleBinding", "greeter-self-register"]
+    assert binding["metadata"]["namespace"] == "prod"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "greeter", "namespace": "prod"}]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,8 @@ async def test_pods_say_how_often_they_may_be_pinged(printed: Printed, more: str
     annotations = pod(await printed(code))["metadata"].get("annotations", {})
     assert annotations.get("micro.mu/metadata-keepalive") == said
     # There it is in the record that the pod writes.
-    assert "annotations" not in pod(await printed(code, "--mode=patch"))["metadata"]
+    annotations = pod(await printed(code, "--mode=patch"))["metadata"]["annotations"]
+    assert "micro.mu/metadata-keepalive" not in annotations
 
 
 async def test_pods_are_told_their_zone(printed: Printed) -> None:
@@ -254,7 +262,7 @@ def test_any_name_that_can_be_a_label_can_be_deployed(service: str, app: str, ob
             assert metadata["labels"][selector_key(service)] == "service"
         else:
             # The policy must know the service whose label it is to allow.
-            own = metadata.get("annotations", {}).get("micro.mu/self-register", app)
+            own = metadata["annotations"]["micro.mu/self-register"]
             assert f"micro.mu/selector-{own}" == selector_key(service)
 
 
@@ -263,6 +271,24 @@ def test_texts_stay_texts(text: str) -> None:
     found = deployed(image=text, target=text)
     assert container(found)["image"] == text
     assert container(found)["command"][-1] == text
+
+
+@pytest.mark.parametrize("service", ["null", "1e3", "go.micro.srv.Greeter"])
+def test_names_of_accounts_are_texts_whatever_the_services_name(service: str) -> None:
+    found = deployed(service=service, mode="patch")
+    (account,) = [
+        name for kind, name in found if kind == "ServiceAccount" and not name.startswith("pymicro-")
+    ]
+    assert pod(found, account)["spec"]["serviceAccountName"] == account
+    binding = found["RoleBinding", f"{account}-self-register"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account}]
+
+
+def test_the_port_of_the_calls_is_all_that_can_be_reached() -> None:
+    for changes in ({}, {"mode": "patch"}, {"replicas": 1}, {"port": 9000}):
+        policy = deployed(**changes)["NetworkPolicy", "greeter"]
+        (rule,) = policy["spec"]["ingress"]
+        assert rule["ports"] == [{"port": "grpc", "protocol": "TCP"}]
 
 
 def test_one_pod_needs_no_budget_of_disruptions() -> None:

@@ -34,7 +34,8 @@ from tests.cluster.api import Api, Refused
 from tests.cluster.etcd import Etcd
 
 # What a Deployment needs to become pods, a Service to become EndpointSlices, a namespace to have its
-# service account, and things to be collected.
+# service account, things to be collected, a budget of disruptions to be counted, and the expressions of
+# an admission policy to be checked.
 CONTROLLERS = (
     "deployment-controller",
     "replicaset-controller",
@@ -43,6 +44,8 @@ CONTROLLERS = (
     "root-ca-certificate-publisher-controller",
     "garbage-collector-controller",
     "namespace-controller",
+    "disruption-controller",
+    "validatingadmissionpolicy-status-controller",
 )
 
 ISSUER = "https://kubernetes.default.svc"
@@ -340,18 +343,22 @@ class ControlPlane:
             self.allow(namespace, name, verbs=verbs, resource=resource, group=group)
         return self.api.as_token(self.token_for(namespace, name))
 
+    def bind(self, namespace: str, account: str, role: str) -> None:
+        """A service account that has a Role of its namespace, which must be there."""
+        self.service_account(namespace, account)
+        binding = {
+            "metadata": {"name": f"{account}-{secrets.token_hex(3)}"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": account}],
+        }
+        self.api.post(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", binding)
+
     def allow(self, namespace: str, account: str, *, verbs: str, resource: str, group: str = "") -> None:
         """Give it rights in its namespace, and wait until they are in force."""
         rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
         rule = {"apiGroups": [group], "resources": [resource], "verbs": verbs.split(",")}
         role = {"metadata": {"name": f"{account}-{secrets.token_hex(3)}"}, "rules": [rule]}
-        name = self.api.post(f"{rbac}/roles", role)["metadata"]["name"]
-        binding = {
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": account}],
-        }
-        self.api.post(f"{rbac}/rolebindings", binding)
+        self.bind(namespace, account, self.api.post(f"{rbac}/roles", role)["metadata"]["name"])
         asked = {"namespace": namespace, "verb": verbs.split(",")[-1], "group": group, "resource": resource}
         eventually(
             f"{account} may {verbs} {resource}",

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cluster
 
 QUICK = ReflectorTiming(backoff_maximum=2.0)
 READER = "pymicro-client"
-SELF = "pymicro-self-register"
+SELF = "greeter"
 
 
 class Tenant:
@@ -157,12 +157,13 @@ def node(own: dict[str, Any], port: int = 8080) -> Node:
 
 async def test_with_deploy_rbac_self_register_a_pod_writes_itself(tenant: Tenant) -> None:
     tenant.apply("rbac-self-register")
+    tenant.plane.bind(tenant.namespace, SELF, "pymicro-self-register")
     document = pod(
         "greeter-1",
         "10.0.0.1",
         namespace=tenant.namespace,
         labels={"app.kubernetes.io/name": "greeter"},
-        annotations={"kept": "x"},
+        annotations={"kept": "x", "micro.mu/self-register": "greeter"},
     )
     document["spec"]["serviceAccountName"] = SELF
     own = pods.create(tenant.plane.api, document)
@@ -175,12 +176,14 @@ async def test_with_deploy_rbac_self_register_a_pod_writes_itself(tenant: Tenant
         await seen.see()
     meta = tenant.plane.api.get(pods.path(own))["metadata"]
     assert meta["labels"] == {"app.kubernetes.io/name": "greeter", "micro.mu/type": "service"}
-    assert meta["annotations"] == {"kept": "x"}
+    assert meta["annotations"] == {"kept": "x", "micro.mu/self-register": "greeter"}
 
 
 async def test_a_record_that_somebody_removes_is_repaired(tenant: Tenant) -> None:
     tenant.apply("rbac-self-register")
-    document = pod("greeter-1", namespace=tenant.namespace, labels={"app.kubernetes.io/name": "greeter"})
+    tenant.plane.bind(tenant.namespace, SELF, "pymicro-self-register")
+    own_service = {"micro.mu/self-register": "greeter"}
+    document = pod("greeter-1", namespace=tenant.namespace, annotations=own_service)
     document["spec"]["serviceAccountName"] = SELF
     own = pods.create(tenant.plane.api, document)
     server = tenant.registry(SELF, own, registry_advertise="patch")
@@ -208,6 +211,33 @@ async def test_a_pod_that_may_not_patch_says_which_rule_is_missing(tenant: Tenan
     assert f"{READER} may not patch pods greeter-1 in namespace {tenant.namespace}" in said
     assert 'verbs: ["patch"]' in said
     assert said.endswith("`pymicro doctor greeter` says more")
+
+
+async def test_a_pod_that_the_policy_refuses_says_what_the_policy_says(tenant: Tenant) -> None:
+    tenant.apply("rbac-self-register")
+    tenant.plane.bind(tenant.namespace, SELF, "pymicro-self-register")
+    # The template does not say which services it may register.
+    document = pod("greeter-1", namespace=tenant.namespace, labels={"app.kubernetes.io/name": "greeter"})
+    document["spec"]["serviceAccountName"] = SELF
+    own = pods.create(tenant.plane.api, document)
+
+    async with tenant.registry(SELF, own, registry_advertise="patch") as server:
+        said: list[str] = []
+
+        async def refused_by_the_policy() -> bool:
+            try:
+                await server.register(node(own))
+            except RegistryError as exc:
+                said.append(str(exc))
+            else:
+                # It was not in force yet: once more.
+                await server.deregister(node(own))
+            return bool(said) and "admission control refused it" in said[-1]
+
+        await until("the policy refuses it", refused_by_the_policy, 20.0)
+    assert "cannot patch pods greeter-1" in said[-1]
+    assert "the annotation micro.mu/self-register in its template" in said[-1]
+    assert "RBAC rule" not in said[-1]
 
 
 async def test_a_labelled_pod_needs_no_rights_to_be_found(tenant: Tenant) -> None:

@@ -1,8 +1,13 @@
-"""The manifests of deploy/ and of `pymicro manifest`, as a real API server takes them."""
+"""The manifests of deploy/ and of `pymicro manifest`, as a real API server takes them.
+
+There is no scheduler here and no network plug-in. So the spread of pods and the NetworkPolicy are
+accepted by the API server (and held against the pods in tests/deploy), and nobody enforces them.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,9 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
-from tests.cluster.plane import ControlPlane
+from tests.cluster import pods
+from tests.cluster.api import Refused
+from tests.cluster.plane import ControlPlane, eventually
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -78,10 +85,34 @@ def test_the_overlay_and_manifest_make_the_same_self_registering_greeter(plane: 
     assert ours == printed
 
 
+def test_no_custom_resource_is_needed(plane: ControlPlane) -> None:
+    known = plane.kubectl("api-resources", "--no-headers", "-o", "name").stdout.split()
+    assert "customresourcedefinitions.apiextensions.k8s.io" in known
+    assert plane.kubectl("get", "customresourcedefinitions").stdout == ""
+    groups = {
+        "apps",
+        "policy",
+        "networking.k8s.io",
+        "rbac.authorization.k8s.io",
+        "admissionregistration.k8s.io",
+    }
+    for folder in FOLDERS:
+        for document in yaml.safe_load_all(plane.kubectl("kustomize", str(ROOT / "deploy" / folder)).stdout):
+            group, _, version = document["apiVersion"].rpartition("/")
+            # Of Kubernetes, and stable.
+            assert group in groups | {""}, folder
+            assert version == "v1"
+
+
 def test_nobody_of_the_static_greeters_may_ask_the_api_server(plane: ControlPlane) -> None:
     for folder in ("greeter-static", "greeter-static-headless"):
         found = kustomized(plane, ROOT / "deploy" / folder)
-        assert {kind for kind, _ in found} == {"Deployment", "PodDisruptionBudget", "Service"}
+        assert {kind for kind, _ in found} == {
+            "Deployment",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "Service",
+        }
         for name in ("greeter", "greeter-client"):
             spec = pod_of(found["Deployment", name])["spec"]
             assert spec["automountServiceAccountToken"] is False
@@ -111,3 +142,104 @@ def test_an_overlay_of_ones_own_sets_namespace_and_image(
             assert pod_of(document)["spec"]["containers"][0]["image"] == "example.com/greeter:7"
     done = plane.kubectl("apply", "-k", str(tmp_path), "--dry-run=server", "--validate=strict")
     assert done.stderr == ""
+
+
+# Evictions
+
+
+class Evicted:
+    """The greeters of deploy/greeter, whose status the test writes in the place of a kubelet."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.namespace = plane.namespace()
+        plane.kubectl("-n", self.namespace, "apply", "-k", str(ROOT / "deploy/greeter"))
+        eventually("there are three greeters", lambda: len(self.pods()) == 3)
+        self.serve()
+
+    def pods(self) -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        items = self.plane.api.get(path, labelSelector="app.kubernetes.io/name=greeter")["items"]
+        return [{"apiVersion": "v1", "kind": "Pod", **item} for item in items]
+
+    def serve(self) -> None:
+        """All run and are ready."""
+        for number, each in enumerate(self.pods()):
+            running = {"phase": "Running", "podIP": f"10.0.0.{number + 1}"}
+            pods.set_status(self.plane.api, each, running)
+            pods.set_ready(self.plane.api, each, True)
+        self.wait_for_budget(healthy=3, allowed=1)
+
+    def wait_for_budget(self, *, healthy: int, allowed: int) -> None:
+        path = f"/apis/policy/v1/namespaces/{self.namespace}/poddisruptionbudgets/greeter"
+
+        def counted() -> bool:
+            status = self.plane.api.get(path).get("status", {})
+            return (status.get("currentHealthy"), status.get("disruptionsAllowed")) == (healthy, allowed)
+
+        eventually(f"of {healthy} healthy pods {allowed} may be evicted", counted)
+
+    def set_policy(self, policy: str) -> None:
+        """Of evicting pods that are not ready; once the controller knows it."""
+        path = f"/apis/policy/v1/namespaces/{self.namespace}/poddisruptionbudgets/greeter"
+        changes = {"spec": {"unhealthyPodEvictionPolicy": policy}}
+        self.plane.api.patch(path, changes, kind="application/merge-patch+json")
+
+        def known() -> bool:
+            budget = self.plane.api.get(path)
+            return bool(budget["status"]["observedGeneration"] == budget["metadata"]["generation"])
+
+        eventually("the budget is processed", known)
+
+    def evict(self, pod: dict[str, Any]) -> str:
+        """Ask for it, as `kubectl drain` does; why not, or nothing."""
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod["metadata"]["name"]},
+        }
+        try:
+            self.plane.api.post(f"{pods.path(pod)}/eviction", eviction)
+        except Refused as exc:
+            # Whoever drains a machine tries again after a 429, and only then.
+            if exc.status != 429:
+                raise
+            return str(exc)
+        return ""
+
+
+@pytest.fixture
+def evicted(controlled: ControlPlane) -> Iterator[Evicted]:
+    made = Evicted(controlled)
+    yield made
+    controlled.kubectl("delete", "namespace", made.namespace, "--wait=false")
+
+
+def test_machines_that_are_drained_take_one_greeter_at_a_time(evicted: Evicted) -> None:
+    first, second, third = evicted.pods()
+    assert evicted.evict(first) == ""
+    # Whether or not the controller has counted anew.
+    assert "disruption budget" in evicted.evict(second)
+    assert "disruption budget" in evicted.evict(third)
+    names = [first["metadata"]["name"]]
+    eventually("there is another in its place", lambda: len(evicted.pods()) == 3)
+    assert not [pod for pod in evicted.pods() if pod["metadata"]["name"] in names]
+    evicted.wait_for_budget(healthy=2, allowed=0)
+    assert "disruption budget" in evicted.evict(second)
+    # The new one serves.
+    evicted.serve()
+    assert evicted.evict(second) == ""
+
+
+def test_a_greeter_that_is_not_ready_keeps_no_machine_from_being_drained(evicted: Evicted) -> None:
+    broken, also_broken, serving = evicted.pods()
+    for pod in (broken, also_broken):
+        pods.set_ready(evicted.plane.api, pod, False)
+    evicted.wait_for_budget(healthy=1, allowed=0)
+    # What a budget without the field does: a pod that never gets ready blocks the drain for ever.
+    evicted.set_policy("IfHealthyBudget")
+    assert "disruption budget" in evicted.evict(broken)
+    evicted.plane.kubectl("-n", evicted.namespace, "apply", "-k", str(ROOT / "deploy/greeter"))
+    assert evicted.evict(broken) == ""
+    assert evicted.evict(also_broken) == ""
+    assert "disruption budget" in evicted.evict(serving)

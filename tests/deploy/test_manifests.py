@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
+from pymicro.kubernetes.pods.reader import MOST_NODES_OF_POD
+from pymicro.nodes.record import LONGEST_RECORD
 from pymicro.nodes.wellknown import ZONE, ping_interval
 from pymicro.serving.server import Server
 from pymicro.settings.config import Config, load
@@ -18,8 +20,9 @@ DEPLOY = ROOT / "deploy"
 # What deploy/rbac and deploy/rbac-self-register apply and `pymicro manifest` prints.
 MANIFESTS = ROOT / "pymicro/cli/data/manifests"
 DISCOVERY = MANIFESTS / "rbac/discovery.yaml"
-SELF_REGISTER = MANIFESTS / "rbac-self-register/self-register.yaml"
+SELF_REGISTER = MANIFESTS / "rbac-self-register/role.yaml"
 POLICY = MANIFESTS / "rbac-self-register/admission-policy.yaml"
+UNMARKED = MANIFESTS / "rbac-self-register/admission-policy-unmarked.yaml"
 FOLDERS = sorted(path.parent for place in (DEPLOY, MANIFESTS) for path in place.glob("*/kustomization.yaml"))
 
 
@@ -44,20 +47,23 @@ def greeter(**changes: Any) -> str:
     return render(plan)
 
 
-def without_header(text: str) -> str:
+def without_header(path: str) -> str:
     """Without the comment that tells where one finds the same elsewhere."""
-    return text[text.index("apiVersion") :]
+    return (DEPLOY / path).read_text().partition("\n\n")[2]
 
 
 def test_manifest_prints_the_greeters_own() -> None:
-    server = without_header((DEPLOY / "greeter/server.yaml").read_text())
-    assert greeter() == f"{DISCOVERY.read_text()}---\n{server}"
+    files = [
+        without_header(f"greeter/{name}.yaml") for name in ("server", "disruption-budget", "network-policy")
+    ]
+    assert greeter() == "---\n".join([DISCOVERY.read_text(), *files])
 
 
-def test_manifest_prints_the_same_account_and_policy() -> None:
+def test_manifest_prints_the_same_account_role_and_policies() -> None:
     text = greeter(mode="patch")
-    assert SELF_REGISTER.read_text() in text
-    assert POLICY.read_text() in text
+    assert f"---\n{without_header('greeter-self-register/account.yaml')}---\n" in text
+    for file in (SELF_REGISTER, POLICY, UNMARKED):
+        assert f"---\n{file.read_text()}---\n" in text
 
 
 def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() -> None:
@@ -70,11 +76,12 @@ def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() 
     )
     wanted = base["spec"]["template"]
     changes = patch["spec"]["template"]
-    for label, value in changes["metadata"]["labels"].items():
-        assert value is None
-        del wanted["metadata"]["labels"][label]
-    assert changes["metadata"]["annotations"] is None
-    del wanted["metadata"]["annotations"]
+    for what in ("labels", "annotations"):
+        for key, value in changes["metadata"][what].items():
+            if value is None:
+                del wanted["metadata"][what][key]
+            else:
+                wanted["metadata"][what][key] = value
     account = changes["spec"]["serviceAccountName"]
     # The overlay must say again what is the default.
     assert changes["spec"]["automountServiceAccountToken"] is True
@@ -161,14 +168,74 @@ def test_clients_may_only_read_and_greeters_nothing() -> None:
 def test_self_registering_pods_may_patch_besides_and_are_marked_for_the_policy() -> None:
     pods_rule, mark = kind(SELF_REGISTER, "Role")["rules"]
     assert pods_rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "patch"]}
-    policy = kind(POLICY, "ValidatingAdmissionPolicy")["spec"]
-    asked = policy["matchConditions"][1]["expression"].replace(" ", "")
     (group,), (resource,), (verb,) = mark["apiGroups"], mark["resources"], mark["verbs"]
-    assert asked.startswith(f"authorizer.group('{group}').resource('{resource}')")
-    assert asked.endswith(f".check('{verb}').allowed()")
-    assert policy["failurePolicy"] == "Fail"
-    binding = kind(POLICY, "ValidatingAdmissionPolicyBinding")["spec"]
-    assert binding["validationActions"] == ["Deny"]
+    asked = (
+        f"authorizer.group('{group}').resource('{resource}').namespace(request.namespace)"
+        f".check('{verb}').allowed()"
+    )
+    for file, marked in ((POLICY, asked), (UNMARKED, f"!{asked}")):
+        policy = kind(file, "ValidatingAdmissionPolicy")["spec"]
+        assert policy["matchConditions"][1]["expression"].replace(" ", "") == marked
+        assert policy["failurePolicy"] == "Fail"
+        binding = kind(file, "ValidatingAdmissionPolicyBinding")["spec"]
+        assert binding["validationActions"] == ["Deny"]
+
+
+def test_the_second_policy_is_in_force_where_the_role_is() -> None:
+    role = kind(SELF_REGISTER, "Role")
+    policy = kind(UNMARKED, "ValidatingAdmissionPolicy")["spec"]
+    assert policy["paramKind"] == {"apiVersion": role["apiVersion"], "kind": role["kind"]}
+    param = kind(UNMARKED, "ValidatingAdmissionPolicyBinding")["spec"]["paramRef"]
+    assert param == {"name": role["metadata"]["name"], "parameterNotFoundAction": "Allow"}
+
+
+def test_the_policy_permits_what_we_write_and_what_clients_read() -> None:
+    rules = [rule["expression"] for rule in kind(POLICY, "ValidatingAdmissionPolicy")["spec"]["validations"]]
+    assert any(f"bytes(record).size() <= {LONGEST_RECORD // 2})" in rule for rule in rules)
+    assert any(f"record.size() <= {MOST_NODES_OF_POD})" in rule for rule in rules)
+
+
+def test_a_self_registering_service_has_an_account_of_its_own() -> None:
+    account = kind("greeter-self-register/account.yaml", "ServiceAccount")["metadata"]["name"]
+    binding = kind("greeter-self-register/account.yaml", "RoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account}]
+    assert binding["roleRef"]["name"] == kind(SELF_REGISTER, "Role")["metadata"]["name"]
+    assert pod_spec("greeter-self-register/server.yaml")["serviceAccountName"] == account
+    # Nobody has the right without a binding of their own.
+    kinds = {document["kind"] for file in (SELF_REGISTER, POLICY, UNMARKED) for document in read(file)}
+    assert kinds == {"Role", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+
+
+def test_pods_are_spread_over_machines_and_zones_and_never_wait_for_one() -> None:
+    spreads = pod_spec("greeter/server.yaml")["topologySpreadConstraints"]
+    assert [spread["topologyKey"] for spread in spreads] == ["kubernetes.io/hostname", ZONE]
+    template = kind("greeter/server.yaml", "Deployment")["spec"]["template"]
+    for spread in spreads:
+        assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert spread["maxSkew"] == 1
+        # A selector that fits no pod spreads nothing, and nobody is told.
+        assert spread["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        # With the pods of the last version counted, the new ones are spread around those.
+        assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
+def test_a_pod_that_is_not_ready_keeps_no_machine_from_being_drained() -> None:
+    budget = kind("greeter/disruption-budget.yaml", "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_only_the_port_of_the_calls_can_be_reached_and_from_the_namespace_only() -> None:
+    policy = kind("greeter/network-policy.yaml", "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"podSelector": {}}]
+    (port,) = rule["ports"]
+    (container,) = pod_spec("greeter/server.yaml")["containers"]
+    (named,) = container["ports"]
+    assert (port["port"], port["protocol"]) == (named["name"], "TCP")
+    template = kind("greeter/server.yaml", "Deployment")["spec"]["template"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("file", PODS)

@@ -17,6 +17,8 @@ from tests.gomicro.peers import Caller, Object, go_caller, go_server, python_cal
 # Where a container finds its image.
 APP = "/app"
 IMAGE = "peer"
+# Of all peers of a namespace.
+ACCOUNT = "peer"
 
 COMMANDS = {"go": go_server(APP), "python": python_server()}
 
@@ -56,7 +58,7 @@ def deployment(name: str, service: str, language: str, replicas: int = 1, **env:
                 # What the admission policy of deploy/rbac-self-register lets it register.
                 "metadata": {"labels": labels, "annotations": {"micro.mu/self-register": service}},
                 "spec": {
-                    "serviceAccountName": "pymicro-self-register",
+                    "serviceAccountName": ACCOUNT,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": 30,
                     "containers": [container],
@@ -189,6 +191,7 @@ def namespace(cluster: Cluster) -> Iterator[Pods]:
     """A namespace in which pods may register themselves and see each other."""
     name = cluster.plane.namespace()
     cluster.apply("deploy/rbac-self-register", name)
+    cluster.plane.bind(name, ACCOUNT, "pymicro-self-register")
     pods = Pods(cluster, name)
     try:
         yield pods
