@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pymicro.nodes.node import Endpoint, Node
-from pymicro.nodes.record import dump_record
+from pymicro.nodes.record import dump_record, record_key, san
 from tests.cluster import pods
 from tests.cluster.api import Refused
 from tests.cluster.plane import ControlPlane, eventually
@@ -246,7 +246,7 @@ def test_a_pod_may_list_its_services_in_its_template(plane: ControlPlane, fenced
             {
                 "metadata": {
                     "labels": {"micro.mu/type": "service", f"micro.mu/selector-{service}": "service"},
-                    "annotations": {f"micro.mu/service-{service}": "{}"},
+                    "annotations": {f"micro.mu/service-{service}": pods.record("10.0.0.1:80", name=service)},
                 }
             }
         )
@@ -271,9 +271,14 @@ def test_an_empty_list_is_none(plane: ControlPlane, fenced: str, listed: str) ->
 # The value of a record
 
 
-def as_go_writes(*addresses: str, name: str = "address") -> str:
-    nodes = [{"id": f"n{number}", name: address} for number, address in enumerate(addresses)]
-    return json.dumps({"name": "greeter", "version": "1", "nodes": nodes})
+def as_go_writes(*addresses: str, key: str = "address", name: str = "greeter") -> str:
+    nodes = [{"id": f"n{number}", key: address} for number, address in enumerate(addresses)]
+    return json.dumps({"name": name, "version": "1", "nodes": nodes}, separators=(",", ":"))
+
+
+def with_nodes(nodes: str) -> str:
+    """A record with this text in its list of nodes."""
+    return f'{{"name":"greeter","nodes":[{nodes}]}}'
 
 
 @pytest.mark.parametrize(
@@ -288,17 +293,17 @@ def as_go_writes(*addresses: str, name: str = "address") -> str:
         pytest.param(as_go_writes("unix:/run/x.sock"), id="a socket"),
         pytest.param(as_go_writes("[fd00::1]:8080"), id="of the other family"),
         pytest.param(as_go_writes(""), id="none"),
-        pytest.param(as_go_writes("10.0.0.2:8080", name="Address"), id="as Go reads it"),
+        pytest.param(as_go_writes("10.0.0.2:8080", key="Address"), id="as Go reads it"),
         pytest.param(
-            as_go_writes("10.0.0.2:8080", name="addre\u017f\u017f").replace("\\u017f", "\u017f"), id="long s"
+            as_go_writes("10.0.0.2:8080", key="addre\u017f\u017f").replace("\\u017f", "\u017f"), id="long s"
         ),
-        pytest.param('{"nodes":[{"address" :\t\r\n "10.0.0.2:80"}]}', id="with spaces"),
-        pytest.param('{"nodes":[{"address":"10.0.0.1:80","address":"10.0.0.2:80"}]}', id="twice"),
+        pytest.param(with_nodes('{"address" :\t\r\n "10.0.0.2:80"}'), id="with spaces"),
+        pytest.param(with_nodes('{"address":"10.0.0.1:80","address":"10.0.0.2:80"}'), id="twice"),
         pytest.param(
-            '{"nodes":[{"a\\"address":"10.0.0.1:80","address":"10.0.0.2:80"}]}', id="after another key"
+            with_nodes('{"a\\"address":"10.0.0.1:80","address":"10.0.0.2:80"}'), id="after another key"
         ),
-        pytest.param('{"nodes":[{"address":"10.0.0.1\\u003a80"}]}', id="its own, encoded"),
-        pytest.param('{"nodes":[{"address":"10.0.0.1:80\\"","address":"10.0.0.2:80"}]}', id="after a quote"),
+        pytest.param(with_nodes('{"address":"10.0.0.1\\u003a80"}'), id="its own, encoded"),
+        pytest.param(with_nodes('{"address":"10.0.0.1:80\\"","address":"10.0.0.2:80"}'), id="after a quote"),
     ],
 )
 def test_a_foreign_address_is_refused(own: Own, record: str) -> None:
@@ -310,8 +315,47 @@ def test_a_foreign_address_is_refused(own: Own, record: str) -> None:
     "key", ["\\u0061ddress", "addr\\u0065ss", "ADDRES\\u0053", "addres\\u017F", "\\u006eodes"]
 )
 def test_a_key_that_hides_its_letters_is_refused(own: Own, key: str) -> None:
-    hidden = f'{{"nodes":[{{"{key}":"10.0.0.2:8080"}}]}}'
+    hidden = with_nodes(f'{{"{key}":"10.0.0.2:8080"}}')
     assert "spells no letter as a" in refused(lambda: own.record(hidden))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(as_go_writes("10.0.0.1:80", name="payments"), id="another"),
+        pytest.param(as_go_writes("10.0.0.1:80", name="greeter2"), id="a longer one"),
+        pytest.param(as_go_writes("10.0.0.1:80", name="Greeter"), id="in capitals"),
+        pytest.param('{"version":"1","name":"greeter"}', id="not first"),
+        pytest.param('{"Name":"greeter"}', id="in another case"),
+        pytest.param('{"name":null}', id="null"),
+        pytest.param("{}", id="none"),
+        pytest.param("", id="empty"),
+        pytest.param('[{"name":"greeter"}]', id="in a list"),
+    ],
+)
+def test_a_record_of_another_service_is_refused(own: Own, record: str) -> None:
+    """go-micro's watch takes the service from the record, whatever its key."""
+    assert 'record begins with {"name":' in refused(lambda: own.record(record))
+
+
+@pytest.mark.parametrize("key", ["name", "NAME"])
+def test_a_second_name_is_refused(own: Own, key: str) -> None:
+    twice = f'{{"name":"greeter","nodes":[] , "{key}" : "payments"}}'
+    assert 'has a "name" in first place only' in refused(lambda: own.record(twice))
+    own.record(twice.replace(f' "{key}"', ' "title"'))
+
+
+@pytest.mark.parametrize("service", ["go.micro.srv.greeter", "a/b", "a_b", "grüße", "x__y"])
+def test_a_service_whose_name_no_label_can_spell_registers_all_the_same(
+    plane: ControlPlane, fenced: str, service: str
+) -> None:
+    own = Own(plane, fenced, own=san(service))
+    key = record_key(service)
+    own.patch(annotations(**{key: dump_record([Node("a", "10.0.0.1:80", service, "1")])}))
+    for other in (service.replace("_", ""), service.replace(".", "x"), f"{service}s", service[:-1]):
+        if other != service:
+            record = as_go_writes("10.0.0.1:80", name=other)
+            assert "record begins with" in refused(lambda text=record: own.patch(annotations(**{key: text})))
 
 
 def test_the_same_address_in_another_word_is_no_address(own: Own) -> None:
@@ -378,6 +422,8 @@ def test_a_record_has_at_most_the_bytes_that_we_write(own: Own, filling: str) ->
         ('"address":"10.0.0.1:80"\\u003e' * 2, "at most 8 nodes"),
         ("\\u0061", "spells no letter"),
         ("\\u006", "spells no letter"),
+        (',"name"', ""),
+        (',"name":', 'has a "name" in first place only'),
         ('"address"', ""),
         ('"address":', "at most 8 nodes"),
         ('"address": 1,', ""),
@@ -387,7 +433,8 @@ def test_a_record_has_at_most_the_bytes_that_we_write(own: Own, filling: str) ->
 )
 def test_no_value_is_too_much_work_for_the_policy(own: Own, text: str, said: str) -> None:
     """The API server stops an expression that takes too long, and the patch would be refused for that."""
-    most = text * (LONGEST // len(text))
+    begin = '{"name":"greeter",'
+    most = begin + text * ((LONGEST - len(begin)) // len(text))
     if said:
         assert said in refused(lambda: own.record(most))
     else:
@@ -399,12 +446,14 @@ def test_no_value_is_too_much_work_for_the_policy(own: Own, text: str, said: str
 def test_many_services_are_not_too_much_work_either(plane: ControlPlane, fenced: str) -> None:
     services = [f"service-{number}" for number in range(100)]
     own = Own(plane, fenced, own=",".join(services))
-    record = as_go_writes(*["10.0.0.1:8080"] * 8)
     room = (240 << 10) // len(services)
-    texts = {f"micro.mu/service-{service}": record + " " * (room - len(record)) for service in services}
+    texts = {}
+    for service in services:
+        record = as_go_writes(*["10.0.0.1:8080"] * 8, name=service)
+        texts[f"micro.mu/service-{service}"] = record + " " * (room - len(record))
     keys = {f"micro.mu/selector-{service}": "service" for service in services}
     own.patch({"metadata": {"labels": keys, "annotations": texts}})
-    foreign = {f"micro.mu/service-{services[-1]}": as_go_writes("10.0.0.2:8080")}
+    foreign = {f"micro.mu/service-{services[-1]}": as_go_writes("10.0.0.2:8080", name=services[-1])}
     assert "names its own addresses only" in refused(lambda: own.patch(annotations(**foreign)))
 
 
