@@ -75,6 +75,7 @@ FAULTS = {
         "a refusal by admission that is taken for a missing right",
         "one account for all services that patch",
         "all pods of a service on one machine",
+        "a drain that takes pods before others have come",
         "a broken pod that keeps a machine from being drained",
         "ports of a pod that the whole cluster can reach",
     ),
