@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pymicro.base.recent import Recent
@@ -42,6 +41,7 @@ __all__ = [
     "record_key",
     "san",
     "selector_key",
+    "share_endpoints",
     "share_pairs",
 ]
 
@@ -65,6 +65,7 @@ MOST_NODES = 512
 # Ids, versions, hosts and service names end up in log lines and error messages.
 LONGEST_TEXT = 512
 MOST_PAIRS = 128
+MOST_PAIRS_IN_ALL = 8192
 LONGEST_PAIRS = 16 << 10
 # go-micro itself goes 3 deep. If a schema goes deeper than this, we still call the nodes of
 # the record, which then counts as one without endpoints.
@@ -75,9 +76,11 @@ MOST_ENDPOINTS = 1024
 # Endpoints and values that are kept for sharing, and 64 characters of their text count as
 # one; they take some 100 bytes each.
 _MOST_SHARED = 65_536
-# The longest mapping that is shared, and the longest text of endpoints that is cut out unread.
+# The longest mapping that is shared, and the longest text of endpoints that is.
 _LONGEST_SHARED = 2 << 10
 _LONGEST_KNOWN = 64 << 10
+# Characters of a record before its endpoints: its name, its version and its metadata.
+_LONGEST_START = 4 << 10
 
 _OUTSIDE = re.compile(rb"[^-A-Za-z0-9_.]")
 _ENDPOINTS = '"endpoints":['
@@ -200,25 +203,32 @@ def load_record(text: str) -> ServiceRecord:
         [f"it lists {len(listed)} nodes, and {MOST_NODES} are read"] if len(listed) > MOST_NODES else []
     )
     nodes = []
+    pairs = 0
     for item in listed[:MOST_NODES]:
         if item is None:
             continue
         try:
-            nodes.append(_node(item, service, version, endpoints))
+            node = _node(item, service, version, endpoints)
         except ValueError as exc:
             problems.append(str(exc))
+            continue
+        pairs += len(node.metadata)
+        if pairs > MOST_PAIRS_IN_ALL:
+            problems.append(f"the metadata of its nodes has more than {MOST_PAIRS_IN_ALL} entries")
+            break
+        nodes.append(node)
     return ServiceRecord(service, tuple(nodes), tuple(problems))
 
 
 # Text of a record before its endpoints → text of the endpoints. Thousands of pods have both in
-# common, and endpoints are most of a record: we cut them out before we parse it.
-_known: dict[str, str] = {}
-_MOST_KNOWN = 32
+# common, and endpoints are most of a record: we cut them out before we parse it. Their characters
+# are the cost.
+_known: Recent[str, str] = Recent(1 << 20)
 
 
 def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
     """The record without its endpoints, and the endpoints."""
-    at = text.find(_ENDPOINTS)
+    at = text.find(_ENDPOINTS, 0, _LONGEST_START)
     start = at + len(_ENDPOINTS) - 1
     if at >= 0:
         known = _known.get(text[:start])
@@ -228,18 +238,14 @@ def _parse(text: str) -> tuple[Mapping[str, Any], tuple[Endpoint, ...]]:
                 return document, load_endpoints(known, nulls=True)
     document = load_text(text)
     found = read_list(document, "endpoints")
-    if not found:
-        return document, ()
-    if at >= 0:
+    if at >= 0 and found and len(text) <= 2 * _LONGEST_KNOWN:
         value, end = json.JSONDecoder().raw_decode(text, start)
-        if value == found:
-            known = text[start:end]
-            if end <= _LONGEST_KNOWN:
-                if len(_known) >= _MOST_KNOWN:
-                    del _known[next(iter(_known))]
-                _known[text[:start]] = known
-            return document, load_endpoints(known, nulls=True)
-    return document, load_endpoints(json.dumps(found), nulls=True)
+        if value == found and end - start <= _LONGEST_KNOWN:
+            endpoints = load_endpoints(text[start:end], nulls=True, listed=found)
+            if endpoints:
+                _known.put(text[:start], text[start:end], end)
+            return document, endpoints
+    return document, share_endpoints(found, nulls=True)
 
 
 def _node(found: Any, service: str, version: str, endpoints: tuple[Endpoint, ...]) -> Node:
@@ -274,41 +280,65 @@ def _address(item: Mapping[str, Any]) -> str:
 _shared: Recent[tuple[str, bool], tuple[Endpoint, ...]] = Recent(_MOST_SHARED)
 
 
-def load_endpoints(text: str, *, nulls: bool = False) -> tuple[Endpoint, ...]:
+def load_endpoints(
+    text: str, *, nulls: bool = False, listed: list[Any] | None = None
+) -> tuple[Endpoint, ...]:
     """The endpoints in a JSON list; equal texts share one tuple.
 
     It is empty if they are too many or too deep: only people read them, and no real
     service has that many.
 
     Args:
+        text: The list as JSON.
         nulls: Skip nulls in lists (go-micro's clients choke on them): in records shared
             with go-micro, a bad schema is no reason to lose a node.
+        listed: The list, if the text is parsed already.
 
-        Raises:
+    Raises:
         ValueError: Something in the list is no endpoint.
     """
     if (known := _shared.get((text, nulls))) is not None:
         return known
+    endpoints, cost = _read_endpoints(json.loads(text) if listed is None else listed, nulls)
+    return _shared.put((text, nulls), endpoints, cost + len(text) // 64) if endpoints else endpoints
+
+
+def share_endpoints(listed: list[Any], *, nulls: bool = False) -> tuple[Endpoint, ...]:
+    """The endpoints in a list that was parsed; equal ones share one tuple, unless they are very long.
+
+    Raises:
+        ValueError: Something in the list is no endpoint.
+    """
+    endpoints, cost = _read_endpoints(listed, nulls)
+    if not endpoints:
+        return ()
+    # What was read is bounded, however long the list was.
+    text = json.dumps(dump_endpoints(endpoints), ensure_ascii=False, separators=(",", ":"))
+    if len(text) > _LONGEST_KNOWN:
+        return endpoints
+    key = text, nulls
+    return _shared.get(key) or _shared.put(key, endpoints, cost + len(text) // 64)
+
+
+def _read_endpoints(found: list[Any], nulls: bool) -> tuple[tuple[Endpoint, ...], int]:
+    """The endpoints, and how many there are with all their values."""
     budget = _Budget(MOST_VALUES, nulls)
-    listed = budget.listed(json.loads(text))
+    listed = budget.listed(found)
+    if len(listed) > MOST_ENDPOINTS:
+        return (), 0
     try:
-        endpoints = _read_endpoints(listed, budget) if len(listed) <= MOST_ENDPOINTS else ()
-    except _TooMuch:
-        endpoints = ()
-    cost = len(endpoints) + MOST_VALUES - budget.left + len(text) // 64
-    return _shared.put((text, nulls), endpoints, cost)
-
-
-def _read_endpoints(listed: list[Any], budget: _Budget) -> tuple[Endpoint, ...]:
-    return tuple(
-        Endpoint(
-            name=read_text(item, "name"),
-            request=_schema(item, "request", budget),
-            response=_schema(item, "response", budget),
-            metadata=read_pairs(item, "metadata"),
+        endpoints = tuple(
+            Endpoint(
+                name=read_text(item, "name"),
+                request=_schema(item, "request", budget),
+                response=_schema(item, "response", budget),
+                metadata=budget.pairs(item),
+            )
+            for item in map(_object, listed)
         )
-        for item in map(_object, listed)
-    )
+    except _TooMuch:
+        return (), 0
+    return endpoints, len(endpoints) + MOST_VALUES - budget.left
 
 
 class _TooMuch(Exception):
@@ -316,7 +346,7 @@ class _TooMuch(Exception):
 
 
 class _Budget:
-    """The number of values that may still be read, and whether nulls are allowed among them."""
+    """The number of values and pairs that may still be read, and whether nulls are allowed in lists."""
 
     def __init__(self, left: int, nulls: bool) -> None:
         self.left = left
@@ -330,6 +360,14 @@ class _Budget:
         if self.left < 0 or depth > DEEPEST_VALUE:
             raise _TooMuch
 
+    def pairs(self, item: Mapping[str, Any]) -> Mapping[str, str]:
+        found = item.get("metadata")
+        if isinstance(found, dict):
+            self.left -= len(found)
+            if self.left < 0:
+                raise _TooMuch
+        return read_pairs(item, "metadata")
+
 
 def _schema(item: Mapping[str, Any], key: str, budget: _Budget) -> Value | None:
     return None if item.get(key) is None else _value(item[key], budget, 1)
@@ -338,10 +376,11 @@ def _schema(item: Mapping[str, Any], key: str, budget: _Budget) -> Value | None:
 def _value(found: Any, budget: _Budget, depth: int) -> Value:
     budget.take(depth)
     item = _object(found)
+    values = read_list(item, "values")
     return Value(
         read_text(item, "name", empty=True),
         read_text(item, "type", empty=True),
-        tuple(_value(inner, budget, depth + 1) for inner in budget.listed(read_list(item, "values"))),
+        tuple([_value(inner, budget, depth + 1) for inner in budget.listed(values)]) if values else (),
     )
 
 
@@ -362,6 +401,8 @@ def load_text(text: str | bytes) -> Mapping[str, Any]:
 
 def quoted(found: object) -> str:
     """Foreign text for a message: on one line and of bounded length."""
+    if isinstance(found, list | dict):
+        return f"a {_kind(found)}"  # it may be long and deep
     text = repr(found[:80] if isinstance(found, str) else found)
     return text if len(text) <= 100 else f"{text[:97]}…"
 
@@ -440,15 +481,17 @@ def share_pairs(pairs: Mapping[str, str]) -> Mapping[str, str]:
     size = sum(map(len, pairs)) + sum(map(len, pairs.values()))
     if size > LONGEST_PAIRS:
         raise ValueError(f"the metadata has more than {LONGEST_PAIRS} characters")
-    return _one_mapping(tuple(pairs.items())) if size <= _LONGEST_SHARED else pairs
+    if size > _LONGEST_SHARED:
+        return pairs
+    key = tuple(pairs.items())
+    return _mappings.get(key) or _mappings.put(key, pairs, size)
 
 
-@lru_cache(maxsize=512)
-def _one_mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    return dict(items)
+# Characters are the cost.
+_mappings: Recent[tuple[tuple[str, str], ...], Mapping[str, str]] = Recent(512 << 10)
+_texts: Recent[str, str] = Recent(256 << 10)
 
 
-@lru_cache(maxsize=1024)
 def _same(text: str) -> str:
     # Not sys.intern: texts that hostile pods write must be freed again.
-    return text
+    return _texts.get(text) or _texts.put(text, text, len(text) + 1)

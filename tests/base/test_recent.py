@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymicro.base.recent import Recent
+from pymicro.base.recent import Recent, sweep
 
 
 def test_the_least_recently_asked_for_go_when_all_cost_too_much() -> None:
@@ -27,3 +27,18 @@ def test_a_value_that_is_replaced_counts_once() -> None:
     for cost in (3, 9, 5):
         recent.put("a", "A", cost)
     assert (len(recent), recent.cost) == (1, 5)
+
+
+def test_what_nobody_holds_goes_with_the_second_sweep() -> None:
+    recent: Recent[str, list[int]] = Recent(100)
+    held = recent.put("held", [1], 5)
+    recent.put("left", [2], 5)
+    sweep()
+    assert len(recent) == 2, "somebody may ask again in a moment"
+    assert recent.get("held") is held
+    sweep()
+    assert (recent.get("held"), recent.get("left"), recent.cost) == (held, None, 5)
+    del held
+    sweep()
+    sweep()
+    assert (len(recent), recent.cost) == (0, 0)

@@ -8,11 +8,12 @@ from pymicro.nodes.address import is_scheme, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import (
     dump_endpoints,
-    load_endpoints,
     load_text,
+    quoted,
     read_list,
     read_pairs,
     read_text,
+    share_endpoints,
 )
 
 __all__ = ["dump_node", "load_node"]
@@ -44,14 +45,14 @@ def load_node(data: bytes) -> Node:
         # Addresses end up in log lines and in grpc's targets.
         odd = not host.isprintable() or any(char in host for char in " /") or is_scheme(host)
         if not host or not port or odd:
-            raise ValueError(f"address {address!r} cannot be dialled")
+            raise ValueError(f"address {quoted(address)} cannot be dialled")
         return Node(
             id=read_text(document, "id"),
             address=address,
             service=read_text(document, "service"),
             version=read_text(document, "version", empty=True),
             metadata=read_pairs(document, "metadata"),
-            endpoints=load_endpoints(json.dumps(read_list(document, "endpoints"))),
+            endpoints=share_endpoints(read_list(document, "endpoints")),
         )
     except RecursionError:
         raise ValueError("it is nested too deep") from None

@@ -19,12 +19,12 @@ from pymicro.nodes.record import (
     LONGEST_RECORD,
     LONGEST_TEXT,
     dump_endpoints,
-    load_endpoints,
     load_text,
     quoted,
     read_list,
     read_pairs,
     read_text,
+    share_endpoints,
 )
 
 __all__ = ["Text", "dump", "load"]
@@ -102,7 +102,7 @@ def _read(text: bytes) -> Text:
         return Text(
             service=read_text(document, "Service", longest=LONGEST_TEXT),
             version=read_text(document, "Version", empty=True, longest=LONGEST_TEXT),
-            endpoints=load_endpoints(json.dumps(endpoints), nulls=True) if endpoints else (),
+            endpoints=share_endpoints(endpoints, nulls=True),
             metadata=read_pairs(document, "Metadata", shared=True),
             size=len(data),
         )
