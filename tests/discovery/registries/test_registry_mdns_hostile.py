@@ -8,6 +8,8 @@ import logging
 import struct
 import tracemalloc
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import dns.rrset
@@ -15,11 +17,13 @@ import pytest
 
 from pymicro.discovery.registries.mdns import link, responder, text, watch
 from pymicro.discovery.registries.mdns.interfaces import place
+from pymicro.discovery.registries.mdns.messages import Seen
 from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.testing.waiting import closed, expect, first
 from tests.discovery.registries.mdns_support import (
     GROUP,
     PATIENCE,
+    QUICK,
     free_port,
     make,
     node,
@@ -232,10 +236,13 @@ async def test_a_flood_of_packets_lets_others_run(monkeypatch: pytest.MonkeyPatc
     heard: list[int] = []
     all_heard = asyncio.Event()
 
-    def hear(data: bytes, source: object, to_group: bool) -> None:
-        heard.append(turned)
-        if len(heard) == 50:
-            all_heard.set()
+    def hear(data: bytes, source: object, to_group: bool) -> Iterator[None]:
+        # A packet of two nodes.
+        for _ in range(2):
+            heard.append(turned)
+            if len(heard) == 100:
+                all_heard.set()
+            yield
 
     async def other() -> None:
         nonlocal turned
@@ -257,7 +264,33 @@ async def test_a_flood_of_packets_lets_others_run(monkeypatch: pytest.MonkeyPatc
             task.cancel()
             listener.close()
     # Between any two.
-    assert len(set(heard)) == 50
+    assert len(set(heard)) == 100
+
+
+async def test_a_link_that_is_closed_within_a_packet_takes_no_more_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link, "_SLICE", 0.0)
+    begun, ended = asyncio.Event(), []
+
+    def hear(data: bytes, source: object, to_group: bool) -> Iterator[None]:
+        begun.set()
+        yield
+        ended.append(data)
+        yield
+
+    port = free_port()
+    listener = link.Link(place((f"127.0.0.1:{port}",)), hear, "a link")
+    async with peer(port) as speaker:
+        listener.open()
+        speaker.group.transport.sendto(b"x", (GROUP, port))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+        listener.close()
+        ended.clear()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert not ended
 
 
 async def test_nodes_past_the_most_are_left_out(
@@ -273,6 +306,38 @@ async def test_nodes_past_the_most_are_left_out(
         assert await watching == NodeSet.of(node(number) for number in range(3))
         await closed(sets)
     assert caplog.text.count("more than 3 nodes") == 1
+
+
+async def test_a_host_with_many_nodes_does_not_lock_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MOST_NODES", 64)
+    complaints: list[str] = []
+    listener = link.Link(place((f"127.0.0.1:{free_port()}",)), lambda *_: iter(()), "a link")
+    listener.open()
+    try:
+        one = watch.MdnsWatch(listener, QUICK, "greeter", lambda _, why: complaints.append(why))
+        packed_text = b"".join(packed(document()))
+
+        def say(number: int, host: str) -> None:
+            seen = Seen(f"greeter-{number}.greeter.micro.", 1000 + number, (host,), packed_text, 120)
+            one.hear(seen, (host, 5353))
+
+        def told() -> Counter[str]:
+            return Counter(known.node.address.partition(":")[0] for known in one._entries.values())
+
+        for number in range(200):
+            say(number, "10.6.6.6")
+        assert told() == {"10.6.6.6": 64}
+        for number in range(10):
+            say(1000 + number, f"10.0.0.{number}")
+        assert told() == {"10.6.6.6": 54, **{f"10.0.0.{number}": 1 for number in range(10)}}
+        # The flood goes on, and gets no more than it has.
+        for number in range(200, 400):
+            say(number, "10.6.6.6")
+        assert told()["10.6.6.6"] == 54
+        assert "more than 64 nodes" in complaints[-1]
+    finally:
+        one._gathering.cancel()
+        listener.close()
 
 
 async def test_nodes_that_say_too_much_together_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

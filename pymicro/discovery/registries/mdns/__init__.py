@@ -8,7 +8,7 @@ registry over them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -220,7 +220,8 @@ class MdnsRegistry(Turnstile):
             "switches and Wi-Fi may keep multicast back",
         )
 
-    def _hear(self, data: bytes, source: Address, to_group: bool) -> None:
+    def _hear(self, data: bytes, source: Address, to_group: bool) -> Iterator[None]:
+        """Take in a packet; it stops where others may have their turn."""
         browser = self._browser
         try:
             message = read(data)
@@ -231,8 +232,9 @@ class MdnsRegistry(Turnstile):
             if to_group:
                 self._responder.hear(message)
             self._responder.compare(message, source)
+            yield
             if browser is not None:
-                browser.hear(message, source)
+                yield from browser.hear(message, source)
         except Exception as exc:
             # A packet that trips us says nothing of the next one. A ValueError is written for people.
             if browser is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -108,8 +108,8 @@ class Browser:
             self._listings.remove(listing)
         return sorted(listing.services)
 
-    def hear(self, answer: Answer, source: Address) -> None:
-        """Take in a message from the link."""
+    def hear(self, answer: Answer, source: Address) -> Iterator[None]:
+        """Take in a message from the link; it stops after each node, whose text may be long to read."""
         for pointer in answer.pointers:
             if pointer.name == SERVICES and pointer.ttl:
                 self._list(pointer.target, source)
@@ -122,6 +122,7 @@ class Browser:
                 if watched := self._watched_at(seen.name[at + 1 :]):
                     watched.hear(seen, source)
                 at = seen.name.find(".", at + 1)
+            yield
 
     def complain(self, source: Address, why: str) -> None:
         """Log once what is wrong with the messages of `source`."""

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.mdns.interfaces import Interface, Place
@@ -35,8 +35,9 @@ GROUP6 = "ff02::fb"
 
 # Some hundred nodes answer in the same millisecond; the kernel grants as much as it allows.
 _BUFFER = 1 << 20
-# Seconds of reading packets before other tasks get their turn; a packet may take some milliseconds.
-_SLICE = 0.01
+# Seconds of reading packets before other tasks get their turn; one node of a packet may take ten
+# milliseconds more.
+_SLICE = 0.003
 # Python's socket lacks these. Without them Linux also delivers groups that other programs joined.
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
@@ -51,11 +52,14 @@ class Link:
     Args:
         place: The interface and the port.
         hear: Called with each packet, its sender, and whether it was sent to the group;
-            not called for packets that came through a router.
+            not called for packets that came through a router. The work stops at each `yield`
+            where the event loop may turn.
         where: The registry, for messages.
     """
 
-    def __init__(self, place: Place, hear: Callable[[bytes, Address, bool], None], where: str) -> None:
+    def __init__(
+        self, place: Place, hear: Callable[[bytes, Address, bool], Iterator[None]], where: str
+    ) -> None:
         self._place = place
         self._hear = hear
         self._where = where
@@ -63,6 +67,8 @@ class Link:
         self._group: socket.socket | None = None
         self._asker: socket.socket | None = None
         self._doubted = False
+        # The rest of a packet that was not taken in within one turn of the loop.
+        self._rest: Iterator[None] | None = None
         self._heard = asyncio.Event()
         # When we last heard a question of our own.
         self.echoed = 0.0
@@ -118,7 +124,7 @@ class Link:
             if opened is not None:
                 asyncio.get_running_loop().remove_reader(opened)
                 opened.close()
-        self._group = self._asker = None
+        self._group = self._asker = self._rest = None
 
     def ask(self, question: MdnsQuestion) -> float:
         """Ask everybody; returns the moment, to compare with `echoed`.
@@ -186,6 +192,8 @@ class Link:
         return GROUP4, self._place.port
 
     def _read(self, opened: socket.socket) -> None:
+        if self._rest is not None:
+            return  # the next turn of the loop goes on with it
         until = time.monotonic() + _SLICE
         while True:
             try:
@@ -201,10 +209,23 @@ class Link:
             if not self.interface.reaches(source[0]):
                 log.debug("%s: passing over a packet from %s, beyond a router", self._where, source[0])
             else:
-                self._hear(data, source, opened is self._group)
+                self._take(self._hear(data, source, opened is self._group), until)
             # `hear` may have closed it.
-            if opened.fileno() < 0 or time.monotonic() >= until:
+            if opened.fileno() < 0 or self._rest is not None or time.monotonic() >= until:
                 return
+
+    def _take(self, work: Iterator[None], until: float) -> None:
+        """Take in a packet until that moment; the rest of it in later turns of the loop."""
+        for _ in work:
+            if time.monotonic() >= until:
+                self._rest = work
+                contextvars.Context().run(asyncio.get_running_loop().call_soon, self._go_on, work)
+                return
+
+    def _go_on(self, work: Iterator[None]) -> None:
+        if self._rest is work:  # the link was not closed meanwhile
+            self._rest = None
+            self._take(work, time.monotonic() + _SLICE)
 
     def _own(self, source: Address) -> bool:
         return self._asker is not None and self._asker.getsockname()[:2] == source[:2]

@@ -48,6 +48,12 @@ TTL = 120
 # RFC 6762 17: an Ethernet jumbo frame, without the headers of IPv6 and UDP.
 LARGEST = 8952
 _LONGEST_STRING = 255
+# The most records and questions of one message that is read. One with a node has four; one that
+# asks lists what the asker knows already, which in an Ethernet frame is some dozens.
+_MOST_RECORDS = 1024
+
+
+_HEADER = struct.Struct("!4x4H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +260,12 @@ def read(data: bytes) -> Query | Answer:
     It skips records that are broken or that we do not need.
 
     Raises:
-        ValueError: The data is no DNS message.
+        ValueError: The data is no DNS message, or has more records than any that is meant well.
     """
     zeroconf = require_zeroconf()
+    # The header's last four numbers: they are all that the parser goes by.
+    if len(data) >= _HEADER.size and sum(_HEADER.unpack_from(data)) > _MOST_RECORDS:
+        raise ValueError(f"it is no DNS message, or one that claims more than {_MOST_RECORDS} records")
     message = zeroconf.DNSIncoming(data)
     if not message.valid:
         raise ValueError("it is no DNS message")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -53,6 +54,7 @@ class _KnownNode:
     Attributes:
         seen: The whole content of its message; the same content means the same node.
         size: Bytes of its text, unpacked.
+        source: The host that the message came from.
         at: When the message came.
         missed: Questions since then that the node left unanswered.
         rivals: Other addresses that answered the same question for this name.
@@ -61,6 +63,7 @@ class _KnownNode:
     node: Node
     seen: Seen
     size: int
+    source: str
     at: float
     missed: int = 0
     rivals: frozenset[str] = frozenset()
@@ -167,7 +170,7 @@ class MdnsWatch(Conversation):
                 said = text.load(seen.text)
                 if said.service != self.service:
                     return
-                self._make_room(seen.name, said.size)
+                self._make_room(seen.name, said.size, source[0])
                 node = Node(
                     node_id(seen.name, self.service),
                     join_address(self._address(seen, source), seen.port),
@@ -179,7 +182,7 @@ class MdnsWatch(Conversation):
             except ValueError as exc:
                 self._complain(source, str(exc))
                 return
-            known = _KnownNode(node, seen, said.size, now)
+            known = _KnownNode(node, seen, said.size, source[0], now)
             if entry is not None and entry.at >= (self._asked or now) and entry.node.address != node.address:
                 # One question, two answers: they are two processes, and both run.
                 known.rivals = entry.rivals | {entry.node.address}
@@ -199,15 +202,24 @@ class MdnsWatch(Conversation):
         if self._entries.pop(name, None) is not None:
             self._change()
 
-    def _make_room(self, name: str, size: int) -> None:
-        """Check that one more node can be kept.
+    def _make_room(self, name: str, size: int, source: str) -> None:
+        """See that one more node can be kept; a host with many loses one to a host with fewer.
 
         Raises:
             ValueError: There are too many nodes, or too many bytes.
         """
-        others = [entry.size for known, entry in self._entries.items() if known != name]
-        if len(others) >= MOST_NODES or sum(others) + size > MOST_TEXT:
-            raise ValueError(f"{self.service} has more than {len(others)} nodes, which are the most")
+        others = {known: entry for known, entry in self._entries.items() if known != name}
+        in_all = sum(entry.size for entry in others.values())
+        while len(others) >= MOST_NODES or in_all + size > MOST_TEXT:
+            hosts = Counter(entry.source for entry in others.values())
+            greedy, count = hosts.most_common(1)[0] if hosts else ("", 0)
+            if count <= hosts[source] + 1:
+                raise ValueError(f"{self.service} has more than {len(others)} nodes, which are the most")
+            # The one that came last.
+            gone = next(known for known in reversed(others) if others[known].source == greedy)
+            in_all -= others.pop(gone).size
+            del self._entries[gone]
+            self._change()
 
     def _address(self, seen: Seen, source: Address) -> str:
         interface = self.link.interface
