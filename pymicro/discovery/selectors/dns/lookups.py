@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import PluginError, RegistryError
 from pymicro.nodes.address import is_ip
@@ -34,6 +34,8 @@ _OTHER_FAMILY = 0.5
 
 # A TCP answer has room for 2,000 targets; their questions go out in such portions.
 _AT_ONCE = 16
+
+T = TypeVar("T")
 
 Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
 
@@ -135,6 +137,45 @@ def _set(put: Callable[[Any], None], value: Any) -> Callable[[], None]:
     return lambda: put(value)
 
 
+async def _elsewhere(work: Callable[[], Coroutine[Any, Any, T]], name: str) -> T:
+    """The result of `work`, in an event loop and a thread of its own; cancelled with the caller.
+
+    Raises:
+        RuntimeError: There can be no more threads.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    begun: list[Callable[[], object]] = []
+
+    async def main() -> T:
+        task, own = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        begun.append(lambda: own.call_soon_threadsafe(task.cancel))
+        if done.cancelled():
+            raise asyncio.CancelledError
+        return await work()
+
+    def run() -> None:
+        answer: Callable[[], None]
+        try:
+            answer = _set(done.set_result, asyncio.run(main()))
+        except asyncio.CancelledError:
+            return  # nobody waits any more
+        except Exception as exc:
+            answer = _set(done.set_exception, exc)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, likewise
+            loop.call_soon_threadsafe(lambda: None if done.done() else answer())
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        return await done
+    finally:
+        if done.cancelled():
+            for cancel in begun:
+                with contextlib.suppress(RuntimeError):  # it has just ended
+                    cancel()
+
+
 def default_resolver() -> Resolver:
     """A resolver of dnspython's, configured as the system is.
 
@@ -170,6 +211,15 @@ class ServiceRecords:
 
     @classmethod
     async def ask(cls, name: str, make_resolver: Callable[[], Resolver]) -> ServiceRecords:
+        """`look_up` in a thread with an event loop of its own.
+
+        dnspython takes 70 ms for an answer of 1,232 bytes whose names are as long as names may be,
+        and 5 s for one of 64 KB: whoever writes the zone would hold up every call.
+        """
+        return await _elsewhere(lambda: cls.look_up(name, make_resolver), f"pymicro dns {name}")
+
+    @classmethod
+    async def look_up(cls, name: str, make_resolver: Callable[[], Resolver]) -> ServiceRecords:
         """Look up a name and the targets of its records; only records of the best priority count.
 
         Names go out as they are, with a final dot: the system's search list would let somebody
