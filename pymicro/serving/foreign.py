@@ -25,7 +25,8 @@ from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.context import Serving
 from pymicro.serving.call.dispatch import KEPT
 from pymicro.serving.call.refusal import error_code, refuse_outside
-from pymicro.serving.call.requests import ReceivedRequests, receive
+from pymicro.serving.call.requests import Aside, ReceivedRequests, receive
+from pymicro.serving.call.rpc_codec import RpcCodec
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.gomicro.caller import caller_of
 from pymicro.serving.gomicro.translator import Translator
@@ -77,14 +78,19 @@ class Adapter:
         shape = _SHAPES[streams, answers]
         parse = handler.request_deserializer or _as_it_is
         serialize = handler.response_serializer or _as_it_is
+        codec = getattr(parse, "__self__", None)
+        aside = codec.aside if isinstance(codec, RpcCodec) else None
         behave = self._coroutine(getattr(handler, shape.value), shape)
         if go_micro:
             behave = functools.partial(gomicro.run, shape, behave)
 
         async def run(request: Any, call: ServedCall) -> Any:
-            context = _Context(call, parse, serialize)
+            context = _Context(call, parse, serialize, aside)
             try:
-                request = ReceivedRequests(call.read, parse) if streams else parse(request)
+                if streams:
+                    request = ReceivedRequests(call.read, parse, aside)
+                else:
+                    request = parse(request) if aside is None else await aside(request)
                 response = await behave(request, context)
                 if answers or call.done():
                     return None
@@ -191,12 +197,17 @@ class Foreign:
 class _Context:
     """The context that foreign interceptors get: the call, in messages."""
 
-    __slots__ = ("_call", "_parse", "_serialize", "time_remaining")
+    __slots__ = ("_aside", "_call", "_parse", "_serialize", "time_remaining")
 
     def __init__(
-        self, call: ServedCall, parse: Callable[[bytes], Any], serialize: Callable[[Any], bytes]
+        self,
+        call: ServedCall,
+        parse: Callable[[bytes], Any],
+        serialize: Callable[[Any], bytes],
+        aside: Aside | None,
     ) -> None:
         self._call = call
+        self._aside = aside
         self._parse = parse
         self._serialize = serialize
         self.time_remaining = call.time_remaining  # asked for in each call
@@ -206,7 +217,7 @@ class _Context:
 
     def read(self) -> Awaitable[Any]:
         """As in grpc.aio."""
-        return receive(self._call.read, self._parse)
+        return receive(self._call.read, self._parse, self._aside)
 
     def write(self, message: Any) -> Awaitable[None]:
         """As in grpc.aio."""

@@ -80,6 +80,8 @@ class Server:
         self._adopted: dict[str, Mapping[str, Any]] = {}
         self._dynamic: list[grpc.GenericRpcHandler] = []
         self._threads = HandlerThreads(config.handler_threads)
+        # One is enough: parsing is Python, of which one thread runs at a time.
+        self._reading = HandlerThreads(1, "pymicro-reading")
         self._serving: Serving | None = None
         self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
@@ -226,6 +228,7 @@ class Server:
         if self._debug is not None:
             self._debug.close()
         self._threads.close()
+        self._reading.close()
         self._stopped.set()
 
     async def wait_until_stopped(self) -> None:
@@ -260,17 +263,21 @@ class Server:
         interceptors = self._interceptors
         if log.isEnabledFor(logging.DEBUG):
             interceptors = (log_calls, *interceptors)
-        users = Dispatcher(serving, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        users = Dispatcher(
+            serving, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
+        )
         # These have a set of calls of their own: a watch is no call in progress, and no limit applies.
         aside = Serving(serving.loop, serving.draining, has_cancelled=serving.has_cancelled)
-        own = Dispatcher(aside, self._threads, foreign=foreign, limit=limit)
+        own = Dispatcher(aside, self._threads, self._reading, foreign=foreign, limit=limit)
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
         methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
         # Users may bring their own health or reflection.
-        theirs = Dispatcher(aside, self._threads, interceptors=interceptors, foreign=foreign, limit=limit)
+        theirs = Dispatcher(
+            aside, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
+        )
         gomicro = Translator(self._config.server_name)
         translate, adapter = Translate(gomicro, serving), Adapter(serving, self._threads, gomicro)
         served = {

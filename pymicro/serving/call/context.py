@@ -410,7 +410,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     async def _read(self) -> Any:
         read = self._live().read
-        message = await (receive(read, self._codec.parse) if self._codec.raw else read())
+        message = await (receive(read, self._codec.parse, self._codec.aside) if self._codec.raw else read())
         if message is EOF or not self.request_mappers:
             return message
         return await apply(self.request_mappers, message)

@@ -41,6 +41,8 @@ class Dispatcher:
     """Makes methods that are served out of handlers.
 
     Args:
+        threads: For handlers that are plain functions.
+        reading: For requests that take long to parse.
         interceptors: Our own kind, the first one outermost.
         foreign: Whether grpc.aio interceptors run outside; these want to see messages
             and to iterate response streams.
@@ -51,6 +53,7 @@ class Dispatcher:
         self,
         serving: Serving,
         threads: HandlerThreads,
+        reading: HandlerThreads,
         *,
         interceptors: tuple[Interceptor, ...] = (),
         foreign: bool = False,
@@ -58,13 +61,14 @@ class Dispatcher:
     ) -> None:
         self._serving = serving
         self._threads = threads
+        self._reading = reading
         self._interceptors = interceptors
         self.foreign = foreign
         self._limit = limit
 
     def build(self, handler: RpcHandler) -> ServedMethod | grpc.RpcMethodHandler[Any, Any]:
         """The method in bytes, for a transport; for foreign interceptors in messages, as they know it."""
-        codec = RpcCodec(handler, raw=not self.foreign, limit=self._limit)
+        codec = RpcCodec(handler, raw=not self.foreign, limit=self._limit, reading=self._reading)
         if codec.raw:
             return ServedMethod(codec.shape, self._dispatch(codec))
         made = grpc_handler(codec.shape.value, self._dispatch(codec), codec.parse, codec.serialize)
@@ -94,7 +98,7 @@ class Dispatcher:
             run: Runs the handler.
             finish: Turns the handler's result into what is returned.
         """
-        serving, calls, parse = self._serving, self._serving.calls, codec.parse
+        serving, calls, parse, aside = self._serving, self._serving.calls, codec.parse, codec.aside
         parses = codec.raw and not codec.shape.request_streaming
         reads = codec.raw and codec.shape.request_streaming
 
@@ -104,9 +108,9 @@ class Dispatcher:
                 await refuse_start(context, codec, serving)
             try:
                 if parses:
-                    request = parse(request)
+                    request = parse(request) if aside is None else await aside(request)
                 elif reads:
-                    request = ReceivedRequests(context.read, parse)
+                    request = ReceivedRequests(context.read, parse, aside)
                 return finish(await run(request, call))
             except BaseException as exc:
                 return await refuse(call, context, codec, serving, exc)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pymicro.base.errors import PymicroError
 from pymicro.rpc.status import Internal, InvalidArgument, ResourceExhausted, RpcError
+from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.gomicro.codecs import Misfit, NotJson
 from pymicro.serving.handlers.types import RpcHandler
 
@@ -27,16 +28,24 @@ class RpcCodec:
         raw: Whether dispatch takes and gives bytes, as a transport does. Foreign interceptors
             want messages instead.
         encode: Checks a response and returns what dispatch gives.
+        aside: Parses a request in place of `parse`, where that may take long; else None.
+
+    Args:
+        reading: The thread in which long requests are parsed.
     """
 
-    __slots__ = ("encode", "handler", "path", "raw", "shape")
+    __slots__ = ("_reading", "aside", "encode", "handler", "path", "raw", "shape")
 
-    def __init__(self, handler: RpcHandler, *, raw: bool, limit: float) -> None:
+    def __init__(
+        self, handler: RpcHandler, *, raw: bool, limit: float, reading: HandlerThreads | None = None
+    ) -> None:
         self.handler = handler
         self.path = handler.rpc.path
         self.shape = handler.rpc.shape
         self.raw = raw
         self.encode = _encoder(handler, raw, limit)
+        self._reading = reading
+        self.aside = self._parse_aside if reading is not None and handler.slow_from is not None else None
 
     def parse(self, raw: bytes) -> Any:
         """Parse a request.
@@ -48,6 +57,13 @@ class RpcCodec:
             return self.handler.deserialize(raw)
         except Exception as exc:
             raise self._unparsable(exc) from exc
+
+    async def _parse_aside(self, raw: bytes) -> Any:
+        assert self._reading is not None
+        assert self.handler.slow_from is not None
+        if len(raw) < self.handler.slow_from:
+            return self.parse(raw)
+        return await self._reading.run(self.parse, raw)
 
     def serialize(self, message: Any) -> bytes:
         """Serialize what foreign interceptors pass on; `encode` has seen the handler's own message.

@@ -27,10 +27,15 @@ class HandlerThreads:
     concurrent.futures: a handler that hangs must not keep the process from ending.
 
     It belongs to one event loop; call all methods there.
+
+    Args:
+        size: The most threads.
+        name: What they are called, with a number behind it.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, name: str = "pymicro-handler") -> None:
         self._size = size
+        self._name = name
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = 0
         self._unfinished = 0
@@ -46,7 +51,7 @@ class HandlerThreads:
         self._unfinished += 1
         if self._unfinished > self._threads < self._size:
             self._threads += 1
-            name = f"pymicro-handler-{self._threads}"
+            name = f"{self._name}-{self._threads}"
             threading.Thread(target=self._work, args=(loop,), name=name, daemon=True).start()
         self._jobs.put(job)
         return job.future

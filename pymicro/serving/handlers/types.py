@@ -53,6 +53,8 @@ class RpcHandler:
         where: `file.py:12` of the function.
         label: `Greeter.say_hello`, for people.
         idempotent: Whether it may run twice for one call: the proto says so, or `@idempotent`.
+        slow_from: The bytes of a request from which `deserialize` would hold the event loop; None if
+            it never does.
     """
 
     rpc: Rpc
@@ -64,6 +66,7 @@ class RpcHandler:
     deserialize: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
     idempotent: bool = False
+    slow_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
