@@ -28,9 +28,9 @@ def parse_duration(text: str) -> float:
             seconds += float(part[1]) * _UNITS[part[2]]
             end = part.end()
         if not stripped or end != len(stripped):
-            raise ValueError(f"{text!r} is no duration (like 500ms, 5s, 1m30s)") from None
+            raise ValueError(f"{text[:80]!r} is no duration (like 500ms, 5s, 1m30s)") from None
     if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(f"{text!r} is no duration that can be waited for")
+        raise ValueError(f"{text[:80]!r} is no duration that can be waited for")
     return seconds
 
 

@@ -16,6 +16,9 @@ __all__ = ["is_dns_name", "is_ip", "join_address", "private_host", "source_host"
 # Compose and SRV names have it.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
+# Characters of an address that are shown where it is none: it may be of any length.
+_SHOWN = 80
+
 
 def split_address(address: str, default_port: int | None = None) -> tuple[str, int]:
     """Host and port of `host:port`, `[v6]:port` or `:port` (host empty).
@@ -26,7 +29,7 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
     if address.startswith("["):
         host, bracket, tail = address[1:].partition("]")
         if not bracket:
-            raise ValueError(f"{address!r} lacks its closing bracket")
+            raise ValueError(f"{address[:_SHOWN]!r} lacks its closing bracket")
         port_text = tail.removeprefix(":") if tail else ""
     elif address.count(":") > 1:
         host, port_text = address, ""
@@ -34,10 +37,11 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
         host, _, port_text = address.partition(":")
     if not port_text:
         if default_port is None:
-            raise ValueError(f"{address!r} has no port (host:port)")
+            raise ValueError(f"{address[:_SHOWN]!r} has no port (host:port)")
         return host, default_port
-    if not (port_text.isascii() and port_text.isdigit() and int(port_text) < 65536):
-        raise ValueError(f"{port_text!r} is no port")
+    digits = port_text.isascii() and port_text.isdigit() and len(port_text) <= _SHOWN
+    if not digits or int(port_text) >= 65536:
+        raise ValueError(f"{port_text[:_SHOWN]!r} is no port")
     return host, int(port_text)
 
 
@@ -51,7 +55,7 @@ def is_ip(host: str) -> bool:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host.partition("%")[0])
-        except OSError:
+        except (OSError, ValueError):  # it has a null character
             continue
         return True
     return False

@@ -34,6 +34,8 @@ _LARGEST = {
     FieldDescriptor.TYPE_FLOAT: float.fromhex("0x1.fffffep127"),
     FieldDescriptor.TYPE_DOUBLE: sys.float_info.max,
 }
+# Characters of a name that are shown where there is no such: it may be of any length.
+_SHOWN = 80
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 _RANGES = {
     **dict.fromkeys(
@@ -125,7 +127,7 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
         key_field, item_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         _check_keys(value, key_field, path)
         for key, item in value.items():
-            _check_item(item, item_field, f"{path}[{json.dumps(key)}]", unknown)
+            _check_item(item, item_field, f"{path}[{json.dumps(key[:_SHOWN])}]", unknown)
     elif _is_repeated(field):
         if not isinstance(value, list):
             raise _wrong(path, "expected a list", value)
@@ -218,8 +220,8 @@ def _check_enum(value: Any, enum: EnumDescriptor, path: str) -> None:
         _check_whole(value, *_INT32, path)
     elif value not in enum.values_by_name:
         names = list(enum.values_by_name)
-        hint = f"{did_you_mean(value, names)} ({_listing(names)})"
-        raise ShapeError(f"{_at(path)}{enum.full_name} has no value {value!r}{hint}")
+        hint = f"{did_you_mean(value[:_SHOWN], names)} ({_listing(names)})"
+        raise ShapeError(f"{_at(path)}{enum.full_name} has no value {value[:_SHOWN]!r}{hint}")
 
 
 def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
@@ -231,7 +233,8 @@ def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
 def _no_field(name: str, descriptor: Descriptor) -> str:
     names = [field.json_name for field in descriptor.fields]
     there = f"fields: {_listing(names)}" if names else "it has none"
-    return f"{descriptor.full_name} has no field {name!r}{did_you_mean(name, names)} ({there})"
+    shown = name[:_SHOWN]
+    return f"{descriptor.full_name} has no field {shown!r}{did_you_mean(shown, names)} ({there})"
 
 
 def _listing(names: list[str]) -> str:

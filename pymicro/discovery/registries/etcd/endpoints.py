@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
+from pymicro.nodes.record import quoted
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config
@@ -153,7 +154,7 @@ def _endpoint(entry: str) -> tuple[str, str, int]:
 
 def _bad(entry: str, why: str) -> ConfigError:
     return ConfigError(
-        f"registry_address of registry etcd: {entry!r}: {why} "
+        f"registry_address of registry etcd: {quoted(entry)}: {why[:200]} "
         "(each entry is host or host:port, with or without http:// or https://, such as 10.0.0.1:2379)"
     )
 
