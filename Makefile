@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 WORKERS ?= auto
 # Another Kubernetes for the cluster's tests: make test-cluster KUBERNETES=1.37
 KUBERNETES ?=
+FUZZ_MINUTES ?= 10
 BENCH_ARGS ?=
 SIMULATE_ARGS ?=
 
@@ -28,7 +29,7 @@ HERE := not peers and not cluster and not gomicro and not compat
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-all test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
+.PHONY: help setup gen demo test test-all fuzz test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
 	test-3.13 test-3.14 test-3.15 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
@@ -61,6 +62,10 @@ test: $(GENERATED) ## the test suite without what is slow (needs Python only; PY
 test-all: $(GENERATED) ## the whole test suite, and the table of bars that it measured (needs Python only)
 	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 	$(PYTEST) -m '$(HERE) and alone' $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+
+# What was found is shrunk, and kept in .build/fuzz until it goes into tests/fuzz/findings.py.
+fuzz: $(GENERATED) ## every parser of what strangers send, with new inputs for ten minutes (FUZZ_MINUTES=)
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(PYTEST) -n $(WORKERS) --maxschedchunk 1 tests/fuzz $(PYTEST_ARGS)
 
 test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-go's interop cases (needs Go and Node.js)
 	$(BIN)/python -m pip install --quiet --group peers
@@ -126,6 +131,6 @@ papers: $(GENERATED) ## write anew what README.md, docs/ and deploy/ have from t
 	$(BIN)/python -m scripts.public_names --write
 
 clean: ## remove everything that was made here
-	rm -rf .venv .venv-* .build build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* .build build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -rf $(foreach proto,$(PROTOS),examples/greeter/$(word 2,$(subst /, ,$(proto))))
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
