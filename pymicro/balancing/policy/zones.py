@@ -24,7 +24,9 @@ def in_zone(nodes: NodeSet, reachable: NodeSet, zone: str, seed: str = "") -> No
     as many as would be enough, so that the overflow grows with what is missing. A node
     of unknown zone is elsewhere; all such nodes together count as one zone.
 
-    All are used without a zone, if nobody is listed in it, or if none of it is reachable.
+    All are used without a zone, if nobody is listed in it, if none of it is reachable, or if fewer
+    than half of all nodes say where they are: one that says so among many that do not would get the
+    calls of all clients there.
 
     Args:
         nodes: All nodes of the service, reachable or not.
@@ -35,8 +37,9 @@ def in_zone(nodes: NodeSet, reachable: NodeSet, zone: str, seed: str = "") -> No
     """
     if not zone:
         return reachable
-    zones = {node.metadata.get(ZONE, "") for node in nodes}
-    if len(zones) == 1:
+    placed = [node.metadata.get(ZONE, "") for node in nodes]
+    zones = set(placed)
+    if len(zones) == 1 or 2 * placed.count("") > len(placed):
         return reachable
     own = [node for node in reachable if node.metadata.get(ZONE) == zone]
     if not own:

@@ -147,11 +147,15 @@ class PodReader:
         addresses = addresses_of(pod)
         zone = _zone(pod)
         places: dict[tuple[str, int, bool], Node] = {}
+        own = ""
         # What is called comes first, before what is only shown.
         for node in sorted(record.nodes, key=lambda node: bool(other_protocol(node.metadata))):
             if is_of(node.address, addresses):
                 host, port = split_address(node.address)
-                places.setdefault((_same_ip(host), port, bool(other_protocol(node.metadata))), node)
+                own = own or _same_ip(host)
+                # One process listens on all addresses of its pod, and would be two nodes.
+                if _same_ip(host) == own:
+                    places.setdefault((own, port, bool(other_protocol(node.metadata))), node)
         # A pod's share of the calls is that of its nodes, and its annotation may claim any number.
         nodes = tuple(_in_zone(node, zone) for node in islice(places.values(), MOST_NODES_OF_POD))
         if not all(other_protocol(node.metadata) for node in nodes):
