@@ -18,7 +18,7 @@ class Turns:
         after: Seconds of work before other tasks get their turn.
     """
 
-    def __init__(self, after: float = 0.01) -> None:
+    def __init__(self, after: float = 0.005) -> None:
         self._after = after
         self._since = time.perf_counter()
 

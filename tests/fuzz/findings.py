@@ -12,9 +12,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FINDINGS"]
+from tests.fakes.pods import pod
+from tests.fakes.slices import slice as endpoint_slice
 
-_LARGEST = 256 << 10
+__all__ = ["EXPENSIVE", "FINDINGS"]
+
+# A little less than may be, since some are written into something else.
+_LARGEST = (256 << 10) - 512
 _NODES = '"nodes":[{"id":"a","address":"10.0.0.1:80"}]'
 
 
@@ -25,7 +29,7 @@ def _filled(head: str, piece: str, tail: str, size: int = _LARGEST) -> str:
 
 
 # What is expensive in a record: the piece that it has as often as there is room.
-_EXPENSIVE = {
+EXPENSIVE = {
     "endpoints": _filled(f'{{"name":"s",{_NODES},"endpoints":[', '{"name":"x"}', "]}"),
     "numbers for endpoints": _filled(f'{{"name":"s",{_NODES},"endpoints":[', "0", "]}"),
     "values of one endpoint": _filled(
@@ -65,6 +69,24 @@ def _as_text(record: str) -> bytes:
     return zlib.compress(json.dumps({"Service": "s", "Endpoints": endpoints}).encode()).hex().encode()
 
 
+def _pod(where: str, key: str, value: Any) -> dict[str, Any]:
+    one = pod(uid="u", labels={"micro.mu/type": "service", "micro.mu/selector-greeter": "service"})
+    one[where][key] = value
+    return one
+
+
+def _many(piece: Any) -> list[Any]:
+    return [piece] * (_LARGEST // (len(json.dumps(piece, separators=(",", ":"))) + 1))
+
+
+_ADDRESSES = _pod("status", "podIPs", [{"ip": f"fd00::{one:x}"} for one in range(12_000)])
+_ADDRESSES["metadata"]["annotations"] = {
+    "micro.mu/service-greeter": json.dumps(
+        {"name": "greeter", "nodes": [{"id": "x", "address": f"[fd00:0::{one:x}]:80"} for one in range(512)]}
+    )
+}
+_RECORDS = _pod("metadata", "annotations", {f"micro.mu/service-{one}": "{}" for one in range(8000)})
+
 # 20,000 fields, of which one is there twice.
 _TWICE = "{" + ",".join(f'"{one}":0' for one in range(20_000)) + ',"7":1}'
 
@@ -93,10 +115,17 @@ def _long_names() -> dict[str, bytes]:
 
 
 FINDINGS: Mapping[str, Sequence[tuple[str, Any]]] = {
-    "record": [*_EXPENSIVE.items(), ("a deep list for a port", _DEEP)],
-    "etcd value": [(what, text.encode()) for what, text in _EXPENSIVE.items()],
-    "node file": [(what, text.encode()) for what, text in _EXPENSIVE.items()],
-    "mdns text": [(what, _as_text(text)) for what, text in _EXPENSIVE.items()],
+    "record": [*EXPENSIVE.items(), ("a deep list for a port", _DEEP)],
+    "etcd value": [(what, text.encode()) for what, text in EXPENSIVE.items()],
+    "node file": [(what, text.encode()) for what, text in EXPENSIVE.items()],
+    "mdns text": [(what, _as_text(text)) for what, text in EXPENSIVE.items()],
+    "pod": [
+        ("ports", _pod("spec", "containers", [{"ports": _many({})}])),
+        ("containers", _pod("spec", "containers", _many({}))),
+        ("addresses", _ADDRESSES),
+        ("records", _RECORDS),
+    ],
+    "endpoint slice": [("empty endpoints", {**endpoint_slice(uid="u"), "endpoints": _many({})})],
     "mdns packet": [
         ("thousands of ports", _packet(33, struct.pack("!HHH", 1, 1, 80) + b"\xc0\x0c")),
         ("thousands of texts", _packet(16, b"\0")),

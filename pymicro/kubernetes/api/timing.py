@@ -53,4 +53,4 @@ class ReflectorTiming:
     resync_jitter: float = 0.1
     short_watch: float = 1.0
     gather: float = 0.05
-    yield_after: float = 0.01
+    yield_after: float = 0.005

@@ -52,6 +52,11 @@ PORT = "grpc"
 
 # A pod has a node for each process of a service, at a port of its own.
 MOST_NODES_OF_POD = 8
+# What is looked at of a pod; real ones have two addresses, a dozen containers and a few services.
+_MOST_ADDRESSES = 16
+_MOST_CONTAINERS = 256
+_MOST_PORTS = 1024
+_MOST_SERVICES = 256
 _VERSION = "app.kubernetes.io/version"
 
 Why = Literal[
@@ -216,9 +221,11 @@ def services_of(pod: Mapping[str, Any]) -> Iterator[str]:
 
     Only a record can carry a name that labels cannot spell.
     """
-    recorded = set()
+    recorded: set[str] = set()
     for key, text in annotations_of(pod).items():
         if key.startswith(RECORD_PREFIX) and isinstance(text, str) and text:
+            if len(recorded) >= _MOST_SERVICES:
+                return
             recorded.add(key.removeprefix(RECORD_PREFIX))
             try:
                 yield load_record(text).service
@@ -245,7 +252,7 @@ def addresses_of(pod: Mapping[str, Any]) -> tuple[str, ...]:
     status = mapping_at(pod, "status")
     first = status.get("podIP")
     found = dict.fromkeys([first] if first and isinstance(first, str) else [])
-    for item in mappings_at(status, "podIPs"):
+    for item in mappings_at(status, "podIPs")[:_MOST_ADDRESSES]:
         address = item.get("ip")
         if address and isinstance(address, str):
             found[address] = None
@@ -300,8 +307,9 @@ def _doubt(pod: Mapping[str, Any], service: str, port: int) -> str:
 def _ports(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     spec = mapping_at(pod, "spec")
     sidecars = [one for one in mappings_at(spec, "initContainers") if one.get("restartPolicy") == "Always"]
-    for container in [*mappings_at(spec, "containers"), *sidecars]:
-        yield from mappings_at(container, "ports")
+    containers = [*mappings_at(spec, "containers"), *sidecars][:_MOST_CONTAINERS]
+    ports = (port for container in containers for port in mappings_at(container, "ports"))
+    return islice(ports, _MOST_PORTS)
 
 
 def _named_ports(pod: Mapping[str, Any]) -> str:

@@ -48,6 +48,8 @@ _PROTOCOLS = frozenset({"grpc", "kubernetes.io/h2c", "http2", "h2c"})
 # A longer text comes from a hostile or broken controller; names of Kubernetes are shorter.
 _LONGEST = 253
 _MOST_HINTS = 16
+# "Each slice may include a maximum of 1000 endpoints."
+_MOST_ENDPOINTS = 1000
 
 Why = Literal["", "not ready", "terminating", "no address"]
 
@@ -105,7 +107,8 @@ def read_slice(found: Mapping[str, Any], service: str) -> SliceReading:
     port = _port(found)
     if port is None:
         return SliceReading(problem=f"none of its ports is named {_PORT}{_ports_text(found)}")
-    return SliceReading(tuple(_endpoint(one, port, service) for one in mappings_at(found, "endpoints")))
+    endpoints = mappings_at(found, "endpoints")[:_MOST_ENDPOINTS]
+    return SliceReading(tuple(_endpoint(one, port, service) for one in endpoints))
 
 
 def name_of(found: Mapping[str, Any]) -> str:
