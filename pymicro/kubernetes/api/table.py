@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from pymicro.base.log_quota import LogQuota
 from pymicro.kubernetes.api.fields import mapping_at
 
 __all__ = ["Table", "version_of"]
@@ -16,9 +17,6 @@ T = TypeVar("T")
 
 # The longest error text about a bad object; anybody who may write objects may cause one.
 _LONGEST_TEXT = 300
-
-# The most log lines between two lists: whoever may write one object may write it over and over.
-_MOST_COMPLAINTS = 100
 
 
 def version_of(found: Mapping[str, Any]) -> str:
@@ -44,12 +42,13 @@ class Table(Generic[T]):
         self._what = what
         self._bad: dict[str, str] = {}
         self._complained: Mapping[str, str] = {}
-        self._complaints = 0
+        self._quota = LogQuota(log, f"{what}: more objects are skipped")
 
     def successor(self) -> Table[T]:
         """An empty table for a new list; it knows which complaints were logged already."""
         table = Table(self._parse, self._what)
         table._complained = {**self._complained, **self._bad}
+        table._quota = self._quota
         return table
 
     @property
@@ -97,11 +96,9 @@ class Table(Generic[T]):
         text = text if text.isprintable() else repr(text)
         text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
         if text != self._bad.get(uid, self._complained.get(uid)):
-            self._complaints += 1
-            if self._complaints <= _MOST_COMPLAINTS:
-                log.warning("%s: %s is skipped: %s", self._what, self._name(found), text, exc_info=trace)
-            elif self._complaints == _MOST_COMPLAINTS + 1:
-                log.warning("%s: more objects are skipped, and not named for a while", self._what)
+            self._quota.say(
+                logging.WARNING, "%s: %s is skipped: %s", self._what, self._name(found), text, trace=trace
+            )
         self._bad[uid] = text
 
     @staticmethod

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pymicro.base.log_quota import LogQuota
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import load_record
 from pymicro.nodes.table import NodeTable
@@ -19,9 +19,6 @@ log = logging.getLogger("pymicro.registry.etcd")
 _NAMED = 3
 _LONGEST_KEY = 120
 _LONGEST_PROBLEM = 200
-# The most log lines in so many seconds: who may write one value may write it over and over.
-_MOST_LINES = 100
-_PERIOD = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,7 @@ class Unreadable:
 
     def __init__(self) -> None:
         self._problems: dict[str, Mapping[str, str]] = {}
-        self._lines = 0
-        self._began = time.monotonic()
+        self._quota = LogQuota(log, "registry etcd: more values are skipped")
 
     def __len__(self) -> int:
         return sum(map(len, self._problems.values()))
@@ -71,18 +67,12 @@ class Unreadable:
             self._problems[service] = problems
         if not new:
             return
-        now = time.monotonic()
-        if now - self._began >= _PERIOD:
-            self._lines, self._began = 0, now
-        self._lines += 1
-        if self._lines <= _MOST_LINES:
-            named = "; ".join(
-                f"{key[:_LONGEST_KEY]!r}: {problems[key][:_LONGEST_PROBLEM]}" for key in new[:_NAMED]
-            )
-            more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
-            log.warning("registry etcd: skipping %d of %s: %s%s", len(new), service, named, more)
-        elif self._lines == _MOST_LINES + 1:
-            log.warning("registry etcd: more values are skipped, and not named for a while")
+        named = "; ".join(
+            f"{key[:_LONGEST_KEY]!r}: {problems[key][:_LONGEST_PROBLEM]}" for key in new[:_NAMED]
+        )
+        more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+        text = "registry etcd: skipping %d of %s: %s%s"
+        self._quota.say(logging.WARNING, text, len(new), service, named, more)
 
 
 class ServiceTable:

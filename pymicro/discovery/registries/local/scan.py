@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from pymicro.base.errors import RegistryError
+from pymicro.base.log_quota import LogQuota
 from pymicro.base.turns import Turns
 from pymicro.discovery.registries.local.folder import LARGEST, Folder, lock
 from pymicro.discovery.registries.local.json import load_node
@@ -76,6 +77,7 @@ class Scanner:
         self._folder = folder
         self._files: dict[str, _File] = {}
         self._lock = asyncio.Lock()
+        self._quota = LogQuota(log, f"registry local: more files in {folder} are skipped")
         # The folder of the last scan, open: as long as it is, no other folder gets its inode.
         self._last: int | None = None
         self._last_at = 0.0
@@ -185,7 +187,8 @@ class Scanner:
         self, name: str, known: _File | None, signature: tuple[int, int, int] | None, problem: str
     ) -> _File:
         if known is None or known.problem != problem:
-            log.warning("skipping %r in %s: %s", name, self._folder, problem)
+            text = "skipping %r in %s: %s"
+            self._quota.say(logging.WARNING, text, name, str(self._folder), problem)
         return _File(signature, None, problem)
 
     def _unlink(self, folder: int, name: str) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pymicro.base.errors import RegistryError
+from pymicro.base.log_quota import LogQuota
 from pymicro.base.sharing import Sharing
 from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
@@ -23,8 +24,9 @@ log = logging.getLogger("pymicro.registry.mdns")
 
 # The most services in the list: a peer that claims more is none.
 MOST_SERVICES = 4096
-# A peer that floods the link with nonsense must not flood the log.
+# So many complaints are remembered, so that each is said once.
 _MOST_COMPLAINTS = 128
+_LONGEST_COMPLAINT = 300
 
 
 class _Listing(Conversation):
@@ -56,6 +58,8 @@ class Browser:
         self._watched: Sharing[str, MdnsWatch] = Sharing(name)
         self._listings: list[_Listing] = []
         self._complaints: set[tuple[str, str]] = set()
+        self._quota = LogQuota(log, "more messages are passed over")
+        self._gone = LogQuota(log, "more nodes are gone")
 
     async def __aenter__(self) -> Self:
         await self._watched.__aenter__()
@@ -74,7 +78,7 @@ class Browser:
         """
 
         def make() -> tuple[MdnsWatch, Coroutine[Any, Any, None]]:
-            watched = MdnsWatch(self._link, self._timing, service, self.complain)
+            watched = MdnsWatch(self._link, self._timing, service, self.complain, self._gone)
             return watched, watched.run()
 
         async with (
@@ -126,12 +130,12 @@ class Browser:
 
     def complain(self, source: Address, why: str) -> None:
         """Log once what is wrong with the messages of `source`."""
-        complaint = source[0], why
-        if complaint in self._complaints or len(self._complaints) >= _MOST_COMPLAINTS:
+        complaint = source[0], why[:_LONGEST_COMPLAINT]
+        known = complaint in self._complaints or len(self._complaints) >= _MOST_COMPLAINTS
+        if not known and self._quota.say(logging.WARNING, "passing over what %s says: %s", *complaint):
+            self._complaints.add(complaint)
+        else:
             log.debug("passing over what %s says: %s", *complaint)
-            return
-        self._complaints.add(complaint)
-        log.warning("passing over what %s says: %s", *complaint)
 
     def _watched_at(self, name: str) -> MdnsWatch | None:
         return self._watched.get(service_of(name))

@@ -22,6 +22,7 @@ from ipaddress import ip_address
 from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
+from pymicro.base.log_quota import LogQuota
 from pymicro.discovery.registries.mdns import text
 from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
@@ -70,16 +71,30 @@ class _KnownNode:
 
 
 class MdnsWatch(Conversation):
-    """One service that is watched."""
+    """One service that is watched.
+
+    Args:
+        link: The link, which is open.
+        timing: How often it asks and how long it waits.
+        service: Its name.
+        complain: Told of each message that is passed over, and why.
+        gone: Says which nodes are gone.
+    """
 
     def __init__(
-        self, link: Link, timing: MdnsTiming, service: str, complain: Callable[[Address, str], None]
+        self,
+        link: Link,
+        timing: MdnsTiming,
+        service: str,
+        complain: Callable[[Address, str], None],
+        gone: LogQuota,
     ) -> None:
         super().__init__(link, timing, MdnsQuestion(service_name(service)))
         self.service = service
         self._subscriptions: list[_Subscription] = []
         self._joined = asyncio.Event()
         self._complain = complain
+        self._gone = gone
         self._entries: dict[str, _KnownNode] = {}
         self._set = EMPTY
         self._changed = False
@@ -251,12 +266,8 @@ class MdnsWatch(Conversation):
             if entry.missed < timing.unanswered and now < entry.at + entry.seen.ttl:
                 longest = max(longest, entry.missed)
                 continue
-            log.info(
-                "%s at %s has not answered for %.1f s: it is gone",
-                entry.node.service,
-                entry.node.address,
-                now - entry.at,
-            )
+            text = "%s at %s has not answered for %.1f s: it is gone"
+            self._gone.say(logging.INFO, text, entry.node.service, entry.node.address, now - entry.at)
             del self._entries[name]
             self._changed = True
         self._gathering.now()
