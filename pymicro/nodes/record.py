@@ -70,12 +70,14 @@ LONGEST_PAIRS = 16 << 10
 # go-micro itself goes 3 deep. If a schema goes deeper than this, we still call the nodes of
 # the record, which then counts as one without endpoints.
 DEEPEST_VALUE = 16
-MOST_VALUES = 8192
+MOST_VALUES = 4096
 MOST_ENDPOINTS = 1024
 
 # Endpoints and values that are kept for sharing, and 64 characters of their text count as
 # one; they take some 100 bytes each.
 _MOST_SHARED = 65_536
+# Writing more of them, to see whether they are known, would take as long as reading them.
+_MOST_OF_ONE = 2048
 # The longest mapping that is shared, and the longest text of endpoints that is.
 _LONGEST_SHARED = 2 << 10
 _LONGEST_KNOWN = 64 << 10
@@ -304,15 +306,14 @@ def load_endpoints(
 
 
 def share_endpoints(listed: list[Any], *, nulls: bool = False) -> tuple[Endpoint, ...]:
-    """The endpoints in a list that was parsed; equal ones share one tuple, unless they are very long.
+    """The endpoints in a list that was parsed; equal ones share one tuple, unless they are very many.
 
     Raises:
         ValueError: Something in the list is no endpoint.
     """
     endpoints, cost = _read_endpoints(listed, nulls)
-    if not endpoints:
-        return ()
-    # What was read is bounded, however long the list was.
+    if not endpoints or cost > _MOST_OF_ONE:
+        return endpoints
     text = json.dumps(dump_endpoints(endpoints), ensure_ascii=False, separators=(",", ":"))
     if len(text) > _LONGEST_KNOWN:
         return endpoints
@@ -323,10 +324,10 @@ def share_endpoints(listed: list[Any], *, nulls: bool = False) -> tuple[Endpoint
 def _read_endpoints(found: list[Any], nulls: bool) -> tuple[tuple[Endpoint, ...], int]:
     """The endpoints, and how many there are with all their values."""
     budget = _Budget(MOST_VALUES, nulls)
-    listed = budget.listed(found)
-    if len(listed) > MOST_ENDPOINTS:
-        return (), 0
     try:
+        listed = budget.listed(found)
+        if len(listed) > MOST_ENDPOINTS:
+            return (), 0
         endpoints = tuple(
             Endpoint(
                 name=read_text(item, "name"),
@@ -353,7 +354,10 @@ class _Budget:
         self._nulls = nulls
 
     def listed(self, found: list[Any]) -> list[Any]:
-        return [item for item in found if item is not None] if self._nulls else found
+        items = [item for item in found if item is not None] if self._nulls else found
+        if len(items) > self.left:
+            raise _TooMuch  # before any of them is read
+        return items
 
     def take(self, depth: int) -> None:
         self.left -= 1
