@@ -68,7 +68,7 @@ def note(text: str) -> None:
 def complain(session: Session, message: str, error: BaseException) -> None:
     """Print an error to stderr: `pymicro call: …`, below its traceback if the user wants that."""
     if session.debug:
-        traceback.print_exception(error)
+        note("".join(traceback.format_exception(error)).rstrip())
     note(f"{session.command}: {message}")
 
 
