@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
+from pymicro.base.recent import Recent
 from pymicro.kubernetes.api.fields import mapping_at, mappings_at
 from pymicro.kubernetes.cluster.terminating import terminating
 from pymicro.nodes.address import is_ip, join_address
@@ -39,6 +39,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 HOSTNAME = "kubernetes.io/hostname"
 FOR_ZONES = "hints.forZones"
 FOR_NODES = "hints.forNodes"
+
+_METADATA_KEYS = (ZONE, HOSTNAME, FOR_ZONES, FOR_NODES)
 
 _PORT = "grpc"
 # The values of appProtocol for a port that speaks gRPC (KEP-3726; Istio and Google's
@@ -172,11 +174,17 @@ def _metadata(found: Mapping[str, Any]) -> Mapping[str, str]:
     return _shared_metadata(zone, hostname, zones, nodes)
 
 
-@lru_cache(maxsize=2048)
-def _shared_metadata(zone: str, hostname: str, zones: str, nodes: str) -> Mapping[str, str]:
+# Characters are the cost.
+_mappings: Recent[tuple[str, ...], Mapping[str, str]] = Recent(512 << 10)
+
+
+def _shared_metadata(*given: str) -> Mapping[str, str]:
     # All pods of a machine share one mapping.
-    given = {ZONE: zone, HOSTNAME: hostname, FOR_ZONES: zones, FOR_NODES: nodes}
-    return {key: text for key, text in given.items() if text} or NO_METADATA
+    known = _mappings.get(given)
+    if known is not None:
+        return known
+    metadata = {key: text for key, text in zip(_METADATA_KEYS, given, strict=True) if text}
+    return _mappings.put(given, metadata, sum(map(len, given))) if metadata else NO_METADATA
 
 
 def _port(found: Mapping[str, Any]) -> int | None:
