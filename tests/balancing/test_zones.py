@@ -8,7 +8,7 @@ import pytest
 
 from pymicro.balancing.policy.zones import in_zone
 from pymicro.nodes.node import EMPTY, NodeSet
-from tests.balancing.support import nodes, union
+from tests.balancing.support import node, nodes, union
 
 A = nodes(*range(10), zone="a")
 B = nodes(*range(10, 20), zone="b")
@@ -80,6 +80,15 @@ def test_nodes_of_an_unknown_zone_are_elsewhere() -> None:
     used = in_zone(every, union(some(A, 5), NOWHERE), "a")
     assert len(used) == 8
     assert set(used) - set(A) <= set(NOWHERE)
+
+
+def test_where_most_say_nothing_of_zones_nobody_is_preferred() -> None:
+    unknown, one = nodes(*range(9)), node(9, "a")
+    everybody = NodeSet.of([*unknown, one])
+    assert in_zone(everybody, everybody, "a") is everybody
+    # Half of them do.
+    some = NodeSet.of([*nodes(0, 1), node(8, "a"), one])
+    assert set(in_zone(some, some, "a")) == {node(8, "a"), one}
 
 
 def test_a_client_fills_up_with_the_same_nodes_each_time() -> None:

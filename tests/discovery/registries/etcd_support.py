@@ -29,6 +29,7 @@ QUICK = EtcdTiming(
     progress_timeout=1.0,
     grace=0.3,
     backoff_maximum=0.5,
+    learn=3600.0,
 )
 
 

@@ -281,6 +281,29 @@ async def test_watches_and_registrations_go_on_when_a_member_of_three_dies(tmp_p
                 await asyncio.to_thread(member.start)
 
 
+@pytest.mark.once
+async def test_when_all_members_in_the_settings_are_replaced_the_others_are_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pymicro")
+    with Cluster(tmp_path) as cluster:
+        first_one, *others = cluster.members
+        timing = replace(QUICK, learn=0.3)
+        registries = [etcd_registry(first_one.address, timing=timing) for _ in range(2)]
+        async with following(registries[0]) as follower, registries[1] as writer:
+            await register_soon(writer, node(2))
+            await writer.register(node(2))  # the next renewal asks for the members
+            await follower.until(node(1), node(2))
+            async with asyncio.timeout(PATIENCE):
+                # The watch asks with its first question for progress.
+                while caplog.text.count("members that are not in registry_address") < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert all(other.address in caplog.text for other in others)
+            await asyncio.to_thread(first_one.kill)
+            await register_soon(writer, node(3))
+            await follower.until(node(1), node(2), node(3))
+
+
 async def register_soon(registry: EtcdRegistry, one: Node) -> None:
     """Register, again while a new leader is being elected."""
     async with asyncio.timeout(PATIENCE):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pymicro.base.errors import ConfigError
-from pymicro.discovery.registries.etcd.endpoints import find_endpoints
+from pymicro.discovery.registries.etcd.endpoints import find_endpoints, learned
 from pymicro.settings.config import load
 from tests.discovery.registries.etcd_support import etcd_registry, node
 
@@ -110,3 +110,23 @@ async def test_an_address_that_nobody_else_can_reach_is_refused(host: str) -> No
     async with etcd_registry("10.255.255.1") as registry:
         with pytest.raises(ConfigError, match=r"which nobody else can reach: listen on 0\.0\.0\.0"):
             await registry.register(node(address=f"{host}:80"))
+
+
+@pytest.mark.parametrize(
+    ("given", "urls", "usable"),
+    [
+        ("10.0.0.1", ["http://10.0.0.2:2379", "http://10.0.0.3:1"], ["10.0.0.2:2379", "10.0.0.3:1"]),
+        ("https://etcd.shop", ["https://etcd-1.shop:2379", "http://etcd-1.shop:2379"], ["etcd-1.shop:2379"]),
+        ("10.0.0.1", ["https://10.0.0.2:2379"], []),
+        ("10.0.0.1", ["http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:2379"], []),
+        ("127.0.0.1", ["http://127.0.0.1:22379"], ["127.0.0.1:22379"]),
+        ("10.0.0.1", ["http://0.0.0.0:2379", "http://[::]:2379", "unix://m0", "", "http://a b:1"], []),
+        ("10.0.0.1", ["x" * 9999], []),
+        ("10.0.0.1", [f"http://10.0.1.{n}" for n in range(200)], [f"10.0.1.{n}:2379" for n in range(16)]),
+    ],
+)  # fmt: skip
+def test_what_the_cluster_says_of_its_members_is_used_where_it_can_be(
+    given: str, urls: list[str], usable: list[str]
+) -> None:
+    endpoints = find_endpoints(load({"registry_address": [given]}, environ={}))
+    assert learned(urls, endpoints) == tuple(usable)

@@ -16,9 +16,12 @@ from pymicro.nodes.record import quoted
 if TYPE_CHECKING:
     from pymicro.settings.config import Config
 
-__all__ = ["Endpoints", "TlsFiles", "find_endpoints", "is_loopback"]
+__all__ = ["Endpoints", "TlsFiles", "find_endpoints", "is_loopback", "learned"]
 
 _PORT = 2379
+# etcd advises seven members at most.
+_MOST_LEARNED = 16
+_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104, RUF100
 _DEFAULT = f"127.0.0.1:{_PORT}"
 
 
@@ -110,6 +113,28 @@ def find_endpoints(config: Config) -> Endpoints:
     tls = _tls(config, schemes)
     addresses = dict.fromkeys(join_address(host, port) for _, host, port in found)
     return Endpoints(tuple(addresses), tls, all(is_loopback(host) for _, host, _ in found))
+
+
+def learned(urls: Iterable[str], endpoints: Endpoints) -> tuple[str, ...]:
+    """The addresses that members have for clients, as far as this process can use them.
+
+    Some name an address that is another one to each client (0.0.0.0, or 127.0.0.1 where the rest of
+    the cluster is elsewhere), and some are for clients with TLS while we have none.
+
+    Args:
+        urls: Of the member list; nobody has checked them.
+        endpoints: What the settings say.
+    """
+    found = []
+    for url in urls:
+        try:
+            scheme, host, port = _endpoint(url)
+        except ConfigError:
+            continue
+        nowhere = host in _ANYWHERE or (is_loopback(host) and not endpoints.loopback)
+        if (scheme == "https") is (endpoints.tls is not None) and not nowhere:
+            found.append(join_address(host, port))
+    return tuple(dict.fromkeys(found))[:_MOST_LEARNED]
 
 
 def _tls(config: Config, schemes: Iterable[str]) -> TlsFiles | None:

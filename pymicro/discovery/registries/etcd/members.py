@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -20,7 +22,7 @@ import grpc.aio
 from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import ConfigError
 from pymicro.discovery.registries.etcd.connection import Connection, connect
-from pymicro.discovery.registries.etcd.endpoints import Endpoints
+from pymicro.discovery.registries.etcd.endpoints import Endpoints, learned
 from pymicro.discovery.registries.etcd.errors import (
     Doing,
     EtcdError,
@@ -29,11 +31,13 @@ from pymicro.discovery.registries.etcd.errors import (
     reason,
     refused,
 )
-from pymicro.discovery.registries.etcd.messages import EtcdMethod
+from pymicro.discovery.registries.etcd.messages import MEMBER_LIST, EtcdMethod, message
 from pymicro.discovery.registries.etcd.timing import EtcdTiming
 from pymicro.discovery.registries.etcd.users import Account, Metadata
 
 __all__ = ["Members", "Stream"]
+
+log = logging.getLogger("pymicro.registry.etcd")
 
 T = TypeVar("T")
 
@@ -88,7 +92,8 @@ class Members:
     """Asks the members, one of them at a time, over one shared connection.
 
     If a member does not answer, the next one is asked. The first is chosen by chance, so
-    that a thousand clients spread over the members.
+    that a thousand clients spread over the members. After those in the settings come those that
+    the cluster itself has named: over the years each of its members may be replaced.
 
     Args:
         endpoints: The members' addresses.
@@ -107,6 +112,9 @@ class Members:
         self.timing = timing
         self._order = list(endpoints.addresses)
         random.shuffle(self._order)
+        self._learned: tuple[str, ...] = ()
+        # The first time soon: what a young process needs to know is in its settings.
+        self._learn_at = time.monotonic() + timing.learn / 30
         # The connection in use, and all connections that still have users.
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()
@@ -115,7 +123,7 @@ class Members:
     @property
     def timeout(self) -> float:
         """Seconds for one attempt."""
-        return self.timing.attempt if len(self._order) > 1 else self.timing.call
+        return self.timing.attempt if len(self.endpoints.addresses) > 1 else self.timing.call
 
     async def close(self) -> None:
         """Close every connection; after that nobody may ask any more."""
@@ -157,6 +165,30 @@ class Members:
             # The files could be read before: perhaps somebody is replacing them just now.
             raise EtcdError(str(exc), kind="files") from exc
 
+    async def learn(self) -> None:
+        """Ask who the members are, unless that was asked a while ago; what fails is asked again then."""
+        now = time.monotonic()
+        if now < self._learn_at:
+            return
+        self._learn_at = now + self.timing.learn
+        try:
+            answer = await self.call(MEMBER_LIST, message("MemberListRequest"), Doing("ask for the members"))
+        except EtcdError as exc:
+            log.debug("the members cannot be asked for: %s", exc)
+            return
+        urls = (url for member in answer.members if not member.isLearner for url in member.clientURLs)
+        found = tuple(one for one in learned(urls, self.endpoints) if one not in self.endpoints.addresses)
+        if found != self._learned:
+            log.info(
+                "etcd has members that are not in registry_address: %s", ", ".join(found) or "none any more"
+            )
+            # The one that is asked just now stays first: `leave` moves it.
+            asked = self._connection.endpoint if self._connection is not None else ""
+            gone = {one for one in self._learned if one not in found and one != asked}
+            new = [one for one in found if one not in self._order]
+            self._learned = found
+            self._order = [one for one in self._order if one not in gone] + new
+
     async def call(self, method: EtcdMethod, request: Any, doing: Doing) -> Any:
         """The response to one request, from whichever member answers.
 
@@ -176,7 +208,7 @@ class Members:
             EtcdError: etcd refused, or no member answered.
         """
         failed: dict[str, str] = {}
-        tries = len(self.endpoints.addresses)
+        tries = len(self._order)
         excused = renewed = False
         while tries:
             async with self._lend() as connection:
@@ -208,7 +240,9 @@ class Members:
                 else:
                     connection.worked = True
                     return answer
-        listed = "; ".join(f"{one}: {failed[one]}" for one in self.endpoints.addresses if one in failed)
+        listed = "; ".join(
+            f"{one}: {failed[one]}" for one in (*self.endpoints.addresses, *self._learned) if one in failed
+        )
         raise EtcdError(f"cannot {doing}: {listed} ({_HINT})", kind="away")
 
     def _reason(self, error: grpc.aio.AioRpcError, *, first: bool) -> str:

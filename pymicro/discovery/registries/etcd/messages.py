@@ -18,6 +18,7 @@ __all__ = [
     "LEASE_GRANT",
     "LEASE_KEEP_ALIVE",
     "LEASE_REVOKE",
+    "MEMBER_LIST",
     "PUT",
     "RANGE",
     "STATUS",
@@ -63,6 +64,9 @@ _MESSAGES: Mapping[str, str] = {
     ),
     "AuthenticateRequest": "string name 1, string password 2",
     "AuthenticateResponse": "ResponseHeader header 1, string token 2",
+    "MemberListRequest": "",
+    "Member": "uint64 ID 1, string* clientURLs 4, bool isLearner 5",
+    "MemberListResponse": "ResponseHeader header 1, Member* members 2",
     "StatusRequest": "",
     "StatusResponse": (
         "ResponseHeader header 1, string version 2, uint64 leader 4, string* errors 8, bool isLearner 10"
@@ -134,5 +138,6 @@ LEASE_GRANT = EtcdMethod("/etcdserverpb.Lease/LeaseGrant", _CLASSES["LeaseGrantR
 LEASE_REVOKE = EtcdMethod("/etcdserverpb.Lease/LeaseRevoke", _CLASSES["LeaseRevokeResponse"])
 LEASE_KEEP_ALIVE = EtcdMethod("/etcdserverpb.Lease/LeaseKeepAlive", _CLASSES["LeaseKeepAliveResponse"])
 WATCH = EtcdMethod("/etcdserverpb.Watch/Watch", _CLASSES["WatchResponse"])
+MEMBER_LIST = EtcdMethod("/etcdserverpb.Cluster/MemberList", _CLASSES["MemberListResponse"])
 AUTHENTICATE = EtcdMethod("/etcdserverpb.Auth/Authenticate", _CLASSES["AuthenticateResponse"])
 STATUS = EtcdMethod("/etcdserverpb.Maintenance/Status", _CLASSES["StatusResponse"])

@@ -124,6 +124,7 @@ class KeyPublisher:
             published.lease, published.granted = await client.grant(self._ttl)
             published.text = None
         if published.text == text and await self._stands(node, published):
+            await client.members.learn()
             return
         # Until the answer comes, nobody knows what is written.
         before = published.written

@@ -30,6 +30,7 @@ class EtcdTiming:
             member restarts in a second, and a new leader is elected in one or two.
         patience: How long a watch that begins while etcd is away waits before it says so
             again.
+        learn: Between two questions who the members are; the first comes after a thirtieth of it.
         withdraw: For taking back nodes that are still registered when the last user leaves.
     """
 
@@ -46,4 +47,5 @@ class EtcdTiming:
     backoff_maximum: float = 4.0
     grace: float = 2.0
     patience: float = 15.0
+    learn: float = 300.0
     withdraw: float = 3.0

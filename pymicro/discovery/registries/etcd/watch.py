@@ -261,6 +261,8 @@ class EtcdWatch:
     def _ask(self, stream: Stream) -> Coroutine[Any, Any, None]:
         async def ask() -> float:
             await stream.write(self._client.progress_request())
+            # A member may be replaced at any time, and this watch outlives many.
+            await self._client.members.learn()
             return self._timing.progress
 
         pause = self._timing.progress

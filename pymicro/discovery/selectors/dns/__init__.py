@@ -71,7 +71,9 @@ class DnsSelector:
     SRV records that are good for less are looked up again when their time is over, and
     `refresh` makes the next look-up come sooner, at most once a second. A name has no nodes
     if the name server says so for IPv4 and IPv6; whatever else happens, the last set stands.
-    Only SRV records of the best priority count, and their weights do not: the balancer chooses.
+    Only SRV records of the best priority count (RFC 2782), and their weights do not: no balancer here
+    takes any, since p2c goes by how nodes answer. Where the DNS of Kubernetes makes the records, all
+    pods of a headless Service have the same priority and weight.
 
     Args:
         config: As every selector has it; not read.
