@@ -78,7 +78,7 @@ class Recent(Generic[K, V]):
             dropped = [
                 key
                 for key, holders in _holders(self._values).items()
-                if holders <= _ALONE and self._values[key][2] < self._sweeps
+                if holders <= 0 and self._values[key][2] < self._sweeps
             ]
             for key in dropped:
                 _, freed, _ = self._values.pop(key)
@@ -90,12 +90,29 @@ class Recent(Generic[K, V]):
 
 
 def _holders(values: Mapping[Any, tuple[Any, int, int]]) -> dict[Any, int]:
-    """How many hold each value, as the interpreter counts; the key does not count if it is the value."""
-    return {key: sys.getrefcount(values[key][0]) - (values[key][0] is key) for key in values}
+    """How many others than a cache hold each value, as the interpreter counts."""
+    found = {}
+    for key in values:
+        value = values[key][0]
+        count = sys.getrefcount(value)
+        found[key] = count - (_AS_KEY if value is key else _ALONE)
+        del value
+    return found
 
 
-# The count for a value that nothing but a cache holds: it differs between Pythons.
-_ALONE = max(_holders({0: (object(), 0, 0)}).values())
+def _counted(as_key: bool) -> int:
+    """The count for a value that nothing but a cache holds: it differs between Pythons."""
+    values: OrderedDict[Any, tuple[Any, int, int]] = OrderedDict()
+    made = object()
+    values[made if as_key else 0] = made, 0, 0
+    del made
+    for key in values:
+        value = values[key][0]
+        return sys.getrefcount(value)
+    raise AssertionError
+
+
+_ALONE, _AS_KEY = _counted(False), _counted(True)
 
 _all: WeakSet[Recent[Any, Any]] = WeakSet()
 _loop: asyncio.AbstractEventLoop | None = None

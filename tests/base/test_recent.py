@@ -42,3 +42,16 @@ def test_what_nobody_holds_goes_with_the_second_sweep() -> None:
     sweep()
     sweep()
     assert (len(recent), recent.cost) == (0, 0)
+
+
+def test_a_text_that_stands_for_itself_goes_too() -> None:
+    recent: Recent[str, str] = Recent(1000)
+    texts = [f"{number}-" * 20 for number in range(3)]
+    for text in texts:
+        recent.put(text, text, 5)
+    kept = texts.pop()
+    del texts, text
+    for _ in range(2):
+        sweep()
+    assert len(recent) == 1
+    assert recent.get(kept) is kept

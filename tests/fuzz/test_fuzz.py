@@ -6,8 +6,10 @@ goes on for FUZZ_MINUTES with new ones.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -25,6 +27,9 @@ FEW = 100
 HELD = 0.020
 # Characters of an error's message: a YAML parser shows the line at fault.
 LONGEST_MESSAGE = 4000
+# Bytes that an input of up to 256 KB may take while it is read: what JSON makes of "{}," takes 40 times
+# its size.
+PEAK = 32 << 20
 # The largest input that the bars are about.
 LARGEST = 256 << 10
 
@@ -99,6 +104,20 @@ def test_nothing_that_a_stranger_sends_trips_a_parser(parser: Parser) -> None:
 )
 def test_what_was_found_stays_mended(parser: Parser, found: Any) -> None:
     run(parser, found)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("parser", [one for one in PARSERS if one.name in FINDINGS], ids=lambda one: one.name)
+def test_an_input_takes_no_more_than_so_much_memory(parser: Parser) -> None:
+    for what, found in FINDINGS[parser.name]:
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(*parser.raises):
+                parser.check(found)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < PEAK, f"{what}: {peak >> 20} MB"
 
 
 def test_every_finding_is_of_a_parser() -> None:
