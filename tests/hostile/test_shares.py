@@ -18,7 +18,7 @@ from pymicro.balancing.balancers.p2c import P2C
 from pymicro.balancing.balancers.random import Random
 from pymicro.balancing.balancers.round_robin import RoundRobin
 from pymicro.balancing.chooser import Chooser
-from pymicro.kubernetes.pods.shares import fair_shares
+from pymicro.kubernetes.cluster.shares import limited, most_of_one
 from pymicro.nodes.node import Node, NodeSet
 from tests.fakes.kube_api import FakeKubeApi
 from tests.kubernetes.kube_contract import kubernetes
@@ -88,20 +88,47 @@ async def test_a_pod_gets_at_most_half_as_many_calls_again_as_its_share(claim: s
         assert len(calls) == HONEST + 1
 
 
+# Two pods of one machine's network
+
+
+async def test_pods_that_share_a_machines_address_have_a_share_each() -> None:
+    async with FakeKubeApi() as api:
+        for number, ip in enumerate(["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.3"]):
+            api.create(labelled(f"good-{number}", ip, ports={"grpc": 8000 + number}))
+        async with kubernetes(api.url) as registry, watching(registry) as seen:
+            await seen.until(lambda: len(seen.told[-1] if seen.told else ()) == 5, "all pods")
+
+
+async def test_a_pod_alone_in_its_namespace_is_compared_with_all() -> None:
+    async with FakeKubeApi() as api:
+        for number in range(HONEST):
+            api.create(labelled(f"good-{number}", f"10.0.0.{number}"))
+        async with (
+            kubernetes(api.url, registry_namespace=["evil", "default"]) as registry,
+            watching(registry) as seen,
+        ):
+            await seen.until(lambda: len(seen.told[-1] if seen.told else ()) == HONEST, "the good ones")
+            api.create(recorded("evil", EVIL, CLAIMS["many ports"], namespace="evil"))
+            await seen.until(lambda: len(seen.told[-1]) == HONEST + 1, "one of the evil one")
+            # The others get more processes, one after the other.
+            for number in range(HONEST):
+                ports = [f"10.0.0.{number}:{port}" for port in (1, 2)]
+                api.apply(recorded(f"good-{number}", f"10.0.0.{number}", nodes_of(*ports)))
+            await seen.until(lambda: len(seen.told[-1]) == 2 * HONEST + 3, "three of the evil one")
+
+
 # The rule by itself
 
 
-def processes(*counts: int, **metadata: str) -> NodeSet:
+def processes(*counts: int, **metadata: str) -> dict[str, tuple[Node, ...]]:
     """Pods with so many processes each."""
-    return NodeSet.of(
-        Node(f"{pod}-{one}", f"10.0.0.{pod}:{8000 + one}", "greeter", metadata=metadata)
+    return {
+        str(pod): tuple(
+            Node(f"{pod}-{one}", f"10.0.0.{pod}:{8000 + one}", "greeter", metadata=metadata)
+            for one in range(count)
+        )
         for pod, count in enumerate(counts)
-        for one in range(count)
-    )
-
-
-def counts_of(nodes: NodeSet) -> list[int]:
-    return sorted(Counter(node.address.partition(":")[0] for node in nodes).values())
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,14 +146,17 @@ def counts_of(nodes: NodeSet) -> list[int]:
     ],
 )
 def test_most_pods_decide_how_many_nodes_one_may_have(counts: Any, left: list[int]) -> None:
-    assert counts_of(fair_shares(processes(*counts))) == left
+    pods = processes(*counts)
+    assert [len(nodes) for nodes in limited(pods, most_of_one([pods])).values()] == left
 
 
-def test_a_set_that_is_fair_stays_the_same_object() -> None:
-    for nodes in (processes(1, 1, 1), processes(4, 4)):
-        assert fair_shares(nodes) is nodes
+def test_what_is_fair_stays_the_same_object() -> None:
+    for pods in (processes(1, 1, 1), processes(4, 4)):
+        assert limited(pods, most_of_one([pods])) is pods
 
 
 def test_nodes_of_another_protocol_take_nobodys_place() -> None:
     shown = processes(3, 1, protocol="http")
-    assert fair_shares(shown) is shown
+    assert limited(shown, most_of_one([shown])) == shown
+    mixed = {"a": (*processes(1)["0"], *processes(3, protocol="http")["0"]), **processes(0, 1)}
+    assert limited(mixed, most_of_one([mixed])) == mixed

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pymicro.kubernetes import pods
 from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.pods import KubernetesRegistry, reader
 from pymicro.kubernetes.slices import EndpointSliceRegistry
@@ -55,7 +54,7 @@ class KubernetesContract(RegistryContract):
     def _many_nodes_of_a_pod(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The suite registers hundreds of nodes from one process, so from one pod."""
         monkeypatch.setattr(reader, "MOST_NODES_OF_POD", MOST_NODES)
-        monkeypatch.setattr(pods, "fair_shares", lambda nodes: nodes)
+        monkeypatch.setattr(KubernetesRegistry, "_one_writer", False)
 
     async def lose(self, pod: str) -> None:
         """What kubelet does when the process in `pod` is dead: the pod is no longer Ready."""

@@ -57,6 +57,8 @@ class ClusterRegistry(Turnstile):
 
     name = ""
     drain_delay = 5.0
+    # Whether each object was written by somebody who is to get one share of the calls.
+    _one_writer = False
 
     def __init__(
         self,
@@ -239,7 +241,11 @@ class ClusterRegistry(Turnstile):
 
         def make() -> tuple[ClusterWatch, Coroutine[Any, Any, None]]:
             watch = ClusterWatch(
-                queries, self._parse(service), self._refine, lambda error: self._explain(error, service)
+                queries,
+                self._parse(service),
+                self._refine,
+                lambda error: self._explain(error, service),
+                fair=self._one_writer,
             )
             return watch, watch.run(reflectors)
 

@@ -14,6 +14,7 @@ from pymicro.base.latest import Latest
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.reflector import ObjectQuery
 from pymicro.kubernetes.api.reflectors import Reflectors
+from pymicro.kubernetes.cluster.shares import limited, most_of_one
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.table import NodeTable
 
@@ -40,6 +41,7 @@ class ClusterWatch:
         parse: Turns an object into its nodes; equal for equal services.
         refine: Turns the nodes of all objects together into the final set.
         explain: Puts an error into words for watchers.
+        fair: Whether no object may have many more nodes than the others.
     """
 
     def __init__(
@@ -48,11 +50,16 @@ class ClusterWatch:
         parse: Parse,
         refine: Callable[[NodeSet], NodeSet],
         explain: Callable[[Exception], str],
+        *,
+        fair: bool = False,
     ) -> None:
         self._queries = queries
         self._parse = parse
         self._refine = refine
         self._explain = explain
+        self._fair = fair
+        self._objects: dict[ObjectQuery, Mapping[str, tuple[Node, ...]]] = {}
+        self._most = 0
         self._table = NodeTable()
         self._asked: Sequence[ObjectQuery] = ()
         self._synced: set[ObjectQuery] = set()
@@ -102,11 +109,23 @@ class ClusterWatch:
     def _take(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
         self._failing.discard(query)
         self._synced.add(query)
-        nodes = self._refine(self._table.replace(query, objects))
+        nodes = self._refine(self._all_nodes(query, objects))
         if len(self._synced) == len(self._asked):
             # Versions are revisions of etcd, the same for all namespaces.
             self._version = max(self._version, int(version) if version.isdigit() else 0)
             self._latest.set(nodes)
+
+    def _all_nodes(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]]) -> NodeSet:
+        """The nodes of all objects, those of this query anew."""
+        if not self._fair:
+            return self._table.replace(query, objects)
+        self._objects[query] = objects
+        most = most_of_one(self._objects.values())
+        if most != self._most:
+            self._most = most
+            for other, before in self._objects.items():
+                self._table.replace(other, limited(before, most))
+        return self._table.replace(query, limited(objects, most))
 
     def end(self, error: Exception) -> None:
         """Tell the watchers that nothing more will come."""

@@ -23,8 +23,7 @@ from pymicro.kubernetes.pods.diagnosis import DiagnosedPod, findings, is_kin, ki
 from pymicro.kubernetes.pods.own_pod import OwnPod, own_address, own_pod
 from pymicro.kubernetes.pods.publisher import PodPublisher
 from pymicro.kubernetes.pods.reader import PodReader, services_of
-from pymicro.kubernetes.pods.shares import fair_shares
-from pymicro.nodes.node import Node, NodeSet
+from pymicro.nodes.node import Node
 from pymicro.nodes.record import SERVICE, TYPE_LABEL, label_problem, selector_key
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ class KubernetesRegistry(ClusterRegistry):
     """
 
     name = "kubernetes"
+    _one_writer = True
 
     def __init__(
         self,
@@ -75,9 +75,6 @@ class KubernetesRegistry(ClusterRegistry):
 
     def _parse(self, service: str) -> Parse:
         return PodReader(service)
-
-    def _refine(self, nodes: NodeSet) -> NodeSet:
-        return fair_shares(super()._refine(nodes))
 
     def _written(self, service: str) -> int:
         return self._publisher.written.get(service, 0)
