@@ -25,12 +25,15 @@ class _Matching:
     verb: str = ""
     plural: str = ""
     path: str = ""
+    selector: str = ""
 
     def fits(self, request: Request) -> bool:
+        query = request.query
         return (
             self.verb in ("", request.verb)
             and self.plural in ("", request.plural)
             and self.path in request.path
+            and self.selector in f"{query.get('labelSelector', '')} {query.get('fieldSelector', '')}"
         )
 
 
@@ -94,20 +97,23 @@ class Faults:
         verb: str = "",
         plural: str = "",
         path: str = "",
+        selector: str = "",
         times: int | None = None,
         reason: str | None = None,
         message: str = "",
         retry_after: float | None = None,
     ) -> Refusal:
-        """Answer requests with this status: those of this verb, resource and part of the path."""
+        """Answer requests with this status: of this verb, resource, part of the path, part of a selector."""
         more = {"reason": reason, "message": message, "retry_after": retry_after}
-        refusal = Refusal(verb, plural, path, code, times, more)
+        refusal = Refusal(verb, plural, path, selector, code, times, more)
         self._refusals.append(refusal)
         return refusal
 
-    def hold(self, *, verb: str = "", plural: str = "", path: str = "", answers: bool = False) -> Gate:
+    def hold(
+        self, *, verb: str = "", plural: str = "", path: str = "", selector: str = "", answers: bool = False
+    ) -> Gate:
         """Leave requests lying until the gate is opened; with `answers`, do what they ask and say nothing."""
-        gate = Gate(verb, plural, path, answers)
+        gate = Gate(verb, plural, path, selector, answers)
         self._gates.append(gate)
         return gate
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.timing import ReflectorTiming
 
-__all__ = ["AttemptOutcome", "Decision", "Standing", "decide"]
+__all__ = ["AttemptOutcome", "Decision", "Standing", "decide", "is_outage"]
 
 # Such a failure says nothing of our version: the server keeps clients out, or has no time.
 _KEPT_OUT = frozenset({"unauthorized", "forbidden", "throttled", "config", "credentials"})
@@ -84,6 +84,11 @@ class Decision:
     good: bool
     check: bool
     standing: Standing
+
+
+def is_outage(error: KubeError) -> bool:
+    """Whether a failure is the server's or the network's, so that any other request would have met it."""
+    return error.kind in _KEPT_OUT or error.kind in _AWAY or error.status in _NO_SERVER
 
 
 def decide(outcome: AttemptOutcome, standing: Standing, timing: ReflectorTiming) -> Decision:

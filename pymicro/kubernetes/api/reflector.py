@@ -23,9 +23,10 @@ from pymicro.kubernetes.api.lines import Lines
 from pymicro.kubernetes.api.pages import Page
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.resource import Asked
+from pymicro.kubernetes.api.split import WHOLE, Split, SplitTable
 from pymicro.kubernetes.api.state import ReflectorState
 from pymicro.kubernetes.api.status import refusal
-from pymicro.kubernetes.api.table import Table, version_of
+from pymicro.kubernetes.api.table import version_of
 from pymicro.kubernetes.api.timing import ReflectorTiming
 
 __all__ = ["ObjectQuery", "Reflector", "ReflectorState", "ReflectorTiming"]
@@ -54,6 +55,9 @@ class _Attempt:
         self.listed = False
         self.events = False
         self.opened = 0.0
+        # Whether the server has said anything, and until when the list has to be complete.
+        self.heard = False
+        self.list_until = float("inf")
 
 
 class Reflector(Generic[T]):
@@ -69,8 +73,11 @@ class Reflector(Generic[T]):
         query: The objects.
         parse: Turns an object, as the API's JSON has it, into the value to keep. It must not
             keep the object itself (10 KB each). It returns None for one of no interest, and
-            raises ValueError for a bad one, which is skipped, counted, and logged once.
+            raises ValueError for a bad one, which is skipped, counted, and logged once. Or a
+            `Split`, if several users read the collection together, each a part of it.
         timing: All lengths of time.
+        list_limit: Seconds that a list may take in all, if the server answers: one that takes
+            longer has failed, with the kind `slow`. Nothing limits it by default.
         clock: Seconds of a monotonic clock.
         sleep: Waits before the next try.
         uniform: Source of randomness, `(low, high) -> value`.
@@ -80,9 +87,10 @@ class Reflector(Generic[T]):
         self,
         client: KubeClient,
         query: ObjectQuery,
-        parse: Callable[[Mapping[str, Any]], T | None],
+        parse: Callable[[Mapping[str, Any]], T | None] | Split[T],
         *,
         timing: ReflectorTiming = _DEFAULT,
+        list_limit: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -90,11 +98,15 @@ class Reflector(Generic[T]):
         self.query = query
         self._client = client
         self._timing = timing
+        self._list_limit = list_limit
         self._clock = clock
         self._sleep = sleep
         self._uniform = uniform
-        self._table: Table[T] = Table(parse, str(query))
-        self._latest: Latest[Mapping[str, T]] = Latest()
+        split = parse if isinstance(parse, Split) else Split.whole(parse)
+        self._table: SplitTable[T] = SplitTable(split, str(query))
+        self._latest: dict[str, Latest[Mapping[str, T]]] = {part.name: Latest() for part in split.parts}
+        # Whether the next publication also confirms what has not changed.
+        self._confirming = True
         self._gathering = Gathering(self._publish, timing.gather)
         # The last failure that nobody had thought of, which the log has.
         self._odd = ""
@@ -122,7 +134,7 @@ class Reflector(Generic[T]):
         """How the reflector fares now."""
         return ReflectorState(
             synced=self._last_sync is not None,
-            objects=len(self._table.objects),
+            objects=self._table.count,
             last_sync=self._last_sync,
             last_heard=self._last_heard,
             resource_version=self._version,
@@ -135,8 +147,15 @@ class Reflector(Generic[T]):
             streaming_list=self._streaming_list,
         )
 
-    def follow(self) -> AsyncGenerator[Mapping[str, T], None]:
+    @property
+    def version(self) -> str:
+        """The version that the values are of; empty while everything must be listed."""
+        return self._version
+
+    def follow(self, part: str = WHOLE) -> AsyncGenerator[Mapping[str, T], None]:
         """The values by uid: once all are known, after each change, and when they are confirmed.
+
+        `part` names a part of the `Split`; changes of the others do not show.
 
         The mapping is a view of all values, not a copy: use it before the next await. A lone
         change comes at once. Several changes are gathered for `ReflectorTiming.gather`, and a
@@ -149,7 +168,7 @@ class Reflector(Generic[T]):
                 copy for a fresh one. Follow again to learn when it works. A watch that breaks
                 and comes back with the next try is no failure.
         """
-        return self._latest.follow()
+        return self._latest[part].follow()
 
     async def run(self) -> None:
         """Do the work until cancelled: nothing that happens to it ends it."""
@@ -158,11 +177,13 @@ class Reflector(Generic[T]):
             await endless(self._turn, what=str(self.query), log=log, pause=pause, sleep=self._sleep)
         finally:
             self._gathering.cancel()
-            self._latest.close()
+            for latest in self._latest.values():
+                latest.close()
 
     async def _turn(self) -> float:
         """One attempt; returns how long to wait before the next."""
         self._attempt = _Attempt()
+        self._attempt.list_until = self._clock() + self._list_limit
         try:
             await self._try()
         except KubeError as exc:
@@ -237,10 +258,13 @@ class Reflector(Generic[T]):
                     # The pages that we have stay good.
                     await self._sleep(self._end(error))
                     continue
+                if error.kind == "timeout":
+                    self._hurry()
                 # An expired `continue` is like any expired version: list anew.
                 raise
-            self._last_heard = self._clock()
+            self._heard()
             page = await self._read_page(body, table)
+            self._hurry()
             # All pages have the first one's version.
             version = version or page.resource_version
             if not page.proceed:
@@ -253,7 +277,16 @@ class Reflector(Generic[T]):
             raise KubeError(f"the list of {self.query} has no resourceVersion", kind="malformed")
         self._synced(table, version)
 
-    async def _read_page(self, body: bytes, table: Table[T]) -> Page:
+    def _hurry(self) -> None:
+        """Check that the list does not take longer than it may.
+
+        A server that does not answer at all is away, and not slow.
+        """
+        if self._attempt.heard and self._clock() > self._attempt.list_until:
+            what = f"the list of {self.query} takes longer than {self._list_limit:g} s"
+            raise KubeError(what, kind="slow")
+
+    async def _read_page(self, body: bytes, table: SplitTable[T]) -> Page:
         turns = Turns(self._timing.yield_after)
         try:
             page = Page(body)
@@ -283,6 +316,8 @@ class Reflector(Generic[T]):
         except KubeError as error:
             if self._attempt.stage == "open" or error.status in (401, 403, 429):
                 raise
+            if error.kind == "slow":
+                raise
             if begun or error.expired:
                 # Other failures may be faults of the moment, and the next streaming list may work.
                 remember = error.kind in ("idle", "malformed", "refused")
@@ -298,6 +333,7 @@ class Reflector(Generic[T]):
         turns = Turns(self._timing.yield_after)
         limit = self._clock() + self._timing.stream_list_limit
         async for line in lines:
+            self._attempt.heard = True
             kind, found = read_event(line)
             if kind in ("ADDED", "MODIFIED"):
                 table.put(found)
@@ -318,6 +354,7 @@ class Reflector(Generic[T]):
                 return
             if self._clock() >= limit:
                 break
+            self._hurry()
             await turns.give()
         raise KubeError(f"the streaming list of {self.query} did not end as one", kind="refused")
 
@@ -335,7 +372,7 @@ class Reflector(Generic[T]):
             self._opened()
             # Tell followers that it works again, but later: an expired version is reported by the
             # first event, and the changes that we missed come now too.
-            self._gathering.later()
+            self._confirm()
             await self._read(lines, params, seconds)
 
     async def _read(self, lines: Lines, params: Mapping[str, str], seconds: int) -> None:
@@ -359,7 +396,7 @@ class Reflector(Generic[T]):
         self._attempt.events = True
         self._last_heard = self._clock()
         if kind == "BOOKMARK":
-            self._gathering.later()
+            self._confirm()
         elif kind in ("ADDED", "MODIFIED"):
             if self._table.put(found):
                 self._gathering.soon()
@@ -376,7 +413,16 @@ class Reflector(Generic[T]):
 
     # Results
 
-    def _synced(self, table: Table[T], version: str) -> None:
+    def _heard(self) -> None:
+        self._last_heard = self._clock()
+        self._attempt.heard = True
+
+    def _confirm(self) -> None:
+        """Tell followers soon that everything is still so, together with the changes until then."""
+        self._confirming = True
+        self._gathering.later()
+
+    def _synced(self, table: SplitTable[T], version: str) -> None:
         """A list is complete: objects that it lacks are gone."""
         table.complete()
         self._table = table
@@ -386,6 +432,7 @@ class Reflector(Generic[T]):
         self._lists += 1
         spread = self._timing.resync * self._timing.resync_jitter
         self._resync_at = self._last_sync + self._timing.resync + self._uniform(-spread, spread)
+        self._confirming = True
         self._gathering.now()
 
     def _publish(self) -> None:
@@ -393,7 +440,12 @@ class Reflector(Generic[T]):
         if self._failure is not None:
             log.info("%s: the API works again", self.query)
             self._failure = None
-        self._latest.set(MappingProxyType(self._table.objects))
+            self._confirming = True
+        parts = self._latest if self._confirming else self._table.changed
+        for part in parts:
+            self._latest[part].set(MappingProxyType(self._table.objects(part)))
+        self._confirming = False
+        self._table.changed.clear()
 
     def _opened(self) -> None:
         """A watch was accepted, or goes on from a streaming list."""
@@ -443,7 +495,7 @@ class Reflector(Generic[T]):
         if before is None or before.kind != error.kind:
             # Failures that never mend by themselves are loud.
             loud = error.kind in ("forbidden", "unauthorized", "config", "credentials")
-            count = len(self._table.objects)
+            count = self._table.count
             kept = "none known yet" if self._last_sync is None else f"keeping {count} of them"
             # The error comes last: it may end in a rule that stands on lines of its own.
             log.log(
@@ -452,7 +504,8 @@ class Reflector(Generic[T]):
         # The changes to publish stay in the table until it works again.
         self._gathering.cancel()
         self._failure = error
-        self._latest.fail(error)
+        for latest in self._latest.values():
+            latest.fail(error)
 
     def _refused(self, params: Mapping[str, str], status: Mapping[str, Any]) -> KubeError:
         """The error that an ERROR event means."""

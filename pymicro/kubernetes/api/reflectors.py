@@ -11,6 +11,7 @@ from pymicro.base.sharing import Sharing
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import Reflector
+from pymicro.kubernetes.api.split import Split
 from pymicro.kubernetes.api.timing import ReflectorTiming
 
 __all__ = ["Reflectors"]
@@ -33,7 +34,7 @@ class Reflectors:
     def __init__(self, client: KubeClient, *, timing: ReflectorTiming = _DEFAULT) -> None:
         self._client = client
         self._timing = timing
-        self._sharing: Sharing[tuple[ObjectQuery, Callable[..., Any]], Reflector[Any]] = Sharing(
+        self._sharing: Sharing[tuple[ObjectQuery, Callable[..., Any] | Split[Any]], Reflector[Any]] = Sharing(
             "pymicro reflectors"
         )
 
@@ -54,7 +55,11 @@ class Reflectors:
 
     @asynccontextmanager
     async def use(
-        self, query: ObjectQuery, parse: Callable[[Mapping[str, Any]], T | None]
+        self,
+        query: ObjectQuery,
+        parse: Callable[[Mapping[str, Any]], T | None] | Split[T],
+        *,
+        list_limit: float = float("inf"),
     ) -> AsyncGenerator[Reflector[T], None]:
         """The running reflector for `query`; it stops when the last of its users has left.
 
@@ -62,13 +67,14 @@ class Reflectors:
             query: What to reflect.
             parse: As `Reflector` takes it. Users share a reflector if this is equal, so pass
                 the same function, or a bound method of the same object.
+            list_limit: As `Reflector` takes it; that of the first user counts.
 
         Raises:
             RuntimeError: Not entered, or left already.
         """
 
         def make() -> tuple[Reflector[T], Coroutine[Any, Any, None]]:
-            reflector = Reflector(self._client, query, parse, timing=self._timing)
+            reflector = Reflector(self._client, query, parse, timing=self._timing, list_limit=list_limit)
             return reflector, reflector.run()
 
         async with self._sharing.use((query, parse), f"reflector of {query}", make) as reflector:

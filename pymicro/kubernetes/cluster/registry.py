@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import ConfigError, RegistryError
@@ -15,12 +15,18 @@ from pymicro.base.turnstile import Turnstile
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import Cluster, find_cluster
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.api.pages import Page
-from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
+from pymicro.kubernetes.api.query import ObjectQuery
+from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
+from pymicro.kubernetes.cluster.changeover import Chooser
+from pymicro.kubernetes.cluster.checks import place
+from pymicro.kubernetes.cluster.neighbours import Common, Neighbours, SharingRules
 from pymicro.kubernetes.cluster.terminating import last_resort
-from pymicro.kubernetes.cluster.watch import ClusterWatch, Parse
+from pymicro.kubernetes.cluster.wanted import Wanted
+from pymicro.kubernetes.cluster.watch import ClusterWatch
 from pymicro.nodes.node import NodeSet
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ class ClusterRegistry(Turnstile):
             `registry_namespace` the namespaces to look in.
         environ: The environment of the pod.
         timing: For the reflectors; tests pass their own.
+        sharing: When services share a watch; tests pass their own.
     """
 
     name = ""
@@ -66,14 +73,17 @@ class ClusterRegistry(Turnstile):
         *,
         environ: Mapping[str, str] | None = None,
         timing: ReflectorTiming | None = None,
+        sharing: SharingRules | None = None,
     ) -> None:
         super().__init__()
         self._config = config
         self._environ = os.environ if environ is None else environ
         self._timing = timing or ReflectorTiming()
+        self._rules = sharing or SharingRules()
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors] | None = None
         self._cluster: Cluster | None = None
+        self._neighbours: Sharing[str | None, Neighbours] = Sharing(f"pymicro registry {self.name}")
         self._watches: Sharing[str, ClusterWatch] = Sharing(
             f"pymicro registry {self.name}", lambda watch: LINGER if watch.failing else 0.0
         )
@@ -84,12 +94,12 @@ class ClusterRegistry(Turnstile):
         """Why no service can have this name here; empty if one can."""
         raise NotImplementedError
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
-        """The queries for these namespaces (None: all)."""
+    def _want(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Wanted]:
+        """The objects of the service in these namespaces (None: all)."""
         raise NotImplementedError
 
-    def _parse(self, service: str) -> Parse:
-        """The function that turns an object into its nodes."""
+    def _unite(self, wanted: Sequence[Wanted]) -> Common:
+        """The one watch for these services, which are all wanted in the same namespace (or in all)."""
         raise NotImplementedError
 
     def _refine(self, nodes: NodeSet) -> NodeSet:
@@ -109,6 +119,7 @@ class ClusterRegistry(Turnstile):
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(KubeClient(self._find))
             reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
+            await stack.enter_async_context(self._neighbours)
             await stack.enter_async_context(self._watches)
             self._open = client, reflectors
             self._stack = stack.pop_all()
@@ -236,13 +247,13 @@ class ClusterRegistry(Turnstile):
         if problem := self._name_problem(service):
             raise RegistryError(self._explain(problem, service))
 
-        async def queries() -> Sequence[ObjectQuery]:
-            return self._queries(service, await self._namespaces())
+        async def want() -> Sequence[Wanted]:
+            return self._want(service, await self._namespaces())
 
         def make() -> tuple[ClusterWatch, Coroutine[Any, Any, None]]:
             watch = ClusterWatch(
-                queries,
-                self._parse(service),
+                want,
+                self._join,
                 self._refine,
                 lambda error: self._explain(error, service),
                 fair=self._one_writer,
@@ -252,6 +263,34 @@ class ClusterRegistry(Turnstile):
         async with self._watches.use(service, f"watch of {service}", make) as watch:
             async for nodes in watch.follow(self._written(service)):
                 yield nodes
+
+    @asynccontextmanager
+    async def _join(self, wanted: Wanted) -> AsyncGenerator[Chooser, None]:
+        """Who says which watch brings these objects: all services of a namespace have one."""
+        namespace = wanted.query.namespace
+
+        def make() -> tuple[Neighbours, Coroutine[Any, Any, None]]:
+            where = f"registry {self.name}, {place(namespace)}"
+            neighbours = Neighbours(where, self._unite, self._count, rules=self._rules)
+            return neighbours, neighbours.run()
+
+        async with self._neighbours.use(namespace, f"neighbours {place(namespace)}", make) as neighbours:
+            with neighbours.join(wanted) as chooser:
+                yield chooser
+
+    async def _count(self, query: ObjectQuery) -> int:
+        """How many objects there are where `query` looks, whatever it selects.
+
+        Raises:
+            KubeError: The server refused or did not answer.
+            ConfigError: There is no cluster to be found.
+        """
+        # With a selector the server would not say how many remain.
+        found = await self._client.request("GET", query.path, params={"limit": "1"})
+        if not isinstance(found, dict):
+            raise KubeError(f"list {query.resource.plural}: the answer is no list", kind="malformed")
+        items, rest = found.get("items"), mapping_at(found, "metadata").get("remainingItemCount")
+        return (len(items) if isinstance(items, list) else 0) + (rest if isinstance(rest, int) else 0)
 
     async def services(self) -> list[str]:
         """Names of the services with at least one node, sorted.

@@ -6,27 +6,25 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.latest import Latest
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import ObjectQuery
 from pymicro.kubernetes.api.reflectors import Reflectors
+from pymicro.kubernetes.cluster.changeover import Changeover, Chooser
 from pymicro.kubernetes.cluster.shares import limited, most_of_one
+from pymicro.kubernetes.cluster.wanted import Wanted
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.table import NodeTable
 
-__all__ = ["ClusterWatch", "Parse"]
+__all__ = ["ClusterWatch"]
 
 log = logging.getLogger("pymicro.kubenodes")
 
 # How long the first set of a watch waits for what this process has just written. That
 # comes within some milliseconds, unless the pod is not among those watched.
 CATCH_UP = 1.0
-
-Parse = Callable[[Mapping[str, Any]], tuple[Node, ...] | None]
 
 
 class ClusterWatch:
@@ -37,8 +35,8 @@ class ClusterWatch:
     other namespaces go on.
 
     Args:
-        queries: Finds out what to ask for.
-        parse: Turns an object into its nodes; equal for equal services.
+        want: Finds out what to ask for: the service's objects in each namespace.
+        join: Says, for as long as it is entered, which watch of the API brings them.
         refine: Turns the nodes of all objects together into the final set.
         explain: Puts an error into words for watchers.
         fair: Whether no object may have many more nodes than the others.
@@ -46,24 +44,24 @@ class ClusterWatch:
 
     def __init__(
         self,
-        queries: Callable[[], Awaitable[Sequence[ObjectQuery]]],
-        parse: Parse,
+        want: Callable[[], Awaitable[Sequence[Wanted]]],
+        join: Callable[[Wanted], AbstractAsyncContextManager[Chooser]],
         refine: Callable[[NodeSet], NodeSet],
         explain: Callable[[Exception], str],
         *,
         fair: bool = False,
     ) -> None:
-        self._queries = queries
-        self._parse = parse
+        self._want = want
+        self._join = join
         self._refine = refine
         self._explain = explain
         self._fair = fair
-        self._objects: dict[ObjectQuery, Mapping[str, tuple[Node, ...]]] = {}
+        self._objects: dict[Wanted, Mapping[str, tuple[Node, ...]]] = {}
         self._most = 0
         self._table = NodeTable()
-        self._asked: Sequence[ObjectQuery] = ()
-        self._synced: set[ObjectQuery] = set()
-        self._failing: set[ObjectQuery] = set()
+        self._wanted: Sequence[Wanted] = ()
+        self._synced: set[Wanted] = set()
+        self._failing: set[Wanted] = set()
         # How far the newest set is in the history: the highest resourceVersion.
         self._version = 0
         self._latest: Latest[NodeSet] = Latest()
@@ -76,15 +74,15 @@ class ClusterWatch:
     @property
     def _works_partly(self) -> bool:
         """Whether there is a set, and at least one namespace still updates it."""
-        return len(self._synced) == len(self._asked) > len(self._failing)
+        return len(self._synced) == len(self._wanted) > len(self._failing)
 
     async def run(self, reflectors: Reflectors) -> None:
         """Follow the objects until cancelled."""
         try:
-            self._asked = await self._queries()
+            self._wanted = await self._want()
             async with asyncio.TaskGroup() as group:
-                for query in self._asked:
-                    group.create_task(self._follow(reflectors, query), name=f"follow {query}")
+                for wanted in self._wanted:
+                    group.create_task(self._follow(reflectors, wanted), name=f"follow {wanted.query}")
         except (ConfigError, KubeError) as exc:
             self.end(exc)
         except Exception as exc:
@@ -92,40 +90,39 @@ class ClusterWatch:
             log.exception("a watch of the Kubernetes API died of a bug")
             self.end(exc)
 
-    async def _follow(self, reflectors: Reflectors, query: ObjectQuery) -> None:
-        async with reflectors.use(query, self._parse) as reflector:
-            while True:
-                try:
-                    async with aclosing(reflector.follow()) as changes:
-                        async for objects in changes:
-                            self._take(query, objects, reflector.state.resource_version)
-                    raise RuntimeError(f"the reflector of {query} ended")
-                except KubeError as exc:
-                    told = query in self._failing and self._works_partly
-                    self._failing.add(query)
-                    if not told:
-                        self._latest.fail(RegistryError(self._explain(exc)), stands=self._works_partly)
+    async def _follow(self, reflectors: Reflectors, wanted: Wanted) -> None:
+        def take(objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
+            self._take(wanted, objects, version)
 
-    def _take(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
-        self._failing.discard(query)
-        self._synced.add(query)
-        nodes = self._refine(self._all_nodes(query, objects))
-        if len(self._synced) == len(self._asked):
+        def fail(error: KubeError) -> None:
+            told = wanted in self._failing and self._works_partly
+            self._failing.add(wanted)
+            if not told:
+                self._latest.fail(RegistryError(self._explain(error)), stands=self._works_partly)
+
+        async with self._join(wanted) as chooser:
+            await Changeover(chooser, reflectors, take, fail).run()
+
+    def _take(self, wanted: Wanted, objects: Mapping[str, tuple[Node, ...]], version: str) -> None:
+        self._failing.discard(wanted)
+        self._synced.add(wanted)
+        nodes = self._refine(self._all_nodes(wanted, objects))
+        if len(self._synced) == len(self._wanted):
             # Versions are revisions of etcd, the same for all namespaces.
             self._version = max(self._version, int(version) if version.isdigit() else 0)
             self._latest.set(nodes)
 
-    def _all_nodes(self, query: ObjectQuery, objects: Mapping[str, tuple[Node, ...]]) -> NodeSet:
-        """The nodes of all objects, those of this query anew."""
+    def _all_nodes(self, wanted: Wanted, objects: Mapping[str, tuple[Node, ...]]) -> NodeSet:
+        """The nodes of all objects, those of this one anew."""
         if not self._fair:
-            return self._table.replace(query, objects)
-        self._objects[query] = objects
+            return self._table.replace(wanted, objects)
+        self._objects[wanted] = objects
         most = most_of_one(self._objects.values())
         if most != self._most:
             self._most = most
             for other, before in self._objects.items():
                 self._table.replace(other, limited(before, most))
-        return self._table.replace(query, limited(objects, most))
+        return self._table.replace(wanted, limited(objects, most))
 
     def end(self, error: Exception) -> None:
         """Tell the watchers that nothing more will come."""

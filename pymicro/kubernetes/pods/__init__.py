@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding, Level
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import ObjectQuery, ReflectorTiming
+from pymicro.kubernetes.api.query import ObjectQuery
+from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.api.resource import PODS
+from pymicro.kubernetes.api.split import Split
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
+from pymicro.kubernetes.cluster.neighbours import Common, SharingRules
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
-from pymicro.kubernetes.cluster.watch import Parse
+from pymicro.kubernetes.cluster.wanted import Wanted
 from pymicro.kubernetes.pods.diagnosis import DiagnosedPod, findings, is_kin, kin_selectors, look
 from pymicro.kubernetes.pods.own_pod import OwnPod, own_address, own_pod
 from pymicro.kubernetes.pods.publisher import PodPublisher
-from pymicro.kubernetes.pods.reader import PodReader, services_of
+from pymicro.kubernetes.pods.reader import PodReader, selector_keys, services_of
 from pymicro.nodes.node import Node
 from pymicro.nodes.record import SERVICE, TYPE_LABEL, label_problem, selector_key
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["KubernetesRegistry"]
 
 log = logging.getLogger("pymicro.registry.kubernetes")
+
+# What has ended has no nodes, and the pods of a CronJob stay for days.
+_NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
 
 # Seconds to take back the rest at the end; the pod goes away anyway.
 _WITHDRAW_TIMEOUT = 5.0
@@ -50,6 +56,7 @@ class KubernetesRegistry(ClusterRegistry):
             to look in.
         environ: The pod's environment: POD_NAME, POD_NAMESPACE, POD_IP.
         timing: For the reflectors; tests pass their own.
+        sharing: When services share a watch; tests pass their own.
     """
 
     name = "kubernetes"
@@ -61,20 +68,34 @@ class KubernetesRegistry(ClusterRegistry):
         *,
         environ: Mapping[str, str] | None = None,
         timing: ReflectorTiming | None = None,
+        sharing: SharingRules | None = None,
     ) -> None:
-        super().__init__(config, environ=environ, timing=timing)
+        super().__init__(config, environ=environ, timing=timing, sharing=sharing)
         pod = OwnPod(self._environ, lambda: self._client, self._find_pod)
         self._publisher = PodPublisher(config.registry_advertise, lambda: self._client, pod)
 
     def _name_problem(self, service: str) -> str:
         return label_problem(service)
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
-        labels = f"{selector_key(service)}={SERVICE}"
-        return [ObjectQuery(PODS, namespace, labels=labels) for namespace in namespaces]
+    def _want(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Wanted]:
+        key = selector_key(service)
+        return [
+            Wanted(service, ObjectQuery(PODS, namespace, f"{key}={SERVICE}"), key, PodReader(service))
+            for namespace in namespaces
+        ]
 
-    def _parse(self, service: str) -> Parse:
-        return PodReader(service)
+    def _unite(self, wanted: Sequence[Wanted]) -> Common:
+        """A watch of all pods of the namespace that have not ended.
+
+        Each service has a label key of its own, and a selector cannot say "this key or that one".
+        All pods of go-micro's and of `pymicro manifest` have `micro.mu/type: service` in common,
+        but the label of its service alone makes a pod count too. If a shared watch selected by
+        the type, such a pod would be there for clients of few services and gone for those of
+        many. So it selects by nothing that a user may have left out; `SharingRules.foreign`
+        bounds what that brings in vain.
+        """
+        query = ObjectQuery(PODS, wanted[0].query.namespace, fields=_NOT_ENDED)
+        return Common(query, Split(selector_keys, frozenset(one.part for one in wanted)), exact=False)
 
     def _written(self, service: str) -> int:
         return self._publisher.written.get(service, 0)

@@ -45,6 +45,7 @@ __all__ = [
     "grpc_port",
     "is_of",
     "labels_of",
+    "selector_keys",
     "services_of",
 ]
 
@@ -235,6 +236,13 @@ def services_of(pod: Mapping[str, Any]) -> Iterator[str]:
         name = key.removeprefix(SELECTOR_PREFIX)
         if name != key and value == SERVICE and name not in recorded:
             yield name
+
+
+def selector_keys(pod: Mapping[str, Any]) -> Iterator[str]:
+    """The label keys by which the pod is selected, one for each of its services (or more)."""
+    for key, value in labels_of(pod).items():
+        if value == SERVICE and key.startswith(SELECTOR_PREFIX):
+            yield key
 
 
 def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,17 +13,20 @@ from typing import Any
 
 from pymicro.base.findings import Finding
 from pymicro.kubernetes.api.errors import KubeError
-from pymicro.kubernetes.api.reflector import ObjectQuery
+from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
+from pymicro.kubernetes.api.split import Split
 from pymicro.kubernetes.cluster.checks import check_access, check_cluster
+from pymicro.kubernetes.cluster.neighbours import Common
 from pymicro.kubernetes.cluster.registry import ClusterRegistry
-from pymicro.kubernetes.cluster.watch import Parse
+from pymicro.kubernetes.cluster.wanted import Wanted
 from pymicro.kubernetes.slices.diagnosis import findings, look
 from pymicro.kubernetes.slices.reader import (
     SERVICE_LABEL,
     SliceReader,
     one_family,
     owner_of,
+    owners_of,
     read_slice,
 )
 from pymicro.nodes.node import Node, NodeSet
@@ -32,6 +35,9 @@ from pymicro.nodes.record import quoted
 __all__ = ["EndpointSliceRegistry"]
 
 log = logging.getLogger("pymicro.registry.endpointslice")
+
+# Proxies before an API server take request lines of 8 KB (nginx) or more.
+_LONGEST_SELECTOR = 4096
 
 # RFC 1123 labels: a Service's name and a namespace's.
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -49,6 +55,7 @@ class EndpointSliceRegistry(ClusterRegistry):
             name is looked for in `registry_namespace`.
         environ: The pod's environment.
         timing: For the reflectors; tests pass their own.
+        sharing: When services share a watch; tests pass their own.
     """
 
     name = "endpointslice"
@@ -69,12 +76,25 @@ class EndpointSliceRegistry(ClusterRegistry):
         name, _, namespace = service.partition(".")
         return name, [namespace] if namespace else namespaces
 
-    def _queries(self, service: str, namespaces: Sequence[str | None]) -> Sequence[ObjectQuery]:
+    def _want(self, service: str, namespaces: Sequence[str | None]) -> Sequence[Wanted]:
         name, where = self._asked(service, namespaces)
-        return [ObjectQuery(ENDPOINT_SLICES, one, labels=f"{SERVICE_LABEL}={name}") for one in where]
+        labels = f"{SERVICE_LABEL}={name}"
+        return [
+            Wanted(service, ObjectQuery(ENDPOINT_SLICES, one, labels), name, SliceReader(service))
+            for one in where
+        ]
 
-    def _parse(self, service: str) -> Parse:
-        return SliceReader(service)
+    def _unite(self, wanted: Sequence[Wanted]) -> Common:
+        """A watch of the slices of just these Services: the label's value is the Service's name.
+
+        Past some hundred names the selector is too long for what may stand before an API server.
+        Then it is a watch of all slices of Services in the namespace.
+        """
+        names = sorted({one.mark for one in wanted})
+        labels = f"{SERVICE_LABEL} in ({','.join(names)})"
+        exact = len(labels) <= _LONGEST_SELECTOR
+        query = ObjectQuery(ENDPOINT_SLICES, wanted[0].query.namespace, labels if exact else SERVICE_LABEL)
+        return Common(query, Split(owners_of, frozenset(one.part for one in wanted)), exact)
 
     def _refine(self, nodes: NodeSet) -> NodeSet:
         return one_family(super()._refine(nodes))

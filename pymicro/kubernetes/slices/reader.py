@@ -29,6 +29,7 @@ __all__ = [
     "name_of",
     "one_family",
     "owner_of",
+    "owners_of",
     "read_slice",
 ]
 
@@ -122,6 +123,12 @@ def owner_of(found: Mapping[str, Any]) -> tuple[str, str]:
     """Name and namespace of the Service a slice belongs to."""
     metadata = mapping_at(found, "metadata")
     return _short_text(mapping_at(metadata, "labels"), SERVICE_LABEL), _short_text(metadata, "namespace")
+
+
+def owners_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The name of the Service a slice belongs to, if it says one."""
+    name, _ = owner_of(found)
+    return (name,) if name else ()
 
 
 def one_family(nodes: NodeSet) -> NodeSet:

@@ -22,6 +22,7 @@ from pymicro.base.tasks import Tasks
 from pymicro.discovery.directory import Directory
 from pymicro.discovery.registries.local import LocalRegistry
 from pymicro.discovery.registry import Registry
+from pymicro.kubernetes.cluster.neighbours import SharingRules
 from pymicro.kubernetes.pods import KubernetesRegistry
 from pymicro.nodes.node import Node
 from pymicro.settings.config import load
@@ -175,16 +176,29 @@ async def test_registry_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     await through(make, 5, "pymicro/discovery/registries/local/")
 
 
+# Both services in one watch from the first on; or the other has a watch of its own until the one comes.
+AT_ONCE = SharingRules(handful=0, few=0, settle=0.0, quiet=0.005, again=0.01, again_limit=0.01)
+CHANGING = dataclasses.replace(AT_ONCE, handful=1, few=1)
+
+
 @pytest.mark.once  # each costs seconds, and is the same on every Python
-@pytest.mark.parametrize("lists", ["yes", "refused"])
-async def test_registry_kubernetes(lists: StreamingList) -> None:
+@pytest.mark.parametrize(
+    ("lists", "sharing"),
+    [
+        pytest.param("yes", None, id="own, streaming list"),
+        pytest.param("refused", None, id="own, pages"),
+        pytest.param("yes", AT_ONCE, id="shared, streaming list"),
+        pytest.param("refused", CHANGING, id="changing over, pages"),
+    ],
+)
+async def test_registry_kubernetes(lists: StreamingList, sharing: SharingRules | None) -> None:
     @asynccontextmanager
     async def make() -> AsyncIterator[Place]:
         async with FakeKubeApi(streaming_list=lists) as api:
             config = load({"registry_address": [api.url], "registry_namespace": ["default"]}, environ={})
 
             class Kubernetes:
-                registry = KubernetesRegistry(config, environ={}, timing=QUICK)
+                registry = KubernetesRegistry(config, environ={}, timing=QUICK, sharing=sharing)
 
                 async def add(self, service: str, number: int) -> None:
                     labels = {"micro.mu/type": "service", f"micro.mu/selector-{service}": "service"}

@@ -17,7 +17,7 @@ from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.reflector import ObjectQuery, Reflector
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import PODS
-from pymicro.kubernetes.api.table import Table
+from pymicro.kubernetes.api.split import Split, SplitTable
 from pymicro.kubernetes.api.timing import ReflectorTiming
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
@@ -32,7 +32,7 @@ def reflector() -> Reflector[str]:
     client = KubeClient(lambda: find_cluster(["http://127.0.0.1:1"]))
     timing = ReflectorTiming(gather=0.01)
     reflector: Reflector[str] = Reflector(client, ObjectQuery(PODS, "default"), str, timing=timing)
-    table: Table[str] = Table(lambda found: "here", "pods")
+    table: SplitTable[str] = SplitTable(Split.whole(lambda found: "here"), "pods")
     table.put({"metadata": {"uid": "a"}})
     reflector._synced(table, "1")
     return reflector
@@ -48,7 +48,7 @@ async def test_what_seemed_to_work_and_does_not_is_not_published() -> None:
     async with aclosing(news.follow()) as seen:
         waiting = asyncio.ensure_future(next_of(seen))
         news._opened()
-        news._gathering.later()
+        news._confirm()
         news._end(IDLE)
         await asyncio.wait([waiting], timeout=0.05)
         assert not waiting.done()
@@ -58,7 +58,7 @@ async def test_what_seemed_to_work_and_does_not_is_not_published() -> None:
         assert news.state.failure is None
         # While it works nothing is held back.
         news._opened()
-        news._gathering.later()
+        news._confirm()
         news._end(IDLE)
         assert await next_of(seen) == {"a": "here"}
 
