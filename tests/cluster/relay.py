@@ -9,12 +9,17 @@ from typing import Self
 
 
 class Relay:
-    """Passes TCP connections on to `host:port`, until it is cut. TLS goes through it as it is."""
+    """Passes TCP connections on to `host:port`, until it is cut. TLS goes through it as it is.
+
+    Attributes:
+        most: The most connections there were at a time.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._passing: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.most = 0
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -25,6 +30,11 @@ class Relay:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.cut()
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._passing)
 
     async def mend(self) -> None:
         """Take connections, on the same port as before."""
@@ -49,6 +59,7 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._passing.add(task)
+        self.most = max(self.most, len(self._passing))
         writers = [writer]
         try:
             with contextlib.suppress(OSError):

@@ -123,6 +123,30 @@ class ApiContract:
             status, answer = await api.ask("GET", api.path(), query={"fieldSelector": "spec.nonsense=b"})
             assert (status, answer["reason"]) == (400, "BadRequest")
 
+    async def test_what_is_left_of_a_list_is_counted_where_nothing_is_selected(self) -> None:
+        async with self.api() as api:
+            for name in "abcde":
+                await api.make(name, app=name)
+            answer = await api.good("GET", api.path(), query={"limit": "1"})
+            assert (len(answer["items"]), answer["metadata"]["remainingItemCount"]) == (1, 4)
+            answer = await api.good("GET", api.path(), query={"limit": "5"})
+            assert "remainingItemCount" not in answer["metadata"]
+            selected = {"limit": "1", "labelSelector": "app"}
+            assert "remainingItemCount" not in (await api.good("GET", api.path(), query=selected))["metadata"]
+
+    async def test_the_field_status_phase_leaves_out_what_has_ended(self) -> None:
+        async with self.api() as api:
+            made = [await api.make(name) for name in "abc"]
+            fields = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+            version = made[-1]["metadata"]["resourceVersion"]
+            async with api.watch(resourceVersion=version, **fields) as events:
+                for name, phase in (("a", "Running"), ("a", "Succeeded"), ("b", "Failed")):
+                    body = {"status": {"phase": phase}}
+                    await api.good("PATCH", api.path(f"{name}/status"), body, content_type=STRATEGIC)
+                seen = [await events.change() for _ in range(3)]
+            assert seen == [("MODIFIED", "a"), ("DELETED", "a"), ("DELETED", "b")]
+            assert (await api.list(**fields))[1] == ["c"]
+
     async def test_a_path_may_end_in_a_slash(self) -> None:
         async with self.api() as api:
             await api.make("a")
@@ -384,6 +408,19 @@ class ApiContract:
             assert (kind, obj["kind"]) == ("MODIFIED", "EndpointSlice")
             assert [one["addresses"] for one in obj["endpoints"]] == [["10.0.0.1"], ["10.0.0.2"]]
             assert obj["endpoints"][1]["conditions"] == {"ready": False, "serving": True, "terminating": True}
+
+    async def test_slices_of_several_services_are_selected_together(self) -> None:
+        async with self.api() as api:
+            path = api.path(plural="endpointslices")
+            for service in "abc":
+                body = slice(f"{service}-1", endpoint("10.0.0.1"), service=service, namespace=api.namespace)
+                version = (await api.good("POST", path, body))["metadata"]["resourceVersion"]
+            selected = {"labelSelector": "kubernetes.io/service-name in (a,c,absent)"}
+            assert (await api.list("endpointslices", **selected))[1] == ["a-1", "c-1"]
+            async with api.watch("endpointslices", resourceVersion=version, **selected) as events:
+                for service in "bc":
+                    await api.good("DELETE", f"{path}/{service}-1")
+                assert await events.change() == ("DELETED", "c-1")
 
     # Refusals
 
