@@ -123,6 +123,14 @@ CHANNELS = Row(
     "< 5 MB",
     ("tests/calling/test_faults.py::test_10_000_channels_opened_and_closed_grow_memory_by_less_than_5_mb",),
 )
+CUT_WATCH = Row(
+    "watch cut every 35 s for an hour (virtual time): without a watch",
+    "≤ 1 %",
+    (
+        "tests/kubernetes/api/test_faults_streams.py::test_a_load_balancer_that_cuts_every_watch_leaves_nobody_blind",
+        BENCH_CLUSTER,
+    ),
+)
 
 ROWS = (
     LAST_CALL,
@@ -140,6 +148,7 @@ ROWS = (
     AMPLIFICATION,
     RESTARTED,
     CHANNELS,
+    CUT_WATCH,
 )  # fmt: skip
 
 
