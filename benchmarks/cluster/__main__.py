@@ -13,14 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.cluster import calls, idle, measures, names
+from benchmarks.cluster import calls, cut, hour, idle, measures, names
+from benchmarks.cluster.costs import Costs, table
 from benchmarks.cluster.pods import Pods
 from benchmarks.figures import Row
 from benchmarks.rounds import Settings
 from tests.cluster.plane import ControlPlane
 
 KINDS = ("pymicro", "kubernetes_asyncio", "informer")
-NAMES = ("propagation", "calls", "names", "10k", "idle")
+NAMES = ("propagation", "calls", "names", "10k", "idle", "cut", "hour")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,6 +44,8 @@ def _measure(name: str, pods: Pods, quick: bool) -> AsyncIterator[list[Row]]:
         return calls.last_calls(pods, **size)
     if name == "names":
         return names.through_names(age=3.0) if quick else names.through_names()
+    if name == "cut":
+        return cut.cut(pods, hours=1, seconds=350.0) if quick else cut.cut(pods, hours=10)
     if name == "idle":
         return idle.idle(pods, seconds=6.0 if quick else 60.0)
     if quick:
@@ -65,11 +68,20 @@ async def _run(arguments: argparse.Namespace, plane: ControlPlane) -> tuple[dict
     for name in arguments.names or NAMES:
         headers = {"Authorization": f"Bearer {plane.token}"}
         namespace = await asyncio.to_thread(plane.namespace)
+        costs: list[Costs] = []
         async with Pods(plane.url, headers, plane.kubeconfig, namespace) as pods:
-            async for found in _measure(name, pods, arguments.quick):
+            if name == "hour":
+                places = [namespace, await asyncio.to_thread(plane.namespace)]
+                size = {"seconds": 10.0, "many": 2} if arguments.quick else {"seconds": 60.0, "many": 10}
+                measured = hour.hour(pods, places, found=costs, **size)
+            else:
+                measured = _measure(name, pods, arguments.quick)
+            async for found in measured:
                 for row in found:
                     print(report.line(row), flush=True)
                     rows.append(row)
+        for one in costs:
+            print(f"\n{table(one)}\n")
     return about, rows
 
 

@@ -64,6 +64,23 @@ class Pods:
         await asyncio.gather(*(self._create(service, name, port) for name in names))
         return names
 
+    async def make(self, pod: Mapping[str, Any]) -> None:
+        """Make a pod as it is written, its status too."""
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        await self._send("POST", path, pod)
+        await self._send("PATCH", f"{path}/{name}/status", {"status": pod["status"]}, _MERGE)
+
+    async def change(self, pod: Mapping[str, Any], number: int) -> None:
+        """Write the pod's status once more, with something else in it."""
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        body = {"status": {"message": f"change {number:06}"}}
+        await self._send("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}/status", body, _MERGE)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> None:
+        """Make any object."""
+        await self._send("POST", path, body)
+
     async def set_ready(self, name: str, ready: bool) -> None:
         """Write the pod's Ready condition."""
         await self._send("PATCH", f"{self._pods}/{name}/status", self._status(name, ready), _MERGE)

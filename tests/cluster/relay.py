@@ -12,14 +12,16 @@ class Relay:
     """Passes TCP connections on to `host:port`, until it is cut. TLS goes through it as it is.
 
     Attributes:
+        accepted: All connections there have been.
         most: The most connections there were at a time.
+        passed: Bytes that went through, both ways together.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._passing: set[asyncio.Task[None]] = set()
         self.port = 0
-        self.most = 0
+        self.accepted = self.most = self.passed = 0
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -46,6 +48,10 @@ class Relay:
         if self._server is not None:
             self._server.close()
             self._server = None
+        await self.drop()
+
+    async def drop(self) -> None:
+        """Break all connections, and go on taking new ones."""
         for task in self._passing:
             task.cancel()
         if self._passing:
@@ -59,6 +65,7 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._passing.add(task)
+        self.accepted += 1
         self.most = max(self.most, len(self._passing))
         writers = [writer]
         try:
@@ -76,6 +83,7 @@ class Relay:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
+                self.passed += len(data)
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()

@@ -38,8 +38,9 @@ class SharingRules:
         quiet: Seconds without a newcomer, until those with a watch of their own join the shared
             one. A wider watch lists anew, so it waits for company.
         foreign: The most objects of strangers for each watch that is saved, where the shared
-            watch brings those too. A watch costs the API server some 100 KB of memory and tens
-            of requests an hour; a pod is listed twice an hour, with some 4 KB.
+            watch brings those too. A watch costs the API server some 90 KB of memory and 8 to 50
+            requests an hour; a pod is listed twice an hour and has some 7 KB
+            (benchmarks/README.md).
         list_limit: Seconds for the list of a shared watch. One that takes longer keeps everybody
             waiting for the one service that is so large.
         again: Seconds until a shared watch is tried again after it was not worth it, or failed;
@@ -51,7 +52,7 @@ class SharingRules:
     few: int = 2
     settle: float = 0.1
     quiet: float = 10.0
-    foreign: int = 400
+    foreign: int = 100
     list_limit: float = 5.0
     again: float = 60.0
     again_limit: float = 3600.0
@@ -150,7 +151,8 @@ class Neighbours:
         self._arranged = True
         self._look_at = float("inf")
         self._news = asyncio.Event()
-        self._backoff = Backoff(0.8, 30.0)
+        # Newcomers hear of an outage when we ask again.
+        self._backoff = Backoff(0.8, 10.0)
 
     @contextmanager
     def join(self, wanted: Wanted) -> Iterator[_Neighbour]:
