@@ -81,9 +81,12 @@ class Relay:
             self._passing.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(1 << 16):
                 self.passed += len(data)
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()
+        except OSError:
+            # One end was reset: the other one hears of it now, and not when it next says something.
+            writer.transport.abort()

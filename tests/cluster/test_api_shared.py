@@ -23,6 +23,13 @@ from tests.kubernetes.cluster.histories import Histories
 
 pytestmark = pytest.mark.cluster
 
+
+@pytest.fixture(autouse=True)
+def _choices(caplog: pytest.LogCaptureFixture) -> None:
+    """A test that fails shows what was chosen, and why."""
+    caplog.set_level("INFO", logger="pymicro")
+
+
 MANY = [f"service-{number:02}" for number in range(30)]
 
 
