@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -123,7 +123,9 @@ class SplitTable(Generic[T]):
         self.changed.update(gone)
         return bool(gone)
 
-    def _owners(self, found: Mapping[str, Any]) -> set[str]:
+    def _owners(self, found: Mapping[str, Any]) -> Collection[str]:
+        if self._split.marks_of is _bears_all:
+            return self._tables
         try:
             return {name for mark in self._split.marks_of(found) for name in self._marks.get(mark, ())}
         except Exception:

@@ -276,11 +276,23 @@ async def test_a_namespace_full_of_strangers_is_not_watched_as_a_whole(
             await api.watched(count=6)
             assert shared(api) == 0
             assert "it would bring 66 objects" in caplog.text
-            # A large service that everybody wants is no stranger's.
+            # It looks again after a while.
             for number in range(40):
                 api.delete(f"stranger-{number}")
             await until_shared(api)
             seen.check(*stay.values())
+
+
+async def test_pods_that_are_wanted_are_no_strangers_however_many() -> None:
+    async with FakeKubeApi() as api:
+        shop = Shop(api)
+        stay = {service: {shop.add(service) for _ in range(20)} for service in MANY[:6]}
+        async with Histories.of(registry(api, foreign=1), *MANY[:6]) as seen:
+            for service, hosts in stay.items():
+                await seen.see(service, *hosts)
+            # The sixth came when nobody knew yet how many pods it has; then it is known.
+            await until_shared(api)
+            seen.check(*(host for hosts in stay.values() for host in hosts))
 
 
 async def test_who_may_not_list_has_a_watch_for_each() -> None:
