@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.calling.call.channel_state import UNSET, Unset
@@ -22,6 +22,7 @@ from pymicro.nodes.address import join_address
 from pymicro.nodes.node import Node
 from pymicro.runtime import logs
 from pymicro.runtime.base_client import BaseClient, Instances, Settings, split_instances
+from pymicro.runtime.checks import OwnCheck
 from pymicro.runtime.life import Hook, Life, Lifespan, ServiceParts, node_metadata
 from pymicro.runtime.lingering import LEFT_THREADS, Lingering, leave
 from pymicro.runtime.loops import loop_factory
@@ -40,6 +41,7 @@ __all__ = ["Service"]
 log = logging.getLogger("pymicro")
 
 HookT = TypeVar("HookT", bound=Hook)
+CheckT = TypeVar("CheckT", bound=Callable[..., Any])
 
 
 class Service:
@@ -152,6 +154,81 @@ class Service:
         """Decorator: call this function after the last call has ended and the lifespan has closed."""
         self._parts.stop_hooks.append(hook)
         return hook
+
+    # Its own health
+
+    def set_health(self, healthy: bool, reason: str = "") -> None:
+        """Say that this service is not well, or that it is again.
+
+            service.set_health(False, "database is down")
+
+        A node that is not well says NOT_SERVING (grpc.health.v1) and leaves the registry, so
+        that clients choose others; calls that still come are served. `docs/handlers.md` says
+        what follows on Kubernetes. It holds until the next word, or until the service stops.
+        May be called from any thread, and before the service runs.
+
+        Args:
+            healthy: Whether it is well. A node comes back after a second at the earliest, and
+                later if it comes and goes again and again. It does not while a check fails.
+            reason: For the log; it never leaves the process.
+        """
+        self._parts.health.set(healthy, reason)
+
+    @property
+    def health_problems(self) -> Mapping[str, str]:
+        """Why it is not well: a reason by the name of each check that fails, "" for `set_health`."""
+        if self._running is not None and self._running.started:
+            return self._running.health_problems
+        said = self._parts.health.reason
+        return {} if said is None else {"": said}
+
+    @overload
+    def health_check(self, function: CheckT, /) -> CheckT: ...
+
+    @overload
+    def health_check(
+        self, *, every: float = 10.0, timeout: float = 5.0, failures: int = 2, name: str = ""
+    ) -> Callable[[CheckT], CheckT]: ...
+
+    def health_check(
+        self,
+        function: Any = None,
+        *,
+        every: float = 10.0,
+        timeout: float = 5.0,
+        failures: int = 2,
+        name: str = "",
+    ) -> Any:
+        """Decorator: run this function again and again; while it fails, the service is not well.
+
+            @service.health_check(every=5)
+            async def database():
+                await pool.execute("select 1")
+
+        The function fails if it raises, returns False or a text that says why, or takes too
+        long. It is called with the service if it takes an argument. A plain function runs in a
+        thread. All checks run once before the node is registered; one that fails then keeps
+        the node out, and the service starts all the same.
+
+        Args:
+            function: The check.
+            every: Seconds between two runs. After a failure the next one comes in a second.
+            timeout: Seconds that a run may take; then it is cancelled. A thread cannot be, so
+                the check fails until its thread has ended.
+            failures: How many runs in a row must fail until the node leaves; one that
+                succeeds brings it back.
+            name: For the log; the function's own name if empty.
+
+        Raises:
+            ConfigError: An argument cannot be used, or there is a check of that name.
+        """
+
+        def add(check: CheckT) -> CheckT:
+            own = name or getattr(check, "__name__", type(check).__name__)
+            self._parts.health.add(OwnCheck(check, own, every, timeout, failures))
+            return check
+
+        return add if function is None else add(function)
 
     # Settings
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 from types import FrameType
 
-__all__ = ["CodePlace", "depth", "place_of"]
+__all__ = ["CodePlace", "depth", "line_of", "place_of"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -78,6 +79,14 @@ def place_of(frame: FrameType | None, below: int) -> CodePlace | None:
     own = _OWN if any(home == _OWN for home, _ in called) else called[-1][0]
     frames = [inner for home, inner in called if home == own]
     return _place(frames[0], str(_place(frames[-1])) if len(frames) > 1 else "")
+
+
+def line_of(error: BaseException) -> str:
+    """`app.py:12`, the line of the function that we called and that raised; empty if it has none."""
+    for frame in extract_tb(error.__traceback__):
+        if not frame.filename.startswith(_PACKAGE):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
 
 
 def _place(frame: FrameType, caller: str = "") -> CodePlace:

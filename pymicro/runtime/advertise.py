@@ -60,25 +60,34 @@ class Advertisement:
         registry: An entered registry.
         node: What to register.
         interval: Seconds between renewals; 0 for none.
+        wanted: Whether the node is to be registered at once; see `want`.
 
     Attributes:
-        registered: Whether the last attempt succeeded.
+        registered: Whether the last attempt succeeded, and the node was not taken back since.
     """
 
-    def __init__(self, registry: Registry, node: Node, interval: float) -> None:
+    def __init__(self, registry: Registry, node: Node, interval: float, *, wanted: bool = True) -> None:
         self._registry = registry
         self._node = node
         self._interval = interval
+        self._wanted = wanted
         self.registered = False
+        # Whether the registry may have it.
+        self._there = False
         self._withdrawn = False
         self._complaint = ""
         self._tasks = Tasks(f"registration of {node.service}")
+        self._keeper: asyncio.Task[None] | None = None
+        # The registry is asked one thing at a time.
+        self._asking = asyncio.Lock()
+        self._taking_back = False
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         try:
-            await self._renew(starting=True)
-            self._tasks.start(self._keep(), "renewal")
+            if self._wanted:
+                await self._renew(starting=True)
+            self._keep_from_now()
         except BaseException:
             # A signal cancelled the start: withdraw whatever has been registered by now.
             await self.__aexit__(None, None, None)
@@ -90,13 +99,29 @@ class Advertisement:
     ) -> None:
         await self.withdraw()
 
+    def want(self, wanted: bool) -> None:
+        """Have the node in the registry from now on, or out of it, until it is withdrawn for good.
+
+        Returns at once. A registry that is away is asked again until it has answered.
+        """
+        if wanted is self._wanted or self._withdrawn:
+            return
+        self._wanted = wanted
+        if self._keeper is not None:
+            # What is half taken back is taken back first: that is bounded, and a registration is not.
+            if not self._taking_back:
+                self._keeper.cancel()
+            self._keep_from_now(at_once=True)
+
     async def withdraw(self) -> None:
-        """Withdraw the node now, unless that has been done."""
+        """Withdraw the node now, for good, unless that has been done."""
         if self._withdrawn:
             return
         self._withdrawn = True
         # End these first, so that no renewal brings the node back.
         await self._tasks.__aexit__(None, None, None)
+        if not self._there:
+            return
         try:
             async with asyncio.timeout(DEREGISTER_TIMEOUT):
                 await self._registry.deregister(self._node)
@@ -104,36 +129,70 @@ class Advertisement:
             log.warning("%s could not be deregistered: %s", self._node.id, str(error) or "no answer in time")
 
     async def _renew(self, *, starting: bool = False) -> None:
+        self._there = True
         try:
             await self._registry.register(self._node)
         except RegistryError as exc:
             self.registered = False
-            # Complain once: pymicro asks a registry that is away for an hour a hundred times.
-            level = logging.DEBUG if str(exc) == self._complaint else logging.WARNING
-            self._complaint = str(exc)
-            log.log(level, "%s could not be registered: %s; trying again", self._node.id, exc)
+            self._complain("registered", str(exc))
             return
         except Exception as exc:
             if isinstance(exc, ConfigError) and starting:
                 raise
             self.registered = False
+            self._complaint = repr(exc)
             # A user's plug-in failed; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
             return
-        self._complaint = ""
         self.registered = True
+        if self._complaint:
+            self._complaint = ""
+            log.info("%s is registered", self._node.id)
 
-    async def _keep(self) -> None:
+    async def _take_back(self) -> None:
+        self.registered = False
+        self._taking_back = True
+        try:
+            async with asyncio.timeout(DEREGISTER_TIMEOUT):
+                await self._registry.deregister(self._node)
+        except (RegistryError, TimeoutError) as exc:
+            self._complain("deregistered", str(exc) or "no answer in time")
+            return
+        except Exception:
+            log.exception("%s could not be deregistered; trying again", self._node.id)
+            return
+        finally:
+            self._taking_back = False
+        self._there = False
+        self._complaint = ""
+
+    def _complain(self, what: str, why: str) -> None:
+        # Complain once: pymicro asks a registry that is away for an hour a hundred times.
+        level = logging.DEBUG if why == self._complaint else logging.WARNING
+        self._complaint = why
+        log.log(level, "%s could not be %s: %s; trying again", self._node.id, what, why)
+
+    def _keep_from_now(self, *, at_once: bool = False) -> None:
+        self._keeper = self._tasks.start(self._keep(at_once), "renewal")
+
+    async def _keep(self, at_once: bool) -> None:
         backoff = Backoff(0.5, max(self._interval, 1.0), floor=0.1)
         while True:
-            if self.registered:
-                if not self._interval:
-                    return
+            if at_once:
+                at_once = False
+            elif not (self.registered if self._wanted else not self._there):
+                await asyncio.sleep(backoff.next())
+            elif self._wanted and self._interval:
                 backoff.reset()
                 await asyncio.sleep(self._interval)
             else:
-                await asyncio.sleep(backoff.next())
-            was = self.registered
-            await self._renew()
-            if self.registered and not was:
-                log.info("%s is registered", self._node.id)
+                return
+            async with self._asking:
+                if asyncio.current_task() is not self._keeper:
+                    return  # another one follows the newer wish
+                if self._wanted:
+                    await self._renew()
+                elif self._there:
+                    await self._take_back()
+            if asyncio.current_task() is not self._keeper:
+                return

@@ -1,7 +1,7 @@
 """One life of a service: everything it opens, in one exit stack.
 
-Starting: check handlers → bind → registry and client → on_start → serve → SERVING →
-register. Stopping is the opposite, with a pause in which other watchers see that
+Starting: check handlers → bind → registry and client → on_start → serve → health checks →
+SERVING → register. Stopping is the opposite, with a pause in which other watchers see that
 the node has left.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,8 @@ from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import KEEPALIVE, ZONE
 from pymicro.runtime.advertise import Advertisement, advertised_address
 from pymicro.runtime.base_client import BaseClient
+from pymicro.runtime.health import OwnHealth, Verdict
+from pymicro.runtime.hooks import call_hook, run_hook
 from pymicro.runtime.supervised import Supervised
 from pymicro.serving.server import Server
 from pymicro.settings import config as configuration
@@ -58,6 +59,7 @@ class ServiceParts:
         interceptors: They run around every served call.
         options: grpc server arguments.
         compression: Default compression of responses.
+        health: What the program says of the service's health, and its checks.
     """
 
     interceptors: Sequence[Any] = ()
@@ -67,6 +69,7 @@ class ServiceParts:
     added: list[Callable[[Server], None]] = field(default_factory=list)
     start_hooks: list[Hook] = field(default_factory=list)
     stop_hooks: list[Hook] = field(default_factory=list)
+    health: OwnHealth = field(default_factory=OwnHealth)
 
 
 class Life:
@@ -95,6 +98,8 @@ class Life:
         self._stack = AsyncExitStack()
         self._server: Server | None = None
         self._hurried = asyncio.Event()
+        self._verdict: Verdict | None = None
+        self._advertisement: Advertisement | None = None
         self.started = False
         self.broken = asyncio.Event()
         self.bound = ("", 0)
@@ -104,6 +109,18 @@ class Life:
     def interrupted(self) -> bool:
         """Whether a handler raised KeyboardInterrupt, which stops the process like Ctrl-C."""
         return self._server is not None and self._server.interrupted
+
+    @property
+    def health_problems(self) -> Mapping[str, str]:
+        """Why it is not well, by the name of the check; empty if it is."""
+        return self._verdict.problems if self._verdict is not None else {}
+
+    def _set_well(self, well: bool) -> None:
+        # As at a stop, callers that ask for health learn it before the registry does.
+        if self._server is not None:
+            self._server.set_well(well)
+        if self._advertisement is not None:
+            self._advertisement.want(well)
 
     def hurry(self) -> None:
         """Skip all waiting in the stop."""
@@ -150,17 +167,24 @@ class Life:
             await stack.enter_async_context(self._client)
             stack.push_async_callback(self._on_stop)
             if parts.lifespan is not None:
-                await stack.enter_async_context(_call(parts.lifespan, self._service))
+                await stack.enter_async_context(call_hook(parts.lifespan, self._service))
             for hook in parts.start_hooks:
-                await _run(hook, self._service)
+                await run_hook(hook, self._service)
             # Hooks may block: they load what the service needs before it serves.
             stack.enter_context(watched(config.loop_lag))
             await server.start()
             await stack.enter_async_context(self._serving(server))
+            verdict = self._verdict = Verdict(parts.health, self._service, config.server_name, self._set_well)
+            stack.push_async_callback(verdict.close)
+            await verdict.open()
             server.set_serving(True)
-            advertisement = Advertisement(registry, self.node, config.register_interval)
+            advertisement = self._advertisement = Advertisement(
+                registry, self.node, config.register_interval, wanted=verdict.well
+            )
             await stack.enter_async_context(advertisement)
             await stack.enter_async_context(self._watched(server, advertisement))
+            # Before the node is withdrawn, so that a check does not speak of a service that stops.
+            stack.push_async_callback(verdict.close)
             # Last in, first out: clients that ask for health learn it before the registry does.
             stack.callback(server.set_serving, False)
             self._stack = stack.pop_all()
@@ -250,7 +274,7 @@ class Life:
     async def _on_stop(self) -> None:
         for hook in self._parts.stop_hooks:
             try:
-                await _run(hook, self._service)
+                await run_hook(hook, self._service)
             except Exception:
                 log.exception("on_stop failed; stopping all the same")
 
@@ -267,22 +291,6 @@ def node_metadata(config: Config, server: Server) -> dict[str, str]:
         KEEPALIVE: server.ping_interval,
     }
     return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
-
-
-def _call(function: Callable[..., Any], service: object) -> Any:
-    """Call a hook with the service if it takes an argument."""
-    try:
-        inspect.signature(function).bind(service)
-    except TypeError:
-        return function()
-    return function(service)
-
-
-async def _run(hook: Hook, service: object) -> None:
-    """Call a hook, and await it if it is a coroutine function."""
-    result = _call(hook, service)
-    if inspect.isawaitable(result):
-        await result
 
 
 def _listen_address(config: Config) -> str:

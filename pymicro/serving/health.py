@@ -16,7 +16,11 @@ from grpc_health.v1 import health_pb2
 from pymicro.rpc.status import NotFound
 from pymicro.serving.handlers.mark import handler
 
-__all__ = ["HealthService", "source"]
+__all__ = ["LIVENESS", "HealthService", "source"]
+
+# Who asks for this name asks whether the process answers at all. The word is Kubernetes' own
+# ("Configure Liveness, Readiness and Startup Probes": `service: liveness` of a gRPC probe).
+LIVENESS = "liveness"
 
 _Response = health_pb2.HealthCheckResponse
 
@@ -26,24 +30,32 @@ source = health_pb2.DESCRIPTOR.services_by_name["Health"]
 class HealthService:
     """The health of the server ("") and of each proto service; all have the same status.
 
+    They are SERVING while the server serves and is well. `liveness` is SERVING as long as
+    somebody answers: a process that is not well would not be better after a restart.
+
     Args:
         services: Full names of the proto services.
+
+    Attributes:
+        serving: Whether the server serves, well or not.
     """
 
     def __init__(self, services: Iterable[str] = ()) -> None:
-        self._services = {"", *services}
-        self._status = _Response.NOT_SERVING
+        self._followers = {"", *services}
+        self._names = sorted({*self._followers, LIVENESS})
+        self.serving = False
+        self._well = True
         self._ended = False
         self._changed = asyncio.Event()
 
-    @property
-    def serving(self) -> bool:
-        """Whether the status is SERVING."""
-        return bool(self._status == _Response.SERVING)
-
     def set_serving(self, serving: bool) -> None:
-        """Say SERVING or NOT_SERVING from now on; tell watchers too."""
-        self._status = _Response.SERVING if serving else _Response.NOT_SERVING
+        """Serve from now on, or do not; tell watchers too."""
+        self.serving = serving
+        self._notify()
+
+    def set_well(self, well: bool) -> None:
+        """Be well from now on, or do not; tell watchers too."""
+        self._well = well
         self._notify()
 
     def end(self) -> None:
@@ -51,12 +63,18 @@ class HealthService:
         self._ended = True
         self.set_serving(False)
 
+    def _status(self, name: str) -> Any:
+        """The status of a name that is known."""
+        if name in self._followers and not (self.serving and self._well):
+            return _Response.NOT_SERVING
+        return _Response.SERVING
+
     @handler
     async def check(self, request: Any) -> Any:
         """The status of one service, at once."""
-        if request.service not in self._services:
-            raise NotFound(f"no service {request.service[:200]!r} here: {', '.join(sorted(self._services))}")
-        return _Response(status=self._status)
+        if request.service not in self._names:
+            raise NotFound(f"no service {request.service[:200]!r} here: {', '.join(self._names)}")
+        return _Response(status=self._status(request.service))
 
     @handler
     async def watch(self, request: Any) -> AsyncIterator[Any]:
@@ -64,8 +82,8 @@ class HealthService:
         last = None
         while True:
             changed = self._changed
-            known = request.service in self._services
-            status = self._status if known else _Response.SERVICE_UNKNOWN
+            known = request.service in self._names
+            status = self._status(request.service) if known else _Response.SERVICE_UNKNOWN
             if status != last:
                 yield _Response(status=status)
                 last = status
@@ -84,8 +102,8 @@ class _HealthServiceWithList(HealthService):
     @handler
     async def list(self, request: Any) -> Any:
         """The status of every service."""
-        response = _Response(status=self._status)
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, response))
+        statuses = {name: _Response(status=self._status(name)) for name in self._names}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
 
 def health_of(services: Iterable[str]) -> HealthService:

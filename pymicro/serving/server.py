@@ -180,6 +180,11 @@ class Server:
         if self._health is not None:
             self._health.set_serving(serving)
 
+    def set_well(self, well: bool) -> None:
+        """Set whether it is well: if not, health says NOT_SERVING, and calls are served all the same."""
+        if self._health is not None:
+            self._health.set_well(well)
+
     def begin_drain(self) -> None:
         """Say NOT_SERVING, end health and reflection streams, set `context.draining`."""
         if self._health is not None and self._serving is not None:

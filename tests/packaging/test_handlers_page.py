@@ -26,6 +26,7 @@ def test_the_page_has_the_files_that_it_speaks_of() -> None:
         "protos/weather/v1/weather.proto",
         "station.py",
         "timing.py",
+        "barometer.py",
         "observatory.py",
     }
 

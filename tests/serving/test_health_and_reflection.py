@@ -51,8 +51,37 @@ async def test_list_has_every_service() -> None:
         listed = await health_of(running).List(health_pb2.HealthListRequest())
     assert {name: status.status for name, status in listed.statuses.items()} == {
         "": SERVING,
+        "liveness": SERVING,
         "pymicro.tests.zoo.Keeper": SERVING,
     }
+
+
+async def test_a_server_that_is_not_well_says_so_under_every_name_and_lives_all_the_same() -> None:
+    async with serving(Keeper()) as running:
+        stub = health_of(running)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        alive = stub.Watch(health_pb2.HealthCheckRequest(service="liveness"), timeout=20)
+        assert (await watch.read()).status == (await alive.read()).status == SERVING
+
+        async def status(name: str) -> int:
+            return int((await stub.Check(health_pb2.HealthCheckRequest(service=name))).status)
+
+        running.server.set_well(False)
+        assert (await watch.read()).status == NOT_SERVING
+        names = ("", "pymicro.tests.zoo.Keeper", "liveness")
+        assert [await status(name) for name in names] == [NOT_SERVING, NOT_SERVING, SERVING]
+        assert await running.ask("Import") == ["ANT"]  # and it serves
+        # A stop is not taken back by a server that is well again.
+        running.server.set_serving(False)
+        running.server.set_well(True)
+        assert await status("") == NOT_SERVING
+        running.server.set_serving(True)
+        assert (await watch.read()).status == SERVING
+        running.server.begin_drain()
+        assert (await watch.read()).status == NOT_SERVING
+        assert [await status(name) for name in names] == [NOT_SERVING, NOT_SERVING, SERVING]
+        # Nothing has changed for this one, and it ends.
+        assert await alive.read() is grpc.aio.EOF
 
 
 async def test_watch_tells_every_change_and_ends_at_the_drain_after_saying_so() -> None:

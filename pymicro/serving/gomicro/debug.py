@@ -75,9 +75,11 @@ class Debug:
 
     @handler
     async def health(self, request: Any) -> Any:
-        """`ok`, as go-micro always says; another word while health says NOT_SERVING.
+        """`ok`, as go-micro always says; another word while the server starts or stops.
 
         go-micro's sidecar, and any client that compares, takes every other word for a failure.
+        The sidecar is a liveness probe in go-micro's manifests, and a service whose database is
+        down must not be restarted for it: so what a service says of its own health does not count.
         """
         return self._health_response(status="ok" if self._health.serving else "not serving")
 
