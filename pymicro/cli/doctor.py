@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymicro.cli.clients import make_client, run
+from pymicro.cli.clients import make_client, read_seconds, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.report import EXIT_FAILED, coloured, dump, on_terminal, printable, say
+from pymicro.cli.report import EXIT_FAILED, InputError, coloured, dump, on_terminal, printable, say
 
 if TYPE_CHECKING:
     from pymicro.base.findings import Finding
@@ -20,6 +20,8 @@ __all__ = ["doctor"]
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 _MARK = max(map(len, _COLOURS))
+# Seconds. The API server ends a watch by itself after half an hour to an hour (--min-request-timeout).
+_LONGEST_WATCH = 1500.0
 # Width of the column that names the check; a pod's name is longer, and then stands out.
 _CHECK = 24
 
@@ -33,8 +35,14 @@ _CHECK = 24
     default="text",
     help="Lines for people (default), or a JSON object.",
 )
+@click.option(
+    "--watch",
+    default="0",
+    metavar="DURATION",
+    help="Hold the registry's watches open for so long, such as 2m, and say whether something cuts them.",
+)
 @click.pass_context
-def doctor(ctx: click.Context, service: str, output: str) -> int:
+def doctor(ctx: click.Context, service: str, output: str, watch: str) -> int:
     """Say why SERVICE cannot be found or reached.
 
     It looks at the settings. Then it asks the registry all that it can tell (on
@@ -45,14 +53,20 @@ def doctor(ctx: click.Context, service: str, output: str) -> int:
     Run it where the client runs, with the client's settings. In a client's pod:
     kubectl exec POD -- python -m pymicro doctor SERVICE.
 
+    Balancers and proxies before the API server may cut watches on which nothing comes,
+    after 35 s or some minutes: --watch 2m finds out. It takes as long.
+
     Exit code 0 if all is well (a note is no fault), 1 if there is a problem, 2 for
     bad input. With -o json an object with service, ok and findings. A finding has
     check, level (ok, note or problem), text and fix.
     """
-    return run(_doctor(service, output, settings_argv(ctx)))
+    seconds = read_seconds("--watch", watch)
+    if seconds > _LONGEST_WATCH:
+        raise InputError(f"--watch: {watch} is longer than the API server lets a watch last; 25m is the most")
+    return run(_doctor(service, output, settings_argv(ctx), seconds))
 
 
-async def _doctor(service: str, output: str, argv: Sequence[str]) -> int:
+async def _doctor(service: str, output: str, argv: Sequence[str], watch: float) -> int:
     from pymicro.cli.doctor_checks import check
 
     client = make_client(argv)
@@ -62,7 +76,7 @@ async def _doctor(service: str, output: str, argv: Sequence[str]) -> int:
         # But a credential plug-in may ask a person to sign in.
         logging.getLogger("pymicro.kube.plugin").setLevel(logging.WARNING)
     findings: list[Finding] = []
-    async for finding in check(client, service):
+    async for finding in check(client, service, watch=watch):
         findings.append(finding)
         if output == "text":
             _show(finding)

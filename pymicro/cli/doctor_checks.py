@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.base.findings import Finding
@@ -32,6 +33,9 @@ _STEP_TIMEOUT = 15.0
 _NODES_TIMEOUT = 5.0
 # If a cause has been named, such as a missing right, most likely no answer comes.
 _EXPLAINED_TIMEOUT = 1.5
+
+# The most ids, and addresses of one, that are named.
+_NAMED = 5
 
 _OTHERS = "nodes -o wide shows which; a go-micro service speaks gRPC with MICRO_SERVER=grpc"
 _STATIC_VARIABLES = ("STATIC_SELECTOR_DOMAIN_NAME", "STATIC_SELECTOR_PORT_NUMBER")
@@ -65,12 +69,21 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
     return found
 
 
-async def check(client: Client, service: str) -> AsyncIterator[Finding]:
+class _Enduring(Protocol):
+    """A registry whose watches something on the way may cut."""
+
+    def endure(self, service: str, seconds: float) -> AsyncIterator[Finding]:
+        """Hold its watches for so long, and say whether they stood."""
+        ...
+
+
+async def check(client: Client, service: str, *, watch: float = 0.0) -> AsyncIterator[Finding]:
     """Run all checks, each after those that it depends on.
 
     Args:
         client: Not entered yet.
         service: The service to look for; empty for checks that concern all services.
+        watch: Seconds to hold watches open, to see whether something cuts them; 0 for none.
     """
     for finding in check_settings(client.config):
         yield finding
@@ -88,6 +101,9 @@ async def check(client: Client, service: str) -> AsyncIterator[Finding]:
             async for finding in _check_registry(client, service):
                 refused = refused or finding.level == "problem"
                 yield finding
+            if watch and not refused:
+                async for finding in _endure(client, service, watch):
+                    yield finding
             if not service and not refused:
                 yield await _list_services(client)
         elif not service:
@@ -117,13 +133,27 @@ async def _check_registry(client: Client, service: str) -> AsyncIterator[Finding
             yield finding
 
 
+async def _endure(client: Client, service: str, seconds: float) -> AsyncIterator[Finding]:
+    registry = client.registry
+    if not hasattr(registry, "endure"):
+        yield Finding("watch", "ok", f"nothing on the way can cut those of {registry.describe()} unnoticed")
+        return
+    findings = cast("_Enduring", registry).endure(service, seconds)
+    try:
+        async with asyncio.timeout(seconds + _STEP_TIMEOUT):
+            async for finding in findings:
+                yield finding
+    except TimeoutError:
+        yield Finding("watch", "problem", _no_answer(registry.describe(), seconds + _STEP_TIMEOUT))
+
+
 async def _list_services(client: Client) -> Finding:
     try:
         async with asyncio.timeout(_STEP_TIMEOUT):
             names = await client.services()
     except (RegistryError, TimeoutError) as exc:
         text = str(exc) or _no_answer(client.registry.describe(), _STEP_TIMEOUT)
-        return Finding("services", "note", f"could not be listed: {text}")
+        return Finding("services", "problem", f"could not be listed: {text}")
     return Finding("services", "ok", ", ".join(names) or "none has a node now")
 
 
@@ -152,6 +182,8 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
     if not client.selector.uses_registry:
         count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
         yield Finding("selector", "ok", f"{client.selector.describe(service)}: {count}")
+    for finding in _same_ids(nodes):
+        yield finding
     dialled: list[Node] = []
     others = [protocol for node in nodes if (protocol := other_protocol(node.metadata))]
     if others and not explained:
@@ -169,6 +201,24 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
         dialled += addresses
     async for finding in check_nodes(dialled, client.config):
         yield finding
+
+
+def _same_ids(nodes: Sequence[Node]) -> list[Finding]:
+    """Nodes that others may take for one."""
+    addresses: defaultdict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        addresses[node.id].append(node.address)
+    return [
+        Finding(
+            "ids",
+            "note",
+            f"{len(places)} nodes have the id {node_id}: {', '.join(places[:_NAMED])}; calls reach each, and "
+            "clients of go-micro's take them for one",
+            "give each a server_id of its own, or none",
+        )
+        for node_id, places in addresses.items()
+        if len(places) > 1
+    ][:_NAMED]
 
 
 async def _nobody(client: Client, service: str) -> Finding:

@@ -35,6 +35,10 @@ _REFUSED = (
     "its process has ended, listens at another port, or only at 127.0.0.1 (--server-address 0.0.0.0:PORT)"
 )
 _NO_GRPC = "something else listens there (HTTP/1, TLS: is the port right?), or its process is stopped"
+# Why a node is not well it tells nobody but its own log.
+_NOT_SERVING = (
+    "see its log: a start that waits for something (on_start), or the reason of a health check or set_health"
+)
 _HANGS = "its event loop is blocked (a handler that computes or waits without await), or it is no gRPC"
 
 
@@ -137,10 +141,8 @@ async def _ask(node: Node, what: str, config: Config) -> Finding:
     except RpcError as exc:
         return Finding(what, "problem", f"answers health with {exc.code().name}: {exc.details()}")
     if not health.serving:
-        text = f"is {health.status}: it is starting or stopping, and takes no new calls"
-        return Finding(
-            what, "problem", text, "see its log: a start that waits for something (on_start) ends it"
-        )
+        text = f"is {health.status}: it starts or stops, or says of itself that it is not well"
+        return Finding(what, "problem", text, _NOT_SERVING)
     return Finding(what, "ok", f"SERVING, {health.seconds * 1000:.1f} ms{_version(node)}")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
-from pymicro import Client, MemoryRegistry, Node
+from pymicro import Client, MemoryRegistry, Node, RegistryError, Service
 from pymicro.base.findings import Finding
 from pymicro.cli import doctor_checks, doctor_nodes
 from pymicro.cli.doctor_checks import check, check_settings
@@ -128,7 +128,7 @@ async def test_a_service_that_starts_or_stops_is_not_serving(pymicro: Commands) 
     async with greeter(serving=False) as port:
         finding = await the_only(pymicro, f"127.0.0.1:{port}")
     assert finding["level"] == "problem"
-    assert finding["text"].startswith("is NOT_SERVING: it is starting or stopping")
+    assert finding["text"].startswith("is NOT_SERVING: it starts or stops, or says of itself")
 
 
 @contextlib.asynccontextmanager
@@ -443,3 +443,54 @@ async def test_only_a_terminal_gets_colours(pymicro: Commands, env: dict[str, st
     assert (b"\x1b[32m" in printed) is coloured
     piped: Result = await pymicro("doctor", TERM="xterm")
     assert "\x1b" not in piped.out
+
+
+# One id for two
+
+
+async def test_two_processes_with_one_id_are_noted(pymicro: Commands, processes: Processes) -> None:
+    for _ in range(2):
+        server = processes.pymicro("run", "examples/greeter/server.py", "--server-id", "one", cwd=ROOT)
+        server.wait_for("registered")
+    result = await pymicro("doctor", "greeter", "-o", "json")
+    assert result.code == 0
+    (found,) = (one for one in json.loads(result.out)["findings"] if one["check"] == "ids")
+    assert found["level"] == "note"
+    assert re.match(r"2 nodes have the id one: 127\.0\.0\.1:\d+, 127\.0\.0\.1:\d+; calls", found["text"])
+    assert "server_id" in found["fix"]
+
+
+# Watches that are held
+
+
+async def test_a_watch_is_held_only_where_something_can_cut_it(pymicro: Commands) -> None:
+    result = await pymicro("doctor", "--watch", "2s")
+    assert result.code == 0
+    assert "nothing on the way can cut those of registry local" in result.out
+    for bad in ("soon", "1h"):
+        result = await pymicro("doctor", "--watch", bad)
+        assert (result.code, result.out) == (2, "")
+        assert result.err.count("\n") == 1
+        assert "--watch" in result.err
+
+
+class Unlistable(MemoryRegistry):
+    async def services(self) -> list[str]:
+        raise RegistryError("the registry is away")
+
+
+async def test_a_registry_whose_services_cannot_be_listed_is_a_problem() -> None:
+    found = [finding async for finding in check(Client(registry=Unlistable()), "")]
+    assert (found[-1].check, found[-1].level) == ("services", "problem")
+
+
+async def test_a_service_that_is_not_well_is_a_problem_and_its_reason_stays_with_it(
+    pymicro: Commands,
+) -> None:
+    service = Service("greeter", registry=MemoryRegistry())
+    service.set_health(False, "the password is secret")
+    async with service:
+        finding = await the_only(pymicro, service.address)
+    assert finding["text"] == "is NOT_SERVING: it starts or stops, or says of itself that it is not well"
+    assert "health check" in finding["fix"]
+    assert "secret" not in str(finding)

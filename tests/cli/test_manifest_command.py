@@ -93,8 +93,13 @@ async def test_options_go_where_they_belong(printed: Printed) -> None:
     assert container(found)["image"] == "example.com/greeter@sha256:00ff"
     assert container(found)["ports"] == [{"name": "grpc", "containerPort": 9000}]
     assert environment(found)["MICRO_SERVER_ADDRESS"] == "0.0.0.0:9000"
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container(found)[probe]["grpc"] == {"port": 9000}
+    # A pod whose service says that it is not well is no pod to restart.
+    for probe, asked in (
+        ("startupProbe", {"service": "liveness"}),
+        ("readinessProbe", {}),
+        ("livenessProbe", {"service": "liveness"}),
+    ):
+        assert container(found)[probe]["grpc"] == {"port": 9000, **asked}
 
 
 async def test_a_self_registering_service_gets_the_account_and_its_fence(printed: Printed) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from pymicro.kubernetes.api.login import Login, Tls
 from pymicro.kubernetes.api.proxies import without_password
 
-__all__ = ["Transport", "load_aiohttp"]
+__all__ = ["Transport", "load_aiohttp", "strict_refusal"]
 
 # An event of a large object is longer than aiohttp's own buffer; etcd's limit is 1.5 MiB.
 _BUFFER = 2 << 20
@@ -41,6 +41,10 @@ class Transport:
 
     Build it within the event loop, after `load_aiohttp`; `close` it.
 
+    Args:
+        tls: How they are secured.
+        strict: Whether certificates must be as Python 3.13 wants them, and not only as client-go does.
+
     Attributes:
         users: Requests that use it now: an old transport lives on until they have ended.
 
@@ -48,14 +52,14 @@ class Transport:
         OSError, ValueError: The certificates cannot be used.
     """
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: Tls, *, strict: bool = False) -> None:
         import aiohttp
 
         self.tls = tls
         self.users = 0
         self._session = aiohttp.ClientSession(
             # Each watch holds a connection: aiohttp's own limit would let us watch 100 services only.
-            connector=aiohttp.TCPConnector(limit=0, ssl=_context(tls)),
+            connector=aiohttp.TCPConnector(limit=0, ssl=_context(tls, strict)),
             # What an API server or a balancer before it sets would go to the next request.
             cookie_jar=aiohttp.DummyCookieJar(),
             # Neither ~/.netrc nor the environment's proxies: `proxies` knows better which.
@@ -112,12 +116,43 @@ def _origin(url: str) -> tuple[str, str]:
     return urlsplit(url)[:2]
 
 
-def _context(tls: Tls) -> ssl.SSLContext:
+async def strict_refusal(login: Login, *, timeout: float = 5.0) -> str:
+    """Why Python's own rules since 3.13 would refuse the server's certificate; empty if they would not.
+
+    It makes a connection of its own. A server that cannot be asked has been reported already.
+
+    Args:
+        login: How the server is asked.
+        timeout: Seconds for all of it.
+    """
+    import aiohttp
+
+    if not login.server.startswith("https://") or not login.tls.verify:
+        return ""
+    transport = Transport(login.tls, strict=True)
+    try:
+        async with asyncio.timeout(timeout):
+            response = await transport.send("GET", f"{login.server}/version", login, (), None)
+            response.close()
+    except aiohttp.ClientConnectorCertificateError as exc:
+        fault = exc.certificate_error
+        return str(getattr(fault, "verify_message", "") or fault)
+    except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
+        return ""
+    finally:
+        await transport.close()
+    return ""
+
+
+def _context(tls: Tls, strict: bool) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=tls.authority or None)
     # As client-go, for many clusters' certificates need it: Python 3.13 asks for key identifiers
     # and the like, which no other client does. A certificate that is named as trusted is so, also
     # if somebody else has signed it. But a common name alone is no name of a server.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if strict:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    else:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False
     if not tls.verify:

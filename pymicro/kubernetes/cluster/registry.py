@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.findings import Finding
 from pymicro.base.sharing import Sharing
 from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
@@ -22,7 +24,7 @@ from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
 from pymicro.kubernetes.cluster.changeover import Chooser
-from pymicro.kubernetes.cluster.checks import place
+from pymicro.kubernetes.cluster.checks import check_watch, place
 from pymicro.kubernetes.cluster.neighbours import Common, Neighbours, SharingRules
 from pymicro.kubernetes.cluster.terminating import last_resort
 from pymicro.kubernetes.cluster.wanted import Wanted
@@ -308,3 +310,26 @@ class ClusterRegistry(Turnstile):
 
     async def _services_in(self, namespace: str | None) -> set[str]:
         raise NotImplementedError
+
+    # Diagnosis
+
+    async def endure(self, service: str, seconds: float) -> AsyncIterator[Finding]:
+        """Hold the watches of `service` for some time, side by side: whether each of them stands.
+
+        Without a service it holds one in each namespace.
+        """
+        namespaces = await self._namespaces()
+        resource = self._queries(service or "none", (None,))[0].resource
+        queries = (
+            self._queries(service, namespaces)
+            if service
+            else [ObjectQuery(resource, one) for one in namespaces]
+        )
+        checks = [asyncio.ensure_future(check_watch(self._client, query, seconds)) for query in queries]
+        try:
+            for check in checks:
+                yield await check
+        finally:
+            for check in checks:
+                check.cancel()
+            await asyncio.gather(*checks, return_exceptions=True)

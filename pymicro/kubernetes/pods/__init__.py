@@ -158,7 +158,7 @@ class KubernetesRegistry(ClusterRegistry):
 
     async def diagnose(self, service: str) -> AsyncIterator[Finding]:
         """Why `service` is found or not: credentials, rights, and each of its pods."""
-        async for finding in check_cluster(self._client):
+        async for finding in check_cluster(self._client, self._environ):
             yield finding
         if finding.level == "problem":
             return

@@ -132,7 +132,7 @@ class EndpointSliceRegistry(ClusterRegistry):
 
     async def diagnose(self, service: str) -> AsyncIterator[Finding]:
         """Why `service` is found or not: credentials, rights, and each endpoint of its slices."""
-        async for finding in check_cluster(self._client):
+        async for finding in check_cluster(self._client, self._environ):
             yield finding
         if finding.level == "problem":
             return

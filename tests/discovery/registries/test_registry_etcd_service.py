@@ -152,6 +152,47 @@ async def test_an_etcd_without_space_is_a_problem(tmp_path: Path) -> None:
     assert "etcdctl alarm disarm" in member.fix
 
 
+async def test_an_etcd_whose_data_is_corrupt_is_a_problem(tmp_path: Path) -> None:
+    with Etcd(tmp_path) as etcd:
+        member = etcd.ask("maintenance/status", {})["header"]["member_id"]
+        etcd.ask("maintenance/alarm", {"action": "ACTIVATE", "memberID": member, "alarm": "CORRUPT"})
+        found, *_ = await findings(etcd_registry(etcd.address))
+    assert found.level == "problem"
+    assert "alarm:CORRUPT" in found.text
+    assert "etcdctl alarm list" in found.fix
+
+
+async def test_two_processes_with_one_id_are_told(etcd: Etcd) -> None:
+    async with etcd_registry(etcd.address) as first, etcd_registry(etcd.address) as second:
+        own, other = node(1), node(1, address="127.0.0.1:20009")
+        await first.register(own)
+        await second.register(other)
+        # So far it may be one process that crashed and came back.
+        assert problems(await findings(etcd_registry(etcd.address))) == []
+        await first.register(own)
+        (found,) = problems(await findings(etcd_registry(etcd.address)))
+        assert (found.check, found.fix) == ("ids", "give each a server_id of its own, or none")
+        assert "'/micro/registry/greeter/greeter-1' in turn (127.0.0.1:20001, 127.0.0.1:20009)" in found.text
+        await second.register(other)
+        (found,) = problems(await findings(etcd_registry(etcd.address)))
+        assert "in turn (127.0.0.1:20009, 127.0.0.1:20001)" in found.text
+        # etcd has forgotten what was there before: then nobody can tell.
+        etcd.compact()
+        assert problems(await findings(etcd_registry(etcd.address))) == []
+
+
+async def test_a_process_that_starts_again_and_again_under_its_id_is_one(etcd: Etcd) -> None:
+    for number in range(4):
+        async with etcd_registry(etcd.address) as registry:
+            await registry.register(node(1, address=f"127.0.0.1:{20001 + number % 2}"))
+            await registry.register(node(1, address=f"127.0.0.1:{20001 + number % 2}", version="2"))
+            assert problems(await findings(etcd_registry(etcd.address))) == []
+
+
+def problems(found: list[Finding]) -> list[Finding]:
+    return [finding for finding in found if finding.level == "problem"]
+
+
 async def test_a_key_is_pasted_as_one_word_or_not_at_all(etcd: Etcd) -> None:
     keys = ["a-b/x;touch y", "a-b/$(reboot)", "a-b/a\nreboot", "a-b/a\u202eb", "a-b/" + "x" * 300]
     for key in keys:

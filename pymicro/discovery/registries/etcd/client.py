@@ -99,9 +99,9 @@ class EtcdClient:
                 return
             start = page.kvs[-1].key + b"\0"
 
-    async def get(self, key: str) -> Any:
-        """The key with its value, or None."""
-        request = message("RangeRequest", key=key.encode())
+    async def get(self, key: str, revision: int = 0) -> Any:
+        """The key with its value, or None; as it was at a revision, 0 for now."""
+        request = message("RangeRequest", key=key.encode(), revision=revision)
         page = await self.members.call(RANGE, request, Doing("read", key, right="read"))
         return page.kvs[0] if page.kvs else None
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from pymicro.base.findings import Finding
+from pymicro.base.findings import Finding, Level
 from pymicro.base.printable import as_argument
 from pymicro.base.suggest import did_you_mean
 from pymicro.base.turns import Turns
@@ -37,12 +37,15 @@ class _Found:
         nodes: The number of nodes of each service.
         unreadable: Why a value is no record or has faults, by key.
         own: Readings under the keys of the service that the user asks about.
+        rewritten: Of these keys, the revision of the last writing where they were written twice
+            and more since they were made.
     """
 
     keys: int = 0
     nodes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[str, str] = field(default_factory=dict)
     own: dict[str, ValueReading] = field(default_factory=dict)
+    rewritten: dict[str, int] = field(default_factory=dict)
 
 
 async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, None]:
@@ -84,6 +87,9 @@ async def diagnose(client: EtcdClient, service: str) -> AsyncGenerator[Finding, 
             return
     for finding in _service(service, prefix, found):
         yield finding
+    for key in list(found.rewritten)[:_LISTED]:
+        if contested := await _contested(client, key, found):
+            yield contested
 
 
 async def _status(client: EtcdClient, endpoint: str) -> Any:
@@ -123,7 +129,11 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
             "if it is full again soon, give etcd a larger --quota-backend-bytes",
         )
     if answer.errors:
-        return Finding(check, "note", f"{what} answers, and says: {'; '.join(answer.errors)[:200]}")
+        said = "; ".join(answer.errors)[:200]
+        # Of alarms there is one more, CORRUPT: then the member's data cannot be trusted.
+        level: Level = "problem" if "alarm:" in said else "note"
+        fix = "`etcdctl alarm list` and its documentation say what to do" if level == "problem" else ""
+        return Finding(check, level, f"{what} answers, and says: {said}", fix)
     role = (
         "learns" if answer.isLearner else "leads" if answer.leader == answer.header.member_id else "follows"
     )
@@ -149,6 +159,8 @@ async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:
                     found.unreadable[key] = reading.problem
                 if prefix and key.startswith(prefix):
                     found.own[key] = reading
+                    if kv.version > 2:
+                        found.rewritten[key] = kv.mod_revision
                 await turns.give()
     return found
 
@@ -196,3 +208,35 @@ def _service(service: str, prefix: str, found: _Found) -> Iterator[Finding]:
         "see whether it runs with MICRO_REGISTRY=etcd and this registry_address, "
         "and what its log says of its registration",
     )
+
+
+async def _contested(client: EtcdClient, key: str, found: _Found) -> Finding | None:
+    """Whether two processes write one key in turn, since they have the same id.
+
+    Each finds at its next renewal that the other one has overwritten its record, and writes it
+    again. etcd remembers the values before, until it is compacted.
+    """
+    addresses, revision = [_addresses(found.own[key])], found.rewritten[key]
+    try:
+        while len(addresses) < 3:
+            before = await client.get(key, revision - 1)
+            if before is None:
+                return None  # a node that was deregistered in between
+            addresses.append(_addresses(read_value(before.value)))
+            revision = before.mod_revision
+    except EtcdError:
+        return None  # compacted
+    now, other, earlier = addresses
+    if now != earlier or now == other or not now or not other:
+        return None
+    return Finding(
+        "ids",
+        "problem",
+        f"two processes have the same id and write {quoted(key[:_LONGEST_KEY])} in turn ({now}, {other}): "
+        "clients see now one and now the other",
+        "give each a server_id of its own, or none",
+    )
+
+
+def _addresses(reading: ValueReading) -> str:
+    return ", ".join(node.address for node in reading.nodes)

@@ -34,7 +34,7 @@ _PACKAGE = "etcdserverpb"
 # members of a oneof are plain fields: on the wire they are the same.
 _MESSAGES: Mapping[str, str] = {
     "ResponseHeader": "uint64 cluster_id 1, uint64 member_id 2, int64 revision 3",
-    "KeyValue": "bytes key 1, int64 mod_revision 3, bytes value 5, int64 lease 6",
+    "KeyValue": "bytes key 1, int64 mod_revision 3, int64 version 4, bytes value 5, int64 lease 6",
     "Event": "int32 type 1, KeyValue kv 2",
     "RangeRequest": "bytes key 1, bytes range_end 2, int64 limit 3, int64 revision 4, bool keys_only 8",
     "RangeResponse": "ResponseHeader header 1, KeyValue* kvs 2, bool more 3, int64 count 4",
