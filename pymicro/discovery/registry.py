@@ -44,6 +44,10 @@ class Registry(Protocol):
     A registry whose watchers need a moment although its `drain_delay` is 0 may also have
     `notice`, in seconds. A service that is being called then waits until no call has come
     for so long; a service that nobody calls stops at once.
+
+    A registry whose nodes stay when they are not well, since nobody takes them out, may have
+    `tells_health = False`. Clients then watch the health (grpc.health.v1) of each node that they
+    are connected to. A selector that uses no registry may have it too.
     """
 
     name: str

@@ -165,7 +165,14 @@ class BaseClient:
         make_balancer(config)  # finds a balancer that cannot be made now, not at the first call
         self._equipped = config, registry, directory, selector
 
-        self._core.equip(config, selector, make_balancer, self._describe)
+        source = registry if selector.uses_registry else selector
+        self._core.equip(
+            config,
+            selector,
+            make_balancer,
+            self._describe,
+            watch_health=not getattr(source, "tells_health", True),
+        )
 
     @property
     def _parts(self) -> tuple[Config, Registry, Directory, Selector]:

@@ -104,6 +104,8 @@ class ClientCore:
         selector: Selector,
         make_balancer: Callable[[Config], Balancer],
         describe: Callable[[str], str],
+        *,
+        watch_health: bool = False,
     ) -> None:
         """Take what the configuration chose; call it before entering the context.
 
@@ -112,6 +114,7 @@ class ClientCore:
             selector: Where node sets come from.
             make_balancer: Makes a balancer; called once for each target.
             describe: Says what is known of a service, for messages.
+            watch_health: Whether to ask the nodes whether they are well, because nobody else says it.
         """
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
@@ -122,6 +125,7 @@ class ClientCore:
         self._selector = selector
         self._make_balancer = make_balancer
         self._describe = describe
+        self._watch_health = watch_health
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
@@ -204,6 +208,8 @@ class ClientCore:
                 RetryPolicy(config.client_retries) if config.client_retries else None,
                 max(CONNECT_AHEAD, config.subset_size),
             )
+            if self._watch_health:
+                target.watch_health(self.tasks)
             task = self.tasks.start(target.follow(), f"nodes of {service}")
             followed = self._followed[key] = _Followed(target, task)
         followed.channels.add(weakref.ref(channel, partial(self._left, key)))

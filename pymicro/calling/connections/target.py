@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from asyncio import _get_running_loop
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,8 +21,10 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.closing import closing
 from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
 from pymicro.base.forks import refuse_after_fork
+from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.dialled import Dialled
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
+from pymicro.calling.connections.node_health import NodeHealths
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.discovery.selector import Selector
 from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
@@ -111,6 +113,7 @@ class Target:
         ahead: How many nodes are connected before they are picked.
         retry: Which calls are retried, and when; None if no call is.
         budget: How many calls may be retried.
+        healths: What the nodes say of their health; None where those that are not well leave.
         loop: The event loop in which calls are made.
     """
 
@@ -125,6 +128,7 @@ class Target:
     retry: RetryPolicy | None
     ahead: int = CONNECT_AHEAD
     budget: Budget = field(default_factory=Budget)
+    healths: NodeHealths | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     nodes: NodeSet | None = None
     channels: dict[str, NodeChannel] = field(default_factory=dict)
@@ -142,6 +146,10 @@ class Target:
 
     def __post_init__(self) -> None:
         self.chooser.changed = self._changed
+
+    def watch_health(self, tasks: Tasks) -> None:
+        """Ask the nodes themselves whether they are well, as long as they are connected."""
+        self.healths = NodeHealths(tasks, self._changed)
 
     # Following the node sets
 
@@ -219,6 +227,7 @@ class Target:
         nodes = self.nodes or EMPTY
         channels = self.channels
         self._any_pickable = any(channel.pickable for channel in channels.values())
+        unwell = self._unwell()
         reachable = nodes
         if self._any_pickable:
             offered: list[Node] = []
@@ -226,7 +235,8 @@ class Target:
             for node in nodes:
                 channel = channels[node.key]
                 if channel.pickable:
-                    offered.append(node)
+                    if node.key not in unwell:
+                        offered.append(node)
                 elif channel.lazy and unconnected and not self.pool.is_due(channel):
                     unconnected -= 1
                     offered.append(node)
@@ -238,6 +248,16 @@ class Target:
         failed = sum(channel.failed for channel in channels.values())
         self.chooser.update(nodes, reachable, failed)
         self.wake()
+
+    def _unwell(self) -> Set[str]:
+        """The keys of connected nodes to pass over, since they say that they are not well; never of all."""
+        if self.healths is None:
+            return frozenset()
+        self.healths.follow(self.channels)
+        unwell = self.healths.unwell
+        if unwell and all(key in unwell for key, channel in self.channels.items() if channel.pickable):
+            return frozenset()
+        return unwell
 
     def _tell_reconnected(self) -> None:
         """Tell the chooser: a node that was ejected and connected again may be another process now."""

@@ -66,6 +66,7 @@ class StaticRegistry:
 
     name = "static"
     drain_delay = 0.0
+    tells_health = False
 
     def __init__(self, config: Config) -> None:
         listed: dict[str, dict[str, Node]] = {}

@@ -88,6 +88,7 @@ class DnsSelector:
 
     name = "dns"
     uses_registry = False
+    tells_health = False
 
     def __init__(
         self,
