@@ -71,6 +71,8 @@ class Advertisement:
         self._node = node
         self._interval = interval
         self._wanted = wanted
+        # The number of the newest wish; the keeper of an older one ends.
+        self._wish = 0
         self.registered = False
         # Whether the registry may have it.
         self._there = False
@@ -173,9 +175,10 @@ class Advertisement:
         log.log(level, "%s could not be %s: %s; trying again", self._node.id, what, why)
 
     def _keep_from_now(self, *, at_once: bool = False) -> None:
-        self._keeper = self._tasks.start(self._keep(at_once), "renewal")
+        self._wish += 1
+        self._keeper = self._tasks.start(self._keep(self._wish, at_once), "renewal")
 
-    async def _keep(self, at_once: bool) -> None:
+    async def _keep(self, wish: int, at_once: bool) -> None:
         backoff = Backoff(0.5, max(self._interval, 1.0), floor=0.1)
         while True:
             if at_once:
@@ -188,11 +191,11 @@ class Advertisement:
             else:
                 return
             async with self._asking:
-                if asyncio.current_task() is not self._keeper:
-                    return  # another one follows the newer wish
+                if wish != self._wish:
+                    return
                 if self._wanted:
                     await self._renew()
                 elif self._there:
                     await self._take_back()
-            if asyncio.current_task() is not self._keeper:
+            if wish != self._wish:
                 return

@@ -291,6 +291,28 @@ async def test_a_registry_that_hangs_in_one_wish_hears_the_next(monkeypatch: pyt
         await sees(client, service.node)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="3.12 brought eager tasks")
+async def test_eager_tasks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "AWAY", 0.01)
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    try:
+        registry = MemoryRegistry()
+        service, _ = greeter(registry)
+        service.health_check(every=0.01)(says_no)
+        async with service, Client(registry=registry) as client:
+            await sees(client)
+        service, _ = greeter(registry)
+        async with service, Client(registry=registry) as client:
+            for _ in range(3):
+                service.set_health(False)
+                await sees(client)
+                service.set_health(True)
+                await sees(client, service.node)
+    finally:
+        loop.set_task_factory(None)
+
+
 # What a program says
 
 
