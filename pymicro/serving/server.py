@@ -290,6 +290,13 @@ class Server:
             for table in self._tables.values()
             for method in table.methods
         }
+        if any(table.service == health_service.source.full_name for table in self._tables.values()):
+            log.info(
+                "the service has a health (%s) of its own: what pymicro knows does not count there, and "
+                "Kubernetes' probes ask it for `%s` too, if `pymicro manifest` wrote them",
+                health_service.source.full_name,
+                health_service.LIVENESS,
+            )
         paths = Paths(served)
         for path, method in kept.items():
             if path not in served:

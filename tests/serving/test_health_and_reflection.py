@@ -198,7 +198,9 @@ async def test_an_idle_reflection_stream_ends_at_the_drain(package: str) -> None
         assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_a_user_may_bring_a_health_service_of_their_own() -> None:
+async def test_a_user_may_bring_a_health_service_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pymicro.server")
+
     class Health:
         @handler
         async def check(self, request: Any) -> Any:
@@ -207,3 +209,5 @@ async def test_a_user_may_bring_a_health_service_of_their_own() -> None:
     async with serving(Health(), source=health_pb2) as running:
         reply = await health_of(running).Check(health_pb2.HealthCheckRequest())
         assert reply.status == SERVICE_UNKNOWN
+    assert "a health (grpc.health.v1.Health) of its own" in caplog.text
+    assert "`liveness`" in caplog.text
