@@ -150,8 +150,11 @@ class CheckRun:
             held = stood_still(self._began)
             blame = f" (the event loop stood still for {held:.1f} s of them)" if held else ""
             return f"took {took:.1f} s, more than {format_duration(limit)}{blame}"
-        # Cancelled, but not by us: it cancelled itself.
-        return "it was cancelled" if run.cancelled() else run.result()
+        if run.cancelled():
+            return "it was cancelled"  # not by us: it cancelled itself
+        # Even what it raised or returned may raise, when somebody looks at it.
+        bug = run.exception()
+        return run.result() if bug is None else f"failed with a {type(bug).__name__} that cannot be shown"
 
     async def _work(self) -> str:
         function = self.check.function
@@ -167,7 +170,7 @@ class CheckRun:
         except BaseException as exc:  # a check that calls sys.exit fails, and ends nobody
             log.debug("health check %s failed", self.check.name, exc_info=exc)
             return _said(exc)
-        if found is None or found is True or found == "":
+        if found is None or found is True:
             return ""
         if found is False:
             return "failed"

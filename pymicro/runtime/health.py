@@ -63,7 +63,9 @@ class OwnHealth:
 
     def set(self, healthy: bool, reason: str) -> None:
         """Say how it is, until the next word or the end of the service."""
-        self.reason = None if healthy else _cleaned(reason) or "its program says so"
+        before, self.reason = self.reason, None if healthy else _cleaned(reason) or "its program says so"
+        if self.reason == before:
+            return  # a handler may say so at each call
         for verdict in list(self._verdicts):
             verdict.heard()
 
@@ -184,5 +186,5 @@ class Verdict:
 
 def _cleaned(reason: Any) -> str:
     """One line of it."""
-    text = printable(" ".join(str(reason).split()))
+    text = printable(" ".join(str(reason)[: 4 * _LONGEST_REASON].split()))
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"

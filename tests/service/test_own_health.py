@@ -431,6 +431,19 @@ def answers_with_a_number() -> int:
     return 7
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("not even this")
+
+
+async def cannot_be_shown() -> None:
+    raise Unspeakable
+
+
+async def has_much_to_say() -> None:
+    raise RuntimeError("x" * 10_000_000)
+
+
 def hangs_in_a_thread() -> None:
     time.sleep(0.6)
 
@@ -450,6 +463,8 @@ def gives_a_coroutine() -> Any:
         (says_why, "the queue is 10,000 messages behind"),
         (gives_a_coroutine, "the queue is 10,000 messages behind"),
         (exits, r"SystemExit: 3 \(.*test_own_health\.py:\d+\)"),
+        (cannot_be_shown, "failed with a ValueError that cannot be shown"),
+        (has_much_to_say, "RuntimeError: x{286}…"),
         (answers_with_a_number, "returned a int: a check returns None or True, or False or why it failed"),
     ],
 )
