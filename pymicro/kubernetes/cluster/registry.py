@@ -319,12 +319,9 @@ class ClusterRegistry(Turnstile):
         Without a service it holds one in each namespace.
         """
         namespaces = await self._namespaces()
-        resource = self._queries(service or "none", (None,))[0].resource
-        queries = (
-            self._queries(service, namespaces)
-            if service
-            else [ObjectQuery(resource, one) for one in namespaces]
-        )
+        queries = [wanted.query for wanted in self._want(service or "none", namespaces)]
+        if not service:
+            queries = [ObjectQuery(query.resource, query.namespace) for query in queries]
         checks = [asyncio.ensure_future(check_watch(self._client, query, seconds)) for query in queries]
         try:
             for check in checks:
