@@ -75,8 +75,9 @@ PRIVATE = {
         )
     ),
     "pymicro.Channel.tasks",
-    "pymicro.Client.equip",
-    *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata")),
+    *(f"pymicro.CallContext.{name}" for name in ("began", "coded")),
+    *(f"pymicro.Client.{name}" for name in ("equip", "recorder")),
+    *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata", "recorder")),
     "pymicro.testing.Running.close",
 }
 

@@ -20,6 +20,7 @@ from pymicro.balancing.policy.outliers import FAILURES, PATIENCE, History, Outli
 from pymicro.balancing.policy.warming import Warming
 from pymicro.balancing.policy.zones import in_zone
 from pymicro.base.errors import NoNode
+from pymicro.base.recorder import TargetRecord
 from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 
 __all__ = ["Chooser"]
@@ -53,6 +54,7 @@ class Chooser:
 
     Attributes:
         changed: As given; may be set later.
+        record: Where ejections are counted; None if they are not.
         panicking: Whether so few nodes are well that all reachable ones are used.
     """
 
@@ -88,6 +90,7 @@ class Chooser:
         # Whether a pick needs more than the balancer.
         self._special = False
         self.panicking = False
+        self.record: TargetRecord | None = None
 
     @property
     def ejected(self) -> frozenset[str]:
@@ -284,7 +287,11 @@ class Chooser:
                 self._probeable[pick.node.key] = pick.node
                 self._attend()
                 self._eject(pick.node, f"{reason}, the last with status {outcome.code}", now)
+                if self.record is not None:
+                    self.record.ejected[history.method] += 1
                 self.changed()
+            elif reason and self.record is not None:
+                self.record.not_ejected += 1
         elif history.probe is pick:
             self._eject(pick.node, f"its probe failed with status {outcome.code}", self._clock())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from pymicro.base.closing import closing
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
+from pymicro.base.recorder import Recorder
 from pymicro.calling.call.channel_state import UNSET, Unset
 from pymicro.calling.call.layers import layers_of
 from pymicro.calling.channel import Channel
@@ -79,6 +80,7 @@ class Settings(TypedDict, total=False):
     stop_grace: float
     log_level: str
     log_format: str
+    metrics: str
     loop: str
     loop_lag: float
     client_pool_size: int
@@ -145,6 +147,7 @@ class BaseClient:
         self._stack = AsyncExitStack()
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
         self._open = False
+        self._recorder: Recorder | None = None
 
     def equip(self, config: Config, instances: Instances | None = None) -> None:
         """Choose the plug-ins; do no I/O.
@@ -165,6 +168,7 @@ class BaseClient:
         make_balancer(config)  # finds a balancer that cannot be made now, not at the first call
         self._equipped = config, registry, directory, selector
 
+        self._recorder = Recorder() if config.metrics == "on" else None
         source = registry if selector.uses_registry else selector
         self._core.equip(
             config,
@@ -172,6 +176,7 @@ class BaseClient:
             make_balancer,
             self._describe,
             watch_health=not getattr(source, "tells_health", True),
+            record=self._recorder,
         )
 
     @property
@@ -189,6 +194,11 @@ class BaseClient:
     def registry(self) -> Registry:
         """The registry in use."""
         return self._parts[1]
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where calls and nodes are counted; None if `metrics` is off."""
+        return self._recorder
 
     @property
     def selector(self) -> Selector:

@@ -137,8 +137,13 @@ class Life:
         """
         parts, config = self._parts, self._config
         use_grpc()
+        recorder = self._client.recorder
         server = Server(
-            config, interceptors=parts.interceptors, options=parts.options, compression=parts.compression
+            config,
+            interceptors=parts.interceptors,
+            options=parts.options,
+            compression=parts.compression,
+            record=recorder.server if recorder is not None else None,
         )
         for add in parts.added:
             add(server)

@@ -102,5 +102,5 @@ class Router:
         return self._refuse(path, self._paths.explain(path), caller)
 
     def _refuse(self, path: str, text: str, caller: Caller) -> Found:
-        found = refusing(text, foreign=self._dispatcher.foreign)
+        found = refusing(path, text, self._dispatcher)
         return self._translate(path, found) if caller.go_micro else found

@@ -80,14 +80,16 @@ class RpcForms:
         handler = in_json(self._handler)
         if handler is None:
             text = f"{path} takes no JSON: its messages are not known here"
-            return refusing(text, foreign=self._dispatcher.foreign)
+            return refusing(path, text, self._dispatcher)
         return self._dispatcher.build(handler)
 
 
-def refusing(text: str, *, foreign: bool) -> Found:
+def refusing(path: str, text: str, dispatcher: Dispatcher) -> Found:
     """A method that refuses calls that nothing here can serve."""
 
     async def refuse(requests: Any, context: Any) -> None:
+        if dispatcher.record is not None:
+            dispatcher.record.refuse(path, "unknown", grpc.StatusCode.UNIMPLEMENTED.value[0])
         await abort_unstarted(context, grpc.StatusCode.UNIMPLEMENTED, text)
 
     async def iterated(requests: Any, context: Any) -> Any:
@@ -95,4 +97,4 @@ def refusing(text: str, *, foreign: bool) -> Found:
         yield
 
     shape = Shape.STREAM_STREAM
-    return grpc_handler(shape.value, iterated) if foreign else ServedMethod(shape, refuse)
+    return grpc_handler(shape.value, iterated) if dispatcher.foreign else ServedMethod(shape, refuse)

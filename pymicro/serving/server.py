@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 
 from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
+from pymicro.base.recorder import ServerRecord
 from pymicro.rpc.grpcio import let_events_arrive, method_handlers
 from pymicro.serving import health as health_service
 from pymicro.serving.call.context import Draining, Serving
@@ -61,6 +62,7 @@ class Server:
         options: grpc channel arguments; they override ours.
         compression: Compression of responses.
         transport: Used instead of grpc.aio's server; it sees to its own options and compression.
+        record: Where calls are counted; None counts none.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Server:
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
         transport: ServerTransport | None = None,
+        record: ServerRecord | None = None,
     ) -> None:
         self._config = config
+        self._record = record
         self._interceptors, self._foreign = split(interceptors)
         self._transport: ServerTransport = transport or GrpcServerTransport(config, options, compression)
         self._tables: dict[str, HandlerTable] = {}
@@ -163,7 +167,12 @@ class Server:
         self.check()
         limit = self._config.max_concurrent_calls or math.inf
         loop = asyncio.get_running_loop()
-        self._serving = Serving(loop, limit=limit, has_cancelled=self._transport.has_cancelled)
+        has_cancelled = self._transport.has_cancelled
+        self._serving = Serving(loop, limit=limit, has_cancelled=has_cancelled, record=self._record)
+        if self._record is not None:
+            for table in self._tables.values():
+                for method in table.methods:
+                    self._record.know(method.rpc.path)
         self._health = health_service.health_of(self._tables)
         self._debug = Debug(self._health)
         bound = await self._transport.listen(address, self._methods(self._serving, self._health, self._debug))
@@ -279,7 +288,7 @@ class Server:
         methods = [method for table in health_tables for method in table.methods]
         methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
-        # Users may bring their own health or reflection.
+        # Users may bring their own health or reflection, which count like ours.
         theirs = Dispatcher(
             aside, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
         )

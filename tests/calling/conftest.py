@@ -21,6 +21,7 @@ BOTH = {
     "test_interceptor_orders.py",
     "test_metadata.py",
     "test_misuse.py",
+    "test_recording.py",
     "test_retries.py",
 }
 

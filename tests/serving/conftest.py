@@ -23,6 +23,7 @@ BOTH = {
     "test_handler_errors.py",
     "test_health_and_reflection.py",
     "test_idempotent.py",
+    "test_recording.py",
     "test_server_interceptors.py",
     "test_server_life_cycle.py",
     "test_servicers.py",

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from pymicro.base.recorder import ServerRecord
 from pymicro.serving.server import Server
 from pymicro.settings.config import Config
 from tests.fakes.server_transport import MemoryChannel, MemoryTransport
@@ -101,10 +102,11 @@ async def serving(
     interceptors: Sequence[Any] = (),
     options: Sequence[tuple[str, Any]] = (),
     add: Callable[[Server], None] | None = None,
+    record: ServerRecord | None = None,
 ) -> AsyncIterator[Running]:
     config = config or Config()
     memory = MemoryTransport(config.max_message_size) if TRANSPORT == "memory" else None
-    server = Server(config, interceptors=interceptors, options=options, transport=memory)
+    server = Server(config, interceptors=interceptors, options=options, transport=memory, record=record)
     for obj in objects:
         server.add(obj, source, partial=True)
     if add is not None:

@@ -92,6 +92,11 @@ class History(Counts):
         self.due = 0.0
         self.probe: object | None = None
 
+    @property
+    def method(self) -> str:
+        """What shows that it is an outlier: gRFC A91's word, or ours where it has none."""
+        return "consecutive_failures" if self.in_a_row >= IN_A_ROW else "failure_percentage"
+
 
 class Outliers:
     """The histories of a service's nodes.

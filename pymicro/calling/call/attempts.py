@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,6 +25,7 @@ from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS
 from pymicro.rpc.wire.status import from_aio
 
 if TYPE_CHECKING:
+    from pymicro.base.recorder import ClientMethodRecord
     from pymicro.calling.call.called import Called
     from pymicro.calling.connections.target import PickedChannel, Target
     from pymicro.calling.connections.transport import Status
@@ -88,6 +89,11 @@ class Attempts(CallState):
     _status: Any = None  # a Status, of the last attempt if that failed or streamed requests
     _response: Any = None
     _answered = False
+    _record: ClientMethodRecord | None = None
+    _began = 0.0  # a moment of `time.monotonic()`, if there is a record
+    _attempted = 0.0  # the same for the present attempt, if it did not begin with the call
+    _written = 0  # how many attempts were counted by themselves
+    _paused = 0.0  # seconds between attempts
 
     def __init__(
         self,
@@ -105,6 +111,11 @@ class Attempts(CallState):
         self._target = target
         self._timeout = timeout
         self._arguments = request, metadata, credentials, compression
+        record = target.record
+        if record is not None:
+            path = called.path
+            self._record = record.methods.get(path) or record.method(path)
+            self._began = monotonic()
         if timeout is not None:
             self.deadline = target.loop.time() + timeout
         if not again or target.retry is None:
@@ -158,8 +169,12 @@ class Attempts(CallState):
             self.task = task
 
     async def _begin_later(self, wait_for_ready: bool) -> None:
-        found = await self._target.wait(self.called.method.info, self.deadline, wait_for_ready)
+        target = self._target
+        found = await target.wait(self.called.method.info, self.deadline, wait_for_ready)
         self.task = None
+        self._attempted = monotonic()
+        if target.record is not None:
+            target.record.waits.add(self._attempted - self._began)
         self._start(found, self._left())
 
     def _left(self) -> float | None:
@@ -185,6 +200,8 @@ class Attempts(CallState):
         self._found = found
         self._said = channel.said
         self.made += 1
+        if self._record is not None:
+            self._record.started += 1
         channel.calls += 1
         self.inner = network
         self.phase = RUNNING
@@ -267,7 +284,7 @@ class Attempts(CallState):
         late = self.code is _DEADLINE_EXCEEDED and (self._heard or self._had_no_time())
         if self.code is _DEADLINE_EXCEEDED and self.deadline is not None and self._timeout is not None:
             ago = self._target.loop.time() - self.deadline + self._timeout
-            self._held = stood_still(time.monotonic() - ago)
+            self._held = stood_still(monotonic() - ago)
         try:
             self._target.chooser.done(pick, outcome, late)
         except Exception as exc:
@@ -360,6 +377,8 @@ class Attempts(CallState):
             return False
         self._tried |= {self._found[0].node.key}
         if pause > 0:
+            self._write_attempt(outcome.code)
+            self._paused += pause
             failed = self.inner
             self.wait()
             self._later(self._start_after, pause, failed)
@@ -367,6 +386,8 @@ class Attempts(CallState):
         found = self._find()
         if found is None:
             return False
+        self._write_attempt(outcome.code)
+        self._attempted = monotonic()
         try:
             self._start(found, self._left())
         except Exception as exc:
@@ -379,6 +400,7 @@ class Attempts(CallState):
         found = self._find()
         self.task = None
         if found is not None:
+            self._attempted = monotonic()
             self._start(found, self._left())
         else:
             self.inner = failed
@@ -401,6 +423,40 @@ class Attempts(CallState):
         return None
 
     # The end of the call
+
+    def finish(self, end: End | None = None) -> None:
+        record = self._record
+        if record is not None and self.phase is not ENDED:
+            failure = self._failure
+            number = (
+                (0 if self.code is _OK else _OUTCOMES[self.code].code)
+                if failure is None
+                else _number(failure)
+            )
+            seconds = monotonic() - self._began
+            if self.made == 1 and not (self._attempted or self._written):
+                record.once[number].add(seconds)
+            else:
+                self._write_call(record, number, seconds)
+        super().finish(end)
+
+    def _write_call(self, record: ClientMethodRecord, number: int, seconds: float) -> None:
+        """Count a call that was not just one attempt, begun at once."""
+        if not self.made:
+            record.without[number].add(seconds)
+            return
+        record.several[number].add(seconds)
+        self._write_attempt(number)
+        if self.made > 1:
+            record.retries.add(self.made - 1)
+            if self._paused:
+                record.delays.add(self._paused)
+
+    def _write_attempt(self, number: int) -> None:
+        """Count an attempt that is not all there is to its call; once each."""
+        if self._record is not None and self._written < self.made:
+            self._written = self.made
+            self._record.tries[number].add(monotonic() - (self._attempted or self._began))
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:
@@ -516,6 +572,15 @@ class Attempts(CallState):
     def _unread(self) -> bool:
         """Whether it ended OK with a response that nobody has tried to read yet."""
         return self.called.one_response and self.code is _OK and not (self._answered or self._failure)
+
+
+def _number(error: BaseException) -> int:
+    """The number of the status that this exception means for a call that it ended on this side."""
+    if isinstance(error, asyncio.CancelledError):
+        code = _CANCELLED
+    else:
+        code = error.code() if isinstance(error, AioRpcError) else _UNKNOWN
+    return _OUTCOMES[code].code
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

@@ -56,6 +56,9 @@ def direct(
     """
     channel = called.channel
     if timeout is not None and timeout <= 0:
+        record = (channel.target or channel.open()).record
+        if record is not None:
+            record.method(called.path).without[grpc.StatusCode.DEADLINE_EXCEEDED.value[0]].add(0.0)
         text = f"the timeout of {timeout:g} s was over before the call began"
         return refused(called, DeadlineExceeded(text, from_peer=False))
     if channel.caller is not None:

@@ -22,6 +22,7 @@ from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
 from pymicro.base.errors import PymicroError
 from pymicro.base.forks import use_grpc
+from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.method import Method
@@ -106,6 +107,7 @@ class ClientCore:
         describe: Callable[[str], str],
         *,
         watch_health: bool = False,
+        record: Recorder | None = None,
     ) -> None:
         """Take what the configuration chose; call it before entering the context.
 
@@ -115,7 +117,9 @@ class ClientCore:
             make_balancer: Makes a balancer; called once for each target.
             describe: Says what is known of a service, for messages.
             watch_health: Whether to ask the nodes whether they are well, because nobody else says it.
+            record: Where calls and nodes are counted; None counts none.
         """
+        self._record = record
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
         self.caller = _caller(config.server_name)
@@ -207,6 +211,7 @@ class ClientCore:
                 Subset(config.subset_size, self._seed),
                 RetryPolicy(config.client_retries) if config.client_retries else None,
                 max(CONNECT_AHEAD, config.subset_size),
+                record=self._record.target(service) if self._record is not None else None,
             )
             if self._watch_health:
                 target.watch_health(self.tasks)

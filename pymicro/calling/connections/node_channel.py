@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
+from pymicro.base.recorder import TargetRecord
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions
@@ -65,6 +66,7 @@ class NodeChannel:
         "_config",
         "_listeners",
         "_options",
+        "_record",
         "_tasks",
         "_transport",
         "_watch",
@@ -88,7 +90,9 @@ class NodeChannel:
         tasks: Tasks,
         transport: ClientTransport,
         closed: Callable[[NodeChannel], None],
+        record: TargetRecord | None,
     ) -> None:
+        self._record = record
         self.node = node
         self.pickable = False
         self.failed = False
@@ -154,6 +158,8 @@ class NodeChannel:
     def _saw(self, state: grpc.ChannelConnectivity) -> None:
         previous, self.state = self.state, state
         self.changes += 1
+        if self._record is not None:
+            self._count(self._record, previous, state)
         before = self.pickable, self.failed, self.readies
         if state is _READY:
             self.pickable, self.failed = True, False
@@ -168,6 +174,14 @@ class NodeChannel:
         if before != (self.pickable, self.failed, self.readies):
             for listener in list(self._listeners):
                 listener()
+
+    def _count(
+        self, record: TargetRecord, previous: grpc.ChannelConnectivity | None, state: grpc.ChannelConnectivity
+    ) -> None:
+        if state is not previous:
+            record.connected += state is _READY
+            record.failed += state is _FAILED
+            record.disconnected += previous is _READY
 
     def _connected_anew(self) -> None:
         self.readies += 1
@@ -227,6 +241,9 @@ class NodeChannel:
         self._bound.clear()
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
+            if self._record is not None and self.state is _READY:
+                self._record.disconnected += 1
         if self.connection is not None:
             await self.connection.close()
         self._closed(self)
@@ -251,13 +268,23 @@ class NodeChannels:
         self._tick: asyncio.TimerHandle | None = None
         self._spread_until = 0.0
 
-    def acquire(self, node: Node, options: ChannelOptions, listener: Callable[[], None]) -> NodeChannel:
-        """The channel to `node`; made, but not connected, if nobody holds it yet."""
+    def acquire(
+        self,
+        node: Node,
+        options: ChannelOptions,
+        listener: Callable[[], None],
+        record: TargetRecord | None = None,
+    ) -> NodeChannel:
+        """The channel to `node`; made, but not connected, if nobody holds it yet.
+
+        Args:
+            record: Where its connections are counted, if it is made.
+        """
         key = options, node.key
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = NodeChannel(
-                node, self._config, options, self._tasks, self._transport, self._retired.discard
+                node, self._config, options, self._tasks, self._transport, self._retired.discard, record
             )
         channel.listen(listener)
         return channel

@@ -21,6 +21,7 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.closing import closing
 from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
 from pymicro.base.forks import refuse_after_fork
+from pymicro.base.recorder import TargetRecord
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.dialled import Dialled
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
@@ -114,6 +115,7 @@ class Target:
         retry: Which calls are retried, and when; None if no call is.
         budget: How many calls may be retried.
         healths: What the nodes say of their health; None where those that are not well leave.
+        record: Where calls and nodes are counted; None if they are not.
         loop: The event loop in which calls are made.
     """
 
@@ -129,6 +131,7 @@ class Target:
     ahead: int = CONNECT_AHEAD
     budget: Budget = field(default_factory=Budget)
     healths: NodeHealths | None = None
+    record: TargetRecord | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     nodes: NodeSet | None = None
     channels: dict[str, NodeChannel] = field(default_factory=dict)
@@ -146,6 +149,7 @@ class Target:
 
     def __post_init__(self) -> None:
         self.chooser.changed = self._changed
+        self.chooser.record = self.record
 
     def watch_health(self, tasks: Tasks) -> None:
         """Ask the nodes themselves whether they are well, as long as they are connected."""
@@ -194,13 +198,18 @@ class Target:
         gone, present = differing(self.nodes or EMPTY, nodes)
         self.nodes = nodes
         keys = {node.key for node in present}
+        record = self.record
         for node in gone:
             if node.key not in keys:
                 self.pool.release(self.channels.pop(node.key), self.options, self._changed)
+                if record is not None:
+                    record.removed += 1
         for node in present:
             channel = self.channels.get(node.key)
             if channel is None:
-                self.channels[node.key] = self.pool.acquire(node, self.options, self._changed)
+                self.channels[node.key] = self.pool.acquire(node, self.options, self._changed, record)
+                if record is not None:
+                    record.added += 1
             else:
                 channel.node = node  # the same node, perhaps with other metadata
         connected = sum(not channel.lazy for channel in self.channels.values())
@@ -367,6 +376,8 @@ class Target:
         now = time.monotonic()
         if self.budget.spend(now):
             return True
+        if self.record is not None:
+            self.record.unretried += 1
         if now - self._held_back > HELD_BACK_INTERVAL:
             log.warning(
                 "%s: more calls fail than may be tried again (a fifth of those that succeed); "

@@ -42,6 +42,7 @@ def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None
         return None
     now = serving.last = time.monotonic()
     call = CallContext(context, codec, serving, None if remaining is None else now + remaining)
+    call.began = now
     if codec.handler.idempotent:
         call.mark_idempotent()
     serving.calls.add(call)
@@ -56,7 +57,11 @@ async def refuse_start(context: Any, codec: RpcCodec, serving: Serving) -> NoRet
         AbortError: As `context.abort` does.
     """
     more = (IDEMPOTENT,) if codec.handler.idempotent else ()
-    if context.time_remaining() == 0:
+    expired = context.time_remaining() == 0
+    if serving.record is not None:
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.RESOURCE_EXHAUSTED
+        serving.record.refuse(codec.path, "expired" if expired else "full", code.value[0])
+    if expired:
         log.debug("%s: not started, its deadline has passed", codec.path)
         text = "the deadline had passed before the call was started"
         await abort_unstarted(context, grpc.StatusCode.DEADLINE_EXCEEDED, text, more)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import grpc
 from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 
+from pymicro.base.recorder import ServerRecord
 from pymicro.rpc import scope as scopes
 from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Mapper, apply
@@ -97,6 +98,7 @@ class Serving:
         last: When the last call arrived, a moment of `time.monotonic()`.
         interrupted: Whether a handler raised KeyboardInterrupt.
         has_cancelled: The transport's.
+        record: Where calls are counted; None if they are not.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -109,6 +111,7 @@ class Serving:
     last: float = -math.inf
     interrupted: bool = False
     has_cancelled: Callable[[asyncio.Task[Any]], bool] = lambda task: True
+    record: ServerRecord | None = None
 
     def interrupt(self) -> None:
         """Act like Ctrl-C: a handler raised KeyboardInterrupt.
@@ -134,9 +137,14 @@ class CallContext(ServicerContext[Any, Any]):
         task: In which the handler runs; None once it has returned.
         deadline: The caller's deadline as a moment of `time.monotonic()`; None without
             one. Computed once: grpc uses the wall clock, which may be set meanwhile.
+        began: When it was admitted, a moment of `time.monotonic()`.
+        coded: Whether the handler has set a code, and so may end with another status than OK
+            although it returns.
     """
 
     active: bool = True
+    began: float = 0.0
+    coded: bool = False
 
     # The defaults are on the class: a call pays only for what it uses.
     _was_cancelled: bool = False
@@ -285,6 +293,7 @@ class CallContext(ServicerContext[Any, Any]):
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """Set the status to end with, unless an exception gives another one."""
+        self.coded = True
         self._context.set_code(code)
 
     def set_details(self, details: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from pymicro.rpc.grpcio import CallerGone, grpc_handler, let_events_arrive
 from pymicro.rpc.interceptors import Interceptor, apply, mapped, through
 from pymicro.serving.call.admission import begin, refuse_start
 from pymicro.serving.call.context import CallContext, Serving
-from pymicro.serving.call.refusal import NotOverridden, refuse
+from pymicro.serving.call.refusal import NotOverridden, ended_with, refuse
 from pymicro.serving.call.relay import Relay
 from pymicro.serving.call.requests import ReceivedRequests
 from pymicro.serving.call.rpc_codec import RpcCodec
@@ -47,6 +48,9 @@ class Dispatcher:
         foreign: Whether grpc.aio interceptors run outside; these want to see messages
             and to iterate response streams.
         limit: Largest response in bytes.
+
+    Attributes:
+        record: Where calls are counted; None if they are not.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Dispatcher:
         self._reading = reading
         self._interceptors = interceptors
         self.foreign = foreign
+        self.record = serving.record
         self._limit = limit
 
     def build(self, handler: RpcHandler) -> ServedMethod | grpc.RpcMethodHandler[Any, Any]:
@@ -101,11 +106,15 @@ class Dispatcher:
         serving, calls, parse, aside = self._serving, self._serving.calls, codec.parse, codec.aside
         parses = codec.raw and not codec.shape.request_streaming
         reads = codec.raw and codec.shape.request_streaming
+        record = self.record.method(codec.path) if self.record is not None else None
 
         async def dispatch(request: Any, context: Any) -> Any:
             call = begin(context, codec, serving)
             if call is None:
                 await refuse_start(context, codec, serving)
+            if record is not None:
+                record.started += 1
+            failed = False
             try:
                 if parses:
                     request = parse(request) if aside is None else await aside(request)
@@ -113,8 +122,12 @@ class Dispatcher:
                     request = ReceivedRequests(context.read, parse, aside)
                 return finish(await run(request, call))
             except BaseException as exc:
+                failed = True
                 return await refuse(call, context, codec, serving, exc)
             finally:
+                if record is not None:
+                    code = ended_with(call, context, failed) if failed or call.coded else 0
+                    record.end(code, monotonic() - call.began)
                 call.leave()
                 calls.discard(call)
 
@@ -130,12 +143,15 @@ class Dispatcher:
             finish: Turns each response into what is yielded.
         """
         serving, calls = self._serving, self._serving.calls
+        record = self.record.method(codec.path) if self.record is not None else None
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
             call = begin(context, codec, serving)
             if call is None:
                 await refuse_start(context, codec, serving)
-            outside = False
+            if record is not None:
+                record.started += 1
+            failed = outside = False
             try:
                 responses = iterate(request, call)
                 try:
@@ -148,10 +164,13 @@ class Dispatcher:
                     await _close(responses, codec)
                     raise
             except BaseException as exc:
+                failed = True
                 if outside and isinstance(exc, GeneratorExit):
                     raise  # who iterates has closed this; it is not the handler's exception
                 await refuse(call, context, codec, serving, exc)
             finally:
+                if record is not None:
+                    record.end(ended_with(call, context, failed), monotonic() - call.began)
                 call.leave()
                 calls.discard(call)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pymicro.serving.call.context import CallContext, Serving
     from pymicro.serving.call.rpc_codec import RpcCodec
 
-__all__ = ["NotOverridden", "error_code", "refuse", "refuse_outside"]
+__all__ = ["NotOverridden", "ended_with", "error_code", "refuse", "refuse_outside"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -254,3 +254,22 @@ def error_code(context: Any) -> grpc.StatusCode | None:
     """The error code that a handler set, as an enum or as a number."""
     code = code_of(context.code())
     return None if code is grpc.StatusCode.OK else code
+
+
+def ended_with(call: CallContext, context: Any, failed: bool) -> int:
+    """The number of the status that a call ended with, for the record.
+
+    Args:
+        failed: Whether its handler raised something, and did not return.
+    """
+    if call.cancelled():
+        code = None
+    else:
+        code = error_code(context)
+        if code is None and not failed:
+            return 0
+    if code is None:  # nobody waits for an answer any more
+        passed = _deadline_passed(call)
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+    number: int = code.value[0]
+    return number
