@@ -53,5 +53,6 @@ class Client(BaseClient):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        self._stack.enter_context(watched(self.config.loop_lag))
+        lag = self.recorder.lag if self.recorder is not None else None
+        self._stack.enter_context(watched(self.config.loop_lag, lag))
         return self

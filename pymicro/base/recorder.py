@@ -205,12 +205,15 @@ class Recorder:
         server: The calls that it serves.
         targets: The services that it calls, by name. They stay when nobody calls them any more:
             a counter that vanishes and comes back from 0 looks like a restart.
+        registry_errors: How often the registry failed: `watch`, when a service was watched, and
+            `register`, when a node was registered.
         lag: How much later than meant the event loop did what was due.
     """
 
     def __init__(self) -> None:
         self.server = ServerRecord()
         self.targets: dict[str, TargetRecord] = {}
+        self.registry_errors: Counter[str] = Counter()
         self.lag = Durations()
 
     def target(self, service: str) -> TargetRecord:

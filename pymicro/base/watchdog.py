@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from math import inf
 
 from pymicro.base.places import CodePlace, depth, place_of
+from pymicro.base.recorder import Durations
 
 __all__ = ["stood_still", "watched"]
 
@@ -48,11 +49,13 @@ class _Watchdog:
     Attributes:
         limit: Seconds that the loop may stand still.
         users: How many want it watched.
+        records: Where it is counted how late the signs of life came.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
         self.limit = limit
         self.users = 0
+        self.records: list[Durations] = []
         self._loop = loop
         self._ident = threading.get_ident()
         self._below = 0
@@ -91,6 +94,8 @@ class _Watchdog:
         self._due = now + BEAT
         self._used = time.process_time()
         self._timer = self._loop.call_later(BEAT, self._beat)
+        for record in self.records:
+            record.add(max(0.0, now - due))
         seen = self._seen
         if seen:
             self._seen = Counter()
@@ -145,8 +150,11 @@ class _Watchdog:
 
 
 @contextmanager
-def watched(limit: float) -> Iterator[None]:
+def watched(limit: float, record: Durations | None = None) -> Iterator[None]:
     """Log a warning whenever the running loop has stood still for longer than `limit` seconds.
+
+    Where there is a `record`, it gets how much later than meant the loop did what was due, ten times
+    a second.
 
     All who want a loop watched share one thread, and the smallest of their limits. Of several
     standstills in 10 s the first is told. 0 watches nothing.
@@ -165,9 +173,13 @@ def watched(limit: float) -> Iterator[None]:
             return
     watchdog.limit = min(watchdog.limit, limit)
     watchdog.users += 1
+    if record is not None:
+        watchdog.records.append(record)
     try:
         yield
     finally:
+        if record is not None:
+            watchdog.records.remove(record)
         watchdog.users -= 1
         if not watchdog.users:
             _watchdogs.pop(loop, None)

@@ -14,6 +14,7 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Latest
+from pymicro.base.recorder import Recorder
 from pymicro.base.sharing import Sharing
 from pymicro.discovery.registry import Registry
 from pymicro.nodes.node import EMPTY, NodeSet, differing
@@ -133,17 +134,20 @@ class Directory:
         linger: Seconds a watch outlives its last watcher.
         backoff: Makes the pauses between tries on one service.
         clock: Seconds of a monotonic clock.
+        recorder: Where failures of the registry are counted; None if they are not.
     """
 
     def __init__(
         self,
         registry: Registry,
         *,
+        recorder: Recorder | None = None,
         linger: float = 30.0,
         backoff: Callable[[], Backoff] = lambda: Backoff(0.25, 30.0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
+        self._recorder = recorder
         self._backoff = backoff
         self._clock = clock
         self._topics: Sharing[str, _Topic] = Sharing("pymicro directory", lambda _: linger)
@@ -180,6 +184,10 @@ class Directory:
         topic = self._topics.get(service)
         return topic.state() if topic is not None else ServiceState()
 
+    def states(self) -> dict[str, ServiceState]:
+        """What the directory knows of each service that is watched."""
+        return {service: topic.state() for service, topic in self._topics.running.items()}
+
     def describe_state(self, service: str) -> str:
         """The clause for messages: `registry local (/tmp/x) listed 0 nodes 2.1 s ago`."""
         state = self.state(service)
@@ -197,7 +205,10 @@ class Directory:
 
         async def turn() -> float:
             started = self._clock()
-            topic.fail(await self._read(topic))
+            error = await self._read(topic)
+            if self._recorder is not None:
+                self._recorder.registry_errors["watch"] += 1
+            topic.fail(error)
             if self._clock() - started >= _HEALTHY:
                 backoff.reset()
             return backoff.next()

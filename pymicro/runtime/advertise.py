@@ -9,6 +9,7 @@ from typing import Self
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
 from pymicro.discovery.registry import Registry
 from pymicro.nodes.address import is_ip, join_address, split_address
@@ -61,13 +62,23 @@ class Advertisement:
         node: What to register.
         interval: Seconds between renewals; 0 for none.
         wanted: Whether the node is to be registered at once; see `want`.
+        recorder: Where failures are counted; None if they are not.
 
     Attributes:
         registered: Whether the last attempt succeeded, and the node was not taken back since.
     """
 
-    def __init__(self, registry: Registry, node: Node, interval: float, *, wanted: bool = True) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        node: Node,
+        interval: float,
+        *,
+        wanted: bool = True,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._registry = registry
+        self._recorder = recorder
         self._node = node
         self._interval = interval
         self._wanted = wanted
@@ -135,13 +146,13 @@ class Advertisement:
         try:
             await self._registry.register(self._node)
         except RegistryError as exc:
-            self.registered = False
+            self._failed()
             self._complain("registered", str(exc))
             return
         except Exception as exc:
             if isinstance(exc, ConfigError) and starting:
                 raise
-            self.registered = False
+            self._failed()
             self._complaint = repr(exc)
             # A user's plug-in failed; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
@@ -150,6 +161,11 @@ class Advertisement:
         if self._complaint:
             self._complaint = ""
             log.info("%s is registered", self._node.id)
+
+    def _failed(self) -> None:
+        self.registered = False
+        if self._recorder is not None:
+            self._recorder.registry_errors["register"] += 1
 
     async def _take_back(self) -> None:
         self.registered = False

@@ -162,13 +162,13 @@ class BaseClient:
         """
         given = self._instances if instances is None else instances
         registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
-        directory = Directory(registry)
+        self._recorder = Recorder() if config.metrics == "on" else None
+        directory = Directory(registry, recorder=self._recorder)
         selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
         make_balancer = plugins.load(plugins.BALANCERS, config.balancer)
         make_balancer(config)  # finds a balancer that cannot be made now, not at the first call
         self._equipped = config, registry, directory, selector
 
-        self._recorder = Recorder() if config.metrics == "on" else None
         source = registry if selector.uses_registry else selector
         self._core.equip(
             config,

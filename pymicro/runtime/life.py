@@ -176,7 +176,7 @@ class Life:
             for hook in parts.start_hooks:
                 await run_hook(hook, self._service)
             # Hooks may block: they load what the service needs before it serves.
-            stack.enter_context(watched(config.loop_lag))
+            stack.enter_context(watched(config.loop_lag, recorder.lag if recorder is not None else None))
             await server.start()
             await stack.enter_async_context(self._serving(server))
             verdict = self._verdict = Verdict(parts.health, self._service, config.server_name, self._set_well)
@@ -184,7 +184,7 @@ class Life:
             await verdict.open()
             server.set_serving(True)
             advertisement = self._advertisement = Advertisement(
-                registry, self.node, config.register_interval, wanted=verdict.well
+                registry, self.node, config.register_interval, wanted=verdict.well, recorder=recorder
             )
             await stack.enter_async_context(advertisement)
             await stack.enter_async_context(self._watched(server, advertisement))
