@@ -377,7 +377,7 @@ class Attempts(CallState):
             return False
         self._tried |= {self._found[0].node.key}
         if pause > 0:
-            self._write_attempt(outcome.code)
+            self._write_attempt(outcome.code, monotonic())
             self._paused += pause
             failed = self.inner
             self.wait()
@@ -386,8 +386,9 @@ class Attempts(CallState):
         found = self._find()
         if found is None:
             return False
-        self._write_attempt(outcome.code)
-        self._attempted = monotonic()
+        now = monotonic()
+        self._write_attempt(outcome.code, now)
+        self._attempted = now
         try:
             self._start(found, self._left())
         except Exception as exc:
@@ -427,36 +428,34 @@ class Attempts(CallState):
     def finish(self, end: End | None = None) -> None:
         record = self._record
         if record is not None and self.phase is not ENDED:
-            failure = self._failure
-            number = (
-                (0 if self.code is _OK else _OUTCOMES[self.code].code)
-                if failure is None
-                else _number(failure)
-            )
-            seconds = monotonic() - self._began
-            if self.made == 1 and not (self._attempted or self._written):
-                record.once[number].add(seconds)
+            if self._failure is not None:
+                number = _number(self._failure)
             else:
-                self._write_call(record, number, seconds)
+                number = 0 if self.code is _OK else _OUTCOMES[self.code].code
+            now = monotonic()
+            if self.made == 1 and not (self._attempted or self._written):
+                record.once[number].add(now - self._began)
+            else:
+                self._write_call(record, number, now)
         super().finish(end)
 
-    def _write_call(self, record: ClientMethodRecord, number: int, seconds: float) -> None:
+    def _write_call(self, record: ClientMethodRecord, number: int, now: float) -> None:
         """Count a call that was not just one attempt, begun at once."""
         if not self.made:
-            record.without[number].add(seconds)
+            record.without[number].add(now - self._began)
             return
-        record.several[number].add(seconds)
-        self._write_attempt(number)
+        record.several[number].add(now - self._began)
+        self._write_attempt(number, now)
         if self.made > 1:
             record.retries.add(self.made - 1)
             if self._paused:
                 record.delays.add(self._paused)
 
-    def _write_attempt(self, number: int) -> None:
+    def _write_attempt(self, number: int, now: float) -> None:
         """Count an attempt that is not all there is to its call; once each."""
         if self._record is not None and self._written < self.made:
             self._written = self.made
-            self._record.tries[number].add(monotonic() - (self._attempted or self._began))
+            self._record.tries[number].add(now - (self._attempted or self._began))
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:
