@@ -72,11 +72,12 @@ PRIVATE = {
             "open",
             "own_calls",
             "target",
+            "tracing",
         )
     ),
     "pymicro.Channel.tasks",
-    *(f"pymicro.CallContext.{name}" for name in ("began", "coded")),
-    *(f"pymicro.Client.{name}" for name in ("equip", "recorder")),
+    *(f"pymicro.CallContext.{name}" for name in ("began", "coded", "span")),
+    *(f"pymicro.Client.{name}" for name in ("equip", "find_tracing", "recorder")),
     *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata", "recorder")),
     "pymicro.testing.Running.close",
 }

@@ -25,6 +25,7 @@ from pymicro.discovery.directory import Directory
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.settings import plugins
 from pymicro.settings.config import Config, in_pod, unknown_environment, without_effect
+from pymicro.telemetry.tracing import find_tracing
 
 if TYPE_CHECKING:
     import grpc
@@ -81,6 +82,7 @@ class Settings(TypedDict, total=False):
     log_level: str
     log_format: str
     metrics: str
+    tracing: str
     loop: str
     loop_lag: float
     client_pool_size: int
@@ -214,6 +216,7 @@ class BaseClient:
             asked=selector.uses_registry,
             given_registry=self._instances.registry is not None,
         )
+        self.find_tracing()
         async with AsyncExitStack() as stack:
             if selector.uses_registry:
                 await stack.enter_async_context(registry)
@@ -222,6 +225,10 @@ class BaseClient:
             self._stack = stack.pop_all()
         self._open = True
         return self
+
+    def find_tracing(self) -> None:
+        """Make spans from now on if the program has set up OpenTelemetry."""
+        self._core.tracing = find_tracing(self.config.tracing, "client")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

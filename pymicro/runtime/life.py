@@ -30,6 +30,7 @@ from pymicro.runtime.supervised import Supervised
 from pymicro.serving.server import Server
 from pymicro.settings import config as configuration
 from pymicro.settings.config import Config
+from pymicro.telemetry.tracing import find_tracing
 
 if TYPE_CHECKING:
     import grpc
@@ -177,6 +178,9 @@ class Life:
                 await run_hook(hook, self._service)
             # Hooks may block: they load what the service needs before it serves.
             stack.enter_context(watched(config.loop_lag, recorder.lag if recorder is not None else None))
+            # The service's hooks may have set up OpenTelemetry.
+            self._client.find_tracing()
+            server.tracing = find_tracing(config.tracing, "server")
             await server.start()
             await stack.enter_async_context(self._serving(server))
             verdict = self._verdict = Verdict(parts.health, self._service, config.server_name, self._set_well)

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from pymicro.base.printable import escaped_json, printable
 from pymicro.settings.config import Config
+from pymicro.telemetry.tracing import current_ids
 
 __all__ = ["set_up"]
 
@@ -36,7 +37,9 @@ class _Human(logging.Formatter):
         local = time.strftime("%H:%M:%S", time.localtime(record.created))
         head = f"{local}.{int(record.msecs):03d} {record.levelname.lower():<7} "
         name = "" if record.name in ("pymicro", "root") else record.name.removeprefix("pymicro.") + ": "
-        lines = [f"{head}{name}{record.getMessage()}"]
+        ids = current_ids()
+        trace = f" (trace {ids[0]}, span {ids[1]})" if ids is not None else ""
+        lines = [f"{head}{name}{record.getMessage()}{trace}"]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         if record.stack_info:
@@ -54,6 +57,9 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        ids = current_ids()
+        if ids is not None:
+            entry["trace_id"], entry["span_id"] = ids
         entry.update({key: value for key, value in vars(record).items() if key not in _PLAIN})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

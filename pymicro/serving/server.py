@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pymicro.nodes.node import Endpoint
     from pymicro.serving.transport import ServedMethods, ServerTransport
     from pymicro.settings.config import Config
+    from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["Server"]
 
@@ -255,6 +256,15 @@ class Server:
         await self._stopped.wait()
         if self._broken is not None:
             raise PymicroError(f"grpc's accept loop broke: {self._broken!r}") from self._broken
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes spans of calls; set it before the start. Health and reflection have none."""
+        return self._bound_serving().tracing
+
+    @tracing.setter
+    def tracing(self, tracing: Tracing | None) -> None:
+        self._bound_serving().tracing = tracing
 
     @property
     def in_progress(self) -> int:

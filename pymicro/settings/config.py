@@ -181,6 +181,9 @@ class Config:
         one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
     )
     metrics: str = _setting(one_of("on", "off"), "on", "count calls, nodes and connections, to be scraped")
+    tracing: str = _setting(
+        one_of("auto", "off"), "auto", "spans of calls, where the program has set up OpenTelemetry's SDK"
+    )
     loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
     loop_lag: float = _setting(
         DURATION, 0.5, "time after which the log names the code that holds the event loop; 0 for never"

@@ -12,18 +12,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from pymicro.base.recorder import Durations, Recorder, TargetRecord
+from pymicro.telemetry.statuses import STATUSES
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 __all__ = ["Collector"]
 
-# The names of gRPC's statuses, by number.
-STATUSES = (
-    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
-    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE"),
-    *("UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
-)
 # How many label sets are made at a time; one of a histogram is 18 lines.
 HISTOGRAMS = 8
 OTHERS = 100

@@ -20,8 +20,9 @@ import pymicro
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro.base.recorder import BOUNDS, Recorder
-from pymicro.telemetry.collector import STATUSES, Collector
+from pymicro.telemetry.collector import Collector
 from pymicro.telemetry.exposition import Exposition
+from pymicro.telemetry.statuses import STATUSES
 from pymicro.testing import running
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -187,6 +188,7 @@ import sys
 sys.modules["prometheus_client"] = None
 from pymicro.base.errors import ConfigError
 from pymicro.telemetry.exposition import Exposition
+from pymicro.telemetry.statuses import STATUSES
 try:
     Exposition(lambda: ())
 except ConfigError as exc:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymicro.calling.connections.target import PickedChannel, Target
     from pymicro.calling.connections.transport import Status
     from pymicro.nodes.node import Node
+    from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["Attempts"]
 
@@ -74,9 +75,11 @@ class Attempts(CallState):
 
     Attributes:
         code: The code of the last attempt, as it is meant.
+        span: Its span, which ends with it; None without tracing.
     """
 
     code: grpc.StatusCode = _OK
+    span: Any = None
     _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _requests: Requests | None = None
@@ -90,7 +93,7 @@ class Attempts(CallState):
     _response: Any = None
     _answered = False
     _record: ClientMethodRecord | None = None
-    _began = 0.0  # a moment of `time.monotonic()`, if there is a record
+    _began = 0.0  # a moment of `time.monotonic()`
     _attempted = 0.0  # the same for the present attempt, if it did not begin with the call
     _written = 0  # how many attempts were counted by themselves
     _paused = 0.0  # seconds between attempts
@@ -115,7 +118,7 @@ class Attempts(CallState):
         if record is not None:
             path = called.path
             self._record = record.methods.get(path) or record.method(path)
-            self._began = monotonic()
+        self._began = monotonic()
         if timeout is not None:
             self.deadline = target.loop.time() + timeout
         if not again or target.retry is None:
@@ -426,36 +429,54 @@ class Attempts(CallState):
     # The end of the call
 
     def finish(self, end: End | None = None) -> None:
-        record = self._record
-        if record is not None and self.phase is not ENDED:
+        record, span = self._record, self.span
+        if (record is not None or span is not None) and self.phase is not ENDED:
             if self._failure is not None:
                 number = _number(self._failure)
             else:
                 number = 0 if self.code is _OK else _OUTCOMES[self.code].code
             now = monotonic()
             if self.made == 1 and not (self._attempted or self._written):
-                record.once[number].add(now - self._began)
+                if record is not None:
+                    record.once[number].add(now - self._began)
             else:
-                self._write_call(record, number, now)
+                self._write_call(number, now)
+            if span is not None:
+                self._tracing.end_call(span, number, self._peer)
         super().finish(end)
 
-    def _write_call(self, record: ClientMethodRecord, number: int, now: float) -> None:
-        """Count a call that was not just one attempt, begun at once."""
-        if not self.made:
-            record.without[number].add(now - self._began)
-            return
-        record.several[number].add(now - self._began)
-        self._write_attempt(number, now)
-        if self.made > 1:
-            record.retries.add(self.made - 1)
-            if self._paused:
-                record.delays.add(self._paused)
+    @property
+    def _tracing(self) -> Tracing:
+        tracing = self.called.channel.tracing
+        assert tracing is not None, "a span without tracing"
+        return tracing
 
-    def _write_attempt(self, number: int, now: float) -> None:
-        """Count an attempt that is not all there is to its call; once each."""
-        if self._record is not None and self._written < self.made:
+    @property
+    def _peer(self) -> str:
+        """The address of the last node; empty before the first."""
+        return self._found[0].node.address if self._found is not None else ""
+
+    def _write_call(self, number: int, now: float) -> None:
+        """Count a call that was not just one attempt, begun at once."""
+        record, made = self._record, self.made
+        if made:
+            self._write_attempt(number, now, alone=made == 1)
+        if record is not None:
+            (record.several if made else record.without)[number].add(now - self._began)
+            if made > 1:
+                record.retries.add(made - 1)
+                if self._paused:
+                    record.delays.add(self._paused)
+
+    def _write_attempt(self, number: int, now: float, *, alone: bool = False) -> None:
+        """Count an attempt that is not all there is to its call, once; one of several gets a span."""
+        if self._written < self.made:
             self._written = self.made
-            self._record.tries[number].add(now - (self._attempted or self._began))
+            seconds = now - (self._attempted or self._began)
+            if self._record is not None:
+                self._record.tries[number].add(seconds)
+            if self.span is not None and not alone:
+                self._tracing.add_attempt(self.span, number, self._peer, seconds, self.made)
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:

@@ -16,6 +16,7 @@ from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter, Target
 from pymicro.rpc.wire.metadata import Pair, why_not_forwarded
 from pymicro.rpc.wire.shape import Shape
+from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["UNSET", "ChannelState", "Unset"]
 
@@ -42,6 +43,7 @@ class ChannelState:
         forwarded: Keys of request metadata that onward calls pass on.
         caller: Metadata in which each call says who makes it; None for nothing.
         logged: Whether each call writes a line to the log.
+        tracing: Makes spans of calls; None for none.
         layers: The interceptors, for each shape of call; None without any.
     """
 
@@ -62,6 +64,7 @@ class ChannelState:
         self.forwarded: frozenset[str] = frozenset()
         self.caller: grpc.aio.Metadata | None = None
         self.logged = False
+        self.tracing: Tracing | None = None
         self.layers = layers
         self._core = core
         self._filter = which
@@ -116,6 +119,7 @@ class ChannelState:
             self.forwarded = core.forwarded
             self.caller = core.caller
             self.logged = log.isEnabledFor(logging.DEBUG)
+            self.tracing = core.tracing
         return self.target
 
     def forget(self) -> None:

@@ -65,6 +65,9 @@ def direct(
         # Most calls have no other metadata, so this object is made once: grpc.aio would convert
         # a tuple for each call, which is half of what a header costs.
         metadata = _signed(metadata, channel.caller) if metadata else channel.caller
+    span = None
+    if channel.tracing is not None:
+        span, metadata = channel.tracing.begin_call(called.path, channel.service, metadata)
     data, requests = (None, request) if called.streams else (called.method.serialize(request), None)
     state = Attempts(
         called,
@@ -77,6 +80,7 @@ def direct(
         compression,
         again,
     )
+    state.span = span
     state.begin(bool(wait_for_ready))
     return state
 

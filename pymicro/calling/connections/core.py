@@ -34,6 +34,7 @@ from pymicro.discovery.selector import Selector
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
 from pymicro.settings.config import Config
+from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["ClientCore", "LiveCall", "Opened"]
 
@@ -83,6 +84,7 @@ class ClientCore:
         loop: The event loop in which calls are made.
         live: All calls in flight; this list keeps them alive.
         transport: Makes the connections.
+        tracing: Makes spans of calls, for channels that are opened from now on; None for none.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -90,6 +92,7 @@ class ClientCore:
     def __init__(self) -> None:
         self.live: set[LiveCall] = set()
         self.transport: ClientTransport = GrpcTransport()
+        self.tracing: Tracing | None = None
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
         self.caller: Metadata | None = None

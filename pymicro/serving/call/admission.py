@@ -46,6 +46,8 @@ def begin(context: Any, codec: RpcCodec, serving: Serving) -> CallContext | None
     if codec.handler.idempotent:
         call.mark_idempotent()
     serving.calls.add(call)
+    if serving.tracing is not None:
+        call.span = serving.tracing.begin_served(codec.path, context.invocation_metadata() or ())
     scope.set(call)  # never reset: the call has its own task, and so its own ContextVar
     return call
 

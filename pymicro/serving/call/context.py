@@ -36,6 +36,7 @@ from pymicro.serving.call.trailers import sendable
 
 if TYPE_CHECKING:
     from pymicro.serving.call.rpc_codec import RpcCodec
+    from pymicro.telemetry.tracing import ServedSpan, Tracing
 
 __all__ = ["CallContext", "Draining", "Serving", "current"]
 
@@ -99,6 +100,7 @@ class Serving:
         interrupted: Whether a handler raised KeyboardInterrupt.
         has_cancelled: The transport's.
         record: Where calls are counted; None if they are not.
+        tracing: Makes spans of calls; None for none. Set before the first call.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -112,6 +114,7 @@ class Serving:
     interrupted: bool = False
     has_cancelled: Callable[[asyncio.Task[Any]], bool] = lambda task: True
     record: ServerRecord | None = None
+    tracing: Tracing | None = None
 
     def interrupt(self) -> None:
         """Act like Ctrl-C: a handler raised KeyboardInterrupt.
@@ -140,11 +143,13 @@ class CallContext(ServicerContext[Any, Any]):
         began: When it was admitted, a moment of `time.monotonic()`.
         coded: Whether the handler has set a code, and so may end with another status than OK
             although it returns.
+        span: Its span; None without tracing.
     """
 
     active: bool = True
     began: float = 0.0
     coded: bool = False
+    span: ServedSpan | None = None
 
     # The defaults are on the class: a call pays only for what it uses.
     _was_cancelled: bool = False

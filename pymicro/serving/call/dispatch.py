@@ -125,9 +125,11 @@ class Dispatcher:
                 failed = True
                 return await refuse(call, context, codec, serving, exc)
             finally:
+                code = ended_with(call, context, failed) if failed or call.coded else 0
                 if record is not None:
-                    code = ended_with(call, context, failed) if failed or call.coded else 0
                     record.end(code, monotonic() - call.began)
+                if call.span is not None:
+                    call.span.end(code)
                 call.leave()
                 calls.discard(call)
 
@@ -169,8 +171,11 @@ class Dispatcher:
                     raise  # who iterates has closed this; it is not the handler's exception
                 await refuse(call, context, codec, serving, exc)
             finally:
+                code = ended_with(call, context, failed) if failed or call.coded else 0
                 if record is not None:
-                    record.end(ended_with(call, context, failed), monotonic() - call.began)
+                    record.end(code, monotonic() - call.began)
+                if call.span is not None:
+                    call.span.end(code)
                 call.leave()
                 calls.discard(call)
 

@@ -18,6 +18,7 @@ from pymicro.rpc.wire.status import code_of, to_wire
 from pymicro.serving.call.rpc_codec import BadResponse
 from pymicro.serving.call.trailers import without_received
 from pymicro.serving.gomicro.translation import Translation
+from pymicro.telemetry.tracing import add_internal_error
 
 if TYPE_CHECKING:
     from pymicro.rpc.wire.metadata import Pair
@@ -199,6 +200,7 @@ def _explain(context: Any, source: _Source, exc: BaseException) -> tuple[RpcErro
     if _is_deadline(exc) and _deadline_passed(context):
         return DeadlineExceeded("deadline exceeded"), _quiet
     ident = secrets.token_hex(4)
+    add_internal_error(exc, ident)
     code = error_code(context)
     error: RpcError = Internal(f"internal error, id {ident}")
     if code is not None and not received:
