@@ -24,13 +24,14 @@ BENCHMARKS = {
     "streams": calls.streams,
     "intercept": calls.interceptors,
     "instructions": instructions.instructions,
+    "telemetry": instructions.telemetry,
     "pick": picks.picks,
     "evenness": picks.evenness,
     "import": footprint.imports,
     "memory": footprint.memory,
 }
 # The rest knows no event loop, or always the same.
-ON_A_LOOP = ("control", "unary", "ten-nodes", "server", "streams", "intercept", "instructions")
+ON_A_LOOP = ("control", "unary", "ten-nodes", "server", "streams", "intercept", "instructions", "telemetry")
 AGAINST_A_PEER = (*ON_A_LOOP, "memory")
 
 
@@ -88,7 +89,7 @@ def main(arguments: argparse.Namespace) -> None:
     names, loops = arguments.names or list(BENCHMARKS), arguments.loop or LOOPS
     if settings.go and set(names) & set(AGAINST_A_PEER):
         go_peer()  # else it would be missed in the middle; so would valgrind
-    if "instructions" in names:
+    if {"instructions", "telemetry"} & set(names):
         instructions.need(settings)
     about = report.machine(settings)
     print("\n".join(f"{name}: {text}" for name, text in about.items()), end="\n\n")

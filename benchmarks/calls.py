@@ -15,6 +15,7 @@ from benchmarks.greeter import rpc
 from benchmarks.interceptors import AroundCall, around
 from benchmarks.processes import GoLoad, GoServer, Server, ServerProcess
 from benchmarks.rounds import Pair, Settings, Side, Work, compare
+from benchmarks.tracing import unsampled
 from benchmarks.workloads import bidi, server_streaming, short_streams, unary
 
 __all__ = ["CHANNELS", "control", "interceptors", "server", "streams", "ten_nodes", "unary_calls"]
@@ -44,12 +45,16 @@ async def bare_channel(
 
 
 @asynccontextmanager
-async def pymicro_channel(addresses: list[str], interceptors: Sequence[Any] = ()) -> AsyncIterator[Any]:
-    """A stub on a pymicro channel with default settings."""
+async def pymicro_channel(
+    addresses: list[str], interceptors: Sequence[Any] = (), **settings: Any
+) -> AsyncIterator[Any]:
+    """A stub on a pymicro channel, with default settings but for those given."""
     import pymicro
 
     nodes = ",".join(f"greeter={address}" for address in addresses)
-    async with pymicro.Client(registry="static", registry_address=nodes, interceptors=interceptors) as client:
+    async with pymicro.Client(
+        registry="static", registry_address=nodes, interceptors=interceptors, **settings
+    ) as client:
         stub = rpc.GreeterStub(client.channel("greeter"))
         await all_connected(stub, len(addresses))
         yield stub
@@ -60,6 +65,8 @@ CHANNELS: dict[str, Callable[[list[str]], AbstractAsyncContextManager[Any]]] = {
     "pymicro": pymicro_channel,
     "bare-intercepted": lambda addresses: bare_channel(addresses, interceptors=[AroundCall()]),
     "pymicro-intercepted": lambda addresses: pymicro_channel(addresses, interceptors=[around]),
+    "pymicro-uncounted": lambda addresses: pymicro_channel(addresses, metrics="off"),
+    "pymicro-unsampled": lambda addresses: pymicro_channel(addresses, **unsampled()),
 }
 
 

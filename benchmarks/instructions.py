@@ -23,7 +23,7 @@ from benchmarks.marks import AT
 from benchmarks.processes import GoLoad, ServerProcess, run_python
 from benchmarks.rounds import Settings
 
-__all__ = ["client", "instructions", "need", "server", "slopes"]
+__all__ = ["client", "instructions", "need", "server", "slopes", "telemetry"]
 
 # Calls. At these lengths unary calls of a channel repeat within 1 %, nearly all else within 4 %.
 SHORT, LONG = 250, 1000
@@ -41,6 +41,29 @@ async def instructions(settings: Settings) -> AsyncIterator[list[Row]]:
         intercepted = await _both(counted, "-intercepted", settings, lengths, ["1 in flight"])
         found = {**plain, INTERCEPTED: intercepted["1 in flight"]}
         yield [_row(end, load, sides, settings.loop) for load, sides in found.items()]
+
+
+async def telemetry(settings: Settings) -> AsyncIterator[list[Row]]:
+    """What metrics cost, and what spans cost that nobody samples: instructions of a call without and with."""
+    lengths = [SHORT, LONG] * PAIRS if settings.rounds > 2 else [40, 80]
+    load = "1 in flight"
+    for end, counted in (("channel", client), ("server", server)):
+        kinds = ("pymicro", "pymicro-uncounted", "pymicro-unsampled")
+        found = await asyncio.gather(
+            *(asyncio.to_thread(counted, kind, settings, lengths, [load]) for kind in kinds)
+        )
+        counts, uncounted, unsampled = (one[load] for one in found)
+        yield [
+            _telemetry_row(f"{end}, metrics on against off", (counts, uncounted), settings.loop),
+            _telemetry_row(f"{end}, spans unsampled against no SDK", (unsampled, counts), settings.loop),
+        ]
+
+
+def _telemetry_row(what: str, sides: tuple[list[float], list[float]], loop: str) -> Row:
+    dear, cheap = sides
+    ratios = [without / withal for withal in dear for without in cheap]
+    more = f"{(median(dear) - median(cheap)) / 1e3:,.1f} thousand a call more"
+    return Row("telemetry", f"{what}, {loop}", Figure.of(ratios), "", None, more)
 
 
 def need(settings: Settings) -> None:

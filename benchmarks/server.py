@@ -25,6 +25,7 @@ from benchmarks.greeter import COUNT, REPLY, pb, rpc
 from benchmarks.interceptors import AroundHandler, around
 from benchmarks.loops import run
 from benchmarks.marks import mark
+from benchmarks.tracing import unsampled
 
 
 class Bare(rpc.GreeterServicer):  # type: ignore[misc]
@@ -76,7 +77,7 @@ async def bare(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator[li
 
 
 @asynccontextmanager
-async def pymicro(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator[list[str]]:
+async def pymicro(ports: int, interceptors: Sequence[Any] = (), **settings: Any) -> AsyncIterator[list[str]]:
     from pymicro import Service, handler
 
     class Greeter:
@@ -105,7 +106,7 @@ async def pymicro(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator
     if ports != 1:
         raise SystemExit("a pymicro server has one port")
     # The memory registry keeps the benchmark out of the folder where the machine's services meet.
-    service = Service("greeter", registry="memory", interceptors=interceptors)
+    service = Service("greeter", registry="memory", interceptors=interceptors, **settings)
     service.add(Greeter(), pb)
     async with service:
         yield [service.address]
@@ -116,6 +117,8 @@ KINDS: dict[str, Callable[[int], AbstractAsyncContextManager[list[str]]]] = {
     "pymicro": pymicro,
     "bare-intercepted": lambda ports: bare(ports, [AroundHandler()]),
     "pymicro-intercepted": lambda ports: pymicro(ports, [around]),
+    "pymicro-uncounted": lambda ports: pymicro(ports, metrics="off"),
+    "pymicro-unsampled": lambda ports: pymicro(ports, **unsampled()),
 }
 
 
