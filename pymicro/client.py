@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from pymicro.base.errors import StartError
 from pymicro.base.watchdog import watched
+from pymicro.runtime.admin_port import admin_address, opened
 from pymicro.runtime.base_client import BaseClient, Settings, split_instances
 from pymicro.settings.config import load
 
 if TYPE_CHECKING:
     import grpc
 
+    from pymicro.telemetry.admin import AdminPort
+
 __all__ = ["Client"]
+
+log = logging.getLogger("pymicro.admin")
 
 
 class Client(BaseClient):
@@ -33,6 +40,8 @@ class Client(BaseClient):
         environ: The environment; None means that of the process.
         settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
+    Entering it raises StartError if `admin_address` is given in code or by a flag, and is taken.
+
     Raises:
         ConfigError: A setting, variable, flag or plug-in cannot be used.
     """
@@ -50,9 +59,34 @@ class Client(BaseClient):
         values, instances = split_instances(settings)
         super().__init__(instances, interceptors, options, compression)
         self.equip(load(values, argv, environ))
+        self._admin: AdminPort | None = None
+
+    @property
+    def admin_address(self) -> str | None:
+        """`host:port` of its admin port, while it is open; None if it has none."""
+        return self._admin.address if self._admin is not None and self._open else None
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        lag = self.recorder.lag if self.recorder is not None else None
-        self._stack.enter_context(watched(self.config.loop_lag, lag))
+        try:
+            lag = self.recorder.lag if self.recorder is not None else None
+            self._stack.enter_context(watched(self.config.loop_lag, lag))
+            await self._open_admin_port()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
+
+    async def _open_admin_port(self) -> None:
+        address = admin_address(self.config, self.registry.name, service=False)
+        try:
+            port = await self._stack.enter_async_context(opened(address, self))
+        except StartError as exc:
+            if not self.config.source("admin_address").startswith("environment"):
+                raise
+            # The environment speaks to the whole process: a service of it, or another client, has the port.
+            log.warning("%s; this client goes on without", exc)
+        else:
+            self._admin = port
+            if port is not None:
+                log.info("the client tells how it fares on http://%s", port.address)

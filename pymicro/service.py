@@ -332,6 +332,12 @@ class Service:
         return join_address(*self._alive.bound)
 
     @property
+    def admin_address(self) -> str | None:
+        """`host:port` of its admin port, while it runs; None if it has none."""
+        admin = self._alive.admin
+        return admin.address if admin is not None else None
+
+    @property
     def node(self) -> Node:
         """Its node, as it is registered, while it runs."""
         return self._alive.node
@@ -406,7 +412,7 @@ class Service:
                     client = BaseClient(only)
                     client.equip(config, only)
                     parts = replace(self._parts, interceptors=(*interceptors, *self._parts.interceptors))
-                    life = Life(self, parts, client)
+                    life = Life(self, parts, client, calling=self.client)
                     if self._running is None or not self._running.started:
                         self._running = life  # the previous one could not start
                     return life

@@ -77,7 +77,10 @@ PRIVATE = {
     ),
     "pymicro.Channel.tasks",
     *(f"pymicro.CallContext.{name}" for name in ("began", "coded", "span")),
-    *(f"pymicro.Client.{name}" for name in ("equip", "find_tracing", "recorder")),
+    *(
+        f"pymicro.Client.{name}"
+        for name in ("core", "directory", "equip", "find_tracing", "missing", "recorder")
+    ),
     *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata", "recorder")),
     "pymicro.testing.Running.close",
 }
@@ -96,6 +99,7 @@ WIRE = [
     record.RECORD_PREFIX,
     record.SELECTOR_PREFIX,
     record.TYPE_LABEL,
+    wellknown.ADMIN_PORT,
     wellknown.KEEPALIVE,
     wellknown.PROTOCOL,
     wellknown.ZONE,

@@ -84,7 +84,11 @@ class Pick(Protocol):
 
 
 class Balancer(Protocol):
-    """Chooses one node for each call. Built as `Balancer(config)`."""
+    """Chooses one node for each call. Built as `Balancer(config)`.
+
+    It may have a method `figures(key)` too, which gives what it keeps of a node by the node's key, as
+    numbers by name, or None: the admin port shows them to people. `latency` is in seconds.
+    """
 
     def update(self, nodes: NodeSet, usable: NodeSet) -> None:
         """Replace both sets: keep figures for `nodes`, pick only from `usable`.

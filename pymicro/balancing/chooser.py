@@ -11,7 +11,8 @@ import logging
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
 
@@ -23,7 +24,7 @@ from pymicro.base.errors import NoNode
 from pymicro.base.recorder import TargetRecord
 from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 
-__all__ = ["Chooser"]
+__all__ = ["Chooser", "ChooserView"]
 
 # Ejections are news about calls, for readers of the client's log.
 log = logging.getLogger("pymicro.client")
@@ -37,6 +38,25 @@ _key = attrgetter("key")
 
 def nothing() -> None:
     """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChooserView:
+    """What a chooser knows of one node.
+
+    Attributes:
+        ejected: Why it is ejected; empty if it is not.
+        probe_in: Seconds until a call may probe it, if it is ejected.
+        probing: Whether a call probes it now.
+        warming: Whether it warms up, and gets fewer calls.
+        figures: What the balancer keeps of it, if that tells; `latency` is in seconds.
+    """
+
+    ejected: str
+    probe_in: float
+    probing: bool
+    warming: bool
+    figures: Mapping[str, float]
 
 
 class Chooser:
@@ -56,6 +76,7 @@ class Chooser:
         changed: As given; may be set later.
         record: Where ejections are counted; None if they are not.
         panicking: Whether so few nodes are well that all reachable ones are used.
+        used: The nodes that the balancer chooses among.
     """
 
     def __init__(
@@ -90,12 +111,27 @@ class Chooser:
         # Whether a pick needs more than the balancer.
         self._special = False
         self.panicking = False
+        self.used = EMPTY
         self.record: TargetRecord | None = None
 
     @property
     def ejected(self) -> frozenset[str]:
         """Keys of the nodes that are ejected now."""
         return frozenset(self._outliers.ejected)
+
+    def about(self, key: str) -> ChooserView:
+        """What is known of one node at present, for people."""
+        now = self._clock()
+        history = self._outliers.ejected.get(key)
+        figures = getattr(self._balancer, "figures", None)
+        found = figures(key) if figures is not None else None
+        return ChooserView(
+            ejected=history.reason if history is not None else "",
+            probe_in=max(0.0, history.due - now) if history is not None else 0.0,
+            probing=history is not None and history.probe is not None,
+            warming=key in self._warming,
+            figures=dict(found) if found is not None else {},
+        )
 
     # What there is
 
@@ -122,7 +158,8 @@ class Chooser:
         self._probeable = {node.key: node for node in reachable if node.key in out} if out else {}
         self._next_probe = -inf
         self._attend()
-        self._balancer.update(nodes, self._those_to_use())
+        self.used = self._those_to_use()
+        self._balancer.update(nodes, self.used)
 
     def _follow(self, nodes: NodeSet, now: float) -> None:
         """Forget the nodes that left."""
@@ -305,6 +342,7 @@ class Chooser:
 
     def _eject(self, node: Node, reason: str, now: float) -> None:
         seconds = self._outliers.eject(node.key, now)
+        self._records[node.key].reason = reason
         self._next_probe = -inf
         log.info("%s: node %s is ejected for %.1f s: %s", node.service, node.key, seconds, reason)
 

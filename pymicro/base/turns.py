@@ -16,14 +16,19 @@ class Turns:
 
     Args:
         after: Seconds of work before other tasks get their turn.
+        rest: Whether to rest as long as the work took, so that it takes at most half of what the loop
+            can do.
     """
 
-    def __init__(self, after: float = 0.005) -> None:
+    def __init__(self, after: float = 0.005, *, rest: bool = False) -> None:
         self._after = after
+        self._rest = rest
         self._since = time.perf_counter()
 
     async def give(self) -> None:
         """Let other tasks run, if the time is up."""
-        if time.perf_counter() - self._since >= self._after:
-            await asyncio.sleep(0)
+        worked = time.perf_counter() - self._since
+        if worked >= self._after:
+            # Where others worked in between, that was no work of ours.
+            await asyncio.sleep(min(worked, 2 * self._after) if self._rest else 0)
             self._since = time.perf_counter()

@@ -79,8 +79,9 @@ def make_client(argv: Sequence[str]) -> Client:
     from pymicro.client import Client
     from pymicro.runtime import logs  # this and Client take most of a command's start
 
-    # Of a busy machine a command's log need not tell that the command had to wait.
-    client = Client(argv=argv, loop_lag=0.0)
+    # Of a busy machine a command's log need not tell that the command had to wait. The address in the
+    # environment is that of the service: where this runs beside it, the port is taken.
+    client = Client(argv=[*argv, "--admin-address=off"], loop_lag=0.0)
     config = client.config
     if config.source("log_level") == "default":
         # At info, a line for each change of the nodes would appear between a command's own lines.

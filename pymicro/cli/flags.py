@@ -69,7 +69,7 @@ _GROUPS = {
         "forward_metadata",
         "loop",
     ),
-    "Settings for who operates it": ("metrics", "tracing"),
+    "Settings for who operates it": ("metrics", "tracing", "admin_address", "ready_after"),
     "Settings for the log": ("log_level", "log_format", "loop_lag"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}

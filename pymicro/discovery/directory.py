@@ -40,11 +40,13 @@ class ServiceState:
         nodes: The last good set; None if there was none yet.
         age: Seconds since the registry last gave or confirmed it; None if it never did.
         error: The registry's failure since then; None while it works.
+        failing: Seconds since the registry began to fail; None while it works.
     """
 
     nodes: NodeSet | None = None
     age: float | None = None
     error: str | None = None
+    failing: float | None = None
 
 
 def _plain(text: str) -> str:
@@ -87,6 +89,7 @@ class _Topic:
         self._nodes: NodeSet | None = None
         self._confirmed = 0.0
         self._error: str | None = None
+        self._failed = 0.0
 
     def take(self, nodes: NodeSet) -> None:
         """Keep a set from the registry, new or confirmed."""
@@ -109,12 +112,14 @@ class _Topic:
                 age = _seconds(self._clock() - self._confirmed)
                 kept = f"keeping {_count(self._nodes)} of {age} ago"
             log.warning("%s: %s; %s, trying again", self.label, error, kept)
+            self._failed = self._clock()
         self._error = error
 
     def state(self) -> ServiceState:
+        failing = self._clock() - self._failed if self._error is not None else None
         if self._nodes is None:
-            return ServiceState(error=self._error)
-        return ServiceState(self._nodes, self._clock() - self._confirmed, self._error)
+            return ServiceState(error=self._error, failing=failing)
+        return ServiceState(self._nodes, self._clock() - self._confirmed, self._error, failing)
 
 
 class Directory:

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pymicro.base.durations import format_duration, parse_duration
 
 __all__ = [
+    "ADMIN_PORT",
     "GRPC",
     "KEEPALIVE",
     "PROTOCOL",
     "ZONE",
+    "admin_port",
     "other_protocol",
     "others_text",
     "ping_interval",
@@ -32,6 +34,8 @@ KEEPALIVE = "keepalive"
 # The node's protocol; the key is go-micro's: its servers write `grpc` or `mucp`.
 PROTOCOL = "protocol"
 GRPC = "grpc"
+# The port of `/livez`, `/nodes` and `/stats` (docs/operating.md), for `pymicro top`.
+ADMIN_PORT = "admin-port"
 # The topic of a subscriber; some go-micro brokers list subscribers as nodes.
 _TOPIC = "topic"
 
@@ -41,6 +45,7 @@ SHORTEST_INTERVAL = 10.0
 # A duration or a protocol's name has a few characters, a name of Kubernetes at most 253.
 _LONGEST_DURATION = 32
 _LONGEST_PROTOCOL = 32
+_LONGEST_PORT = 5
 _LONGEST_ZONE = 253
 
 
@@ -99,3 +104,15 @@ def zone_text(found: object) -> str:
     """A zone from foreign text, if the text is fit to keep; else empty."""
     fits = isinstance(found, str) and len(found) <= _LONGEST_ZONE and found.isprintable()
     return found if fits else ""  # type: ignore[return-value]
+
+
+def admin_port(metadata: Mapping[str, str]) -> int | None:
+    """The port on which a node's process tells how it fares; None if it names none.
+
+    Only the port: its host is the node's own. A record must not be able to send anybody elsewhere.
+    """
+    text = metadata.get(ADMIN_PORT, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_PORT):
+        return None
+    port = int(text)
+    return port if 0 < port < 65536 else None

@@ -112,6 +112,11 @@ class Advertisement:
     ) -> None:
         await self.withdraw()
 
+    @property
+    def complaint(self) -> str:
+        """Why the last attempt failed; empty if it did not."""
+        return self._complaint
+
     def want(self, wanted: bool) -> None:
         """Have the node in the registry from now on, or out of it, until it is withdrawn for good.
 

@@ -23,6 +23,7 @@ from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter
 from pymicro.discovery.directory import Directory
 from pymicro.nodes.node import Node, NodeSet
+from pymicro.runtime.first_sets import FirstSets
 from pymicro.settings import plugins
 from pymicro.settings.config import Config, in_pod, unknown_environment, without_effect
 from pymicro.telemetry.tracing import find_tracing
@@ -83,6 +84,8 @@ class Settings(TypedDict, total=False):
     log_format: str
     metrics: str
     tracing: str
+    admin_address: str
+    ready_after: str | Sequence[str]
     loop: str
     loop_lag: float
     client_pool_size: int
@@ -150,6 +153,7 @@ class BaseClient:
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
         self._open = False
         self._recorder: Recorder | None = None
+        self._first: FirstSets | None = None
 
     def equip(self, config: Config, instances: Instances | None = None) -> None:
         """Choose the plug-ins; do no I/O.
@@ -203,6 +207,22 @@ class BaseClient:
         return self._recorder
 
     @property
+    def missing(self) -> Sequence[str]:
+        """Services of `ready_after` whose first set of nodes has not come."""
+        return self._first.missing if self._first is not None else self.config.ready_after
+
+    @property
+    def core(self) -> ClientCore:
+        """What its channels share."""
+        return self._core
+
+    @property
+    def directory(self) -> Directory | None:
+        """What the registry said last; None if the selector asks no registry."""
+        _, _, directory, selector = self._parts
+        return directory if selector.uses_registry else None
+
+    @property
     def selector(self) -> Selector:
         """The selector in use."""
         return self._parts[3]
@@ -222,6 +242,7 @@ class BaseClient:
                 await stack.enter_async_context(registry)
                 await stack.enter_async_context(directory)
             await stack.enter_async_context(self._core)
+            self._first = await stack.enter_async_context(FirstSets(self.config.ready_after, selector.watch))
             self._stack = stack.pop_all()
         self._open = True
         return self

@@ -21,7 +21,8 @@ from pymicro.base.forks import use_grpc
 from pymicro.base.watchdog import watched
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
-from pymicro.nodes.wellknown import KEEPALIVE, ZONE
+from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE, ZONE
+from pymicro.runtime.admin_port import admin_address, opened, port_for_others
 from pymicro.runtime.advertise import Advertisement, advertised_address
 from pymicro.runtime.base_client import BaseClient
 from pymicro.runtime.health import OwnHealth, Verdict
@@ -34,6 +35,8 @@ from pymicro.telemetry.tracing import find_tracing
 
 if TYPE_CHECKING:
     import grpc
+
+    from pymicro.telemetry.admin import AdminPort
 
 __all__ = ["Hook", "Life", "Lifespan", "ServiceParts", "node_metadata"]
 
@@ -80,31 +83,42 @@ class Life:
         service: The argument for hooks.
         client: The service's client, equipped.
         supervisor: Asked before anything is opened, and told when the start is over.
+        calling: The client that its handlers call with, if that is another one.
 
     Attributes:
         bound: Host and port it listens on, once they are bound.
         node: The node to register at the end of the start; hooks and handlers see it before.
         started: Whether the start is over.
         broken: Set when the server has ended by itself.
+        advertisement: Its registration; None before it serves.
+        admin: Its admin port; None if it has none.
     """
 
     def __init__(
-        self, service: object, parts: ServiceParts, client: BaseClient, supervisor: Supervised | None = None
+        self,
+        service: object,
+        parts: ServiceParts,
+        client: BaseClient,
+        supervisor: Supervised | None = None,
+        calling: BaseClient | None = None,
     ) -> None:
         self._service = service
         self._parts = parts
         self._client = client
+        self._calling = calling
         self._config = client.config
         self._supervisor = supervisor
         self._stack = AsyncExitStack()
         self._server: Server | None = None
         self._hurried = asyncio.Event()
         self._verdict: Verdict | None = None
-        self._advertisement: Advertisement | None = None
+        self.advertisement: Advertisement | None = None
         self.started = False
         self.broken = asyncio.Event()
         self.bound = ("", 0)
         self.node = Node("", "")
+        self.admin: AdminPort | None = None
+        self.advertisement: Advertisement | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -120,8 +134,8 @@ class Life:
         # As at a stop, callers that ask for health learn it before the registry does.
         if self._server is not None:
             self._server.set_well(well)
-        if self._advertisement is not None:
-            self._advertisement.want(well)
+        if self.advertisement is not None:
+            self.advertisement.want(well)
 
     def hurry(self) -> None:
         """Skip all waiting in the stop."""
@@ -150,24 +164,34 @@ class Life:
             add(server)
         server.check()
         self._server = server
+        place = admin_address(config, self._client.registry.name, service=True)
         if self._supervisor is not None:
             await self._supervisor.turn(
                 address=_fixed_address(config),
-                alone=bool(config.server_id),  # one node id cannot be registered twice
+                # One node id cannot be registered twice, and one port not be bound twice.
+                alone=bool(config.server_id or (place is not None and place.port)),
                 longest=self._drain_delay + config.stop_grace,
             )
         async with AsyncExitStack() as stack:
+            # The first to come and the last to go: it tells how start and stop get on.
+            self.admin = await stack.enter_async_context(
+                opened(place, self._client, served=_Shown(self, server), calling=self._calling)
+            )
             self.bound = await server.bind(_listen_address(config))
             # From here on the port is ours, and grpc-core frees it in stop().
             stack.push_async_callback(self._stop_server, server)
             registry = self._client.registry
             await stack.enter_async_context(registry)
+            address = advertised_address(config.server_advertise, self.bound, registry)
+            metadata = node_metadata(config, server)
+            if self.admin is not None and (port := port_for_others(self.admin, address)):
+                metadata = {ADMIN_PORT: str(port), **metadata}
             self.node = Node(
                 id=config.server_id or f"{config.server_name}-{uuid.uuid4()}",
-                address=advertised_address(config.server_advertise, self.bound, registry),
+                address=address,
                 service=config.server_name,
                 version=config.server_version,
-                metadata=node_metadata(config, server),
+                metadata=metadata,
                 endpoints=server.endpoints(),
             )
             await stack.enter_async_context(self._client)
@@ -187,7 +211,7 @@ class Life:
             stack.push_async_callback(verdict.close)
             await verdict.open()
             server.set_serving(True)
-            advertisement = self._advertisement = Advertisement(
+            self.advertisement = advertisement = Advertisement(
                 registry, self.node, config.register_interval, wanted=verdict.well, recorder=recorder
             )
             await stack.enter_async_context(advertisement)
@@ -199,7 +223,7 @@ class Life:
             self._stack = stack.pop_all()
         self.started = True
         log.info(
-            "%s %s on %s, %s as %s (%s, selector %s, balancer %s)",
+            "%s %s on %s, %s as %s (%s, selector %s, balancer %s)%s",
             config.server_name,
             config.server_version,
             join_address(*self.bound),
@@ -208,6 +232,7 @@ class Life:
             registry.describe(),
             config.selector,
             config.balancer,
+            f", admin port {self.admin.bound[1]}" if self.admin is not None else "",
         )
         if self._supervisor is not None:
             self._supervisor.started()
@@ -286,6 +311,36 @@ class Life:
                 await run_hook(hook, self._service)
             except Exception:
                 log.exception("on_stop failed; stopping all the same")
+
+
+class _Shown:
+    """A life as its admin port shows it."""
+
+    def __init__(self, life: Life, server: Server) -> None:
+        self._life = life
+        self._server = server
+
+    @property
+    def broken(self) -> bool:
+        """Whether the server has ended by itself."""
+        return self._life.broken.is_set()
+
+    @property
+    def serving(self) -> bool:
+        """Whether health says SERVING."""
+        return self._server.serving
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Its node, and whether that is registered."""
+        node, advertisement = self._life.node, self._life.advertisement
+        return {
+            "name": node.service,
+            "version": node.version,
+            "id": node.id,
+            "address": node.address,
+            "registered": advertisement is not None and advertisement.registered,
+            "registration_error": (advertisement.complaint or None) if advertisement is not None else None,
+        }
 
 
 def node_metadata(config: Config, server: Server) -> dict[str, str]:

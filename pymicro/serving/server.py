@@ -195,6 +195,11 @@ class Server:
         if self._health is not None:
             self._health.set_well(well)
 
+    @property
+    def serving(self) -> bool:
+        """Whether health says SERVING."""
+        return self._health is not None and self._health.serving
+
     def begin_drain(self) -> None:
         """Say NOT_SERVING, end health and reflection streams, set `context.draining`."""
         if self._health is not None and self._serving is not None:

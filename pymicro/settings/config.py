@@ -184,6 +184,15 @@ class Config:
     tracing: str = _setting(
         one_of("auto", "off"), "auto", "spans of calls, where the program has set up OpenTelemetry's SDK"
     )
+    admin_address: str = _setting(
+        TEXT,
+        "",
+        "host:port on which it tells operators how it fares, or off; if unset 0.0.0.0:9464 in a "
+        "Kubernetes pod, 127.0.0.1:0 where the registry is of this machine, else off",
+    )
+    ready_after: tuple[str, ...] = _setting(
+        LIST, (), "services that it calls: /readyz waits for the first nodes of each"
+    )
     loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
     loop_lag: float = _setting(
         DURATION, 0.5, "time after which the log names the code that holds the event loop; 0 for never"

@@ -38,6 +38,7 @@ _SETTINGS = {
     "server_address": "127.0.0.1:0",
     "server_advertise": "",
     "server_id": "",
+    "admin_address": "off",
     "selector": "registry",
     "drain_delay": 0.0,
     "stop_grace": 1.0,

@@ -243,7 +243,7 @@ async def test_a_failure_keeps_the_last_set_and_says_so_once(caplog: pytest.LogC
                 registry.put(RegistryError("the server is away"))
         assert not more.done()
         state = directory.state("greeter")
-        assert state == ServiceState(NodeSet.of([node(1), node(2)]), 61.0, "the server is away")
+        assert state == ServiceState(NodeSet.of([node(1), node(2)]), 61.0, "the server is away", 0.0)
         assert directory.describe_state("greeter") == (
             "registry scripted listed 2 nodes 61 s ago and has failed since with: the server is away"
         )
@@ -267,7 +267,9 @@ async def test_a_failure_before_the_first_set_can_be_seen() -> None:
         await registry.watched(1)
         registry.put(RegistryError("no rights"))
         await until_failed(directory)
-        assert directory.state("greeter") == ServiceState(None, None, "no rights")
+        state = directory.state("greeter")
+        assert state == ServiceState(None, None, "no rights", state.failing)
+        assert state.failing is not None
         assert directory.describe_state("greeter").endswith("failed with: no rights")
         await registry.watched(2)
         registry.put(EMPTY)

@@ -95,7 +95,9 @@ async def test_a_service_in_a_program_is_found_by_name() -> None:
         assert node.address == service.address
         assert node.version == "2"
         speaks = {"protocol": "grpc", "server": "grpc", "transport": "grpc"}  # as go-micro writes it
-        assert node.metadata == {**speaks, "keepalive": "10s", "zone": "a"}
+        assert service.admin_address is not None
+        admin = service.admin_address.rpartition(":")[2]
+        assert node.metadata == {**speaks, "keepalive": "10s", "zone": "a", "admin-port": admin}
         assert [endpoint.name for endpoint in node.endpoints] == [
             f"Greeter.{name}" for name in ("SayHello", "CountDown", "GreetAll", "Chat")
         ]

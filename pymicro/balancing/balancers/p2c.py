@@ -330,6 +330,15 @@ class P2C:
         one.calls += 1
         return _Pick(one, now)
 
+    def figures(self, key: str) -> dict[str, float] | None:
+        """What it keeps of a node, as it counts now; None if that is nothing."""
+        figures = self._figures.get(key) or self._away.get(key)
+        if figures is None:
+            return None
+        latency, _ = figures.now(self._clock(), False)
+        found = {"calls": figures.calls, "streams": figures.streams, "failing": round(figures.failing, 4)}
+        return {**found, "latency": round(latency, 6)} if figures.latency else found
+
     def _untried(self, call: CallInfo) -> tuple[_Figures, _Figures]:
         """Two untried nodes; the same one twice if there is only one."""
         usable, tried = self._usable, call.tried

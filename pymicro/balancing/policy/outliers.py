@@ -79,9 +79,10 @@ class History(Counts):
         since: The moment it went out or came back.
         due: If it is out: the moment from which a call may probe it.
         probe: The pick of that call, until its answer comes.
+        reason: Why it was ejected last.
     """
 
-    __slots__ = ("doublings", "due", "in_a_row", "out", "probe", "since")
+    __slots__ = ("doublings", "due", "in_a_row", "out", "probe", "reason", "since")
 
     def __init__(self, now: float) -> None:
         super().__init__(now)
@@ -91,6 +92,7 @@ class History(Counts):
         self.since = now
         self.due = 0.0
         self.probe: object | None = None
+        self.reason = ""
 
     @property
     def method(self) -> str:

@@ -31,6 +31,9 @@ class Warming:
     def __len__(self) -> int:
         return len(self._since)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._since
+
     def joined(self, key: str, now: float) -> None:
         """A node has come to a set that has others."""
         self._since[key] = now

@@ -26,7 +26,7 @@ from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.method import Method
-from pymicro.calling.connections.node_channel import NodeChannels
+from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
 from pymicro.calling.connections.transport import ClientTransport
@@ -222,6 +222,16 @@ class ClientCore:
             followed = self._followed[key] = _Followed(target, task)
         followed.channels.add(weakref.ref(channel, partial(self._left, key)))
         return followed.target
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Those that are followed."""
+        return tuple(followed.target for followed in self._followed.values())
+
+    @property
+    def leaving(self) -> tuple[NodeChannel, ...]:
+        """Connections to nodes that have left, on which calls go on."""
+        return () if self.tasks.closed else self._pool.leaving
 
     def _left(self, key: _Key, channel: weakref.ref[Opened]) -> None:
         """A channel, its stubs and its calls are gone; any thread may be told."""

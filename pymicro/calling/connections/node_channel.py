@@ -53,6 +53,7 @@ class NodeChannel:
         changes: How often the state has changed.
         readies: How often it was READY, as far as can be told. This and `ready()` tell
             whether a call can have been sent, never the text of an error.
+        since: The moment of the last change of `state`, on the loop's clock.
         calls: How many calls started here have not ended.
         said: By path, whether the peer marked the method as one that may run twice, as far
             as it has answered on this connection. The next connection begins with another
@@ -79,6 +80,7 @@ class NodeChannel:
         "readies",
         "retired",
         "said",
+        "since",
         "state",
     )
 
@@ -98,6 +100,7 @@ class NodeChannel:
         self.failed = False
         self.retired = False
         self.state: grpc.ChannelConnectivity | None = None
+        self.since = 0.0
         self.calls = 0
         self.said: dict[str, bool] = {}
         self.changes = 0
@@ -112,6 +115,11 @@ class NodeChannel:
         self._watch: asyncio.Task[None] | None = None
         self._bound: dict[Method, StartCall] = {}
         self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def broken(self) -> str:
+        """Why no connection can be made at all; empty if one can."""
+        return str(self._broken) if self._broken is not None else ""
 
     @property
     def lazy(self) -> bool:
@@ -157,6 +165,7 @@ class NodeChannel:
 
     def _saw(self, state: grpc.ChannelConnectivity) -> None:
         previous, self.state = self.state, state
+        self.since = asyncio.get_running_loop().time()
         self.changes += 1
         if self._record is not None:
             self._count(self._record, previous, state)
@@ -267,6 +276,11 @@ class NodeChannels:
         self._pump: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._spread_until = 0.0
+
+    @property
+    def leaving(self) -> tuple[NodeChannel, ...]:
+        """Those whose nodes have left while calls on them go on."""
+        return tuple(self._retired)
 
     def acquire(
         self,

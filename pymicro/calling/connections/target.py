@@ -78,6 +78,17 @@ class Filter:
         """The nodes that pass the filter."""
         return nodes.select(self.version, dict(self.metadata), self.endpoint)
 
+    def takes(self, node: Node) -> bool:
+        """Whether a node passes the filter."""
+        return bool(self.apply(NodeSet((node,))))
+
+    def hidden(self) -> str:
+        """The filter for others than its author: of metadata only the keys, since values may be secret."""
+        parts = [f"version {self.version!r}"] if self.version is not None else []
+        parts += [f"metadata {key}" for key in sorted({key for key, _ in self.metadata})]
+        parts += [f"endpoint {self.endpoint}"] if self.endpoint is not None else []
+        return " and ".join(parts)
+
     def __str__(self) -> str:
         parts = [f"version {self.version!r}"] if self.version is not None else []
         parts += [f"metadata {key}={value}" for key, value in sorted(self.metadata)]
@@ -111,6 +122,10 @@ class Target:
     Attributes:
         nodes: The nodes to choose from; of a large service, this client's share. None
             before the first set.
+        given: The last set as the selector gave it; None before the first.
+        taken: The moment of that, on the loop's clock.
+        given: The last set as the selector gave it; None before the first.
+        taken: When that was, on the loop's clock.
         ahead: How many nodes are connected before they are picked.
         retry: Which calls are retried, and when; None if no call is.
         budget: How many calls may be retried.
@@ -134,6 +149,8 @@ class Target:
     record: TargetRecord | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     nodes: NodeSet | None = None
+    given: NodeSet | None = None
+    taken: float = 0.0
     channels: dict[str, NodeChannel] = field(default_factory=dict)
     _dialled: Dialled = field(default_factory=Dialled)
     _readies: dict[str, int] = field(default_factory=dict)
@@ -190,6 +207,7 @@ class Target:
             self._close()
 
     def _take(self, nodes: NodeSet) -> None:
+        self.given, self.taken = nodes, self.loop.time()
         nodes = self._dialled.of(nodes)
         self._unfiltered = len(nodes)
         nodes = self.subset.choose(self.filter.apply(nodes))
@@ -293,6 +311,17 @@ class Target:
         self.channels = {}
         self.nodes = None
         self._update()
+
+    # For people
+
+    @property
+    def error(self) -> str:
+        """Why the selector gives no sets any more; empty while it does."""
+        return self._error
+
+    def not_dialled(self, key: str) -> str:
+        """The protocol that a node speaks, if it is another than gRPC; else empty."""
+        return self._dialled.others.get(key, "")
 
     # Picking
 
