@@ -38,6 +38,7 @@ _COMMANDS = [
     "list",
     "describe",
     "health",
+    "top",
     "doctor",
     "new",
     "gen",

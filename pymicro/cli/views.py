@@ -64,8 +64,14 @@ class View(Protocol[T_contra]):
 
 
 @contextmanager
-def open_view(output: str, form: Form[T]) -> Iterator[View[T]]:
-    """The view that fits stdout and `-o`; use it inside a running loop."""
+def open_view(output: str, form: Form[T], *, whole: bool = False) -> Iterator[View[T]]:
+    """The view that fits stdout and `-o`; use it inside a running loop.
+
+    Args:
+        output: What `-o` says.
+        form: How things are shown.
+        whole: Whether a pipe gets whole tables, because nearly every row changes each time.
+    """
     if output == "json":
         yield _Documents(form)
     elif on_terminal() and os.environ.get("TERM", "dumb") != "dumb":
@@ -77,7 +83,7 @@ def open_view(output: str, form: Form[T]) -> Iterator[View[T]]:
             screen.leave()
             screen.print_last()
     else:
-        yield _Lines(form)
+        yield _Tables(form) if whole else _Lines(form)
 
 
 class _Remarked:
@@ -112,6 +118,21 @@ class _Lines(_Remarked, Generic[T]):
             now = time.strftime("%H:%M:%S")
             for line in columns([[now, mark, *row] for mark, row in lines]):
                 say(line)
+        self.remark(remark)
+
+
+class _Tables(_Remarked, Generic[T]):
+    """The whole table each time, with an empty line below it."""
+
+    def __init__(self, form: Form[T]) -> None:
+        super().__init__()
+        self._form = form
+
+    def show(self, things: Mapping[str, T], remark: str = "") -> None:
+        if things:
+            for line in columns([self._form.header, *map(self._form.row, things.values())]):
+                say(line)
+            say("")
         self.remark(remark)
 
 

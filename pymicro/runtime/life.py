@@ -175,7 +175,7 @@ class Life:
         async with AsyncExitStack() as stack:
             # The first to come and the last to go: it tells how start and stop get on.
             self.admin = await stack.enter_async_context(
-                opened(place, self._client, served=_Shown(self, server), calling=self._calling)
+                opened(place, self._client, served=_ShownLife(self, server), calling=self._calling)
             )
             self.bound = await server.bind(_listen_address(config))
             # From here on the port is ours, and grpc-core frees it in stop().
@@ -313,7 +313,7 @@ class Life:
                 log.exception("on_stop failed; stopping all the same")
 
 
-class _Shown:
+class _ShownLife:
     """A life as its admin port shows it."""
 
     def __init__(self, life: Life, server: Server) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 from pymicro.base.tasks import Tasks
 from pymicro.base.turns import Turns
 from pymicro.nodes.address import join_address
-from pymicro.telemetry.http_server import Answer, HttpLimits, HttpServer, Request
+from pymicro.telemetry.http_server import HttpAnswer, HttpLimits, HttpRequest, HttpServer
 
 __all__ = ["AdminPort", "Probe", "WritePage"]
 
@@ -84,22 +84,22 @@ class AdminPort:
         finally:
             await self._tasks.__aexit__(kind, exc, traceback)
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: HttpRequest) -> HttpAnswer:
         path = request.path
         probe = self._probes.get(path)
         if probe is not None:
             why = probe()
-            return Answer(503 if why else 200, _lines(why or ["ok"]))
+            return HttpAnswer(503 if why else 200, _lines(why or ["ok"]))
         page = self._pages.get(path)
         if isinstance(page, str):
-            return Answer(404, _lines([page]))
+            return HttpAnswer(404, _lines([page]))
         if page is not None:
             content_type, body = await self._page(path, page, request.headers.get("accept", ""))
-            return Answer(200, body, content_type)
+            return HttpAnswer(200, body, content_type)
         there = [*self._probes, *(path for path, page in self._pages.items() if not isinstance(page, str))]
         if path == "/":
-            return Answer(200, _lines([self._title, "", *there]))
-        return Answer(404, _lines(["there is no such page; there are:", *there]))
+            return HttpAnswer(200, _lines([self._title, "", *there]))
+        return HttpAnswer(404, _lines(["there is no such page; there are:", *there]))
 
     async def _page(self, path: str, write: WritePage, accept: str) -> tuple[str, bytes]:
         """A page, made once for all who ask for it while it is made."""

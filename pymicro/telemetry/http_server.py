@@ -23,7 +23,7 @@ from pymicro.base.errors import ConfigError, StartError
 from pymicro.base.tasks import Tasks
 from pymicro.nodes.address import join_address
 
-__all__ = ["Answer", "HttpLimits", "HttpServer", "Request", "listen"]
+__all__ = ["HttpAnswer", "HttpLimits", "HttpRequest", "HttpServer", "listen"]
 
 log = logging.getLogger("pymicro.admin")
 
@@ -77,7 +77,7 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """A request for a page.
 
     Attributes:
@@ -94,7 +94,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """What is answered.
 
     Attributes:
@@ -110,7 +110,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 
 async def listen(host: str, port: int, setting: str) -> socket.socket:
@@ -175,8 +175,8 @@ class HttpServer:
         # Those that wait for a request come in the order in which they began to.
         self._connections: set[_Connection] = set()
         self._waiting: dict[_Connection, None] = {}
-        self._accepted = _Pace(self._limits)
-        self._requested = _Pace(self._limits)
+        self._accepted = _Rate(self._limits)
+        self._requested = _Rate(self._limits)
         self._told = -inf
         self._untold = 0
         # A page in a browser may reach ports of its own machine, under a name that it controls (DNS
@@ -268,26 +268,26 @@ class HttpServer:
             async with asyncio.timeout(limits.request):
                 head = first + await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
-            await self._refuse(writer, reader, Answer(431, b"the request is too long\n"))
+            await self._refuse(writer, reader, HttpAnswer(431, b"the request is too long\n"))
             return False
         finally:
             self._waiting.pop(connection, None)
         connection.used = True
         await self._requested.take()
         request = parse(head, by_address_only=self._by_address_only)
-        if isinstance(request, Answer):
+        if isinstance(request, HttpAnswer):
             await self._refuse(writer, reader, request)
             return False
         try:
             answer = await self._answer(request)
         except Exception as exc:
             self._tell(f"cannot make {request.path}", exc)
-            answer = Answer(500, b"this page cannot be made: the log says why\n")
+            answer = HttpAnswer(500, b"this page cannot be made: the log says why\n")
         await self._write(writer, answer, body=request.method == "GET", keep=request.keep)
         return request.keep
 
     async def _refuse(
-        self, writer: asyncio.StreamWriter, reader: asyncio.StreamReader, answer: Answer
+        self, writer: asyncio.StreamWriter, reader: asyncio.StreamReader, answer: HttpAnswer
     ) -> None:
         await self._write(writer, answer, body=True, keep=False)
         writer.write_eof()
@@ -296,7 +296,9 @@ class HttpServer:
             while left > 0 and (more := await reader.read(4096)):
                 left -= len(more)
 
-    async def _write(self, writer: asyncio.StreamWriter, answer: Answer, *, body: bool, keep: bool) -> None:
+    async def _write(
+        self, writer: asyncio.StreamWriter, answer: HttpAnswer, *, body: bool, keep: bool
+    ) -> None:
         lines = {
             "Content-Type": answer.content_type,
             "Content-Length": str(len(answer.body)),
@@ -336,7 +338,7 @@ class _Connection:
         self.used = False
 
 
-class _Pace:
+class _Rate:
     """Lets so many pass in a second, and a burst of them at once."""
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -352,7 +354,7 @@ class _Pace:
             await asyncio.sleep(self._next - now)
 
 
-def parse(head: bytes, *, by_address_only: bool = False) -> Request | Answer:
+def parse(head: bytes, *, by_address_only: bool = False) -> HttpRequest | HttpAnswer:
     """A request's first line and headers, to the empty line; the answer if it is refused.
 
     Args:
@@ -362,33 +364,33 @@ def parse(head: bytes, *, by_address_only: bool = False) -> Request | Answer:
     first, *lines = head.removesuffix(b"\r\n\r\n").decode("latin-1").split("\r\n")
     words = first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/"):
-        return Answer(400, b"this is no request of HTTP/1.1\n")
+        return HttpAnswer(400, b"this is no request of HTTP/1.1\n")
     method, target, version = words
     if version not in ("HTTP/1.1", "HTTP/1.0"):
-        return Answer(505, b"this port speaks HTTP/1.1; gRPC has a port of its own\n")
+        return HttpAnswer(505, b"this port speaks HTTP/1.1; gRPC has a port of its own\n")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, text = line.partition(":")
         # No space before the colon, and none in front (RFC 9112, 5.1 and 5.2).
         if not colon or not name or name != name.strip():
-            return Answer(400, b"a header cannot be read\n")
+            return HttpAnswer(400, b"a header cannot be read\n")
         headers[name.lower()] = text.strip()
     if method not in ("GET", "HEAD"):
-        return Answer(
+        return HttpAnswer(
             405, b"there are only pages to read here: GET or HEAD\n", headers={"Allow": "GET, HEAD"}
         )
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        return Answer(400, b"a request for a page has no body\n")
+        return HttpAnswer(400, b"a request for a page has no body\n")
     host = headers.get("host")
     if host is None and version == "HTTP/1.1":
-        return Answer(400, b"the header Host is missing\n")
+        return HttpAnswer(400, b"the header Host is missing\n")
     if by_address_only and host and not _is_address(host):
-        return Answer(403, b"ask this port by its address, or as localhost\n")
+        return HttpAnswer(403, b"ask this port by its address, or as localhost\n")
     if target.lower().startswith("http://"):  # as proxies are asked (RFC 9112, 3.2.2)
         target = "/" + target[7:].partition("/")[2]
     path = target.partition("?")[0]
     keep = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
-    return Request(method, path, headers, keep)
+    return HttpRequest(method, path, headers, keep)
 
 
 def _is_address(host: str) -> bool:
