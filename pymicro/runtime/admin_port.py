@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, StartError
+from pymicro.base.recorder import Recorder
 from pymicro.calling.connections.views import leaving, nodes_of
 from pymicro.nodes.address import is_ip, split_address
 from pymicro.runtime.base_client import BaseClient
 from pymicro.settings.config import Config, in_pod
 from pymicro.telemetry.admin import AdminPort, WritePage
+from pymicro.telemetry.collector import Collector
+from pymicro.telemetry.exposition import Exposition
 from pymicro.telemetry.http_server import listen
 from pymicro.telemetry.json_page import Rows, json_page
 from pymicro.telemetry.stats import stats_page
@@ -31,10 +36,8 @@ log = logging.getLogger("pymicro.admin")
 OFF = "off"
 # OpenTelemetry's port of a Prometheus exporter ("Environment Variable Specification").
 POD_PORT = 9464
-# What to read where metrics are not to be had.
-NO_METRICS = "there are no metrics here: they need the extra `metrics` (pip install 'pymicro-grpc[metrics]')"
-METRICS_OFF = "there are no metrics here: the setting `metrics` is off"
-STATS_OFF = "nothing is counted here: the setting `metrics` is off"
+# What to read where nothing is counted.
+OFF_TEXT = "nothing is counted here: the setting `metrics` is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class Served(Protocol):
     @property
     def serving(self) -> bool:
         """Whether health says SERVING."""
+        ...
+
+    @property
+    def registered(self) -> bool:
+        """Whether its node is registered."""
         ...
 
     def to_json(self) -> Mapping[str, Any]:
@@ -141,7 +149,6 @@ async def opened(
     *,
     served: Served | None = None,
     calling: BaseClient | None = None,
-    metrics: WritePage | None = None,
 ) -> AsyncIterator[AdminPort | None]:
     """Listen and answer, from now until the context is left.
 
@@ -150,7 +157,6 @@ async def opened(
         client: Counts what is served, and knows the registry.
         served: The serving end; None for a client that is no service.
         calling: The client that makes calls, if that is another one.
-        metrics: Writes `/metrics`; None if that cannot be had.
 
     Raises:
         ConfigError: The host does not resolve.
@@ -184,19 +190,54 @@ async def opened(
     def live() -> list[str]:
         return ["grpc's accept loop broke: it serves nobody any more"] if served and served.broken else []
 
-    recorder, called = client.recorder, calling.recorder
-    counted = recorder is not None and called is not None
+    recorder = _both(client, calling)
     pages: dict[str, WritePage | str] = {
         "/nodes": json_page(lambda: _nodes(calling, served)),
-        "/stats": stats_page(config.server_name if served is not None else "", recorder, called)
-        if recorder is not None and called is not None
-        else STATS_OFF,
-        "/metrics": metrics or (NO_METRICS if counted else METRICS_OFF),
+        "/stats": OFF_TEXT,
+        "/metrics": OFF_TEXT,
     }
+    if recorder is not None:
+        pages["/stats"] = stats_page(config.server_name if served is not None else "", recorder)
+        pages["/metrics"] = _metrics(recorder, calling, served)
     title = f"{config.server_name or 'a client'} {config.server_version}".rstrip()
     title = f"{title} (pymicro {__version__})"
     async with AdminPort(listening, title, live=live, ready=ready, pages=pages) as port:
         yield port
+
+
+def _both(client: BaseClient, calling: BaseClient) -> Recorder | None:
+    """What is served and what is called, as one; None if nothing is counted."""
+    if client.recorder is None or calling.recorder is None or client is calling:
+        return client.recorder
+    recorder = Recorder()
+    recorder.server, recorder.lag = client.recorder.server, client.recorder.lag
+    recorder.registry_errors = client.recorder.registry_errors
+    recorder.targets = calling.recorder.targets
+    return recorder
+
+
+def _metrics(recorder: Recorder, client: BaseClient, served: Served | None) -> WritePage | str:
+    """The page `/metrics`, or why there is none."""
+
+    def ages() -> Mapping[str, float]:
+        directory = client.directory
+        states = directory.states() if directory is not None else {}
+        return {service: state.age for service, state in states.items() if state.age is not None}
+
+    info = {
+        "version": __version__,
+        "grpcio": version("grpcio"),
+        "python": platform.python_version(),
+        "registry": client.registry.name,
+        "balancer": client.config.balancer,
+    }
+    registered = (lambda: served.registered) if served is not None else None
+    collector = Collector(recorder, info=info, ages=ages, registered=registered)
+    try:
+        return Exposition(collector.collect).write
+    except ConfigError as exc:
+        log.info("no /metrics: %s", exc)
+        return str(exc)
 
 
 def _nodes(client: BaseClient, served: Served | None) -> Mapping[str, Any]:

@@ -330,6 +330,11 @@ class _ShownLife:
         """Whether health says SERVING."""
         return self._server.serving
 
+    @property
+    def registered(self) -> bool:
+        """Whether its node is registered."""
+        return self._life.advertisement is not None and self._life.advertisement.registered
+
     def to_json(self) -> Mapping[str, Any]:
         """Its node, and whether that is registered."""
         node, advertisement = self._life.node, self._life.advertisement
@@ -338,7 +343,7 @@ class _ShownLife:
             "version": node.version,
             "id": node.id,
             "address": node.address,
-            "registered": advertisement is not None and advertisement.registered,
+            "registered": self.registered,
             "registration_error": (advertisement.complaint or None) if advertisement is not None else None,
         }
 

@@ -1,1 +1,1 @@
-"""What operators see: metrics."""
+"""What operators see: metrics, spans, and the admin port."""

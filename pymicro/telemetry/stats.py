@@ -17,7 +17,7 @@ __all__ = ["FORMAT", "stats_page"]
 FORMAT = 1
 
 
-def stats_page(service: str, served: Recorder, called: Recorder) -> WritePage:
+def stats_page(service: str, recorder: Recorder) -> WritePage:
     """The page `/stats`.
 
     Durations are seconds. `counts` of a histogram are those within each of `bounds` and above the
@@ -25,12 +25,11 @@ def stats_page(service: str, served: Recorder, called: Recorder) -> WritePage:
 
     Args:
         service: The name of the service; empty for a client that is none.
-        served: Counts the calls that it serves.
-        called: Counts the calls that it makes; may be the same.
+        recorder: What was counted.
     """
 
     def make() -> Mapping[str, Any]:
-        server = served.server
+        server = recorder.server
         return {
             "format": FORMAT,
             "service": service,
@@ -50,7 +49,7 @@ def stats_page(service: str, served: Recorder, called: Recorder) -> WritePage:
                             "methods": Rows(_called(list(target.methods.items())), keyed=True),
                         },
                     )
-                    for name, target in list(called.targets.items())
+                    for name, target in list(recorder.targets.items())
                 ),
                 keyed=True,
             ),

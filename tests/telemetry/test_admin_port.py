@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -429,8 +430,41 @@ async def test_without_metrics_there_are_no_stats_and_the_page_says_so() -> None
         for path in ("/stats", "/metrics"):
             reply = await get(number_of(service), path)
             assert reply.status == 404
-            assert "the setting `metrics` is off" in reply.text
+            assert reply.text == "nothing is counted here: the setting `metrics` is off\n"
         assert (await get(number_of(service), "/nodes")).status == 200
+
+
+async def test_metrics_are_what_prometheus_scrapes_in_the_form_that_it_asks_for() -> None:
+    registry = MemoryRegistry()
+    async with greeter("back", registry=registry, admin_address=HERE) as back:
+        await rpc.GreeterStub(back.channel("back")).SayHello(pb.HelloRequest(name="x"))
+        number = number_of(back)
+        plain = await get(number, "/metrics")
+        assert plain.headers["content-type"].startswith("text/plain; version=")
+        method = 'grpc_method="greeter.v1.Greeter/SayHello"'
+        assert f"grpc_server_call_started_total{{{method}}} 1.0\n" in plain.text
+        assert f'grpc_client_attempt_started_total{{{method},grpc_target="back"}} 1.0\n' in plain.text
+        assert "pymicro_registered 1.0\n" in plain.text
+        assert 'registry="memory"' in plain.text
+        assert 'pymicro_registry_age_seconds{grpc_target="back"}' in plain.text
+        metrics = await get(number, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
+        assert metrics.headers["content-type"].startswith("application/openmetrics-text")
+        assert metrics.text.endswith("# EOF\n")
+
+
+async def test_without_the_extra_all_but_metrics_is_there_and_the_log_says_once_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pymicro.admin")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    async with greeter(registry=MemoryRegistry(), admin_address=HERE) as service:
+        for _ in range(2):
+            reply = await get(number_of(service), "/metrics")
+            assert reply.status == 404
+            assert "extra `metrics`: pip install 'pymicro-grpc[metrics]'" in reply.text
+        for path in ("/livez", "/readyz", "/nodes", "/stats"):
+            assert (await get(number_of(service), path)).status == 200
+    assert caplog.text.count("the extra `metrics`") == 1
 
 
 # What it costs
@@ -453,13 +487,14 @@ async def test_pages_of_two_thousand_nodes_hold_up_nobody() -> None:
             for method in range(2):
                 recorder.target(f"service-{number}").method(f"/a.B/{method}").once[0].add(0.001)
         pages = {}
-        for path in ("/nodes", "/stats"):
+        for path in ("/nodes", "/stats", "/metrics"):
             async with held() as found:
-                pages[path] = (await get(number_of(client), path)).json
+                pages[path] = await get(number_of(client), path)
             assert found.longest < 0.005, path
-        (target,) = pages["/nodes"]["targets"]
+        (target,) = pages["/nodes"].json["targets"]
         assert len(target["nodes"]) == 2001
-        assert len(pages["/stats"]["client"]) == 501
+        assert len(pages["/stats"].json["client"]) == 501
+        assert pages["/metrics"].text.count("\ngrpc_client_call_duration_seconds_bucket") == 1001 * 16
 
 
 async def test_what_peers_wrote_is_printable_in_a_page() -> None:
