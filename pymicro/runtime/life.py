@@ -118,7 +118,6 @@ class Life:
         self.bound = ("", 0)
         self.node = Node("", "")
         self.admin: AdminPort | None = None
-        self.advertisement: Advertisement | None = None
 
     @property
     def interrupted(self) -> bool:
