@@ -15,7 +15,7 @@ from pymicro.testing.waiting import closed, expect
 
 __all__ = ["PATIENCE", "QUICK", "ROOT", "Watcher", "etcd_registry", "node", "record", "until", "watching"]
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 ROOT = "/micro/registry/"
 
 # Silence and outages are noticed within some seconds.
