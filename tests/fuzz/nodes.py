@@ -75,9 +75,10 @@ def _record(found: str | Node) -> None:
         host, port = split_address(node.address)
         assert host
         assert 0 < port < 65536
-        # What was read can be written, and is the same then.
-        assert load_record(dump_record([node])).nodes == (node,)
         ping_interval(node.metadata), other_protocol(node.metadata)
+    # What was read can be written, and is the same then; a few show it.
+    for node in record.nodes[:3]:
+        assert load_record(dump_record([node])).nodes == (node,)
     assert all(len(problem) < 1000 for problem in record.problems)
     assert NodeSet.of(record.nodes) == NodeSet.of(record.nodes)
 
