@@ -235,9 +235,13 @@ async def test_a_request_in_json() -> None:
 
         async def attack() -> Steps:
             with steps() as found:
-                call = running.channel.unary_unary(f"{ZOO}/Import")(request, metadata=headers(JSON))
+                call = running.channel.unary_unary(f"{ZOO}/Import")(
+                    request, metadata=headers(JSON, "100000000000")
+                )
                 assert json.loads(await call)["name"] == "X"
-                call = running.channel.stream_unary(f"{ZOO}/Count")(iter([request]), metadata=headers(JSON))
+                call = running.channel.stream_unary(f"{ZOO}/Count")(
+                    iter([request]), metadata=headers(JSON, "100000000000")
+                )
                 assert json.loads(await call)["count"] == 1
             return found
 
