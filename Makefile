@@ -29,7 +29,7 @@ HERE := not peers and not cluster and not gomicro and not compat
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup gen demo test test-all fuzz test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
+.PHONY: help setup gen demo fast test test-all fuzz test-fast test-peers test-plots test-cluster test-gomicro test-compat test-all-pythons test-3.11 test-3.12 \
 	test-3.13 test-3.14 test-3.15 test-lowest lint format types bench bench-cluster simulate papers clean
 
 help: ## list the targets
@@ -73,6 +73,12 @@ test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-g
 		peer=$$(scripts/benchpeer) && scripts/valgrind >/dev/null && \
 		GRPCURL="$$grpcurl" GRPC_JS="$$js" GRPC_GO_INTEROP="$$interop" BENCH_PEER="$$peer" \
 		$(BIN)/python -m pytest -m peers tests/peers tests/interop $(PYTEST_ARGS)
+
+fast: $(INSTALLED) ## install pymicro-fast, built here, into the virtual environment (needs a C compiler)
+	wheel=$$(scripts/fast $(BIN)/python) && $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$wheel"
+
+test-fast: $(GENERATED) fast ## the suites of calls and servers over transport `fast` (needs a C compiler)
+	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' tests/fast tests/calling $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench
