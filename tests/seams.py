@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ SEAM = "seam"
 
 
 def over_transports(metafunc: pytest.Metafunc) -> None:
-    """Have a test run over each transport; one with the mark `grpc_only` only over grpc.aio's."""
+    """Have a test run over each transport, `fast` if it is built; one marked `grpc_only` over grpc.aio's only."""
     # What goes over the network in memory is the same on every Python.
     memory = pytest.param("memory", marks=pytest.mark.once)
+    fast = ["fast"] if find_spec("pymicro_fast") else []
     alone = metafunc.definition.get_closest_marker("grpc_only") is not None
-    metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", memory], indirect=True)
+    metafunc.parametrize("transport", ["grpc"] if alone else ["grpc", memory, *fast], indirect=True)
 
 
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:

@@ -42,6 +42,7 @@ _GROUPS = {
         "zone",
     ),
     "Settings for calls": (
+        "transport",
         "client_request_timeout",
         "client_retries",
         "outlier_ejection",

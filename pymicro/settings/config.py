@@ -48,6 +48,8 @@ __all__ = [
 
 PREFIX = "MICRO_"
 
+_GOMICRO_TRANSPORTS = ("http", "memory", "nats", "quic", "rabbitmq", "tcp", "utp")
+
 
 def in_pod(environ: Mapping[str, str] | None = None) -> bool:
     """Whether this process runs in a Kubernetes pod (client-go's in-cluster check reads the same)."""
@@ -153,6 +155,12 @@ class Config:
         ("traceparent", "tracestate", "baggage", "x-request-id"),
         "request metadata that a handler's onward calls pass on",
     )
+    transport: str = _setting(
+        # go-micro's own words for other transports were never of effect here.
+        one_of("grpc", "fast", **dict.fromkeys(_GOMICRO_TRANSPORTS, "grpc")),
+        "grpc",
+        "what carries calls: grpc (grpc.aio), or fast (HTTP/2 in the event loop, which needs pymicro-fast)",
+    )
     max_message_size: int = _setting(SIZE, 4 << 20, "largest message received")
     max_sent_message_size: int | None = _setting(
         optional(SIZE), None, "largest message sent; whatever the receiver takes if unset"
@@ -203,7 +211,6 @@ class Config:
     server: str = _setting(one_of("grpc"), "grpc", "of go-micro; only grpc")
     broker: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
     broker_address: str = _setting(TEXT, "", "of go-micro; there is no broker", ignored=True)
-    transport: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
     transport_address: str = _setting(TEXT, "", "of go-micro; gRPC has its own", ignored=True)
     runtime: str = _setting(TEXT, "", "of go-micro; there is no runtime", ignored=True)
     profile: str = _setting(TEXT, "", "of go-micro; there is no such profiler", ignored=True)

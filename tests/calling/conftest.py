@@ -1,4 +1,4 @@
-"""The tests of calls run over both transports: grpc.aio's channels, and a network in memory."""
+"""The tests of calls run over grpc.aio, a network in memory, and transport `fast` if it is built."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.fakes.transport import Network
 from tests.seams import counted, over_transports
 
 from . import backends
+
 
 # Files whose tests are about calls, and not about grpc.aio, sockets or processes.
 BOTH = {
@@ -39,6 +40,10 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         network = Network()
         monkeypatch.setattr(core, "GrpcTransport", lambda: network)
         monkeypatch.setattr(backends, "network", network)
+    elif param == "fast":
+        from pymicro.calling.connections.fast import FastTransport
+
+        monkeypatch.setattr(core, "GrpcTransport", FastTransport)
     if param is None:
         yield
     else:

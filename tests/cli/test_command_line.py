@@ -42,7 +42,7 @@ async def test_every_setting_is_a_flag_of_every_command(pymicro: Commands) -> No
     assert call.index("--timeout") < call.index("--registry")  # the command's own come first
     assert "--server-address" in run
     assert "--server-address" not in call
-    for ignored in ("--broker", "--transport", "--client-pool-size"):
+    for ignored in ("--broker", "--runtime", "--client-pool-size"):
         assert ignored not in run
     # What is not shown is accepted all the same.
     flags = ("--broker=x", "--server_address", "127.0.0.1:0", "--client_pool_ttl=1m")

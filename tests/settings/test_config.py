@@ -173,7 +173,7 @@ def test_what_go_micro_manifests_set_is_accepted_and_what_changes_nothing_is_tol
         "registry_address": "10.0.0.1",
         "runtime": "kubernetes",
         "selector": "cache",
-        "transport": "grpc",
+        "transport": "http",
         "transport_address": ":9090",
     }
     variables = {f"MICRO_{name.upper()}": text for name, text in flags.items() if name != "profile"}
@@ -193,7 +193,6 @@ def test_what_go_micro_manifests_set_is_accepted_and_what_changes_nothing_is_tol
             "CLIENT_POOL_TTL",
             "BROKER",
             "BROKER_ADDRESS",
-            "TRANSPORT",
             "TRANSPORT_ADDRESS",
             "RUNTIME",
             "DEBUG_PROFILE",
@@ -212,6 +211,8 @@ def test_what_go_micro_manifests_set_is_accepted_and_what_changes_nothing_is_tol
     [
         ("selector", "default", "registry"),
         ("selector", "cache", "registry"),
+        ("transport", "http", "grpc"),
+        ("transport", "nats", "grpc"),
         ("log_level", "warn", "warning"),
         ("log_level", "trace", "debug"),
         ("log_level", "fatal", "error"),

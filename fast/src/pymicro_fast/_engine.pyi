@@ -66,6 +66,7 @@ class Stream:
         half_closed: `end`, `finish` or `refuse` was called.
         queued: Bytes given to `send` that are not written yet.
         wants_room: Set it to be told by `changed` when half of the queue is gone.
+        wants_sent: Set it to be told by `changed` when it becomes `sent`.
     """
 
     session: Session
@@ -91,6 +92,7 @@ class Stream:
     half_closed: bool
     queued: int
     wants_room: bool
+    wants_sent: bool
 
     def __init__(self) -> None: ...
 
@@ -154,6 +156,12 @@ class Stream:
         """A server's answer in plain HTTP, of these headers alone (`:status` among them)."""
     def reset(self, code: int = 8) -> None:
         """Close it now, for both sides; the default code is CANCEL. Nobody is told by `changed`."""
+    def renew(self) -> None:
+        """Make a client's closed stream a new one, which can be given to `Session.request` again.
+
+        Raises:
+            RuntimeError: It is open.
+        """
 
 class Session(asyncio.BufferedProtocol):
     """One connection: the protocol of an asyncio transport.
@@ -183,6 +191,7 @@ class Session(asyncio.BufferedProtocol):
         reason: Why it ended or is about to: a text, or an exception; None while it is well.
         queued: Bytes that all streams have queued.
         grown: By how many bytes the windows of open streams have grown.
+        wants_stream: Set it to be told by `stream_ended` when the next stream has ended.
     """
 
     server: bool
@@ -191,6 +200,7 @@ class Session(asyncio.BufferedProtocol):
     reason: Any
     queued: int
     grown: int
+    wants_stream: bool
     max_message: int
     max_header_bytes: int
 
@@ -215,6 +225,8 @@ class Session(asyncio.BufferedProtocol):
 
     # For subclasses
 
+    def stream_ended(self) -> None:
+        """A stream has ended after `wants_stream` was set, which is unset by it."""
     def settings_received(self) -> None:
         """The peer's settings have come; its first ones say that it speaks HTTP/2."""
     def goaway_received(self, last_stream_id: int, error: int, text: bytes) -> None:
@@ -234,6 +246,9 @@ class Session(asyncio.BufferedProtocol):
     @property
     def open_streams(self) -> int:
         """How many streams are open."""
+    @property
+    def full(self) -> bool:
+        """Whether the peer takes no more streams at the moment."""
     @property
     def peer_max_streams(self) -> int:
         """How many the peer takes at a time. nghttp2 keeps a request above that until there is room."""

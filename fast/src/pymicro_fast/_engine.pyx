@@ -156,7 +156,7 @@ cdef class Stream:
     # What is to go
     cdef readonly bint sent, half_closed
     cdef readonly size_t queued
-    cdef public bint wants_room
+    cdef public bint wants_room, wants_sent
     cdef bytes _head
     cdef bint _head_compressed
     cdef object _more
@@ -417,8 +417,27 @@ cdef class Stream:
         self.session._soon_or_now()
         return 0
 
+    def renew(self):
+        if self.error == OPEN:
+            if self.session is None:
+                return
+            raise RuntimeError("the stream is open")
+        self._drop_incoming()
+        self.session = None
+        self.id = 0
+        self.http_status = 0
+        self.grpc_status = -1
+        self.content_type = self.encoding = self.accept_encoding = self.message = None
+        self.initial = self.trailing = self._block = None
+        self.oversized = self.ended = self.malformed = self.sent = self.half_closed = self._deferred = False
+        self.excess = self._owed = self._taken = self._offset = 0
+        self.error = OPEN
+
     def reset(self, uint32_t code=8):
         if self.error != OPEN:
+            return
+        if self.session is None:
+            self.error = code
             return
         self._close(code)
         nghttp2_submit_rst_stream(self.session._s, NGHTTP2_FLAG_NONE, self.id, code)
@@ -473,6 +492,7 @@ cdef class Session:
     cdef object _scheduled
     cdef bint _busy, _failed, _told, _dispatching
     cdef readonly bint paused
+    cdef public bint wants_stream
     cdef readonly object reason
     cdef list _fixed
     cdef bytes _scheme, _authority
@@ -673,6 +693,8 @@ cdef class Session:
             self.settings_received()
         elif kind == b"ping":
             self.pong_received(event[1])
+        elif kind == b"stream":
+            self.stream_ended()
         elif kind == b"goaway":
             self.goaway_received(event[1], event[2], event[3])
         elif not self._told:
@@ -686,6 +708,9 @@ cdef class Session:
         pass
 
     def goaway_received(self, last_stream_id, error, text):
+        pass
+
+    def stream_ended(self):
         pass
 
     def lost(self, reason):
@@ -769,6 +794,10 @@ cdef class Session:
     @property
     def open_streams(self):
         return len(self._streams)
+
+    @property
+    def full(self):
+        return <uint32_t>len(self._streams) >= self.peer_max_streams
 
     @property
     def peer_max_streams(self):
@@ -1144,6 +1173,8 @@ cdef int _on_sent(nghttp2_session *s, const nghttp2_frame *frame, void *user) no
         return 0
     if not (<Stream>known).sent:
         (<Stream>known).sent = True
+        if (<Stream>known).wants_sent:
+            session._touch(<Stream>known)
     if session.server and frame.hd.flags & NGHTTP2_FLAG_END_STREAM and not (<Stream>known).ended:
         # The status went before the request's end: the peer need not send the rest (RFC 9113, 8.1).
         nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
@@ -1163,6 +1194,9 @@ cdef int _on_close(nghttp2_session *s, int32_t stream_id, uint32_t code, void *u
     cdef Stream stream
     try:
         stream = session._streams.pop(stream_id, None)
+        if session.wants_stream and stream is not None:
+            session.wants_stream = False
+            session._events.append((b"stream",))
         # One that was reset here is closed already, and nobody waits for news of it.
         if stream is not None and stream.error == OPEN:
             stream._close(code)

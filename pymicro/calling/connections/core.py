@@ -20,7 +20,7 @@ from pymicro.balancing.balancer import Balancer
 from pymicro.balancing.chooser import Chooser
 from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
-from pymicro.base.errors import PymicroError
+from pymicro.base.errors import PluginError, PymicroError
 from pymicro.base.forks import use_grpc
 from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
@@ -128,6 +128,8 @@ class ClientCore:
         self.caller = _caller(config.server_name)
         if self.caller is not None:
             self.forwarded -= {FROM_SERVICE}  # we call, and not the service that called us
+        if config.transport == "fast":
+            self.transport = _fast()
         self._config = config
         self._selector = selector
         self._make_balancer = make_balancer
@@ -259,6 +261,17 @@ class _Followed:
         self.target = target
         self.task = task
         self.channels: set[weakref.ref[Opened]] = set()
+
+
+def _fast() -> ClientTransport:
+    """The transport `fast`, whose package is an extra."""
+    try:
+        from pymicro.calling.connections.fast import FastTransport
+    except ModuleNotFoundError as exc:
+        if exc.name != "pymicro_fast":
+            raise
+        raise PluginError("transport fast needs pymicro-fast: pip install 'pymicro-grpc[fast]'") from exc
+    return FastTransport()
 
 
 def _caller(name: str) -> Metadata | None:

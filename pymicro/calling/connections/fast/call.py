@@ -1,0 +1,444 @@
+"""One call on a connection of transport `fast`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+from pymicro.calling.connections.fast.ends import end_of
+from pymicro.calling.connections.transport import Status
+from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED, LOCALLY_CANCELLED
+from pymicro_fast import Session, Stream
+from pymicro_fast.wire import TooLarge, compress, decompress, pairs_of, read_pairs
+
+if TYPE_CHECKING:
+    from pymicro.calling.connections.fast.arguments import Arguments
+
+__all__ = ["FastCall", "Home"]
+
+_OK = grpc.StatusCode.OK
+_CANCELLED = grpc.StatusCode.CANCELLED
+_DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+_INTERNAL = grpc.StatusCode.INTERNAL
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+# `Stream.error`.
+_OPEN = -1
+_LOST = -2
+_REFUSED_STREAM = 7
+_CANCEL = 8
+
+# Bytes of a stream's requests that are kept for a second connection, if the first one takes no more calls.
+_KEPT = 65536
+# How often one call goes to another connection because a peer refused its stream.
+_REFUSALS = 1
+
+_ENCODINGS: dict[Any, bytes | None] = {
+    None: None,
+    grpc.Compression.NoCompression: None,
+    grpc.Compression.Deflate: b"deflate",
+    grpc.Compression.Gzip: b"gzip",
+}
+
+
+class Home(Protocol):
+    """What a call needs of its connection.
+
+    Attributes:
+        loop: The event loop.
+        arguments: The connection's settings.
+        reason: Why its last session ended.
+        closing: Whether this side closes it.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    arguments: Arguments
+    reason: Any
+    closing: bool
+
+    def wait(self, call: FastCall) -> None:
+        """Start the call on a session with room, as soon as there is one."""
+        ...
+
+    def forget(self, call: FastCall) -> None:
+        """The call waits no more."""
+        ...
+
+
+class FastCall(Stream):
+    """See `NetworkCall`. It is its own stream; a second connection gets it renewed.
+
+    Args:
+        connection: Where it was started.
+        path: The method's.
+        streams: Whether there are many responses.
+        request: The one request; None for a stream of them.
+        timeout: Seconds to its deadline; None for none.
+        metadata: Pairs that were checked, or None.
+        compression: Of the requests.
+
+    Attributes:
+        code: The code; None before the end.
+        ended_here: Whether this side ended it, by cancelling it.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_connection",
+        "_deadline",
+        "_details",
+        "_done_writing",
+        "_encoding",
+        "_kept",
+        "_metadata",
+        "_path",
+        "_refusals",
+        "_request",
+        "_response",
+        "_streams",
+        "_timer",
+        "_waiters",
+        "code",
+        "ended_here",
+    )
+
+    def __init__(
+        self,
+        connection: Home,
+        path: bytes,
+        streams: bool,
+        request: bytes | None,
+        timeout: float | None,
+        metadata: Any,
+        compression: grpc.Compression | None,
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._streams = streams
+        self._request = request
+        self._metadata = metadata
+        self._callbacks: list[Callable[[Any], None]] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._response: bytes | None = None
+        self._details = ""
+        self._refusals = 0
+        self._done_writing = False
+        self._kept: list[bytes] | None = None if request is not None else []
+        self.code: grpc.StatusCode | None = None
+        self.ended_here = False
+        if timeout is None:
+            self._deadline: float | None = None
+            self._timer: asyncio.TimerHandle | None = None
+        else:
+            loop = connection.loop
+            self._deadline = loop.time() + timeout
+            self._timer = loop.call_at(self._deadline, self._late)
+        if compression is None:
+            compression = connection.arguments.compression
+        self._encoding = _ENCODINGS[compression]
+
+    # Its beginning
+
+    def begin(self, session: Session) -> None:
+        """Go out on this session."""
+        connection = self._connection
+        deadline = self._deadline
+        timeout = -1.0 if deadline is None else max(0.0, deadline - connection.loop.time())
+        request, encoding = self._request, self._encoding
+        pairs = pairs_of(self._metadata) if self._metadata else None
+        if encoding is not None:
+            pairs = [(b"grpc-encoding", encoding), *(pairs or ())]
+        try:
+            if request is not None:
+                limit = connection.arguments.max_send
+                if 0 <= limit < len(request):
+                    self._too_large(request)
+                    return
+                if encoding is None:
+                    session.request(self, self._path, timeout, pairs, request)
+                else:
+                    session.request(self, self._path, timeout, pairs, compress(encoding, request), True)
+                return
+            session.request(self, self._path, timeout, pairs)
+        except ConnectionError as exc:
+            self.fail(grpc.StatusCode.UNAVAILABLE, str(exc))
+            return
+        for message in self._kept or ():
+            self._put(message)
+        if self._done_writing:
+            self.end()
+        self._wake()
+
+    def _too_large(self, request: bytes) -> None:
+        limit = self._connection.arguments.max_send
+        self.fail(_EXHAUSTED, f"CLIENT: Sent message larger than max ({len(request)} vs. {limit})")
+
+    def _again(self) -> bool:
+        """Whether it goes on on another connection: no server has heard of it, or one has refused it.
+
+        That is grpc's transparent retry (gRFC A6): no handler can have run.
+        """
+        if self.error == _REFUSED_STREAM and not self.ended:
+            if self._refusals == _REFUSALS:
+                return False
+            self._refusals += 1
+        elif self.error != _LOST or self.sent:
+            return False
+        if self._request is None and self._kept is None:
+            return False
+        self.renew()
+        self._connection.wait(self)
+        return True
+
+    # What the engine tells
+
+    def changed(self) -> None:
+        if self.code is not None:
+            return
+        error = self.error
+        if self.excess or self.malformed:
+            self._damaged()
+        elif error == _OPEN and not self.ended:
+            if self._kept is not None and self.initial is not None:
+                self._kept = None  # a handler runs: there is no other connection for this call
+            if self._waiters is not None:
+                self._wake()
+        elif error not in (_OPEN, 0) and not self.ended and self._again():
+            pass
+        elif self._streams and self.available and error >= _OPEN:
+            # It has ended when its reader has all that came.
+            if self._timer is not None and self.ended:
+                self._timer.cancel()
+                self._timer = None
+            self._wake()
+        else:
+            self._settle()
+
+    def _damaged(self) -> None:
+        if self.excess:
+            limit = self.session.max_message
+            self.fail(_EXHAUSTED, f"CLIENT: Received message larger than max ({self.excess} vs. {limit})")
+        else:
+            self.fail(_INTERNAL, "the peer sent what is no message of gRPC")
+
+    def _settle(self) -> None:
+        """The peer has ended it, or its stream is closed: how?"""
+        if self.code is not None:
+            return
+        code, details = end_of(self, self._connection.reason if self.error == _LOST else None)
+        if code is _OK:
+            if self.partial:
+                code, details = _INTERNAL, "the peer broke off in the middle of a message"
+            elif not self._streams:
+                try:
+                    self._response = self.take()
+                except (ValueError, LookupError) as exc:
+                    code, details = self._unreadable(exc)
+                if self.available:
+                    code, details = _INTERNAL, "the peer sent more than one response"
+        elif self.error == _LOST and self._connection.closing:
+            self.cancel()
+            return
+        self._finish(code, details)
+
+    def inflate(self, data: bytes) -> bytes:
+        return decompress(self.encoding, data, self.session.max_message)
+
+    def _unreadable(self, error: Exception) -> tuple[grpc.StatusCode, str]:
+        if isinstance(error, TooLarge):
+            limit = self.session.max_message
+            return _EXHAUSTED, f"CLIENT: Received message larger than max (decompressed, vs. {limit})"
+        if isinstance(error, LookupError):
+            name = (self.encoding or b"").decode("latin-1")
+            return _INTERNAL, f"a response is compressed in a way that is not known here: {name!r}"
+        return _INTERNAL, f"a response cannot be read: {error}"
+
+    def _late(self) -> None:
+        self._timer = None
+        self.fail(_DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    def fail(self, code: grpc.StatusCode, details: str) -> None:
+        """End it with a status that this side makes."""
+        if self.code is None:
+            if self.session is None:
+                self._connection.forget(self)
+            self.reset(_CANCEL)
+            self._finish(code, details)
+
+    def _finish(self, code: grpc.StatusCode, details: str) -> None:
+        self.code = code
+        self._details = details
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.error == _OPEN:
+            # The peer has ended its side before this one: it is read no more.
+            self.reset(_CANCEL)
+        self._request = self._kept = None
+        if self._waiters is not None:
+            self._wake()
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for callback in callbacks:
+                callback(self)
+
+    # What calls ask
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """See `NetworkCall`."""
+        if self.code is not None:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def cancel(self) -> bool:
+        """See `NetworkCall`."""
+        if self.code is not None:
+            return False
+        self.ended_here = True
+        if self.session is None:
+            self._connection.forget(self)
+        self.reset(_CANCEL)
+        self._finish(_CANCELLED, LOCALLY_CANCELLED)
+        return True
+
+    def status(self) -> Status:
+        """All that is known of its end."""
+        assert self.code is not None
+        initial, trailing = self.initial, self.trailing
+        if trailing is None and self.ended:  # one block was all, and then it is the trailers
+            initial, trailing = None, initial
+        debug = None if self.ended_here else f"{self.code.name}: {self._details} (transport fast)"
+        return Status(self.code, self._details, _metadata(initial), _metadata(trailing), debug)
+
+    def _waiter(self) -> asyncio.Future[None]:
+        waiter = self._connection.loop.create_future()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _raise(self) -> None:
+        code = self.code
+        if self.ended_here:
+            raise asyncio.CancelledError
+        if code is not _OK and code is not None:
+            raise AioRpcError(code, Metadata(), Metadata(), self._details)
+
+    async def _next(self) -> None:
+        """Return after the next change; cancelling this cancels the call."""
+        try:
+            await self._waiter()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def __await__(self) -> Generator[Any, None, bytes | None]:
+        while self.code is None:
+            try:
+                yield from self._waiter()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        if self.code is not _OK or self.ended_here:
+            self._raise()
+        return self._response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            if self.available:
+                try:
+                    message = self.take()
+                except (ValueError, LookupError) as exc:
+                    self.fail(*self._unreadable(exc))
+                    self._raise()
+                if not self.available and self.code is None:
+                    if self.excess or self.malformed:
+                        self._connection.loop.call_soon(self._damaged)
+                    elif self.ended or self.error != _OPEN:
+                        # Whoever reads has the last response before anybody hears of the end.
+                        self._connection.loop.call_soon(self._settle)
+                assert message is not None
+                return message
+            if self.code is not None:
+                self._raise()
+                raise StopAsyncIteration
+            await self._next()
+
+    async def write(self, request: bytes) -> None:
+        """See `NetworkCall`."""
+        if self.code is not None:
+            raise asyncio.InvalidStateError(ALREADY_FINISHED)
+        if self._done_writing:
+            raise asyncio.InvalidStateError(HALF_CLOSED)
+        if 0 <= self._connection.arguments.max_send < len(request):
+            self._too_large(request)
+            self._raise()
+        kept = self._kept
+        if kept is not None:
+            kept.append(request)
+            if sum(map(len, kept)) > _KEPT and self.session is not None:
+                self._kept = None
+        if self.session is not None:
+            self._put(request)
+        while self.code is None and not (self.session is not None and self.room()):
+            self.wants_room = True
+            await self._next()
+        self.wants_room = False
+        if self.code is not None:
+            self._raise()
+
+    def _put(self, request: bytes) -> None:
+        if self._encoding is None:
+            self.send(request)
+        else:
+            self.send(compress(self._encoding, request), True)
+
+    async def done_writing(self) -> None:
+        """See `NetworkCall`."""
+        self._done_writing = True
+        if self.session is not None and self.code is None:
+            self.end()
+
+    async def initial_metadata(self) -> Metadata:
+        """See `NetworkCall`."""
+        while self.initial is None and self.code is None:
+            await self._next()
+        if self.trailing is None and self.ended:
+            return Metadata()
+        return _metadata(self.initial or ())
+
+    async def wait_for_connection(self) -> None:
+        """See `NetworkCall`."""
+        while self.code is None and not self.sent:
+            self.wants_sent = True
+            await self._next()
+        if self.code is not None:
+            self._raise()
+
+
+def _metadata(pairs: Any) -> Metadata:
+    if not pairs:
+        return Metadata()
+    try:
+        return Metadata(*read_pairs(pairs))
+    except ValueError:
+        # A peer's value that is no base64 is no reason to lose the others.
+        return Metadata(*[pair for pair in pairs if isinstance(pair[1], str)])

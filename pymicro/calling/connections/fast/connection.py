@@ -1,0 +1,403 @@
+"""A connection to one node: a socket with HTTP/2, made again as often as it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pymicro.calling.connections.fast.call import FastCall
+from pymicro.calling.connections.transport import StartCall, Status
+from pymicro_fast import Session, buffers_of
+from pymicro_fast.wire import ACCEPTED
+
+if TYPE_CHECKING:
+    from pymicro.calling.connections.fast.arguments import Arguments
+    from pymicro.calling.connections.method import Method
+
+__all__ = ["ClientSession", "FastConnection"]
+
+_IDLE = grpc.ChannelConnectivity.IDLE
+_CONNECTING = grpc.ChannelConnectivity.CONNECTING
+_READY = grpc.ChannelConnectivity.READY
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+# grpc-core's words.
+_NOT_SECURE = "Established channel does not have a sufficient security level to transfer call credential."
+
+# grpc's connection-backoff.md.
+_FACTOR = 1.6
+_JITTER = 0.2
+# Seconds. If the loop stood still, an answer may wait in the socket when a timer says that none came:
+# this gives it a turn to be read.
+_SECOND_LOOK = 0.05
+# Seconds for the last bytes of a connection that is closed.
+_GOODBYE = 1.0
+
+
+class ClientSession(Session, asyncio.BufferedProtocol):
+    """One socket's HTTP/2; tells its connection what happens to it.
+
+    Attributes:
+        draining: It takes no more calls.
+        gone: Done when the connection is lost, with the reason.
+        greeted: Done when the peer's settings have come.
+    """
+
+    def __init__(self, connection: FastConnection, arguments: Arguments) -> None:
+        loop = connection.loop
+        super().__init__(
+            loop,
+            buffers_of(loop),
+            fixed=[
+                (b"content-type", b"application/grpc"),
+                (b"user-agent", arguments.user_agent.encode("ascii", "replace")),
+                (b"grpc-accept-encoding", ACCEPTED),
+            ],
+            authority=arguments.authority.encode("utf-8"),
+            max_message=arguments.max_receive,
+            max_header_bytes=arguments.max_metadata,
+        )
+        self.connection = connection
+        self.draining = False
+        self.gone: asyncio.Future[Any] = loop.create_future()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+
+    def settings_received(self) -> None:
+        if not self.greeted.done():
+            self.greeted.set_result(None)
+        self.connection.more_streams(self)
+
+    def stream_ended(self) -> None:
+        self.connection.more_streams(self)
+
+    def goaway_received(self, last_stream_id: int, error: int, text: bytes) -> None:
+        if b"ping" in text:
+            self.connection.ping_less()
+        self.connection.drained(self, f"the peer said GOAWAY {text.decode('utf-8', 'replace')}".rstrip())
+
+    def pong_received(self, payload: bytes) -> None:
+        self.connection.pong()
+
+    def lost(self, reason: Any) -> None:
+        self.connection.drained(self, reason)
+        self.connection.sessions.discard(self)
+        if not self.greeted.done():
+            self.greeted.cancel()
+        if not self.gone.done():
+            self.gone.set_result(reason)
+
+
+class FastConnection:
+    """See `NodeConnection`; states and backoff are grpc-core's (connectivity-semantics-and-api.md).
+
+    Attributes:
+        loop: The event loop.
+        arguments: Its settings.
+        session: The session for new calls; None unless it is READY.
+        sessions: All that have a socket: those that drain too.
+        reason: Why the last attempt failed, or the last session ended.
+        closing: Whether `close` was called.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.arguments = arguments
+        self.session: ClientSession | None = None
+        self.sessions: set[ClientSession] = set()
+        self.reason: Any = None
+        self.closing = False
+        self._state = _IDLE
+        self._changed: list[asyncio.Future[None]] = []
+        self._dialling: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._backoff = arguments.first_backoff
+        self._waiting: OrderedDict[FastCall, None] = OrderedDict()
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._pinged = False
+        self._interval = arguments.keepalive or 0.0
+
+    # The state
+
+    def state(self, connect: bool = False) -> grpc.ChannelConnectivity:
+        """See `NodeConnection`."""
+        if connect and self._state is _IDLE:
+            self._dial()
+        return self._state
+
+    async def change(self, last: grpc.ChannelConnectivity) -> None:
+        """See `NodeConnection`."""
+        while self._state is last:
+            waiter = self.loop.create_future()
+            self._changed.append(waiter)
+            await waiter
+
+    def _become(self, state: grpc.ChannelConnectivity) -> None:
+        self._state = state
+        waiters, self._changed = self._changed, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Connecting
+
+    def _dial(self) -> None:
+        self._again = None
+        self._become(_CONNECTING)
+        # In a context of its own: whose call happens to need it first is nothing to the connection.
+        self._dialling = self.loop.create_task(
+            self._connect(), name=f"connecting to {self.arguments.authority}", context=Context()
+        )
+
+    async def _connect(self) -> None:
+        """One attempt: to READY, or to TRANSIENT_FAILURE and, after a pause, the next one."""
+        began = self.loop.time()
+        pause, arguments = self._backoff, self.arguments
+        session: ClientSession | None = None
+        try:
+            async with asyncio.timeout(max(pause, arguments.connect_timeout)):
+                session = await self._open()
+                await session.greeted
+        except asyncio.CancelledError:
+            if session is None or not session.greeted.cancelled() or self.closing:
+                if session is not None:
+                    session.abort("closed here")
+                raise
+            # The socket was closed instead of a greeting.
+            self._failed(f"the peer ended the connection before it spoke HTTP/2: {session.reason}", began)
+        except TimeoutError:
+            where = "it does not answer" if session is None else "it does not speak HTTP/2"
+            if session is not None:
+                session.abort("it did not answer in time")
+            self._failed(f"{where} ({self.loop.time() - began:.1f} s)", began)
+        except Exception as exc:
+            self._failed(_words(exc), began)
+        else:
+            if session.usable and not session.draining:
+                self._ready(session)
+            else:
+                self._failed(f"the peer ended the connection at once: {session.reason}", began)
+        finally:
+            self._dialling = None
+
+    async def _open(self) -> ClientSession:
+        arguments = self.arguments
+
+        def session() -> ClientSession:
+            return ClientSession(self, arguments)
+
+        if arguments.port is None:
+            _, made = await self.loop.create_unix_connection(session, arguments.host)
+        else:
+            _, made = await self.loop.create_connection(
+                session, arguments.host or "localhost", arguments.port
+            )
+            if arguments.unacknowledged is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+                made.transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(arguments.unacknowledged * 1000)
+                )
+        self.sessions.add(made)
+        return made
+
+    def _failed(self, reason: str, began: float) -> None:
+        arguments = self.arguments
+        self.reason = reason
+        pause = self._backoff * random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._backoff = min(self._backoff * _FACTOR, arguments.most_backoff)
+        self._again = self.loop.call_at(max(began + pause, self.loop.time()), self._dial, context=Context())
+        self._become(_FAILED)
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for call in waiting:
+            call.fail(_UNAVAILABLE, self._unreachable())
+
+    def _ready(self, session: ClientSession) -> None:
+        self.session = session
+        self._backoff = self.arguments.first_backoff
+        self._become(_READY)
+        self._pinged = False
+        if self._interval:
+            self._keepalive = self._later(self._interval, self._ping)
+        self.more_streams(session)
+
+    def _unreachable(self) -> str:
+        # grpc-core's words come first: people look for them.
+        where = self.arguments
+        address = f"unix:{where.host}" if where.port is None else f"{where.host}:{where.port}"
+        return f"failed to connect to all addresses; last error: {address}: {self.reason}"
+
+    def drained(self, session: ClientSession, reason: Any) -> None:
+        """A session takes no more calls: the peer said so, or it is lost."""
+        session.draining = True
+        if session is not self.session:
+            return
+        self.session = None
+        self.reason = reason
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+            self._keepalive = None
+        if not self.closing:
+            self._become(_IDLE)
+            if self._waiting:
+                self._dial()
+        self._end_when_empty(session)
+
+    def _end_when_empty(self, session: ClientSession) -> None:
+        if session.open_streams:
+            session.wants_stream = True
+        elif session.usable:
+            session.terminate("drained")
+
+    # Keepalive
+
+    def _later(self, pause: float, what: Callable[[], None]) -> asyncio.TimerHandle:
+        return self.loop.call_later(pause, what, context=Context())
+
+    def _ping(self) -> None:
+        session = self.session
+        assert session is not None
+        arguments = self.arguments
+        if arguments.idle_pings or session.open_streams:
+            self._pinged = True
+            session.ping(b"pymicro\0")
+            self._keepalive = self._later(arguments.ping_timeout, self._unanswered)
+        else:
+            self._keepalive = self._later(self._interval, self._ping)
+
+    def _unanswered(self) -> None:
+        self._keepalive = self._later(_SECOND_LOOK, self._dead)
+
+    def _dead(self) -> None:
+        session = self.session
+        assert session is not None
+        session.abort(f"a keepalive ping was not answered within {self.arguments.ping_timeout:g} s")
+        self.drained(session, session.reason)
+
+    def ping_less(self) -> None:
+        """The peer has ended a connection because of too many pings (gRFC A8): half as many from now on."""
+        self._interval *= 2
+
+    def pong(self) -> None:
+        """A ping was answered."""
+        if self._pinged and self._keepalive is not None:
+            self._pinged = False
+            self._keepalive.cancel()
+            self._keepalive = self._later(self._interval, self._ping)
+
+    # Calls
+
+    def bind(self, method: Method) -> StartCall:
+        """See `NodeConnection`."""
+        path = method.path.encode("utf-8")
+        streams = method.shape.response_streaming
+
+        def start(
+            request: bytes | None,
+            /,
+            *,
+            timeout: float | None,
+            metadata: Any,
+            credentials: grpc.CallCredentials | None,
+            compression: grpc.Compression | None,
+        ) -> FastCall:
+            call = FastCall(self, path, streams, request, timeout, metadata, compression)
+            if credentials is not None:
+                call.fail(grpc.StatusCode.UNAUTHENTICATED, _NOT_SECURE)
+                return call
+            session = self.session
+            if session is None or self._waiting or session.full:
+                self.wait(call)
+            else:
+                call.begin(session)
+            return call
+
+        return start
+
+    def wait(self, call: FastCall) -> None:
+        """Start a call as soon as there is a session with room; fail it if there will be none."""
+        if call.ended_here:
+            return
+        if self._state is _IDLE:
+            self._dial()
+        if self._state is _FAILED:
+            call.fail(_UNAVAILABLE, self._unreachable())
+        elif self._state is _SHUTDOWN:
+            call.cancel()
+        else:
+            self._waiting[call] = None
+            if self.session is not None:
+                self.more_streams(self.session)
+
+    def forget(self, call: FastCall) -> None:
+        """A call that waits has ended."""
+        self._waiting.pop(call, None)
+
+    def more_streams(self, session: ClientSession) -> None:
+        """A session may have room for calls that wait; or it drains, and may be empty now."""
+        if session is not self.session:
+            if session.draining:
+                self._end_when_empty(session)
+            return
+        while self._waiting and not session.full and session is self.session:
+            self._waiting.popitem(last=False)[0].begin(session)
+        session.wants_stream = bool(self._waiting)
+
+    def code(self, call: Any) -> grpc.StatusCode | None:
+        """See `NodeConnection`."""
+        code: grpc.StatusCode | None = call.code
+        return code
+
+    async def last_word(self, call: Any) -> None:
+        """See `NodeConnection`: the first word is the last one."""
+
+    def cancelled_here(self, call: Any) -> bool:
+        """See `NodeConnection`."""
+        here: bool = call.ended_here and call.code is grpc.StatusCode.CANCELLED
+        return here
+
+    def status(self, call: Any) -> Status:
+        """See `NodeConnection`."""
+        status: Status = call.status()
+        return status
+
+    async def close(self) -> None:
+        """See `NodeConnection`."""
+        self.closing = True
+        for handle in (self._again, self._keepalive):
+            if handle is not None:
+                handle.cancel()
+        self._again = self._keepalive = None
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.wait({self._dialling})
+        self.session = None
+        self._become(_SHUTDOWN)
+        for call in list(self._waiting):
+            call.cancel()
+        self._waiting.clear()
+        sessions = set(self.sessions)
+        for session in sessions:
+            session.terminate("closed here")
+        if sessions:
+            gone = {session.gone for session in sessions}
+            _, late = await asyncio.wait(gone, timeout=_GOODBYE)
+            if late:  # the socket takes nothing more
+                for session in sessions:
+                    session.abort("closed here")
+                await asyncio.wait(late)
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, without the address, which asyncio repeats."""
+    if isinstance(error, OSError) and error.errno:
+        text = error.strerror or str(error)
+        return os.strerror(error.errno) if error.errno > 0 and "Connect call failed" in str(error) else text
+    return str(error) or type(error).__name__
