@@ -16,6 +16,7 @@ from pymicro_fast import Session, Stream
 from pymicro_fast.wire import TooLarge, compress, decompress, pairs_of, read_pairs
 
 if TYPE_CHECKING:
+    from pymicro.base.deadlines import Deadlines
     from pymicro.calling.connections.fast.arguments import Arguments
 
 __all__ = ["FastCall", "Home"]
@@ -26,6 +27,7 @@ _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 _INTERNAL = grpc.StatusCode.INTERNAL
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
+_NEVER = float("inf")
 # `Stream.error`.
 _OPEN = -1
 _LOST = -2
@@ -53,9 +55,11 @@ class Home(Protocol):
         arguments: The connection's settings.
         reason: Why its last session ended.
         closing: Whether this side closes it.
+        deadlines: What watches its calls.
     """
 
     loop: asyncio.AbstractEventLoop
+    deadlines: Deadlines
     arguments: Arguments
     reason: Any
     closing: bool
@@ -84,12 +88,13 @@ class FastCall(Stream):
     Attributes:
         code: The code; None before the end.
         ended_here: Whether this side ended it, by cancelling it.
+        deadline: See `Watched`; infinite without one.
+        watched: See `Watched`.
     """
 
     __slots__ = (
         "_callbacks",
         "_connection",
-        "_deadline",
         "_details",
         "_done_writing",
         "_encoding",
@@ -100,10 +105,11 @@ class FastCall(Stream):
         "_request",
         "_response",
         "_streams",
-        "_timer",
         "_waiters",
         "code",
+        "deadline",
         "ended_here",
+        "watched",
     )
 
     def __init__(
@@ -130,13 +136,12 @@ class FastCall(Stream):
         self._kept: list[bytes] | None = None if request is not None else []
         self.code: grpc.StatusCode | None = None
         self.ended_here = False
-        if timeout is None:
-            self._deadline: float | None = None
-            self._timer: asyncio.TimerHandle | None = None
-        else:
-            loop = connection.loop
-            self._deadline = loop.time() + timeout
-            self._timer = loop.call_at(self._deadline, self._late)
+        self.deadline = _NEVER
+        self.watched: Any = None
+        if timeout is not None:
+            now = connection.loop.time()
+            self.deadline = now + timeout
+            connection.deadlines.watch(self, now)
         if compression is None:
             compression = connection.arguments.compression
         self._encoding = _ENCODINGS[compression]
@@ -146,8 +151,9 @@ class FastCall(Stream):
     def begin(self, session: Session) -> None:
         """Go out on this session."""
         connection = self._connection
-        deadline = self._deadline
-        timeout = -1.0 if deadline is None else max(0.0, deadline - connection.loop.time())
+        timeout = -1.0
+        if self.watched is not None:
+            timeout = max(0.0, self.deadline - connection.loop.time())
         request, encoding = self._request, self._encoding
         pairs = pairs_of(self._metadata) if self._metadata else None
         if encoding is not None:
@@ -211,9 +217,8 @@ class FastCall(Stream):
             pass
         elif self._streams and self.available and error >= _OPEN:
             # It has ended when its reader has all that came.
-            if self._timer is not None and self.ended:
-                self._timer.cancel()
-                self._timer = None
+            if self.watched is not None and self.ended:
+                self.watched.discard(self)
             self._wake()
         else:
             self._settle()
@@ -257,8 +262,8 @@ class FastCall(Stream):
             return _INTERNAL, f"a response is compressed in a way that is not known here: {name!r}"
         return _INTERNAL, f"a response cannot be read: {error}"
 
-    def _late(self) -> None:
-        self._timer = None
+    def late(self) -> None:
+        """See `Watched`."""
         self.fail(_DEADLINE_EXCEEDED, "Deadline Exceeded")
 
     def fail(self, code: grpc.StatusCode, details: str) -> None:
@@ -272,9 +277,8 @@ class FastCall(Stream):
     def _finish(self, code: grpc.StatusCode, details: str) -> None:
         self.code = code
         self._details = details
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.watched is not None:
+            self.watched.discard(self)
         if self.error == _OPEN:
             # The peer has ended its side before this one: it is read no more.
             self.reset(_CANCEL)

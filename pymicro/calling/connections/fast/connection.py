@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from pymicro.base.deadlines import deadlines_of
 from pymicro.calling.connections.fast.call import FastCall
 from pymicro.calling.connections.transport import StartCall, Status
 from pymicro_fast import Session, buffers_of
@@ -102,6 +103,7 @@ class FastConnection:
 
     Attributes:
         loop: The event loop.
+        deadlines: What watches its calls.
         arguments: Its settings.
         session: The session for new calls; None unless it is READY.
         sessions: All that have a socket: those that drain too.
@@ -111,6 +113,7 @@ class FastConnection:
 
     def __init__(self, arguments: Arguments) -> None:
         self.loop = asyncio.get_running_loop()
+        self.deadlines = deadlines_of(self.loop)
         self.arguments = arguments
         self.session: ClientSession | None = None
         self.sessions: set[ClientSession] = set()
