@@ -11,11 +11,14 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 
 from pymicro import Client
 from tests.interop.cases import CASES, payload, pb, rpc
@@ -60,23 +63,45 @@ def test_grpc_go_calls_pymicro(service: str, name: str) -> None:
     assert re.search(r"\w+ done$", done.stderr, re.MULTILINE), done.stderr
 
 
+# Our ends of each case: fast if it is built, on both event loops.
+TRANSPORTS = ["grpc", *(["fast"] if find_spec("pymicro_fast") else [])]
+FAST_RUNS = [asyncio.run, uvloop.run] if find_spec("pymicro_fast") else []
+
+
 # A channel is fresh in each case, as with other languages' interop clients: in the case with a deadline
 # of a millisecond nothing may have been sent when it ends.
+async def one_case(name: str, address: str, transport: str) -> None:
+    async with Client(
+        registry="static", registry_address=f"interop={address}", transport=transport
+    ) as client:
+        await CASES[name](client.channel("interop"))
+
+
 @pytest.mark.parametrize("name", CASES)
 async def test_pymicro_calls_grpc_go(grpc_go: str, name: str) -> None:
-    async with Client(registry="static", registry_address=f"interop={grpc_go}") as client:
-        await CASES[name](client.channel("interop"))
+    await one_case(name, grpc_go, "grpc")
 
 
+@pytest.mark.parametrize("run", FAST_RUNS)
 @pytest.mark.parametrize("name", CASES)
-async def test_pymicro_calls_pymicro(service: str, name: str) -> None:
-    async with Client(registry="static", registry_address=f"interop={service}") as client:
-        await CASES[name](client.channel("interop"))
+def test_pymicro_calls_grpc_go_over_fast(grpc_go: str, name: str, run: Callable[..., None]) -> None:
+    run(one_case(name, grpc_go, "fast"))
 
 
-async def test_what_ends_at_its_deadline_is_deadline_exceeded_whoever_is_faster(grpc_go: str) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", CASES)
+async def test_pymicro_calls_pymicro(service: str, name: str, transport: str) -> None:
+    await one_case(name, service, transport)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_ends_at_its_deadline_is_deadline_exceeded_whoever_is_faster(
+    grpc_go: str, transport: str
+) -> None:
     """The same case on a connection that is there: the peer's reset and our deadline race for the end."""
-    async with Client(registry="static", registry_address=f"interop={grpc_go}") as client:
+    async with Client(
+        registry="static", registry_address=f"interop={grpc_go}", transport=transport
+    ) as client:
         channel = client.channel("interop")
         await channel.channel_ready()
         stub = rpc.TestServiceStub(channel)
