@@ -136,6 +136,8 @@ class Stream:
     def room(self) -> bool:
         """Whether more should be queued: less than `high` waits here, and less than `most` in the session.
 
+        A message counts for 64 bytes more than it has.
+
         A stream with nothing queued always has room, so none is held up for ever by the others.
         """
     def end(self) -> None:
@@ -151,6 +153,12 @@ class Stream:
 
         If nothing was sent before, one block has headers and trailers. If the client has not ended its
         side, it is told that it need not go on.
+        """
+    def answer(self, message: bytes, trailers: list[Pair]) -> None:
+        """A server's only message and its end, as `send` and `finish`, but cheaper.
+
+        Raises:
+            RuntimeError: The side was ended before.
         """
     def refuse(self, pairs: list[Pair]) -> None:
         """A server's answer in plain HTTP, of these headers alone (`:status` among them)."""
@@ -192,6 +200,8 @@ class Session(asyncio.BufferedProtocol):
         queued: Bytes that all streams have queued.
         grown: By how many bytes the windows of open streams have grown.
         wants_stream: Set it to be told by `stream_ended` when the next stream has ended.
+        received: Bytes that have come.
+        replied: Headers or messages went out since this was set to False.
     """
 
     server: bool
@@ -201,6 +211,8 @@ class Session(asyncio.BufferedProtocol):
     queued: int
     grown: int
     wants_stream: bool
+    received: int
+    replied: bool
     max_message: int
     max_header_bytes: int
 
@@ -233,6 +245,8 @@ class Session(asyncio.BufferedProtocol):
         """The peer takes no more streams. Those above `last_stream_id` are closed with REFUSED_STREAM (7)."""
     def pong_received(self, payload: bytes) -> None:
         """A ping was answered."""
+    def pings_received(self, count: int) -> None:
+        """So many pings have come since this was told last; they are answered already."""
     def lost(self, reason: Any) -> None:
         """The connection is gone, for the `reason`; its streams are told after this."""
     def mishap(self, error: Exception) -> None:

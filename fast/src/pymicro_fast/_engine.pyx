@@ -40,6 +40,8 @@ DEF BURST = 262144
 DEF BELIEVED = 16384
 # HTTP/2's default window, the smallest that we give a stream.
 DEF SMALLEST_WINDOW = 65535
+# Bytes that a queued message counts for besides its own.
+DEF MESSAGE = 64
 # Resets of streams that a peer may cause, at once and per second, before nghttp2 ends the connection. Each
 # deadline, cancel and hedge is one, and nghttp2's 1,000 and 33 end honest connections. Handlers that still
 # run are what is limited instead.
@@ -191,7 +193,11 @@ cdef class Stream:
         cdef Session session = self.session
         if self.error != OPEN or self.queued == 0:
             return True
-        return self.queued < session.high and session.queued < session.most
+        return self._weight() < session.high and session.queued < session.most
+
+    cdef inline size_t _weight(self) noexcept:
+        """What is queued, with what it costs to keep a message: a queue of tiny ones is all objects."""
+        return self.queued if self._more is None else self.queued + MESSAGE * <size_t>len(self._more)
 
     # What has come
 
@@ -402,6 +408,25 @@ cdef class Stream:
         all.extend(trailers)
         self._submit_last(all)
 
+    def answer(self, bytes message, list trailers):
+        cdef Session session = self.session
+        if self.half_closed:
+            raise RuntimeError("the stream's last message was sent before")
+        if self.error != OPEN:
+            return
+        if self._answered:
+            self.send(message)
+            self.finish(trailers)
+            return
+        self._head = message
+        self._head_compressed = False
+        self.queued = PyBytes_GET_SIZE(message) + 5
+        session.queued += self.queued
+        self.half_closed = True
+        self._trailers = trailers
+        self._respond(None)
+        session._soon_or_now()
+
     def refuse(self, list pairs):
         cdef _Pairs all
         if self.half_closed or self._answered or self.error != OPEN:
@@ -499,6 +524,9 @@ cdef class Session:
     cdef public size_t max_message, max_header_bytes, high, most
     cdef readonly size_t queued, grown
     cdef public size_t max_grown
+    cdef readonly unsigned long long received
+    cdef unsigned long pings
+    cdef public bint replied
     cdef readonly int32_t window
     cdef public int32_t max_window
     cdef int32_t _connection_window
@@ -612,6 +640,7 @@ cdef class Session:
         cdef nghttp2_ssize result
         if self._s == NULL or self._failed:
             return
+        self.received += count
         self._busy = True
         result = nghttp2_session_mem_recv2(self._s, self._buffers.incoming, count)
         self._busy = False
@@ -695,6 +724,10 @@ cdef class Session:
             self.pong_received(event[1])
         elif kind == b"stream":
             self.stream_ended()
+        elif kind == b"pinged":
+            count = self.pings
+            self.pings = 0
+            self.pings_received(count)
         elif kind == b"goaway":
             self.goaway_received(event[1], event[2], event[3])
         elif not self._told:
@@ -705,6 +738,9 @@ cdef class Session:
         pass
 
     def pong_received(self, payload):
+        pass
+
+    def pings_received(self, count):
         pass
 
     def goaway_received(self, last_stream_id, error, text):
@@ -1074,6 +1110,11 @@ cdef int _on_frame(nghttp2_session *s, const nghttp2_frame *frame, void *user) n
         elif frame.hd.type == NGHTTP2_PING:
             if frame.hd.flags & NGHTTP2_FLAG_ACK:
                 session._events.append((b"ping", PyBytes_FromStringAndSize(<const char *>frame.ping.opaque_data, 8)))
+            else:
+                # One event for as many as there are: a peer may send thousands in one packet.
+                if session.pings == 0:
+                    session._events.append((b"pinged",))
+                session.pings += 1
         elif frame.hd.type == NGHTTP2_GOAWAY:
             session._events.append((
                 b"goaway", frame.goaway.last_stream_id, frame.goaway.error_code,
@@ -1156,7 +1197,7 @@ cdef nghttp2_ssize _on_read(
         elif used == 0:
             stream._deferred = True
             return NGHTTP2_ERR_DEFERRED
-        if stream.wants_room and stream.queued < session.high // 2:
+        if stream.wants_room and stream._weight() < session.high // 2:
             session._touch(stream)
         return used
     except BaseException as exc:
@@ -1168,6 +1209,7 @@ cdef int _on_sent(nghttp2_session *s, const nghttp2_frame *frame, void *user) no
     cdef Session session = <Session>user
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
         return 0
+    session.replied = True
     known = nghttp2_session_get_stream_user_data(s, frame.hd.stream_id)
     if known == NULL:
         return 0
