@@ -135,6 +135,21 @@ async def test_who_does_not_read_holds_up_the_sender_and_only_that_stream() -> N
         assert (client.queued, stream.queued, stream.error) == (0, 0, CANCEL)
 
 
+async def test_trailers_that_nobody_else_holds_arrive_as_they_were_given() -> None:
+    class Answer(End):
+        def changed(self) -> None:
+            if self.initial is not None and not self.half_closed:
+                self.send(b"first")
+                # Made here: with this list, nothing keeps the values alive.
+                self.finish([(b"grpc-status", b"7"), (b"grpc-message", b"x" * len(self.path or b"") * 100)])
+
+    async with pair(Answer) as (client, _):
+        for length in range(1, 60):
+            stream = started(client, b"/" * length)
+            await stream.until(lambda stream=stream: stream.closed)
+            assert (stream.grpc_status, stream.message) == (7, b"x" * 100 * length)
+
+
 async def test_the_window_grows_for_a_reader_that_keeps_up() -> None:
     class Source(Served):
         async def serve(self) -> None:

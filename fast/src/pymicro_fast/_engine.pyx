@@ -1191,9 +1191,9 @@ cdef nghttp2_ssize _on_read(
                 flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
                 trailers = _Pairs()
                 trailers.extend(stream._trailers)
-                stream._trailers = None
                 if nghttp2_submit_trailer(s, stream_id, trailers.list, trailers.count) < 0:
                     raise MemoryError
+                stream._trailers = None  # not before nghttp2 has copied what they point to
         elif used == 0:
             stream._deferred = True
             return NGHTTP2_ERR_DEFERRED
