@@ -14,7 +14,7 @@ from pymicro.nodes.address import join_address, split_address
 if TYPE_CHECKING:
     import grpc.aio
 
-__all__ = ["listen", "probe"]
+__all__ = ["listen", "probe", "why_not_bound"]
 
 
 async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
@@ -66,10 +66,11 @@ async def probe(host: str, port: int) -> None:
     taken = [exc for exc in failures if exc.errno == errno.EADDRINUSE]
     # A family that does not work (no IPv6 in a container) is no failure if another one works.
     if taken or len(failures) == len(found):
-        raise StartError(_reason((taken or failures)[0], where, port))
+        raise StartError(why_not_bound((taken or failures)[0], where, port))
 
 
-def _reason(exc: OSError, where: str, port: int) -> str:
+def why_not_bound(exc: OSError, where: str, port: int) -> str:
+    """Why an address cannot be bound, and what to do."""
     if exc.errno == errno.EADDRINUSE:
         return (
             f"{where} is taken: another process listens there. "

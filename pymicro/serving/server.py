@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
-from pymicro.base.errors import HandlerMismatch, HandlersError, PymicroError
+from pymicro.base.errors import HandlerMismatch, HandlersError, PluginError, PymicroError
 from pymicro.base.recorder import ServerRecord
 from pymicro.rpc.grpcio import let_events_arrive, method_handlers
 from pymicro.serving import health as health_service
@@ -62,8 +62,13 @@ class Server:
             through grpc.aio's only.
         options: grpc channel arguments; they override ours.
         compression: Compression of responses.
-        transport: Used instead of grpc.aio's server; it sees to its own options and compression.
+        transport: Used instead of the one that the setting `transport` names; it sees to its own
+            options and compression.
         record: Where calls are counted; None counts none.
+
+    Raises:
+        PluginError: The transport's package is not installed.
+        ConfigError: The transport does not know an option.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Server:
         self._config = config
         self._record = record
         self._interceptors, self._foreign = split(interceptors)
-        self._transport: ServerTransport = transport or GrpcServerTransport(config, options, compression)
+        self._transport: ServerTransport = transport or _transport(config, options, compression)
         self._tables: dict[str, HandlerTable] = {}
         self._mismatches: list[HandlerMismatch] = []
         self._adopted: dict[str, Mapping[str, Any]] = {}
@@ -375,3 +380,18 @@ class Server:
         if self._serving is None:
             raise RuntimeError("bind the server first")
         return self._serving
+
+
+def _transport(
+    config: Config, options: Sequence[tuple[str, Any]], compression: grpc.Compression | None
+) -> ServerTransport:
+    """The transport that the settings name."""
+    if config.transport != "fast":
+        return GrpcServerTransport(config, options, compression)
+    try:
+        from pymicro.serving.fast import FastServerTransport
+    except ModuleNotFoundError as exc:
+        if exc.name != "pymicro_fast":
+            raise
+        raise PluginError("transport fast needs pymicro-fast: pip install 'pymicro-grpc[fast]'") from exc
+    return FastServerTransport(config, options, compression)

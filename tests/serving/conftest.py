@@ -1,4 +1,4 @@
-"""The tests of the serving end run over both transports: grpc.aio's server, and one in memory."""
+"""The tests of the serving end run over grpc.aio's server, one in memory, and `fast` if it is built."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from tests.seams import counted, over_transports
 from tests.serving import serving
+
 
 # Files whose tests make calls, and are not about grpc.aio, sockets or processes.
 BOTH = {

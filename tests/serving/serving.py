@@ -1,4 +1,7 @@
-"""A server on a real socket, and calls to it over a bare grpc.aio channel; or both in memory."""
+"""A server on a real socket, and calls to it over a bare grpc.aio channel; or both in memory.
+
+Over `fast` the server is that one, and the channel still grpc.aio's: it says what a foreign client sees.
+"""
 
 from __future__ import annotations
 
@@ -105,6 +108,8 @@ async def serving(
     record: ServerRecord | None = None,
 ) -> AsyncIterator[Running]:
     config = config or Config()
+    if TRANSPORT == "fast":
+        config = config.replace("code", transport="fast")
     memory = MemoryTransport(config.max_message_size) if TRANSPORT == "memory" else None
     server = Server(config, interceptors=interceptors, options=options, transport=memory, record=record)
     for obj in objects:

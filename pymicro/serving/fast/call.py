@@ -1,0 +1,619 @@
+"""One call that comes in over transport `fast`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from grpc.aio import EOF, AbortError, BaseError, UsageError
+
+from pymicro.rpc.grpcio import CallerGone
+from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, Pair, checked
+from pymicro.rpc.wire.status import FROM_PEER, code_of
+from pymicro.serving.transport import Metadatum, ServedMethod
+from pymicro_fast import Stream
+from pymicro_fast.wire import TooLarge, compress, decompress, pairs_of, read_pairs, text_of
+
+if TYPE_CHECKING:
+    from pymicro.base.deadlines import Watch
+    from pymicro.serving.fast.session import ServingSession
+
+__all__ = ["CANCELLED_ALL", "FastServedCall"]
+
+log = logging.getLogger("pymicro.server")
+
+_OK = grpc.StatusCode.OK
+_INTERNAL = grpc.StatusCode.INTERNAL
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
+
+# `Stream.error`.
+_OPEN = -1
+# RFC 9113, section 7.
+_REFUSED_STREAM = 7
+_CANCEL = 8
+
+# grpc-core's words for calls that a server's stop ends.
+CANCELLED_ALL = "Cancelling all calls"
+
+# Seconds; nobody watches for what is later.
+_LONGEST = 365 * 86_400.0
+
+# Reads and writes in a row that need not wait, before others get a turn of the event loop.
+_TURN = 128
+
+_FINE = [(b"grpc-status", b"0")]
+_ENCODINGS: dict[Any, bytes | None] = {
+    None: None,
+    grpc.Compression.NoCompression: None,
+    grpc.Compression.Deflate: b"deflate",
+    grpc.Compression.Gzip: b"gzip",
+}
+
+# Pairs of our own, which need no check.
+_KNOWN = frozenset({IDEMPOTENT, NOT_STARTED, FROM_PEER})
+# What is gRPC's and HTTP's own, and what makes a message malformed (RFC 9113, 8.2.2).
+_NOT_METADATA = frozenset(
+    {
+        "connection",
+        "content-type",
+        "grpc-accept-encoding",
+        "grpc-encoding",
+        "grpc-message",
+        "grpc-status",
+        "grpc-timeout",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Details:
+    """See `CallDetails`."""
+
+    __slots__ = ("invocation_metadata", "method")
+
+    def __init__(self, method: str, invocation_metadata: tuple[Pair, ...]) -> None:
+        self.method = method
+        self.invocation_metadata = invocation_metadata
+
+    def __repr__(self) -> str:
+        return f"Details(method={self.method!r}, invocation_metadata={self.invocation_metadata!r})"
+
+
+class FastServedCall(Stream):
+    """See `ServedCall`. The engine makes one for each stream that a peer opens, without `__init__`.
+
+    It lives through these states: its headers are on their way; its method is known, and a unary
+    one waits for its request; its method runs; the method has ended, and what it sent is on its way.
+    The stream may close in each of them.
+    """
+
+    session: ServingSession
+
+    _refused: bool = False
+    _method: ServedMethod | None = None
+    _task: asyncio.Task[None] | None = None
+    _begun: bool = False  # whether the task has made its first step
+    deadline: float = math.inf  # of the loop's clock
+    watched: Watch | None = None
+    _waiters: list[asyncio.Future[None]] | None = None
+    _callbacks: list[Callable[[Any], None]] | None = None
+    _pairs: tuple[Pair, ...] = ()
+    _gone: bool = False  # the caller
+    _done: bool = False
+    _aborted: AbortError | None = None
+    _code: Any = None
+    _details: str = ""
+    _trailing: tuple[Pair, ...] = ()
+    _initial_sent: bool = False
+    _compression: grpc.Compression | None = None
+    _encoding: bytes | None = None
+    _plain: bool = False  # the next message
+    _moves: int = 0  # reads and writes since it waited last
+
+    # What the engine tells
+
+    def changed(self) -> None:
+        """See `Stream`."""
+        if self.error != _OPEN:
+            self._closed()
+        elif self._method is None:
+            # A complete block of headers; if the stream was reset in the same packet, nothing starts.
+            if self.initial is not None and not self._refused:
+                self._open()
+        elif self._task is None:
+            if not self._done:
+                self._await_request()
+        else:
+            if self._waiters is not None:
+                self._wake()
+            if (self.excess or self.malformed) and not self.available:
+                self._damaged()
+
+    def inflate(self, data: bytes) -> bytes:
+        """See `Stream`."""
+        return decompress(self.encoding, data, self.session.max_message)
+
+    # Its beginning
+
+    def _open(self) -> None:
+        """Its headers are here: find its method."""
+        kind = self.content_type
+        if (
+            self.method != b"POST"
+            or self.oversized
+            or (kind != b"application/grpc" and not _is_grpc(kind))
+            or self.timeout == -2
+        ):
+            self._misfit(kind)
+            return
+        try:
+            self._pairs = tuple([Metadatum(*pair) for pair in read_pairs(self.initial or ())])
+        except ValueError as exc:
+            self._refuse(_INTERNAL, str(exc))
+            return
+        session = self.session
+        path = self.path
+        # A path that is no UTF-8 is no method's either, and answered as such.
+        name = path.decode("utf-8", "backslashreplace") if path is not None else ""
+        try:
+            method = self._method = session.methods.find(Details(name, self._pairs))
+        except Exception:
+            log.exception("%s: no method could be found for it", name)
+            self._refuse(_INTERNAL, "internal error")
+            return
+        timeout = self.timeout
+        if timeout >= 0:
+            now = session.loop.time()
+            self.deadline = now + timeout
+            if timeout < _LONGEST:
+                session.deadlines.watch(self, now)
+        if method.shape.request_streaming:
+            self._start(None)
+            if self._task is not None and (self.excess or self.malformed):
+                self._damaged()
+        else:
+            self._await_request()
+
+    def _misfit(self, kind: bytes | None) -> None:
+        """Headers of no call: the answers that gRPC and HTTP have for them (PROTOCOL-HTTP2.md)."""
+        self._refused = True
+        if self.oversized:
+            limit = self.session.max_header_bytes
+            self._refuse(_EXHAUSTED, f"received metadata size exceeds the limit of {limit} bytes")
+        elif self.method != b"POST":
+            self.refuse([(b":status", b"405"), (b"allow", b"POST"), (b"content-length", b"0")])
+        elif not _is_grpc(kind):
+            self.refuse([(b":status", b"415"), (b"content-length", b"0")])
+        else:
+            self._refuse(_INTERNAL, "grpc-timeout is malformed")
+
+    def _refuse(self, code: grpc.StatusCode, details: str) -> None:
+        """End it before a method runs."""
+        self._refused = self._done = True
+        self.discard()
+        self.finish(_status(code, details))
+        self._watch_no_more()
+
+    def _await_request(self) -> None:
+        """A call with one request starts when it has that: nothing runs for half an upload.
+
+        It does not wait for the end of the stream: go-micro's client never tells it, if responses stream.
+        """
+        if self.excess or self.malformed:
+            self._damaged()
+        elif self.available or self.ended:
+            try:
+                request = self.take()
+            except (ValueError, LookupError) as exc:
+                self._refuse(*self._unreadable(exc))
+                return
+            if request is None or self.available or self.partial or self.excess or self.malformed:
+                # statuscodes.md: "Request cardinality violation".
+                path = (self.path or b"").decode("utf-8", "replace")
+                found = "none came" if request is None else "more came"
+                self._refuse(_UNIMPLEMENTED, f"{path} takes one request, and {found}")
+            else:
+                self._start(request)
+
+    def _start(self, request: bytes | None) -> None:
+        session = self.session
+        running = session.running
+        if len(running) >= session.most_running:
+            # Streams that were reset, but whose handlers still run, count: who opens and resets
+            # streams in a loop gets no more work done than who waits. No handler has seen this one.
+            self._refused = self._done = True
+            self.reset(_REFUSED_STREAM)
+            self._watch_no_more()
+            return
+        self._task = session.loop.create_task(self._serve(request))
+        running.add(self)
+
+    async def _serve(self, request: bytes | None) -> None:
+        self._begun = True
+        method = self._method
+        assert method is not None
+        try:
+            response = await method.run(request, self)
+            if not self._done:
+                self._finish(method, response)
+        except BaseException as exc:
+            self._broken(exc)
+            if isinstance(exc, SystemExit | KeyboardInterrupt):
+                raise
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Its method has ended."""
+        task, self._task = self._task, None
+        self._waiters = None
+        session = self.session
+        session.running.discard(self)
+        if self._gone and task is not None:
+            session.cancelled.discard(task)
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for callback in callbacks:
+                try:
+                    callback(self)
+                except Exception:
+                    log.exception("a done callback of a call failed")
+
+    def _finish(self, method: ServedMethod, response: bytes | None) -> None:
+        code = self._code
+        self._done = True
+        if self._gone:
+            return
+        if code is None and not self._details and not self._trailing:
+            trailers = _FINE
+        else:
+            code = code_of(_OK if code is None else code)
+            trailers = _status(code, self._details, self._trailing)
+            if code is not _OK:
+                self.finish(trailers)
+                return
+        if method.shape.response_streaming:
+            self.finish(trailers)
+        elif self._compression is None and self.session.compression is None and self._fits(response):
+            self.answer(response, trailers)  # type: ignore[arg-type]  # a method's promise
+        elif self._fits(response):
+            self._put(response)  # type: ignore[arg-type]
+            self.finish(trailers)
+        else:
+            self.finish(_status(*self._too_large(response)))
+
+    def _broken(self, exc: BaseException) -> None:
+        """Its method has raised; if that is all, the caller gets a status all the same."""
+        expected = isinstance(exc, BaseError | asyncio.CancelledError)
+        if not expected:
+            log.error("a call's method raised what it should not", exc_info=exc)
+        if not self._done and not self._gone:
+            self._done = True
+            if isinstance(exc, asyncio.CancelledError):
+                self.finish(_status(grpc.StatusCode.UNAVAILABLE, CANCELLED_ALL))
+            else:
+                self.finish(_status(_INTERNAL, "internal error"))
+
+    # Its end, if the caller does not wait for the method's
+
+    def _closed(self) -> None:
+        """The stream has closed: everything was sent, or its caller has gone."""
+        self._watch_no_more()
+        if not self._done and not self._gone:
+            self._go()
+
+    def _go(self) -> None:
+        """Nobody waits for the method any more."""
+        self._gone = True
+        self._watch_no_more()
+        task = self._task
+        if task is None:
+            self._done = True
+            return
+        self.session.cancelled.add(task)
+        task.cancel()
+        if self._waiters is not None:
+            self._wake()
+        if not self._begun:
+            self._leave()  # it never will begin
+
+    def fail(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call for its caller, and cancel its method."""
+        if self.error == _OPEN:
+            if self.queued:
+                # The status would stay behind what the caller does not read.
+                self.reset(_CANCEL)
+            elif not self._done:
+                self.discard()
+                self.finish(_status(code, details))
+        if not self._done and not self._gone:
+            self._go()
+
+    def late(self) -> None:
+        """See `Watched`."""
+        self.watched = None
+        self.fail(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    def _watch_no_more(self) -> None:
+        watched = self.watched
+        if watched is not None:
+            self.watched = None
+            watched.discard(self)
+
+    def _damaged(self) -> None:
+        """What has come is no message, or one that is too large."""
+        if self.excess:
+            limit = self.session.max_message
+            self.fail(_EXHAUSTED, f"SERVER: Received message larger than max ({self.excess} vs. {limit})")
+        else:
+            self.fail(_INTERNAL, "what came is no message of gRPC")
+
+    def _unreadable(self, exc: Exception) -> tuple[grpc.StatusCode, str]:
+        if isinstance(exc, TooLarge):
+            limit = self.session.max_message
+            return _EXHAUSTED, f"SERVER: Received message larger than max (decompressed, vs. {limit})"
+        if isinstance(exc, LookupError):
+            if self.encoding in (None, b"identity"):
+                return _INTERNAL, "a message says that it is compressed, and the call's headers say no"
+            # compression.md; `grpc-accept-encoding` goes with every answer.
+            name = (self.encoding or b"").decode("latin-1")[:40]
+            return _UNIMPLEMENTED, f"messages compressed as {name!r} are not read here"
+        return _INTERNAL, f"a request cannot be read: {exc}"
+
+    # Waiting
+
+    def _waiter(self) -> asyncio.Future[None]:
+        waiter = self.session.loop.create_future()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _left_behind(self) -> CallerGone:
+        """What to raise for who uses the call though its caller has gone."""
+        await asyncio.sleep(0)  # the method's own task has been cancelled, and learns it here
+        return CallerGone("the caller has gone")
+
+    # What the caller sent
+
+    def invocation_metadata(self) -> tuple[Pair, ...]:
+        """See `ServedCall`."""
+        return self._pairs
+
+    def peer(self) -> str:
+        """See `ServedCall`."""
+        return self.session.peer
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """See `ServedCall`."""
+        return None
+
+    def peer_identity_key(self) -> str | None:
+        """See `ServedCall`."""
+        return None
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """See `ServedCall`."""
+        return {}
+
+    def time_remaining(self) -> float | None:
+        """See `ServedCall`."""
+        deadline = self.deadline
+        return None if deadline == math.inf else max(deadline - time.monotonic(), 0.0)
+
+    async def read(self) -> Any:
+        """See `ServedCall`."""
+        while not self._gone:
+            if self.available:
+                return await self._taken()
+            if self.excess or self.malformed:
+                self._damaged()
+            elif self.ended:
+                if not self.partial:
+                    return EOF
+                self.fail(_INTERNAL, "the stream of requests broke off in the middle of a message")
+            elif self._done:
+                return EOF
+            else:
+                self._moves = 0
+                await self._waiter()
+        raise await self._left_behind()
+
+    async def _taken(self) -> Any:
+        try:
+            message = self.take()
+        except (ValueError, LookupError) as exc:
+            self.fail(*self._unreadable(exc))
+            raise await self._left_behind() from None
+        self._moves += 1
+        if self._moves >= _TURN:
+            self._moves = 0
+            await asyncio.sleep(0)
+        return message
+
+    # What the caller gets
+
+    def _usable(self) -> None:
+        if self._aborted is not None:
+            raise self._aborted
+        if self._done:
+            raise UsageError("RPC already finished.")
+        if self._gone:
+            raise CallerGone("the caller has gone")
+
+    async def send_initial_metadata(self, initial_metadata: tuple[Pair, ...]) -> None:
+        """See `ServedCall`."""
+        self._usable()
+        if self._initial_sent:
+            raise UsageError("Send initial metadata failed: already sent")
+        self._respond(pairs_of(_sound(initial_metadata)))
+
+    def _respond(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        """Send the headers, with the encoding of what follows."""
+        self._initial_sent = True
+        wanted = self._compression if self._compression is not None else self.session.compression
+        encoding = _ENCODINGS[wanted]
+        if encoding is not None and encoding in _names(self.accept_encoding):
+            self._encoding = encoding
+            pairs.append((b"grpc-encoding", encoding))
+        self.respond(pairs)
+
+    def _fits(self, message: bytes | None) -> bool:
+        limit = self.session.max_sent
+        return limit < 0 or message is None or len(message) <= limit
+
+    def _too_large(self, message: bytes | None) -> tuple[grpc.StatusCode, str]:
+        sizes = f"{len(message or b'')} vs. {self.session.max_sent}"
+        return _EXHAUSTED, f"SERVER: Sent message larger than max ({sizes})"
+
+    def _put(self, message: bytes) -> None:
+        if not self._initial_sent:
+            self._respond([])
+        if self._encoding is not None and not self._plain:
+            packed = compress(self._encoding, message)
+            if len(packed) < len(message):
+                self.send(packed, True)
+                return
+        self._plain = False
+        self.send(message)
+
+    async def write(self, message: bytes) -> None:
+        """See `ServedCall`."""
+        self._usable()
+        if not self._fits(message):
+            self.fail(*self._too_large(message))
+            raise await self._left_behind()
+        self._put(message)
+        if self.room():
+            self._moves += 1
+            if self._moves >= _TURN:
+                self._moves = 0
+                await asyncio.sleep(0)
+            return
+        self._moves = 0
+        while not self.room() and not self._gone:
+            self.wants_room = True
+            await self._waiter()
+        self.wants_room = False
+        if self._gone:
+            raise await self._left_behind()
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: tuple[Pair, ...] = ()) -> NoReturn:
+        """See `ServedCall`."""
+        if self._aborted is not None:
+            raise UsageError("Abort already called!")
+        if self._done:
+            raise UsageError("RPC already finished.")
+        trailing = _sound(trailing_metadata)
+        self._aborted = AbortError("Locally aborted.")
+        self._done = True
+        self._code, self._details = code, details or self._details
+        self._trailing = trailing or self._trailing
+        if self._gone:
+            raise CallerGone("the caller has gone")
+        self.finish(_status(code_of(code), self._details, self._trailing))
+        raise self._aborted
+
+    def set_code(self, code: Any) -> None:
+        """See `ServedCall`."""
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        """See `ServedCall`."""
+        self._details = details
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """See `ServedCall`."""
+        self._trailing = _sound(trailing_metadata)
+
+    def code(self) -> Any:
+        """See `ServedCall`."""
+        return self._code
+
+    def details(self) -> str:
+        """See `ServedCall`."""
+        return self._details
+
+    def trailing_metadata(self) -> tuple[Pair, ...]:
+        """See `ServedCall`."""
+        return self._trailing
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """See `ServedCall`."""
+        if self._initial_sent:
+            raise RuntimeError("Compression setting must be specified before sending initial metadata")
+        self._compression = compression
+
+    def disable_next_message_compression(self) -> None:
+        """See `ServedCall`."""
+        self._plain = True
+
+    # Its end
+
+    def done(self) -> bool:
+        """See `ServedCall`."""
+        return self._done
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """See `ServedCall`."""
+        if self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def __repr__(self) -> str:
+        path = (self.path or b"").decode("utf-8", "backslashreplace")
+        return f"<FastServedCall {path} from {self.session.peer}>"
+
+
+def _is_grpc(kind: bytes | None) -> bool:
+    """Whether a content-type is gRPC's: with any form of message, and any parameters."""
+    name = (kind or b"").lower()
+    return name.startswith(b"application/grpc") and name[16:17] in (b"", b"+", b";")
+
+
+def _names(text: bytes | None) -> list[bytes]:
+    return [name.strip() for name in (text or b"").split(b",")]
+
+
+def _sound(metadata: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Metadata that can be sent, without what is not metadata.
+
+    Raises:
+        ValueError, TypeError: It cannot be sent.
+    """
+    pairs = tuple(metadata)
+    if _KNOWN.issuperset(pairs):
+        return pairs
+    return tuple([pair for pair in checked(pairs) if pair[0] not in _NOT_METADATA])
+
+
+def _status(
+    code: grpc.StatusCode | None, details: str = "", trailing: tuple[Pair, ...] = ()
+) -> list[tuple[bytes, bytes]]:
+    """The trailers of a status."""
+    number = (code or grpc.StatusCode.UNKNOWN).value[0]
+    trailers = [(b"grpc-status", b"%d" % number)]
+    if details:
+        trailers.append((b"grpc-message", text_of(details)))
+    if trailing:
+        trailers += pairs_of(trailing)
+    return trailers
