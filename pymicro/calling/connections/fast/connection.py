@@ -6,22 +6,18 @@ import asyncio
 import os
 import random
 import socket
-from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from pymicro.base.deadlines import deadlines_of
-from pymicro.calling.connections.fast.call import FastCall
-from pymicro.calling.connections.transport import StartCall, Status
+from pymicro.calling.connections.fast.calls import CallStarter
 from pymicro_fast import Session, buffers_of
 from pymicro_fast.wire import ACCEPTED
 
 if TYPE_CHECKING:
     from pymicro.calling.connections.fast.arguments import Arguments
-    from pymicro.calling.connections.method import Method
 
 __all__ = ["ClientSession", "FastConnection"]
 
@@ -30,10 +26,6 @@ _CONNECTING = grpc.ChannelConnectivity.CONNECTING
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
-_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-
-# grpc-core's words.
-_NOT_SECURE = "Established channel does not have a sufficient security level to transfer call credential."
 
 # grpc's connection-backoff.md.
 _FACTOR = 1.6
@@ -98,64 +90,31 @@ class ClientSession(Session, asyncio.BufferedProtocol):
             self.gone.set_result(reason)
 
 
-class FastConnection:
+class FastConnection(CallStarter):
     """See `NodeConnection`; states and backoff are grpc-core's (connectivity-semantics-and-api.md).
 
     Attributes:
-        loop: The event loop.
-        deadlines: What watches its calls.
-        arguments: Its settings.
         session: The session for new calls; None unless it is READY.
         sessions: All that have a socket: those that drain too.
-        reason: Why the last attempt failed, or the last session ended.
-        closing: Whether `close` was called.
     """
 
     def __init__(self, arguments: Arguments) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.deadlines = deadlines_of(self.loop)
-        self.arguments = arguments
+        super().__init__(arguments)
         self.session: ClientSession | None = None
         self.sessions: set[ClientSession] = set()
-        self.reason: Any = None
-        self.closing = False
-        self._state = _IDLE
-        self._changed: list[asyncio.Future[None]] = []
         self._dialling: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._backoff = arguments.first_backoff
-        self._waiting: OrderedDict[FastCall, None] = OrderedDict()
         self._keepalive: asyncio.TimerHandle | None = None
         self._pinged = False
         self._interval = arguments.keepalive or 0.0
 
-    # The state
-
-    def state(self, connect: bool = False) -> grpc.ChannelConnectivity:
-        """See `NodeConnection`."""
-        if connect and self._state is _IDLE:
-            self._dial()
-        return self._state
-
-    async def change(self, last: grpc.ChannelConnectivity) -> None:
-        """See `NodeConnection`."""
-        while self._state is last:
-            waiter = self.loop.create_future()
-            self._changed.append(waiter)
-            await waiter
-
-    def _become(self, state: grpc.ChannelConnectivity) -> None:
-        self._state = state
-        waiters, self._changed = self._changed, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
     # Connecting
 
-    def _dial(self) -> None:
+    def connect(self) -> None:
+        """See `CallStarter`."""
         self._again = None
-        self._become(_CONNECTING)
+        self.become(_CONNECTING)
         # In a context of its own: whose call happens to need it first is nothing to the connection.
         self._dialling = self.loop.create_task(
             self._connect(), name=f"connecting to {self.arguments.authority}", context=Context()
@@ -216,22 +175,20 @@ class FastConnection:
         self.reason = reason
         pause = self._backoff * random.uniform(1 - _JITTER, 1 + _JITTER)
         self._backoff = min(self._backoff * _FACTOR, arguments.most_backoff)
-        self._again = self.loop.call_at(max(began + pause, self.loop.time()), self._dial, context=Context())
-        self._become(_FAILED)
-        waiting, self._waiting = self._waiting, OrderedDict()
-        for call in waiting:
-            call.fail(_UNAVAILABLE, self._unreachable())
+        self._again = self.loop.call_at(max(began + pause, self.loop.time()), self.connect, context=Context())
+        self.become(_FAILED)
 
     def _ready(self, session: ClientSession) -> None:
         self.session = session
         self._backoff = self.arguments.first_backoff
-        self._become(_READY)
+        self.become(_READY)
         self._pinged = False
         if self._interval:
             self._keepalive = self._later(self._interval, self._ping)
         self.more_streams(session)
 
-    def _unreachable(self) -> str:
+    def unreachable(self) -> str:
+        """See `CallStarter`."""
         # grpc-core's words come first: people look for them.
         where = self.arguments
         address = f"unix:{where.host}" if where.port is None else f"{where.host}:{where.port}"
@@ -248,9 +205,9 @@ class FastConnection:
             self._keepalive.cancel()
             self._keepalive = None
         if not self.closing:
-            self._become(_IDLE)
+            self.become(_IDLE)
             if self._waiting:
-                self._dial()
+                self.connect()
         self._end_when_empty(session)
 
     def _end_when_empty(self, session: ClientSession) -> None:
@@ -297,51 +254,13 @@ class FastConnection:
 
     # Calls
 
-    def bind(self, method: Method) -> StartCall:
-        """See `NodeConnection`."""
-        path = method.path.encode("utf-8")
-        streams = method.shape.response_streaming
-
-        def start(
-            request: bytes | None,
-            /,
-            *,
-            timeout: float | None,
-            metadata: Any,
-            credentials: grpc.CallCredentials | None,
-            compression: grpc.Compression | None,
-        ) -> FastCall:
-            call = FastCall(self, path, streams, request, timeout, metadata, compression)
-            if credentials is not None:
-                call.fail(grpc.StatusCode.UNAUTHENTICATED, _NOT_SECURE)
-                return call
-            session = self.session
-            if session is None or self._waiting or session.full:
-                self.wait(call)
-            else:
-                call.begin(session)
-            return call
-
-        return start
-
-    def wait(self, call: FastCall) -> None:
-        """Start a call as soon as there is a session with room; fail it if there will be none."""
-        if call.ended_here:
-            return
-        if self._state is _IDLE:
-            self._dial()
-        if self._state is _FAILED:
-            call.fail(_UNAVAILABLE, self._unreachable())
-        elif self._state is _SHUTDOWN:
-            call.cancel()
-        else:
-            self._waiting[call] = None
-            if self.session is not None:
-                self.more_streams(self.session)
-
-    def forget(self, call: FastCall) -> None:
-        """A call that waits has ended."""
-        self._waiting.pop(call, None)
+    def free_session(self) -> ClientSession | None:
+        """See `CallStarter`."""
+        session = self.session
+        if session is not None and session.full:
+            session.wants_stream = True
+            return None
+        return session
 
     def more_streams(self, session: ClientSession) -> None:
         """A session may have room for calls that wait; or it drains, and may be empty now."""
@@ -349,27 +268,19 @@ class FastConnection:
             if session.draining:
                 self._end_when_empty(session)
             return
-        while self._waiting and not session.full and session is self.session:
-            self._waiting.popitem(last=False)[0].begin(session)
-        session.wants_stream = bool(self._waiting)
+        self.start_waiting()
+        self.tell()
 
-    def code(self, call: Any) -> grpc.StatusCode | None:
-        """See `NodeConnection`."""
-        code: grpc.StatusCode | None = call.code
-        return code
-
-    async def last_word(self, call: Any) -> None:
-        """See `NodeConnection`: the first word is the last one."""
-
-    def cancelled_here(self, call: Any) -> bool:
-        """See `NodeConnection`."""
-        here: bool = call.ended_here and call.code is grpc.StatusCode.CANCELLED
-        return here
-
-    def status(self, call: Any) -> Status:
-        """See `NodeConnection`."""
-        status: Status = call.status()
-        return status
+    async def drain(self) -> None:
+        """Close it when its calls have ended; they go on until then."""
+        try:
+            if self.session is not None:
+                session = self.session
+                self.closing = True
+                self.drained(session, "the address has left")
+                await asyncio.shield(session.gone)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """See `NodeConnection`."""
@@ -382,10 +293,8 @@ class FastConnection:
             self._dialling.cancel()
             await asyncio.wait({self._dialling})
         self.session = None
-        self._become(_SHUTDOWN)
-        for call in list(self._waiting):
-            call.cancel()
-        self._waiting.clear()
+        self.become(_SHUTDOWN)
+        self.end_waiting()
         sessions = set(self.sessions)
         for session in sessions:
             session.terminate("closed here")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pymicro.base.errors import ConfigError
 from pymicro.calling.connections.fast.arguments import Arguments
 from pymicro.calling.connections.fast.connection import FastConnection
+from pymicro.calling.connections.fast.names import NamedConnections
 from pymicro.calling.connections.options import ChannelOptions
+from pymicro.calling.connections.transport import NodeConnection
+from pymicro.nodes.address import is_ip
 from pymicro.nodes.node import Node
 from pymicro.settings.config import Config
 from pymicro_fast import INTERFACE, NGHTTP2
@@ -30,10 +33,13 @@ class FastTransport:
                 f"{_WRITTEN_FOR}: install both of one release, pip install --upgrade 'pymicro-grpc[fast]'"
             )
 
-    def open(self, node: Node, config: Config, options: ChannelOptions) -> FastConnection:
-        """A connection over a socket of its own.
+    def open(self, node: Node, config: Config, options: ChannelOptions) -> NodeConnection:
+        """A connection over a socket of its own, or over one for each address behind a name.
 
         Raises:
             ConfigError: The address or an option means nothing to this transport.
         """
-        return FastConnection(Arguments.of(node, config, options, f"pymicro-fast (nghttp2/{NGHTTP2})"))
+        arguments = Arguments.of(node, config, options, f"pymicro-fast (nghttp2/{NGHTTP2})")
+        if node.kind == "name" and arguments.port is not None and not is_ip(arguments.host):
+            return NamedConnections(arguments)
+        return FastConnection(arguments)
