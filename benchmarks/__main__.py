@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import calls, footprint, instructions, picks, report
@@ -21,6 +22,7 @@ BENCHMARKS = {
     "unary": calls.unary_calls,
     "ten-nodes": calls.ten_nodes,
     "server": calls.server,
+    "fast": calls.fast,
     "streams": calls.streams,
     "intercept": calls.interceptors,
     "instructions": instructions.instructions,
@@ -31,7 +33,10 @@ BENCHMARKS = {
     "memory": footprint.memory,
 }
 # The rest knows no event loop, or always the same.
-ON_A_LOOP = ("control", "unary", "ten-nodes", "server", "streams", "intercept", "instructions", "telemetry")
+ON_A_LOOP = (
+    *("control", "unary", "ten-nodes", "server", "fast", "streams", "intercept", "instructions"),
+    "telemetry",
+)
 AGAINST_A_PEER = (*ON_A_LOOP, "memory")
 
 
@@ -56,6 +61,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds and --seconds must be more than 0")
     return arguments
+
+
+def _built() -> list[str]:
+    """All benchmarks, without the one of transport fast where that is not built (`make fast`)."""
+    return [name for name in BENCHMARKS if name != "fast" or find_spec("pymicro_fast")]
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -86,7 +96,7 @@ async def _measure(name: str, settings: Settings, rows: list[Row]) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
-    names, loops = arguments.names or list(BENCHMARKS), arguments.loop or LOOPS
+    names, loops = arguments.names or _built(), arguments.loop or LOOPS
     if settings.go and set(names) & set(AGAINST_A_PEER):
         go_peer()  # else it would be missed in the middle; so would valgrind
     if {"instructions", "telemetry"} & set(names):

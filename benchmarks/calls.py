@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -16,9 +18,9 @@ from benchmarks.interceptors import AroundCall, around
 from benchmarks.processes import GoLoad, GoServer, Server, ServerProcess
 from benchmarks.rounds import Pair, Settings, Side, Work, compare
 from benchmarks.tracing import unsampled
-from benchmarks.workloads import bidi, server_streaming, short_streams, unary
+from benchmarks.workloads import bidi, large_bidi, server_streaming, short_streams, unary
 
-__all__ = ["CHANNELS", "control", "interceptors", "server", "streams", "ten_nodes", "unary_calls"]
+__all__ = ["CHANNELS", "control", "fast", "interceptors", "server", "streams", "ten_nodes", "unary_calls"]
 
 CLOCK, CPU = at_least(0.95), at_least(0.92)
 IN_FLIGHT = (1, 64)
@@ -60,9 +62,15 @@ async def pymicro_channel(
         yield stub
 
 
+def fast_channel(addresses: list[str]) -> AbstractAsyncContextManager[Any]:
+    """The same over transport `fast`."""
+    return pymicro_channel(addresses, transport="fast")
+
+
 CHANNELS: dict[str, Callable[[list[str]], AbstractAsyncContextManager[Any]]] = {
     "bare": bare_channel,
     "pymicro": pymicro_channel,
+    "pymicro-fast": fast_channel,
     "bare-intercepted": lambda addresses: bare_channel(addresses, interceptors=[AroundCall()]),
     "pymicro-intercepted": lambda addresses: pymicro_channel(addresses, interceptors=[around]),
     "pymicro-uncounted": lambda addresses: pymicro_channel(addresses, metrics="off"),
@@ -156,6 +164,50 @@ def _servers(settings: Settings, *, subject: str = "pymicro", baseline: str = "b
 def _second_bare_channel(addresses: list[str]) -> AbstractAsyncContextManager[Any]:
     # Two equal channels of one process share their connection; the control needs two.
     return bare_channel(addresses, ("grpc.use_local_subchannel_pool", 1))
+
+
+def _both_ends(settings: Settings) -> Opener:
+    """A client in this process and a server in another, both fast; and the same of grpc.aio."""
+
+    @asynccontextmanager
+    async def opener() -> AsyncIterator[Pair]:
+        async with AsyncExitStack() as stack:
+            sides = []
+            for kind, channel in (("pymicro-fast", fast_channel), ("bare", bare_channel)):
+                process = stack.enter_context(ServerProcess(kind, loop=settings.loop))
+                stub = await stack.enter_async_context(channel(process.addresses))
+                sides.append(Side(stub, partial(_with_this_process, process)))
+            yield Pair(*sides)
+
+    return opener
+
+
+def _with_this_process(server: Server) -> float:
+    return server.cpu() + time.process_time()
+
+
+async def fast(settings: Settings) -> AsyncIterator[list[Row]]:
+    """Transport fast, with pymicro's public API, ÷ bare grpc.aio on the same event loop."""
+    works: list[tuple[str, Work, str]] = [
+        (f"unary {size}, {in_flight} in flight", unary(in_flight, length), "calls")
+        for size, length in (("64 B", 62), ("64 KB", 65_530))
+        for in_flight in IN_FLIGHT
+    ]
+    works += [
+        ("server streaming", server_streaming, "messages"),
+        ("bidi 64 B", bidi, "messages"),
+        ("bidi 64 KB", large_bidi, "messages"),
+    ]
+    openers = {
+        "channel": _clients(settings, subject=fast_channel),
+        "server": _servers(settings, subject="pymicro-fast"),
+        "both ends": _both_ends(settings),
+    }
+    for end, opener in openers.items():
+        for what, work, unit in works:
+            # Below this, what is gained is not worth a transport of our own.
+            bar = at_least(4) if what == "unary 64 B, 1 in flight" else None
+            yield await _rows("fast", f"{end}, {what}", opener, work, settings, unit=unit, bars=(None, bar))
 
 
 async def control(settings: Settings) -> AsyncIterator[list[Row]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from benchmarks.greeter import ROOT
+from benchmarks.greeter import ROOT, TEXT_LENGTH
 
 __all__ = ["GoLoad", "GoServer", "ServerProcess", "go_peer", "run_python"]
 
@@ -122,9 +122,12 @@ class GoLoad(Child):
     def __init__(self, address: str) -> None:
         super().__init__([go_peer(), "load", address])
 
-    def run(self, method: str, in_flight: int, count: int) -> None:
-        """Make `count` calls, or one stream of so many messages; blocks until all have ended."""
-        self.ask(f"{method} {in_flight} {count}")
+    def run(self, method: str, in_flight: int, count: int, length: int = TEXT_LENGTH) -> None:
+        """Make `count` calls, or one stream of so many messages, with texts of this length.
+
+        Blocks until all have ended.
+        """
+        self.ask(f"{method} {in_flight} {count} {length}")
 
 
 def run_python(*arguments: str, tool: Sequence[str] = (), timeout: float = 120) -> str:

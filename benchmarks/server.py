@@ -115,6 +115,7 @@ async def pymicro(ports: int, interceptors: Sequence[Any] = (), **settings: Any)
 KINDS: dict[str, Callable[[int], AbstractAsyncContextManager[list[str]]]] = {
     "bare": bare,
     "pymicro": pymicro,
+    "pymicro-fast": lambda ports: pymicro(ports, transport="fast"),
     "bare-intercepted": lambda ports: bare(ports, [AroundHandler()]),
     "pymicro-intercepted": lambda ports: pymicro(ports, [around]),
     "pymicro-uncounted": lambda ports: pymicro(ports, metrics="off"),

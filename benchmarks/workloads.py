@@ -9,33 +9,34 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from benchmarks.greeter import REQUEST, TEXT, pb
+from benchmarks.greeter import REQUEST, TEXT_LENGTH, pb
 from benchmarks.processes import GoLoad
 from benchmarks.rounds import Work
 
-__all__ = ["bidi", "server_streaming", "short_streams", "unary"]
+__all__ = ["bidi", "large_bidi", "server_streaming", "short_streams", "unary"]
 
 
-def _with_either(method: str, work: Work, in_flight: int = 1) -> Work:
+def _with_either(method: str, work: Work, in_flight: int = 1, length: int = TEXT_LENGTH) -> Work:
     """`work`, done by the Go client if that is what is called with."""
 
     async def done(stub: Any, count: int) -> None:
         if isinstance(stub, GoLoad):
             # Blocking is right: this process has nothing else to do, and must not spend anything.
-            stub.run(method, in_flight, count)
+            stub.run(method, in_flight, count, length)
         else:
             await work(stub, count)
 
     return done
 
 
-def unary(in_flight: int) -> Work:
-    """Unary calls, `in_flight` at a time."""
+def unary(in_flight: int, length: int = TEXT_LENGTH) -> Work:
+    """Unary calls, `in_flight` at a time, whose requests have a text of this length."""
+    request = pb.HelloRequest(name="x" * length)
 
     async def caller(stub: Any, calls: int) -> None:
         say_hello = stub.SayHello
         for _ in range(calls):
-            await say_hello(REQUEST)
+            await say_hello(request)
 
     async def work(stub: Any, count: int) -> None:
         if in_flight == 1:
@@ -46,7 +47,7 @@ def unary(in_flight: int) -> Work:
             for index in range(in_flight):
                 group.create_task(caller(stub, share + (index < rest)))
 
-    return _with_either("SayHello", work, in_flight)
+    return _with_either("SayHello", work, in_flight, length)
 
 
 async def _server_streaming(stub: Any, count: int) -> None:
@@ -57,16 +58,21 @@ async def _server_streaming(stub: Any, count: int) -> None:
         raise RuntimeError(f"the stream ended after {seen} of {count} messages")
 
 
-async def _bidi(stub: Any, count: int) -> None:
-    async def messages() -> AsyncIterator[Any]:
-        for _ in range(count):
-            yield TEXT
+def _bidi(length: int) -> Work:
+    message = pb.ChatMessage(text="x" * length)
 
-    seen = 0
-    async for _ in stub.Chat(messages()):
-        seen += 1
-    if seen != count:
-        raise RuntimeError(f"the stream ended after {seen} of {count} messages")
+    async def work(stub: Any, count: int) -> None:
+        async def messages() -> AsyncIterator[Any]:
+            for _ in range(count):
+                yield message
+
+        seen = 0
+        async for _ in stub.Chat(messages()):
+            seen += 1
+        if seen != count:
+            raise RuntimeError(f"the stream ended after {seen} of {count} messages")
+
+    return _with_either("Chat", work, length=length)
 
 
 async def _short_streams(stub: Any, count: int) -> None:
@@ -80,8 +86,11 @@ async def _short_streams(stub: Any, count: int) -> None:
 server_streaming = _with_either("CountDown", _server_streaming)
 """One call whose server sends `count` messages."""
 
-bidi = _with_either("Chat", _bidi)
+bidi = _bidi(TEXT_LENGTH)
 """One call that sends `count` messages and reads each one back, both ways at once."""
+
+large_bidi = _bidi(65_530)
+"""The same with messages of 64 KB."""
 
 short_streams = _with_either("GreetAll", _short_streams)
 """`count` calls, one after the other, that send one message each: what a stream costs at its ends."""

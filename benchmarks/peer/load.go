@@ -143,10 +143,11 @@ func load(address string) {
 	}
 	lines(func(line string) string {
 		var method string
-		var inFlight, count int
-		if _, err := fmt.Sscan(line, &method, &inFlight, &count); err != nil {
-			log.Fatalf("no METHOD IN_FLIGHT COUNT: %q", line)
+		var inFlight, count, length int
+		if _, err := fmt.Sscan(line, &method, &inFlight, &count, &length); err != nil {
+			log.Fatalf("no METHOD IN_FLIGHT COUNT LENGTH: %q", line)
 		}
+		message = textOf(length)
 		work, known := works[method]
 		if !known {
 			log.Fatalf("no such method: %s", method)

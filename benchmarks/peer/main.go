@@ -2,8 +2,8 @@
 //
 //	peer serve [PORTS]     prints its addresses as one line of JSON; each line read is answered
 //	                       with the CPU seconds used so far
-//	peer load ADDRESS      each line read, "METHOD IN_FLIGHT COUNT", makes that many calls and is
-//	                       answered with the seconds they took
+//	peer load ADDRESS      each line read, "METHOD IN_FLIGHT COUNT LENGTH", makes that many calls, with
+//	                       texts of that length, and is answered with the seconds they took
 //
 // The end of stdin ends both, so that they never outlive the benchmark.
 //
@@ -13,6 +13,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"log"
 	"os"
@@ -21,11 +23,14 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// text is 62 bytes, 64 with tag and length, as in benchmarks/greeter.py.
-const text = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+// message is a text of 62 bytes, 64 with tag and length, as in benchmarks/greeter.py.
+var message = textOf(62)
 
-// message is field 1 of any of the greeter's messages that are a text.
-var message = append([]byte{0x0a, byte(len(text))}, text...)
+// textOf is field 1 of any of the greeter's messages that are a text.
+func textOf(length int) []byte {
+	made := binary.AppendUvarint([]byte{0x0a}, uint64(length))
+	return append(made, bytes.Repeat([]byte{'x'}, length)...)
+}
 
 // raw hands bytes through, under protobuf's name.
 type raw struct{}
