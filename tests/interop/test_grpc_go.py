@@ -34,10 +34,23 @@ def program(name: str) -> str:
     return str(Path(folder) / name)
 
 
-@pytest.fixture
-def service(processes: Processes) -> str:
+# Our ends of each case: fast if it is built, on both event loops.
+TRANSPORTS = ["grpc", *(["fast"] if find_spec("pymicro_fast") else [])]
+FAST_RUNS = [asyncio.run, uvloop.run] if find_spec("pymicro_fast") else []
+SERVERS = [("grpc", "auto"), *(("fast", loop) for loop in ("asyncio", "uvloop") if FAST_RUNS)]
+
+
+@pytest.fixture(params=SERVERS, ids="-".join)
+def service(request: pytest.FixtureRequest, processes: Processes) -> str:
     """The address of TestService on pymicro."""
-    server = processes.pymicro("run", "tests/interop/service.py", PYTHONPATH=str(ROOT))
+    transport, loop = request.param
+    server = processes.pymicro(
+        "run",
+        "tests/interop/service.py",
+        PYTHONPATH=str(ROOT),
+        MICRO_TRANSPORT=transport,
+        MICRO_LOOP=loop,
+    )
     return server.wait_for(r"interop.*?(127\.0\.0\.1:\d+)")[1]
 
 
@@ -61,11 +74,6 @@ def test_grpc_go_calls_pymicro(service: str, name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\w+ done$", done.stderr, re.MULTILINE), done.stderr
-
-
-# Our ends of each case: fast if it is built, on both event loops.
-TRANSPORTS = ["grpc", *(["fast"] if find_spec("pymicro_fast") else [])]
-FAST_RUNS = [asyncio.run, uvloop.run] if find_spec("pymicro_fast") else []
 
 
 # A channel is fresh in each case, as with other languages' interop clients: in the case with a deadline
