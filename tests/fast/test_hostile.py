@@ -210,8 +210,8 @@ async def test_nothing_but_noise() -> None:
 
 async def test_a_message_that_claims_to_be_large_costs_what_has_come_of_it() -> None:
     def request(stream: int) -> bytes:
-        # :method POST, :scheme http, :path /, and a DATA frame that begins a message of 4 MiB.
-        block = b"\x83\x86\x84"
+        # :method POST, :scheme http, :path /, :authority x, and a DATA frame that begins a message of 4 MiB.
+        block = b"\x83\x86\x84\x01\x01x"
         head = len(block).to_bytes(3) + b"\x01\x04" + stream.to_bytes(4) + block
         data = b"\x00\x00\x40\x00\x00x"
         return head + len(data).to_bytes(3) + b"\x00\x00" + stream.to_bytes(4) + data

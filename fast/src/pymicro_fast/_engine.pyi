@@ -11,7 +11,8 @@ there, has the peer ended, is it closed. It may do anything: send, reset, start 
 task that it starts runs in a later turn of the loop, when the stream may be closed already: look again.
 
 **Writing.** Everything that is sent in one turn of the loop goes out in one write, in the next turn; at once
-if the message that ends one side of the only open stream is sent.
+if the message that ends one side of the only open stream is sent. What a server's `changed` sends of what has
+just come goes out in one write when all were told.
 
 **Memory.** A stream holds what has come and was not taken, at most its window (or one message); a message
 becomes an object when it is taken. `room()` tells whether a stream should be given more to send.

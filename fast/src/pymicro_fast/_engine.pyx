@@ -515,7 +515,7 @@ cdef class Session:
     cdef list _touched, _events
     cdef object _kept
     cdef object _scheduled
-    cdef bint _busy, _failed, _told, _dispatching
+    cdef bint _busy, _failed, _told, _dispatching, _answering
     cdef readonly bint paused
     cdef public bint wants_stream
     cdef readonly object reason
@@ -646,11 +646,19 @@ cdef class Session:
         self._busy = False
         if result < 0:
             self._fail(result)
-        self._dispatch()
-        if self._s != NULL and (self._failed or nghttp2_session_want_write(self._s)):
-            self._later()
-        elif self._s != NULL and not nghttp2_session_want_read(self._s):
-            self._later()
+        self._answering = self.server
+        try:
+            self._dispatch()
+        finally:
+            self._answering = False
+        if self._s == NULL:
+            return
+        if self._failed or nghttp2_session_want_write(self._s) or not nghttp2_session_want_read(self._s):
+            if self.server and self._scheduled is None:
+                # What has just come may be answered already: nothing more is to be waited for.
+                self._turn()
+            else:
+                self._later()
 
     def eof_received(self):
         return False
@@ -758,7 +766,7 @@ cdef class Session:
     # Writing
 
     cdef _later(self):
-        if self._scheduled is None and self._s != NULL:
+        if self._scheduled is None and self._s != NULL and not self._answering:
             self._scheduled = self._call_soon(self._turn)
 
     cdef _soon_or_now(self):
