@@ -101,7 +101,7 @@ class FastServedCall(Stream):
 
     _refused: bool = False
     _method: ServedMethod | None = None
-    _task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
     _begun: bool = False  # whether the task has made its first step
     deadline: float = math.inf  # of the loop's clock
     watched: Watch | None = None
@@ -130,7 +130,7 @@ class FastServedCall(Stream):
             # A complete block of headers; if the stream was reset in the same packet, nothing starts.
             if self.initial is not None and not self._refused:
                 self._open()
-        elif self._task is None:
+        elif self.task is None:
             if not self._done:
                 self._await_request()
         else:
@@ -179,7 +179,7 @@ class FastServedCall(Stream):
                 session.deadlines.watch(self, now)
         if method.shape.request_streaming:
             self._start(None)
-            if self._task is not None and (self.excess or self.malformed):
+            if self.task is not None and (self.excess or self.malformed):
                 self._damaged()
         else:
             self._await_request()
@@ -235,11 +235,15 @@ class FastServedCall(Stream):
             self.reset(_REFUSED_STREAM)
             self._watch_no_more()
             return
-        self._task = session.loop.create_task(self._serve(request))
         running.add(self)
+        # Where that is possible, the method runs up to its first wait here and now: what does not wait is
+        # answered in the turn of the loop in which it came.
+        session.start(self, self._serve(request))
 
     async def _serve(self, request: bytes | None) -> None:
         self._begun = True
+        if self.task is None:
+            self.task = asyncio.current_task()
         method = self._method
         assert method is not None
         try:
@@ -255,7 +259,7 @@ class FastServedCall(Stream):
 
     def _leave(self) -> None:
         """Its method has ended."""
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         self._waiters = None
         session = self.session
         session.running.discard(self)
@@ -317,7 +321,7 @@ class FastServedCall(Stream):
         """Nobody waits for the method any more."""
         self._gone = True
         self._watch_no_more()
-        task = self._task
+        task = self.task
         if task is None:
             self._done = True
             return

@@ -15,7 +15,7 @@ import grpc
 from pymicro.base.deadlines import deadlines_of
 from pymicro.serving.fast.arguments import ServerArguments
 from pymicro.serving.fast.call import CANCELLED_ALL, FastServedCall
-from pymicro.serving.fast.session import ServingSession
+from pymicro.serving.fast.session import ServingSession, starter
 from pymicro.serving.transport import ServedMethods
 from pymicro_fast import buffers_of
 from pymicro_fast.wire import ACCEPTED
@@ -85,6 +85,7 @@ class ServedConnection(ServingSession, asyncio.BufferedProtocol):
         self.loop = loop
         self.deadlines = deadlines_of(loop)
         self.methods = listener.methods
+        self.start = starter(loop)
         self.running = set()
         self.most_running = arguments.streams
         self.cancelled = listener.cancelled
