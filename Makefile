@@ -77,8 +77,11 @@ test-peers: $(GENERATED) ## foreign programs: grpcurl, buf curl, grpc-js, grpc-g
 fast: $(INSTALLED) ## install pymicro-fast, built here, into the virtual environment (needs a C compiler)
 	wheel=$$(scripts/fast $(BIN)/python) && $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$wheel"
 
-test-fast: $(GENERATED) fast ## the suites of calls and servers over transport `fast` (needs a C compiler)
-	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' tests/fast tests/calling $(PYTEST_ARGS)
+# The engine; calls and servers of the two seams, each with grpc.aio at the other end; then services and
+# chaos with transport fast at both ends, in all programs.
+test-fast: $(GENERATED) fast ## the suites of clients, servers, services and chaos over transport `fast` (needs a C compiler)
+	$(SIDE_BY_SIDE) -m '$(HERE) and not alone' -k fast tests/fast tests/calling tests/serving $(PYTEST_ARGS)
+	$(SIDE_BY_SIDE) -m '$(HERE) and not alone and not wheel' --transport fast tests/service tests/chaos $(PYTEST_ARGS)
 
 test-plots: $(GENERATED) ## the simulator and its pictures, which need the group `bench`
 	$(BIN)/python -m pip install --quiet --group bench

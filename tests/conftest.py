@@ -31,6 +31,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--transport", default="grpc", help="setting `transport` of all clients and services, programs too"
+    )
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes `-n auto` shares the tests among; 0 is this one."""
     if len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py"):
@@ -41,10 +47,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_settings_from_outside() -> Iterator[None]:
+def no_settings_from_outside(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whoever runs the tests may have `MICRO_*` set; the tests must not see it."""
     taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MICRO_")}
+    if request.config.getoption("--transport") != "grpc":
+        os.environ["MICRO_TRANSPORT"] = request.config.getoption("--transport")
     yield
+    os.environ.pop("MICRO_TRANSPORT", None)
     os.environ.update(taken)
 
 

@@ -29,11 +29,14 @@ MAKES_OWN = frozenset({"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYT
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings of pymicro's and make's, and with `extra`."""
+    """This process's environment without settings of pymicro's and make's, and with `extra`.
+
+    The transport stays: with `--transport fast` all programs use it.
+    """
     ours = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MICRO_") and name not in MAKES_OWN
+        if (not name.startswith("MICRO_") or name == "MICRO_TRANSPORT") and name not in MAKES_OWN
     }
     # Lines must arrive when they are printed, and -W error would reach other people's code.
     return {**ours, "PYTHONUNBUFFERED": "1", **extra}
