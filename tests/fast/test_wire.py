@@ -70,7 +70,9 @@ def test_a_message_is_unpacked_to_its_limit_and_no_further() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no zip", gzip.compress(b"whole")[:-9], zlib.compress(b"the other form")]
+    "data",
+    [b"", b"no zip", gzip.compress(b"whole")[:-9], zlib.compress(b"the other form")],
+    ids=["nothing", "text", "broken off", "the other form"],  # gzip's has the time in it
 )
 def test_a_damaged_message_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be decompressed"):
