@@ -216,6 +216,19 @@ async def test_a_reset_at_any_moment_leaves_nothing() -> None:
         assert (client.open_streams, client.queued, server.open_streams) == (0, 0, 0)
 
 
+async def test_more_resets_than_an_attack_would_need_end_no_connection() -> None:
+    async with pair() as (client, server):
+        for number in range(3000):  # nghttp2's own limit is 1,000, and 33 more a second
+            stream = started(client)
+            stream.send(b"x")
+            if number % 10 == 0:
+                assert await stream.read() == b"x"
+            client._turn()  # type: ignore[attr-defined] # so that the stream is really opened
+            stream.reset()
+        assert await echoed(client, b"still here") == b"still here"
+        assert (client.reason, server.reason) == (None, None)
+
+
 async def test_streams_are_let_go_when_they_have_ended() -> None:
     async with pair() as (client, server):
         ended = []
