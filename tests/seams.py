@@ -18,7 +18,7 @@ SEAM = "seam"
 
 
 def over_transports(metafunc: pytest.Metafunc) -> None:
-    """Have a test run over each transport, `fast` if it is built; one marked `grpc_only` over grpc.aio's only."""
+    """Have a test run over each transport (`fast` if it is built); one marked `grpc_only` over grpc.aio's."""
     # What goes over the network in memory is the same on every Python.
     memory = pytest.param("memory", marks=pytest.mark.once)
     fast = ["fast"] if find_spec("pymicro_fast") else []

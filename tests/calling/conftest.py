@@ -12,7 +12,6 @@ from tests.seams import counted, over_transports
 
 from . import backends
 
-
 # Files whose tests are about calls, and not about grpc.aio, sockets or processes.
 BOTH = {
     "test_calls.py",

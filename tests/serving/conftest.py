@@ -10,7 +10,6 @@ import pytest
 from tests.seams import counted, over_transports
 from tests.serving import serving
 
-
 # Files whose tests make calls, and are not about grpc.aio, sockets or processes.
 BOTH = {
     "test_admission.py",
