@@ -107,7 +107,10 @@ async def test_a_call_whose_caller_has_gone(around: list[Any], shape: str, how: 
         else:
             await asking
         await eventually(lambda: method.in_flight == 0, "the handler has ended")
-        assert ended(record, shape) == {how: 1}
+        (status,) = ended(record, shape)
+        # The caller's clock may be ahead: then its reset comes before our own deadline, as a cancellation.
+        assert status == how or (status, how) == ("CANCELLED", "DEADLINE_EXCEEDED")
+        assert ended(record, shape) == {status: 1}
 
 
 async def test_calls_that_no_handler_sees_are_counted_by_reason() -> None:
