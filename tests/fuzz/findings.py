@@ -138,6 +138,17 @@ FINDINGS: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("a long port", "10.0.0.1:" + "0" * 9000),
     ],
     "duration": [("a long text", "1h30m2.5sh30m2.5s" * 2000)],
+    "plug-in's answer": [
+        (
+            "a long time",
+            json.dumps(
+                {
+                    "apiVersion": "client.authentication.k8s.io/v1",
+                    "status": {"token": "t", "expirationTimestamp": "20" * 3000},
+                }
+            ),
+        )
+    ],
     "DNS answer": [("long names", _long_names())],
     "text to show": [
         ("a mark of shorthand that nobody sees", "\U0001bca0"),

@@ -231,7 +231,7 @@ def _lifetime(name: str, expires: object) -> float | None:
     try:
         moment = datetime.fromisoformat(str(expires)).timestamp()
     except (ValueError, OverflowError) as exc:
-        raise _failure(name, f"its expirationTimestamp {expires!r} is no time") from exc
+        raise _failure(name, f"its expirationTimestamp {str(expires)[:80]!r} is no time") from exc
     return max(moment - time.time() - _MARGIN, _SHORTEST)
 
 
