@@ -332,11 +332,16 @@ class FastServedCall(Stream):
         if not self._begun:
             self._leave()  # it never will begin
 
-    def fail(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call for its caller, and cancel its method."""
+    def fail(self, code: grpc.StatusCode, details: str, *, patient: bool = False) -> None:
+        """End the call for its caller, and cancel its method.
+
+        Args:
+            code: The status.
+            details: Its text.
+            patient: Whether the status may wait until the caller has read what is queued.
+        """
         if self.error == _OPEN:
-            if self.queued:
-                # The status would stay behind what the caller does not read.
+            if self.queued and not patient:
                 self.reset(_CANCEL)
             elif not self._done:
                 self.discard()
@@ -359,9 +364,10 @@ class FastServedCall(Stream):
         """What has come is no message, or one that is too large."""
         if self.excess:
             limit = self.session.max_message
-            self.fail(_EXHAUSTED, f"SERVER: Received message larger than max ({self.excess} vs. {limit})")
+            text = f"SERVER: Received message larger than max ({self.excess} vs. {limit})"
+            self.fail(_EXHAUSTED, text, patient=True)
         else:
-            self.fail(_INTERNAL, "what came is no message of gRPC")
+            self.fail(_INTERNAL, "what came is no message of gRPC", patient=True)
 
     def _unreadable(self, exc: Exception) -> tuple[grpc.StatusCode, str]:
         if isinstance(exc, TooLarge):
@@ -433,7 +439,8 @@ class FastServedCall(Stream):
             elif self.ended:
                 if not self.partial:
                     return EOF
-                self.fail(_INTERNAL, "the stream of requests broke off in the middle of a message")
+                text = "the stream of requests broke off in the middle of a message"
+                self.fail(_INTERNAL, text, patient=True)
             elif self._done:
                 return EOF
             else:
@@ -445,7 +452,7 @@ class FastServedCall(Stream):
         try:
             message = self.take()
         except (ValueError, LookupError) as exc:
-            self.fail(*self._unreadable(exc))
+            self.fail(*self._unreadable(exc), patient=True)
             raise await self._left_behind() from None
         self._moves += 1
         if self._moves >= _TURN:
@@ -503,7 +510,7 @@ class FastServedCall(Stream):
         """See `ServedCall`."""
         self._usable()
         if not self._fits(message):
-            self.fail(*self._too_large(message))
+            self.fail(*self._too_large(message), patient=True)
             raise await self._left_behind()
         self._put(message)
         if self.room():

@@ -56,8 +56,8 @@ class Listener(Protocol):
     compression: grpc.Compression | None
     cancelled: set[asyncio.Task[Any]]
 
-    def take(self, connection: ServedConnection) -> bool:
-        """Whether a new connection is served."""
+    def made(self, connection: ServedConnection) -> None:
+        """A connection is there; `lost` follows."""
         ...
 
     def lost(self, connection: ServedConnection) -> None:
@@ -106,9 +106,7 @@ class ServedConnection(ServingSession, asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         super().connection_made(transport)
         arguments = self._arguments
-        if not self._listener.take(self):
-            self.abort("the server has as many connections as it may have, or stops")
-            return
+        self._listener.made(self)
         found = transport.get_extra_info("socket")
         self.peer = _peer(found.family, transport.get_extra_info("peername"))
         if found.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):

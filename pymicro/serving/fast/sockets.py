@@ -12,10 +12,10 @@ from pymicro.base.errors import ConfigError, StartError
 from pymicro.nodes.address import join_address, split_address
 from pymicro.serving.listen import probe, why_not_bound
 
-__all__ = ["BACKLOG", "bound", "unlink"]
+__all__ = ["bound", "unlink"]
 
 # Connections that the kernel keeps until they are accepted; it has a limit of its own.
-BACKLOG = 1024
+_BACKLOG = 1024
 # Two families cannot always have the same free port: so often another one is tried.
 _ATTEMPTS = 16
 # grpc-core takes the wildcard of either family for both.
@@ -87,7 +87,7 @@ def _listening(
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         made.bind(address)
-        made.listen(BACKLOG)
+        made.listen(_BACKLOG)
     except BaseException:
         made.close()
         raise
@@ -108,7 +108,7 @@ def _unix(address: str) -> socket.socket:
         if scheme == "unix":
             _remove_stale(name)
         made.bind(name)
-        made.listen(BACKLOG)
+        made.listen(_BACKLOG)
     except OSError as exc:
         made.close()
         if exc.errno == errno.EADDRINUSE:

@@ -15,7 +15,7 @@ import grpc
 from pymicro.base.errors import ConfigError
 from pymicro.serving.fast.arguments import ServerArguments
 from pymicro.serving.fast.connection import ServedConnection
-from pymicro.serving.fast.sockets import BACKLOG, bound, unlink
+from pymicro.serving.fast.sockets import bound, unlink
 from pymicro.serving.transport import ServedMethods
 from pymicro.settings.config import Config
 from pymicro_fast import INTERFACE
@@ -32,6 +32,8 @@ _AT_ONCE = 64
 # Of the files that a process may open, so many are not for connections: the rest of the process
 # needs them, and an accept without one would fail for everybody, again and again.
 _SPARE_FILES = 64
+# Seconds until accepting is tried again when the system has no room for a connection.
+_PAUSE = 1.0
 # Seconds between two log lines about connections that are not taken.
 _LOG_EVERY = 10.0
 # Seconds for the last bytes of connections that are closed.
@@ -73,7 +75,7 @@ class FastServerTransport:
         self.methods: ServedMethods | None = None
         self.cancelled: set[asyncio.Task[Any]] = set()
         self._sockets: list[tuple[socket.socket, str]] = []
-        self._servers: list[asyncio.AbstractServer] = []
+        self._accepting: set[asyncio.Task[None]] = set()
         self._connections: set[ServedConnection] = set()
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES, _SPARE_FILES)
         self._told = -_LOG_EVERY
@@ -101,27 +103,62 @@ class FastServerTransport:
     async def start(self, broken: Callable[[BaseException], None]) -> None:
         """See `ServerTransport`. Its accepting cannot break: what fails there fails for one connection."""
         for one, _ in self._sockets:
-            make = self.loop.create_unix_server if one.family == socket.AF_UNIX else self.loop.create_server
-            self._servers.append(await make(self._connection, sock=one, backlog=_AT_ONCE))
-            one.listen(BACKLOG)  # asyncio has one number for both
-
-    def _connection(self) -> ServedConnection:
-        return ServedConnection(self)
+            self.loop.add_reader(one, self._accept, one)
 
     # Connections
 
-    def take(self, connection: ServedConnection) -> bool:
-        """Whether a new connection is served."""
-        if self._stopping:
-            return False
-        if len(self._connections) >= self._most:
-            now = time.monotonic()
-            if now - self._told >= _LOG_EVERY:
-                self._told = now
-                log.warning("more connections are refused: %d are open", len(self._connections))
-            return False
+    # asyncio's servers accept as many at once as the kernel keeps, and one that is closed while it accepts
+    # leaves that connection open.
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Connections have come: take some of them, and the others in the next turn of the loop."""
+        for _ in range(_AT_ONCE):
+            try:
+                found, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                # Too many files, no memory. The connection stays where it is, and the loop would tell of
+                # it again at once.
+                self._say("no connection can be accepted: %s", exc.strerror or exc)
+                self.loop.remove_reader(listening)
+                self.loop.call_later(_PAUSE, self._accept_again, listening)
+                return
+            if len(self._connections) + len(self._accepting) >= self._most:
+                found.close()
+                self._say("more connections are refused: %d are open", len(self._connections))
+                continue
+            task = self.loop.create_task(self._connect(found))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if not self._stopping:
+            self.loop.add_reader(listening, self._accept, listening)
+
+    async def _connect(self, found: socket.socket) -> None:
+        try:
+            found.setblocking(False)
+            if found.family != socket.AF_UNIX:
+                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self.loop.connect_accepted_socket(lambda: ServedConnection(self), found)
+        except OSError as exc:
+            found.close()
+            log.debug("a connection has ended before it was served: %s", exc)
+        except BaseException:
+            found.close()
+            raise
+
+    def _say(self, text: str, *arguments: object) -> None:
+        """Log what may happen a thousand times a second."""
+        now = time.monotonic()
+        if now - self._told >= _LOG_EVERY:
+            self._told = now
+            log.warning(text, *arguments)
+
+    def made(self, connection: ServedConnection) -> None:
+        """A connection is there; `lost` follows."""
         self._connections.add(connection)
-        return True
 
     def lost(self, connection: ServedConnection) -> None:
         """A connection has ended."""
@@ -138,6 +175,8 @@ class FastServerTransport:
         if not self._stopping:
             self._stopping = True
             self._stop_listening()
+            if self._accepting:
+                await asyncio.wait(self._accepting)
             for connection in list(self._connections):
                 connection.drain()
         await self._none_left(lambda: self._end or 0.0)
@@ -150,11 +189,9 @@ class FastServerTransport:
         await asyncio.sleep(0)
 
     def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
         for one, address in self._sockets:
-            if not self._servers:
-                one.close()  # nobody has started
+            self.loop.remove_reader(one)
+            one.close()
             unlink(address)
         self._sockets.clear()
 
