@@ -89,6 +89,7 @@ class Demo:
         self.client = client
         self.greeters: list[Greeter] = []
         self.nodes: list[str] = []
+        self.admin = ""
         self.tally = Tally()
         self.background: list[asyncio.Task[None]] = []
 
@@ -107,6 +108,7 @@ class Demo:
         self.background.append(asyncio.create_task(self.follow(), name="follow"))
         seconds = await self.until("the client finds three nodes", lambda: len(self.nodes) == 3)
         print(f"   pids {', '.join(str(greeter.pid) for greeter in trio)}: all ready after {seconds:.1f} s")
+        print(f"   one of them tells how it fares on http://{self.admin}: /nodes, /stats, /metrics")
         return trio
 
     async def a_client_calls_them_in_turn(self, trio: list[Greeter]) -> None:
@@ -193,6 +195,9 @@ class Demo:
         """Keep `nodes` as the client sees them."""
         async for found in self.client.watch_nodes("greeter"):
             self.nodes = [node.address for node in found]
+            for node in found:
+                host = node.address.rpartition(":")[0]
+                self.admin = f"{host}:{node.metadata['admin-port']}"
 
     async def call(self, stub: greeter_pb2_grpc.GreeterStub) -> None:
         """Greet for ever, and keep account."""

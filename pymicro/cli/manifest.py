@@ -11,7 +11,7 @@ import click
 
 from pymicro.cli.completing import complete_files
 from pymicro.cli.flags import debug_option
-from pymicro.cli.manifests import DEFAULT_PORT, Deployed, render
+from pymicro.cli.manifests import DEFAULT_ADMIN_PORT, DEFAULT_PORT, Deployed, render
 from pymicro.cli.report import EXIT_FAILED, Session, complain
 from pymicro.nodes.address import split_address
 from pymicro.nodes.wellknown import KEEPALIVE
@@ -102,6 +102,7 @@ def manifest(
         stop_grace=config.stop_grace,
         calls=calls,
         keepalive=service.node_metadata(config).get(KEEPALIVE, ""),
+        admin_port=_admin_port(config),
     )
     sys.stdout.write(render(deployed))
     return 0
@@ -110,6 +111,18 @@ def manifest(
 def _in_image(target: str) -> str:
     """The argument of `run` in the image: a relative path as typed, of an absolute path only the file."""
     return os.path.basename(target) if os.path.isabs(target) else os.path.normpath(target)
+
+
+def _admin_port(config: Config) -> int:
+    """The admin port that kubelet and others reach in the pod; 0 if they reach none."""
+    address = config.admin_address
+    if not address:
+        return DEFAULT_ADMIN_PORT
+    try:
+        host, port = split_address(address)
+    except ValueError:
+        return 0  # it is off; a bad address will end the service's start, which says why
+    return port if host in ("", "0.0.0.0", "::") else 0  # noqa: S104, RUF100
 
 
 def _listening(config: Config, wanted: int | None) -> tuple[int, bool]:

@@ -16,9 +16,9 @@ from typing import Literal
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError
 from pymicro.nodes.record import METADATA_PREFIX, label_problem, san, selector_key
-from pymicro.nodes.wellknown import KEEPALIVE
+from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE
 
-__all__ = ["DEFAULT_PORT", "Deployed", "render"]
+__all__ = ["DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Deployed", "render"]
 
 _MANIFESTS = Path(__file__).with_name("data") / "manifests"
 # What a pod needs that writes its own record: the role, and what limits it.
@@ -33,6 +33,17 @@ _NAMES = re.compile(r"^(?:metadata:|  - kind: ServiceAccount)\n( +)name: .*", re
 
 # The port that a Service listens on in a pod, and that static callers expect.
 DEFAULT_PORT = 8080
+# The port on which it tells in a pod how it fares (`pymicro.runtime.admin_port`).
+DEFAULT_ADMIN_PORT = 9464
+
+# For the NetworkPolicy.
+_ADMIN_INGRESS = """
+    # Prometheus is in a namespace of its own, as a rule.
+    - from:
+        - namespaceSelector: {}
+      ports:
+        - port: admin
+          protocol: TCP"""
 
 # Seconds between the end of the grace and the SIGKILL.
 _SPARE = 5.0
@@ -65,6 +76,7 @@ class Deployed:
         stop_grace: Seconds that calls have to finish.
         calls: Whether it calls other services, so that it may look for them.
         keepalive: What its node says of pings (`pymicro.nodes.wellknown`); nothing if empty.
+        admin_port: Its admin port, which probes ask and Prometheus scrapes; 0 if it has none.
 
     Raises:
         ConfigError: Kubernetes does not accept a name, version or namespace.
@@ -83,6 +95,7 @@ class Deployed:
     stop_grace: float = 20.0
     calls: bool = False
     keepalive: str = ""
+    admin_port: int = DEFAULT_ADMIN_PORT
 
     def __post_init__(self) -> None:
         if problem := label_problem(self.service):
@@ -150,6 +163,11 @@ def _values(deployed: Deployed) -> dict[str, str | int]:
         "mode": deployed.mode,
         "more_env": _listen(deployed.port) if deployed.listen else "",
         "port": deployed.port,
+        "more_ports": _admin(deployed.admin_port) if deployed.admin_port else "",
+        "startup": _probe(deployed, "/startupz", "liveness"),
+        "readiness": _probe(deployed, "/readyz"),
+        "liveness": _probe(deployed, "/livez", "liveness"),
+        "more_ingress": _ADMIN_INGRESS if deployed.admin_port else "",
     }
 
 
@@ -166,11 +184,17 @@ def _pod_metadata(deployed: Deployed) -> str:
             "  micro.mu/type: service",
             f"  {_scalar(selector_key(deployed.service))}: service",
         ]
+        if deployed.keepalive or deployed.admin_port:
+            lines.append("annotations:")
         if deployed.keepalive:
             lines += [
-                "annotations:",
                 "  # How often a client may ping it.",
                 f"  {METADATA_PREFIX}{KEEPALIVE}: {_scalar(deployed.keepalive)}",
+            ]
+        if deployed.admin_port:
+            lines += [
+                "  # Where `pymicro top` asks it.",
+                f"  {METADATA_PREFIX}{ADMIN_PORT}: {_scalar(str(deployed.admin_port))}",
             ]
     else:
         lines += [
@@ -204,6 +228,25 @@ def _indented(lines: list[str]) -> str:
 def _listen(port: int) -> str:
     pad = " " * 12
     return f'\n{pad}- name: MICRO_SERVER_ADDRESS\n{pad}  value: "0.0.0.0:{port}"'
+
+
+def _admin(port: int) -> str:
+    lines = ["# For probes, Prometheus and `pymicro top`.", "- name: admin", f"  containerPort: {port}"]
+    return "".join(f"\n            {line}" for line in lines)
+
+
+def _probe(deployed: Deployed, path: str, service: str = "") -> str:
+    """What a probe asks.
+
+    Args:
+        path: On the admin port.
+        service: The name for grpc.health.v1 where there is no admin port; empty for none.
+    """
+    if deployed.admin_port:
+        lines = ["httpGet:", f"  path: {path}", f"  port: {deployed.admin_port}"]
+    else:
+        lines = ["grpc:", f"  port: {deployed.port}", *([f"  service: {service}"] if service else [])]
+    return "\n".join(f"            {line}" for line in lines)
 
 
 def _scalar(text: str) -> str:

@@ -64,6 +64,11 @@ class Served(Protocol):
         ...
 
     @property
+    def started(self) -> bool:
+        """Whether the start is over."""
+        ...
+
+    @property
     def serving(self) -> bool:
         """Whether health says SERVING."""
         ...
@@ -187,6 +192,9 @@ async def opened(
         why = [] if served is None or served.serving else ["health says NOT_SERVING"]
         return why + [f"waiting for the first nodes of {service}" for service in calling.missing]
 
+    def started() -> list[str]:
+        return [] if served is None or served.started else ["it is starting"]
+
     def live() -> list[str]:
         return ["grpc's accept loop broke: it serves nobody any more"] if served and served.broken else []
 
@@ -201,7 +209,7 @@ async def opened(
         pages["/metrics"] = _metrics(recorder, calling, served)
     title = f"{config.server_name or 'a client'} {config.server_version}".rstrip()
     title = f"{title} (pymicro {__version__})"
-    async with AdminPort(listening, title, live=live, ready=ready, pages=pages) as port:
+    async with AdminPort(listening, title, live=live, started=started, ready=ready, pages=pages) as port:
         yield port
 
 

@@ -325,6 +325,11 @@ class _ShownLife:
         return self._life.broken.is_set()
 
     @property
+    def started(self) -> bool:
+        """Whether the start is over."""
+        return self._life.started
+
+    @property
     def serving(self) -> bool:
         """Whether health says SERVING."""
         return self._server.serving

@@ -28,12 +28,13 @@ WritePage = Callable[[str], tuple[str, AsyncIterator[bytes]]]
 
 
 class AdminPort:
-    """Serves `/livez`, `/readyz` and pages, while the context is open.
+    """Serves `/livez`, `/startupz`, `/readyz` and pages, while the context is open.
 
     Args:
         listening: The socket; closed at the end.
         title: What this process is, for people.
         live: Whether the process works at all.
+        started: Whether its start is over.
         ready: Whether it should get calls.
         pages: By path: a page, or the sentence that says why it is not there.
         limits: How much strangers may cost.
@@ -45,6 +46,7 @@ class AdminPort:
         title: str,
         *,
         live: Probe,
+        started: Probe,
         ready: Probe,
         pages: Mapping[str, WritePage | str],
         limits: HttpLimits | None = None,
@@ -52,7 +54,7 @@ class AdminPort:
         host, port = listening.getsockname()[:2]
         self.bound: tuple[str, int] = (host, port)
         self._title = title
-        self._probes = {"/livez": live, "/readyz": ready}
+        self._probes = {"/livez": live, "/startupz": started, "/readyz": ready}
         self._pages = dict(pages)
         self._server = HttpServer(listening, self._answer, limits)
         self._tasks = Tasks("pages of the admin port")

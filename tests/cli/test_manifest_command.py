@@ -91,15 +91,33 @@ async def test_options_go_where_they_belong(printed: Printed) -> None:
     assert found["RoleBinding", "pymicro-discovery"]["subjects"][0]["namespace"] == "prod"
     assert found["Deployment", "greeter"]["spec"]["replicas"] == 7
     assert container(found)["image"] == "example.com/greeter@sha256:00ff"
-    assert container(found)["ports"] == [{"name": "grpc", "containerPort": 9000}]
+    assert container(found)["ports"][0] == {"name": "grpc", "containerPort": 9000}
     assert environment(found)["MICRO_SERVER_ADDRESS"] == "0.0.0.0:9000"
-    # A pod whose service says that it is not well is no pod to restart.
-    for probe, asked in (
-        ("startupProbe", {"service": "liveness"}),
-        ("readinessProbe", {}),
-        ("livenessProbe", {"service": "liveness"}),
-    ):
-        assert container(found)[probe]["grpc"] == {"port": 9000, **asked}
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [(None, 9464), ("0.0.0.0:9000", 9000), (":9000", 9000), ("off", 0), ("127.0.0.1:9000", 0), ("[::]:0", 0)],
+)
+async def test_probes_ask_the_admin_port_and_health_where_there_is_none(
+    printed: Printed, address: str | None, port: int
+) -> None:
+    found = await printed(f"service = Service('greeter', version='1', admin_address={address!r})")
+    paths = {"startupProbe": "/startupz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    asked = {
+        kind: {"httpGet": {"path": path, "port": port}}
+        if port
+        # A pod whose service says that it is not well is no pod to restart.
+        else {"grpc": {"port": 8080, **({} if kind == "readinessProbe" else {"service": "liveness"})}}
+        for kind, path in paths.items()
+    }
+    assert {kind: {**asked[kind], **container(found)[kind]} for kind in paths} == {
+        kind: container(found)[kind] for kind in paths
+    }
+    names = {entry["name"]: entry["containerPort"] for entry in container(found)["ports"]}
+    assert names == {"grpc": 8080, **({"admin": port} if port else {})}
+    annotations = pod(found)["metadata"]["annotations"]
+    assert annotations.get("micro.mu/metadata-admin-port") == (str(port) if port else None)
 
 
 async def test_a_self_registering_service_gets_the_account_and_its_fence(printed: Printed) -> None:

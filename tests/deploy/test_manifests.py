@@ -12,6 +12,7 @@ from pymicro.cli.manifests import Deployed, render
 from pymicro.kubernetes.pods.reader import MOST_NODES_OF_POD
 from pymicro.nodes.record import LONGEST_RECORD
 from pymicro.nodes.wellknown import ZONE, ping_interval
+from pymicro.runtime.admin_port import POD_PORT
 from pymicro.serving.server import Server
 from pymicro.settings.config import Config, load
 from tests.processes import ROOT, Processes
@@ -141,9 +142,19 @@ def test_a_greeter_has_the_time_that_a_clean_stop_takes() -> None:
 
 def test_a_greeter_is_found_and_probed_at_the_port_it_listens_on() -> None:
     (container,) = pod_spec("greeter/server.yaml")["containers"]
-    assert container["ports"] == [{"name": "grpc", "containerPort": 8080}]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["grpc"]["port"] == 8080
+    assert container["ports"] == [
+        {"name": "grpc", "containerPort": 8080},
+        {"name": "admin", "containerPort": POD_PORT},
+    ]
+    for probe, path in (("startup", "/startupz"), ("readiness", "/readyz"), ("liveness", "/livez")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": POD_PORT}
+    template = kind("greeter/server.yaml", "Deployment")["spec"]["template"]["metadata"]
+    assert template["annotations"]["micro.mu/metadata-admin-port"] == str(POD_PORT)
+    monitor = kind("pod-monitor/pod-monitor.yaml", "PodMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= template["labels"].items()
+    assert [(place["port"], place["path"]) for place in monitor["podMetricsEndpoints"]] == [
+        ("admin", "/metrics")
+    ]
     service = kind("greeter-static/service.yaml", "Service")["spec"]
     assert service["ports"][0]["port"] == 8080  # what the selector static dials
     assert service["ports"][0]["targetPort"] == "grpc"

@@ -83,11 +83,11 @@ async def nodes(port: int, service: str) -> dict[str, Any]:
 
 
 async def test_it_answers_before_the_service_is_ready_and_until_it_has_stopped() -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, ...]] = []
     number = 0
 
     async def look() -> None:
-        seen.append(((await get(number, "/livez")).status, (await get(number, "/readyz")).status))
+        seen.append(tuple([(await get(number, path)).status for path in ("/livez", "/startupz", "/readyz")]))
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         number = free.getsockname()[1]
@@ -113,7 +113,8 @@ async def test_it_answers_before_the_service_is_ready_and_until_it_has_stopped()
         with pytest.raises(ConnectionRefusedError):
             await get(number, "/livez")
         await service.__aenter__()  # so that it can be left
-    assert seen == [(200, 503), (200, 200), (200, 503), (200, 503), (200, 503), (200, 503)]
+    starting, ready, stopping_ = (200, 503, 503), (200, 200, 200), (200, 200, 503)
+    assert seen == [starting, ready, stopping_, stopping_, starting, stopping_]
 
 
 async def _is(reply: Any, status: int) -> bool:

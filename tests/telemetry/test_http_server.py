@@ -36,7 +36,7 @@ async def admin(limits: HttpLimits | None = None, **pages: WritePage | str) -> A
     listening = await listen("127.0.0.1", 0, "admin_address")
     by_path = {f"/{name}": page for name, page in pages.items()}
     async with AdminPort(
-        listening, "a test", live=list, ready=lambda: ["not yet"], pages=by_path, limits=limits
+        listening, "a test", live=list, started=list, ready=lambda: ["not yet"], pages=by_path, limits=limits
     ) as port:
         yield port
 
@@ -55,7 +55,7 @@ async def test_probes_and_pages_are_answered_and_the_first_page_lists_them() -> 
         ready = await get(number, "/readyz?verbose")
         assert (ready.status, ready.text) == (503, "not yet\n")
         assert (await get(number, "/big")).body == b"ab"
-        assert (await get(number, "/")).text == "a test\n\n/livez\n/readyz\n/big\n"
+        assert (await get(number, "/")).text == "a test\n\n/livez\n/startupz\n/readyz\n/big\n"
         metrics = await get(number, "/metrics")
         assert (metrics.status, metrics.text) == (404, "they need the extra `metrics`\n")
         assert (await get(number, "/nothing")).status == 404
