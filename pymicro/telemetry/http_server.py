@@ -251,6 +251,8 @@ class HttpServer:
                 pass
         except (OSError, EOFError, TimeoutError):
             pass  # the peer has gone, or is too slow
+        except Exception as exc:
+            self._tell("lost a connection", exc)
         finally:
             self._waiting.pop(connection, None)
             self._connections.discard(connection)
