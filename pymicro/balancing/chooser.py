@@ -133,6 +133,19 @@ class Chooser:
             figures=dict(found) if found is not None else {},
         )
 
+    def counts(self) -> dict[str, int]:
+        """How many nodes are in which state; one may be in several."""
+        out = self._outliers.ejected
+        return {
+            "usable": len(self.used),
+            "ejected": len(out),
+            "probing": sum(history.probe is not None for history in out.values()),
+            "warming": len(self._warming),
+            "other_zone": 0
+            if self.panicking
+            else len(self._reachable) - len(self._probeable) - len(self.used),
+        }
+
     # What there is
 
     def update(self, nodes: NodeSet, reachable: NodeSet, failed: int = 0) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, StartError
 from pymicro.base.recorder import Recorder
-from pymicro.calling.connections.views import leaving, nodes_of
+from pymicro.calling.connections.views import counts_of, leaving, nodes_of
 from pymicro.nodes.address import is_ip, split_address
 from pymicro.runtime.base_client import BaseClient
 from pymicro.settings.config import Config, in_pod
@@ -240,7 +240,13 @@ def _metrics(recorder: Recorder, client: BaseClient, served: Served | None) -> W
         "balancer": client.config.balancer,
     }
     registered = (lambda: served.registered) if served is not None else None
-    collector = Collector(recorder, info=info, ages=ages, registered=registered)
+    collector = Collector(
+        recorder,
+        info=info,
+        ages=ages,
+        nodes=lambda: counts_of(client.core.targets),
+        registered=registered,
+    )
     try:
         return Exposition(collector.collect).write
     except ConfigError as exc:

@@ -23,6 +23,8 @@ __all__ = ["Collector"]
 HISTOGRAMS = 8
 OTHERS = 100
 
+NODE_STATES = ("known", "usable", "ready", "ejected", "probing", "warming", "other_zone")
+
 T = TypeVar("T")
 _Labels = tuple[str, ...]
 _METHOD = ("grpc_method",)
@@ -41,6 +43,7 @@ class Collector:
         recorder: What was counted.
         info: Labels of `pymicro_build_info`: version, registry and the like.
         ages: Seconds since the registry last gave or confirmed the nodes of a service, by service.
+        nodes: By service that is called how many nodes are in which state, and whether there is a panic.
         registered: Whether the service's node is registered; None for a client.
     """
 
@@ -50,11 +53,13 @@ class Collector:
         *,
         info: Mapping[str, str],
         ages: Callable[[], Mapping[str, float]],
+        nodes: Callable[[], Mapping[str, tuple[Mapping[str, int], bool]]] = dict,
         registered: Callable[[], bool] | None = None,
     ) -> None:
         self._recorder = recorder
         self._info = dict(info)
         self._ages = ages
+        self._nodes = nodes
         self._registered = registered
 
     def collect(self) -> Iterator[Metric]:
@@ -204,6 +209,24 @@ class Collector:
             "How long calls waited for a node, of those that had to.",
             _TARGET,
             (((name,), target.waits) for name, target in targets),
+        )
+
+        nodes = self._nodes()
+        yield from _gauges(
+            "pymicro_client_nodes",
+            "Nodes of a service that is called, by state; one may be in several.",
+            ("grpc_target", "state"),
+            (
+                ((name, state), counts.get(state, 0))
+                for name, (counts, _) in nodes.items()
+                for state in NODE_STATES
+            ),
+        )
+        yield from _gauges(
+            "pymicro_client_panic",
+            "Whether so few nodes are well that ejected ones are called too.",
+            _TARGET,
+            (((name,), int(panic)) for name, (_, panic) in nodes.items()),
         )
 
     def _process(self) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from pymicro.calling.connections.target import Target
 from pymicro.nodes.node import EMPTY, Node
 from pymicro.nodes.wellknown import ZONE
 
-__all__ = ["NodeState", "NodeView", "leaving", "nodes_of"]
+__all__ = ["NodeState", "NodeView", "counts_of", "leaving", "nodes_of"]
 
 NodeState = Literal[
     "ready",
@@ -113,6 +114,22 @@ def _node(target: Target, channel: NodeChannel, used: bool) -> NodeView:
         if channel.state is grpc.ChannelConnectivity.IDLE:
             state = "connecting"
     return NodeView(channel.node, state, used, "" if used else why, channel.calls, dict(known.figures))
+
+
+def counts_of(targets: Iterable[Target]) -> dict[str, tuple[Counter[str], bool]]:
+    """By service how many nodes are in which state, and whether any channel's choice is in a panic.
+
+    Channels that want other nodes of the same service add up.
+    """
+    found: dict[str, tuple[Counter[str], bool]] = {}
+    for target in targets:
+        counts, panic = found.get(target.service, (Counter(), False))
+        counts["known"] += len(target.given or EMPTY)
+        counts["ready"] += sum(channel.pickable for channel in target.channels.values())
+        for state, count in target.chooser.counts().items():
+            counts[state] += count
+        found[target.service] = counts, panic or target.chooser.panicking
+    return found
 
 
 def leaving(channels: Iterable[NodeChannel]) -> list[dict[str, Any]]:
