@@ -63,9 +63,14 @@ class HealthService:
         self._ended = True
         self.set_serving(False)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the server serves and is well: what "" says."""
+        return self.serving and self._well
+
     def _status(self, name: str) -> Any:
         """The status of a name that is known."""
-        if name in self._followers and not (self.serving and self._well):
+        if name in self._followers and not self.ready:
             return _Response.NOT_SERVING
         return _Response.SERVING
 

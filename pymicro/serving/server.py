@@ -203,7 +203,7 @@ class Server:
     @property
     def serving(self) -> bool:
         """Whether health says SERVING."""
-        return self._health is not None and self._health.serving
+        return self._health is not None and self._health.ready
 
     def begin_drain(self) -> None:
         """Say NOT_SERVING, end health and reflection streams, set `context.draining`."""

@@ -123,6 +123,17 @@ async def _is(reply: Any, status: int) -> bool:
     return found.status == status
 
 
+async def test_a_service_that_is_not_well_is_alive_and_not_ready() -> None:
+    async with greeter(registry=MemoryRegistry()) as service:
+        number = number_of(service)
+        await until(lambda: _is(get(number, "/readyz"), 200))
+        service.set_health(False, "database is down")
+        await until(lambda: _is(get(number, "/readyz"), 503))
+        assert (await get(number, "/livez")).status == (await get(number, "/startupz")).status == 200
+        service.set_health(True)
+        await until(lambda: _is(get(number, "/readyz"), 200))
+
+
 async def test_readiness_waits_for_the_first_nodes_of_named_services() -> None:
     class Slow(MemoryRegistry):
         known = asyncio.Event()
