@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -234,7 +234,7 @@ def _metrics(recorder: Recorder, client: BaseClient, served: Served | None) -> W
 
     info = {
         "version": __version__,
-        "grpcio": version("grpcio"),
+        "grpcio": _grpcio(),
         "python": platform.python_version(),
         "registry": client.registry.name,
         "balancer": client.config.balancer,
@@ -252,6 +252,13 @@ def _metrics(recorder: Recorder, client: BaseClient, served: Served | None) -> W
     except ConfigError as exc:
         log.info("no /metrics: %s", exc)
         return str(exc)
+
+
+def _grpcio() -> str:
+    try:
+        return version("grpcio")
+    except PackageNotFoundError:  # put there by other means than a package
+        return "unknown"
 
 
 def _nodes(client: BaseClient, served: Served | None) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ COMMANDS = [
     "list",
     "describe",
     "health",
+    "top",
     "doctor",
     "new",
     "gen",
