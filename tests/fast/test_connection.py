@@ -191,6 +191,31 @@ async def test_calls_above_a_goaway_go_to_the_next_connection_and_those_below_fi
             await server.gone
 
 
+async def test_to_drain_it_waits_for_the_calls_of_a_session_that_the_peer_has_drained_already() -> None:
+    held: list[Held] = []
+
+    class Held(Served):
+        async def serve(self) -> None:
+            held.append(self)
+            await super().serve()
+
+    async with ends(Held) as made, connection(at(made)) as opened:
+        call = called(opened, None, shape=Shape.STREAM_STREAM)
+        await call.write(b"first")
+        assert await anext(aiter(call)) == b"first"
+        made.served[0].goaway(held[0].id)
+        await until(opened, IDLE)
+        draining = asyncio.create_task(opened.drain())
+        await call.write(b"second")
+        assert await anext(aiter(call)) == b"second"
+        assert not draining.done()
+        await call.done_writing()
+        assert [message async for message in call] == []
+        async with asyncio.timeout(10):
+            await draining
+        assert call.code is Code.OK
+
+
 async def test_a_lost_connection_fails_what_was_sent_and_is_made_again_for_the_next_call() -> None:
     class Held(Served):
         async def serve(self) -> None:

@@ -273,11 +273,12 @@ class FastConnection(CallStarter):
 
     async def drain(self) -> None:
         """Close it when its calls have ended; they go on until then."""
+        self.closing = True
+        if self.session is not None:
+            self.drained(self.session, "the address has left")
         try:
-            if self.session is not None:
-                session = self.session
-                self.closing = True
-                self.drained(session, "the address has left")
+            # One that the peer has told to drain may still have calls.
+            for session in [one for one in self.sessions if one.draining]:
                 await asyncio.shield(session.gone)
         finally:
             await self.close()
