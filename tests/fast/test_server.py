@@ -17,7 +17,7 @@ import pytest
 
 from pymicro.base.errors import ConfigError, StartError
 from pymicro.rpc.wire.shape import Shape
-from pymicro.serving.fast import FastServerTransport
+from pymicro.serving.fast import FastServerTransport, call
 from pymicro.serving.transport import CallDetails, ServedCall, ServedMethod
 from pymicro.settings.config import Config
 from pymicro_fast import Buffers
@@ -55,14 +55,14 @@ class Methods:
         return self.methods.get(details.method) or ServedMethod(STREAM, self.unknown)
 
     def _noting(self, run: Any) -> Any:
-        async def noted(request: Any, call: ServedCall) -> Any:
+        async def noted(request: Any, served: ServedCall) -> Any:
             self.started += 1
             self.running += 1
             self.most = max(self.most, self.running)
             self.changed.set()
             end = None
             try:
-                return await run(request, call)
+                return await run(request, served)
             except BaseException as exc:
                 end = type(exc)
                 raise
@@ -79,29 +79,29 @@ class Methods:
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def echo(self, request: bytes, call: ServedCall) -> bytes:
+    async def echo(self, request: bytes, served: ServedCall) -> bytes:
         return request
 
-    async def wait(self, request: Any, call: ServedCall) -> bytes:
+    async def wait(self, request: Any, served: ServedCall) -> bytes:
         await self.gate.wait()
         return b"at last"
 
-    async def stubborn(self, request: Any, call: ServedCall) -> bytes:
+    async def stubborn(self, request: Any, served: ServedCall) -> bytes:
         while not self.gate.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await self.gate.wait()
         return b"at last"
 
-    async def talk(self, request: Any, call: ServedCall) -> None:
-        while (message := await call.read()) is not grpc.aio.EOF:
-            await call.write(message)
+    async def talk(self, request: Any, served: ServedCall) -> None:
+        while (message := await served.read()) is not grpc.aio.EOF:
+            await served.write(message)
 
-    async def pour(self, request: Any, call: ServedCall) -> None:
+    async def pour(self, request: Any, served: ServedCall) -> None:
         for _ in range(100_000):
-            await call.write(b"x" * 1000)
+            await served.write(b"x" * 1000)
 
-    async def unknown(self, request: Any, call: ServedCall) -> None:
-        await call.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method", ())
+    async def unknown(self, request: Any, served: ServedCall) -> None:
+        await served.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method", ())
 
 
 class Running:
@@ -334,11 +334,30 @@ async def test_a_deadline_cancels_the_handler_and_is_told() -> None:
     async with serving() as running:
         client = await running.connect()
         stream = await answer(client, b"/t/wait", timeout=0.02)
-        assert (stream.grpc_status, stream.message) == (4, b"Deadline%20Exceeded") or (
-            stream.grpc_status,
-            stream.message,
-        ) == (4, b"Deadline Exceeded")
+        assert (stream.grpc_status, stream.message) == (4, b"Deadline Exceeded")
         await running.methods.until(lambda: running.methods.running == 0)
+
+
+async def test_a_deadline_is_told_behind_what_the_caller_has_not_read_yet() -> None:
+    async with serving() as running:
+        client = await running.connect()
+        stream = started(client, b"/t/pour", timeout=0.05)
+        await running.methods.until(lambda: running.methods.ended)  # held up, and late
+        while await stream.read() is not None:
+            pass
+        # A reset would have looked like a cancellation by the handler.
+        assert (stream.grpc_status, stream.error) == (4, 0)
+
+
+async def test_who_never_reads_loses_it_some_time_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_LEFT_UNREAD", 0.05)
+    async with serving() as running:
+        client = await running.connect()
+        stream = started(client, b"/t/pour", timeout=0.05)
+        await stream.until(lambda: stream.closed)
+        assert stream.error == CANCEL
+        (connection,) = running.transport._connections
+        assert (connection.queued, connection.open_streams) == (0, 0)
 
 
 async def test_opened_and_reset_in_one_packet_starts_nothing() -> None:
@@ -390,11 +409,11 @@ async def test_a_caller_that_does_not_read_holds_the_handler_up_and_little_is_ke
         stream = started(client, b"/t/pour")
         await stream.until(lambda: stream.available)
         (connection,) = running.transport._connections
-        (call,) = connection.running
+        (pouring,) = connection.running
         most = 0
         for _ in range(50):
             await answer(client, b"/t/echo")  # a round trip: whatever goes on goes on
-            most = max(most, call.queued)
+            most = max(most, pouring.queued)
         assert 0 < most < 65_536 + 1005
         assert methods.running == 1
         stream.reset()

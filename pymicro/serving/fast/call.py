@@ -41,6 +41,8 @@ _CANCEL = 8
 # grpc-core's words for calls that a server's stop ends.
 CANCELLED_ALL = "Cancelling all calls"
 
+# Seconds after its deadline in which a caller must have read its responses and its status.
+_LEFT_UNREAD = 10.0
 # Seconds; nobody watches for what is later.
 _LONGEST = 365 * 86_400.0
 
@@ -105,6 +107,7 @@ class FastServedCall(Stream):
     _begun: bool = False  # whether the task has made its first step
     deadline: float = math.inf  # of the loop's clock
     watched: Watch | None = None
+    _overdue: bool = False
     _waiters: list[asyncio.Future[None]] | None = None
     _callbacks: list[Callable[[Any], None]] | None = None
     _pairs: tuple[Pair, ...] = ()
@@ -332,27 +335,29 @@ class FastServedCall(Stream):
         if not self._begun:
             self._leave()  # it never will begin
 
-    def fail(self, code: grpc.StatusCode, details: str, *, patient: bool = False) -> None:
-        """End the call for its caller, and cancel its method.
-
-        Args:
-            code: The status.
-            details: Its text.
-            patient: Whether the status may wait until the caller has read what is queued.
-        """
-        if self.error == _OPEN:
-            if self.queued and not patient:
-                self.reset(_CANCEL)
-            elif not self._done:
-                self.discard()
-                self.finish(_status(code, details))
+    def fail(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call for its caller, after what is queued, and cancel its method."""
+        if self.error == _OPEN and not self._done:
+            self.discard()
+            self.finish(_status(code, details))
         if not self._done and not self._gone:
             self._go()
 
     def late(self) -> None:
         """See `Watched`."""
-        self.watched = None
+        if self._overdue:
+            self.watched = None
+            self.reset(_CANCEL)
+            return
         self.fail(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        self.watched = None
+        if self.error == _OPEN:
+            # Not reset at once: the caller would take that for a cancellation by the handler. But who reads
+            # nothing after its deadline must not make the server keep what it did not read.
+            self._overdue = True
+            now = self.session.loop.time()
+            self.deadline = now + _LEFT_UNREAD
+            self.session.deadlines.watch(self, now)
 
     def _watch_no_more(self) -> None:
         watched = self.watched
@@ -365,9 +370,9 @@ class FastServedCall(Stream):
         if self.excess:
             limit = self.session.max_message
             text = f"SERVER: Received message larger than max ({self.excess} vs. {limit})"
-            self.fail(_EXHAUSTED, text, patient=True)
+            self.fail(_EXHAUSTED, text)
         else:
-            self.fail(_INTERNAL, "what came is no message of gRPC", patient=True)
+            self.fail(_INTERNAL, "what came is no message of gRPC")
 
     def _unreadable(self, exc: Exception) -> tuple[grpc.StatusCode, str]:
         if isinstance(exc, TooLarge):
@@ -427,6 +432,8 @@ class FastServedCall(Stream):
     def time_remaining(self) -> float | None:
         """See `ServedCall`."""
         deadline = self.deadline
+        if self._overdue:
+            return 0.0
         return None if deadline == math.inf else max(deadline - time.monotonic(), 0.0)
 
     async def read(self) -> Any:
@@ -440,7 +447,7 @@ class FastServedCall(Stream):
                 if not self.partial:
                     return EOF
                 text = "the stream of requests broke off in the middle of a message"
-                self.fail(_INTERNAL, text, patient=True)
+                self.fail(_INTERNAL, text)
             elif self._done:
                 return EOF
             else:
@@ -452,7 +459,7 @@ class FastServedCall(Stream):
         try:
             message = self.take()
         except (ValueError, LookupError) as exc:
-            self.fail(*self._unreadable(exc), patient=True)
+            self.fail(*self._unreadable(exc))
             raise await self._left_behind() from None
         self._moves += 1
         if self._moves >= _TURN:
@@ -510,7 +517,7 @@ class FastServedCall(Stream):
         """See `ServedCall`."""
         self._usable()
         if not self._fits(message):
-            self.fail(*self._too_large(message), patient=True)
+            self.fail(*self._too_large(message))
             raise await self._left_behind()
         self._put(message)
         if self.room():
