@@ -135,6 +135,37 @@ async def test_who_does_not_read_holds_up_the_sender_and_only_that_stream() -> N
         assert (client.queued, stream.queued, stream.error) == (0, 0, CANCEL)
 
 
+async def test_large_messages_that_are_not_taken_hold_up_others_and_memory_is_bounded() -> None:
+    class Unread(Served):
+        async def serve(self) -> None:
+            await gate.wait()
+            await super().serve()
+
+    gate = asyncio.Event()
+    async with pair(Unread, max_growing=1_000_000) as (client, server):
+        message = b"x" * 300_000
+        streams = [started(client) for _ in range(8)]
+        for stream in streams:
+            stream.send(message)
+        for _ in range(100):  # round trips: what can come has come
+            client.answered.clear()
+            client.ping(b"anybody?")
+            await client.answered.wait()
+        assert server.growing == 900_000
+        streams.pop().reset()  # one that waits
+        gate.set()
+        for stream in streams:
+            assert await stream.read() == message
+            stream.end()
+            await stream.until(lambda stream=stream: stream.closed)
+        assert server.growing == client.growing == 0
+        lost = started(client)
+        lost.send(message)
+        await lost.until(lambda: lost.available)
+        lost.reset()
+        assert client.growing == 0
+
+
 async def test_trailers_that_nobody_else_holds_arrive_as_they_were_given() -> None:
     class Answer(End):
         def changed(self) -> None:

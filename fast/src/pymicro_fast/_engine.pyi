@@ -192,6 +192,8 @@ class Session(asyncio.BufferedProtocol):
         max_streams: A server's limit of open streams; None for none.
         high: Bytes that a stream should queue.
         most: Bytes that all streams together should queue.
+        max_growing: Bytes that all messages larger than 16 KiB may have together, from when that much of one has
+            come until it is taken. Where one more would exceed it, its stream waits until others were taken.
 
     Attributes:
         server: Whether `accept` was given.
@@ -201,6 +203,7 @@ class Session(asyncio.BufferedProtocol):
         queued: Bytes that all streams have queued.
         grown: By how many bytes the windows of open streams have grown.
         wants_stream: Set it to be told by `stream_ended` when the next stream has ended.
+        growing: What counts for `max_growing`.
         received: Bytes that have come.
         replied: Headers or messages went out since this was set to False.
     """
@@ -211,6 +214,7 @@ class Session(asyncio.BufferedProtocol):
     reason: Any
     queued: int
     grown: int
+    growing: int
     wants_stream: bool
     received: int
     replied: bool
@@ -234,6 +238,7 @@ class Session(asyncio.BufferedProtocol):
         max_streams: int | None = None,
         high: int = 65536,
         most: int = 4194304,
+        max_growing: int = 67108864,
     ) -> None: ...
 
     # For subclasses

@@ -153,7 +153,8 @@ cdef class Stream:
     cdef size_t _need, _have
     cdef uint8_t *_raw
     cdef size_t _start, _stop, _room
-    cdef size_t _owed, _taken
+    cdef size_t _owed, _taken, _granted
+    cdef bint _waits
     cdef int32_t _window
     # What is to go
     cdef readonly bint sent, half_closed
@@ -213,6 +214,8 @@ cdef class Stream:
         if message is None:
             return None
         self._ready = None
+        if self._granted:
+            self._release()
         cdef bint compressed = self._compressed
         if self._stop > self._start:
             self._parse()
@@ -234,6 +237,8 @@ cdef class Stream:
 
     cdef void _drop_incoming(self) noexcept:
         self._ready = self._growing = None
+        if self._granted:
+            self._release()
         free(self._raw)
         self._raw = NULL
         self._start = self._stop = self._room = 0
@@ -305,6 +310,8 @@ cdef class Stream:
             self._ready = PyBytes_FromStringAndSize(<const char *>raw + 5, need)
             self._start += 5 + need
         elif held - 5 >= BELIEVED:
+            if not self._granted_room(need):
+                return 0
             self._growing = PyBytes_FromStringAndSize(NULL, need)
             self._need = need
             self._have = held - 5
@@ -317,6 +324,29 @@ cdef class Stream:
                 self._raw = NULL
                 self._room = 0
         return 0
+
+    cdef bint _granted_room(self, size_t need) except -1:
+        """Whether a large message may grow now; if not, its stream waits, with its window full."""
+        cdef Session session = self.session
+        if self.error != OPEN:
+            return True
+        if session.growing and session.growing + need > session.max_growing:
+            if not self._waits:
+                self._waits = True
+                session._crowded[self] = None
+            return False
+        session.growing += need
+        self._granted = need
+        return True
+
+    cdef void _release(self) noexcept:
+        """Its large message was taken, or is no longer wanted."""
+        cdef Session session = self.session
+        if self._granted:
+            session.growing -= self._granted
+            self._granted = 0
+            if session._crowded:
+                session._admit()
 
     cdef size_t session_limit(self) noexcept:
         # A stream that is closed may still have messages that were not taken.
@@ -486,6 +516,11 @@ cdef class Stream:
     cdef void _close(self, long error) noexcept:
         """It takes no more part; what was received may still be taken."""
         self.error = error
+        if self._waits:
+            self._waits = False
+            self.session._crowded.pop(self, None)
+        if self._granted:
+            self._release()
         self.session.queued -= self.queued
         self.queued = 0
         self._head = self._more = None
@@ -513,6 +548,7 @@ cdef class Session:
     cdef readonly object transport
     cdef dict _streams
     cdef list _touched, _events
+    cdef dict _crowded  # streams, in their order
     cdef object _kept
     cdef object _scheduled
     cdef bint _busy, _failed, _told, _dispatching, _answering
@@ -523,7 +559,8 @@ cdef class Session:
     cdef bytes _scheme, _authority
     cdef public size_t max_message, max_header_bytes, high, most
     cdef readonly size_t queued, grown
-    cdef public size_t max_grown
+    cdef public size_t max_grown, max_growing
+    cdef readonly size_t growing
     cdef readonly unsigned long long received
     cdef unsigned long pings
     cdef public bint replied
@@ -550,6 +587,7 @@ cdef class Session:
         max_streams=None,
         size_t high=65536,
         size_t most=4194304,
+        size_t max_growing=67108864,
     ):
         self.server = accept is not None
         self._accept = accept
@@ -559,6 +597,7 @@ cdef class Session:
         self._streams = {}
         self._touched = []
         self._events = []
+        self._crowded = {}
         self._fixed = fixed
         self._scheme = scheme
         self._authority = authority
@@ -571,6 +610,7 @@ cdef class Session:
         self._max_streams = -1 if max_streams is None else max_streams
         self.high = high
         self.most = most
+        self.max_growing = max_growing
 
     def __dealloc__(self):
         if self._s != NULL:
@@ -691,6 +731,21 @@ cdef class Session:
         if self._s != NULL and not self._busy:
             nghttp2_session_del(self._s)
             self._s = NULL
+
+    cdef void _admit(self) noexcept:
+        """There is room for large messages again: let those grow that wait, the first ones first."""
+        cdef Stream stream
+        waiting, self._crowded = self._crowded, {}
+        try:
+            for stream in waiting:
+                stream._waits = False
+                if stream.error == OPEN and stream._ready is None and stream._growing is None:
+                    stream._parse()
+                    stream._give_back()
+        except BaseException as exc:
+            _keep_error(self, exc)
+        if not self._busy and self._s != NULL:
+            self._later()
 
     # Telling
 
