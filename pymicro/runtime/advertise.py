@@ -35,9 +35,14 @@ def advertised_address(advertise: str, bound: tuple[str, int], registry: Registr
         registry: Names the host if the server listens on all of them.
 
     Raises:
-        ConfigError: `advertise` cannot be parsed.
+        ConfigError: `advertise` cannot be parsed, or is missing for a Unix socket.
     """
     host, port = bound
+    if not advertise and host.startswith(("unix:", "unix-abstract:")):
+        raise ConfigError(
+            f"server_address {host} is a Unix socket, and a registry lists host:port: set server_advertise "
+            "to where callers reach it, for example its proxy"
+        )
     if advertise:
         try:
             host, port = split_address(advertise, default_port=port)

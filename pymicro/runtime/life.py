@@ -225,7 +225,7 @@ class Life:
             "%s %s on %s, %s as %s (%s, selector %s, balancer %s)%s",
             config.server_name,
             config.server_version,
-            join_address(*self.bound),
+            join_address(*self.bound) if self.bound[1] else self.bound[0],
             "registered" if advertisement.registered else "not yet registered",
             self.node.address,
             registry.describe(),

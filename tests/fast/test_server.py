@@ -15,12 +15,14 @@ import grpc
 import grpc.aio
 import pytest
 
+from pymicro import Service, handler
 from pymicro.base.errors import ConfigError, StartError
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.fast import FastServerTransport, call
 from pymicro.serving.transport import CallDetails, ServedCall, ServedMethod
 from pymicro.settings.config import Config
 from pymicro_fast import Buffers
+from tests.protos import zoo_pb2 as pb
 
 from .ends import Connection, End, started
 
@@ -634,3 +636,35 @@ async def test_memory_stays_flat_whatever_ends_the_calls() -> None:
         await answer(client, b"/t/echo")
         assert kept() < 10
         assert not running.transport.cancelled
+
+
+class Keeper:
+    @handler("Import")
+    async def import_one(self, request: pb.Animal) -> pb.Animal:
+        return request
+
+
+def on_a_unix_socket(folder: Path, **more: Any) -> Service:
+    service = Service(
+        "zoo",
+        registry="local",
+        registry_address=str(folder / "registry"),
+        transport="fast",
+        server_address=f"unix:{folder}/s",
+        **more,
+    )
+    service.add(Keeper(), pb, partial=True)
+    return service
+
+
+async def test_a_service_on_a_unix_socket_says_where_its_proxy_is(tmp_path: Path) -> None:
+    async with (
+        on_a_unix_socket(tmp_path, server_advertise="127.0.0.1:1"),
+        grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel,
+    ):
+        call = channel.unary_unary("/pymicro.tests.zoo.Keeper/Import")
+        assert await call(pb.Animal(name="ant").SerializeToString(), timeout=10)
+    with pytest.raises(ConfigError, match="set server_advertise"):
+        async with on_a_unix_socket(tmp_path):
+            pass
+    assert not (tmp_path / "s").exists()
