@@ -192,8 +192,8 @@ class Session(asyncio.BufferedProtocol):
         max_streams: A server's limit of open streams; None for none.
         high: Bytes that a stream should queue.
         most: Bytes that all streams together should queue.
-        max_growing: Bytes that all messages larger than 16 KiB may have together, from when that much of one has
-            come until it is taken. Where one more would exceed it, its stream waits until others were taken.
+        max_growing: Bytes that all messages larger than 16 KiB may have together, from when that much of one
+            has come until it is taken. A stream whose message would exceed it waits until others were taken.
 
     Attributes:
         server: Whether `accept` was given.
