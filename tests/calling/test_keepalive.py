@@ -148,7 +148,7 @@ async def test_what_is_sent_is_acknowledged_in_three_seconds_or_the_connection_e
 )
 async def test_a_service_registers_what_its_server_permits(options: Any, said: str | None) -> None:
     registry = MemoryRegistry()
-    async with registry, Service("greeter", registry=registry, options=options) as service:
+    async with registry, Service("greeter", registry=registry, admin_address="off", options=options) as service:
         assert service.node.metadata.get("keepalive") == said
         async with Client(registry=registry) as client:
             (node,) = await client.nodes("greeter")
@@ -159,7 +159,8 @@ async def test_a_service_registers_its_zone_and_code_has_the_last_word() -> None
     registry = MemoryRegistry()
     zone, own = "topology.kubernetes.io/zone", {"keepalive": "never"}
     speaks = {"protocol": "grpc", "server": "grpc", "transport": "grpc"}
-    async with registry, Service("greeter", registry=registry, zone="eu-1a", metadata=own) as service:
+    settings: Any = {"registry": registry, "zone": "eu-1a", "metadata": own, "admin_address": "off"}
+    async with registry, Service("greeter", **settings) as service:
         assert service.node.metadata == {**speaks, zone: "eu-1a", "keepalive": "never"}
     async with Service("greeter", registry=registry) as service:
         assert zone not in service.node.metadata

@@ -307,11 +307,12 @@ def test_names_of_accounts_are_texts_whatever_the_services_name(service: str) ->
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account}]
 
 
-def test_the_port_of_the_calls_is_all_that_can_be_reached() -> None:
-    for changes in ({}, {"mode": "patch"}, {"replicas": 1}, {"port": 9000}):
+def test_the_ports_of_the_calls_and_of_operators_are_all_that_can_be_reached() -> None:
+    for changes in ({}, {"mode": "patch"}, {"replicas": 1}, {"port": 9000}, {"admin_port": 0}):
         policy = deployed(**changes)["NetworkPolicy", "greeter"]
-        (rule,) = policy["spec"]["ingress"]
-        assert rule["ports"] == [{"port": "grpc", "protocol": "TCP"}]
+        ports = [port for rule in policy["spec"]["ingress"] for port in rule["ports"]]
+        names = ["grpc"] if "admin_port" in changes else ["grpc", "admin"]
+        assert ports == [{"port": name, "protocol": "TCP"} for name in names]
 
 
 def test_one_pod_needs_no_budget_of_disruptions() -> None:

@@ -236,15 +236,15 @@ def test_a_pod_that_is_not_ready_keeps_no_machine_from_being_drained() -> None:
     assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_only_the_port_of_the_calls_can_be_reached_and_from_the_namespace_only() -> None:
+def test_the_port_of_the_calls_can_be_reached_from_the_namespace_only_and_the_admin_port_by_all() -> None:
     policy = kind("greeter/network-policy.yaml", "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress"]
-    (rule,) = policy["ingress"]
-    assert rule["from"] == [{"podSelector": {}}]
-    (port,) = rule["ports"]
+    calls, admin = policy["ingress"]
+    assert calls["from"] == [{"podSelector": {}}]
+    assert admin["from"] == [{"namespaceSelector": {}}]
     (container,) = pod_spec("greeter/server.yaml")["containers"]
-    (named,) = container["ports"]
-    assert (port["port"], port["protocol"]) == (named["name"], "TCP")
+    for rule, named in zip((calls, admin), container["ports"], strict=True):
+        assert rule["ports"] == [{"port": named["name"], "protocol": "TCP"}]
     template = kind("greeter/server.yaml", "Deployment")["spec"]["template"]
     assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 

@@ -91,7 +91,9 @@ async def test_a_restarted_etcd_is_used_again_and_nobody_is_told(
         await follower.directory.registry.register(node(2))
         await follower.until(node(1), node(2))
     assert "reading all of it again" in caplog.text
-    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    # grpc.aio's poller may log an error of its own, through asyncio, where others use its pipe.
+    ours = [one for one in caplog.records if one.name.startswith("pymicro")]
+    assert not [one for one in ours if one.levelno >= logging.WARNING]
 
 
 async def test_a_stopped_etcd_is_told_and_used_again_when_it_is_back(etcd: Etcd) -> None:
