@@ -148,7 +148,10 @@ async def test_what_is_sent_is_acknowledged_in_three_seconds_or_the_connection_e
 )
 async def test_a_service_registers_what_its_server_permits(options: Any, said: str | None) -> None:
     registry = MemoryRegistry()
-    async with registry, Service("greeter", registry=registry, admin_address="off", options=options) as service:
+    async with (
+        registry,
+        Service("greeter", registry=registry, admin_address="off", options=options) as service,
+    ):
         assert service.node.metadata.get("keepalive") == said
         async with Client(registry=registry) as client:
             (node,) = await client.nodes("greeter")
