@@ -294,12 +294,12 @@ async def test_when_all_members_in_the_settings_are_replaced_the_others_are_know
         registries = [etcd_registry(first_one.address, timing=timing) for _ in range(2)]
         async with following(registries[0]) as follower, registries[1] as writer:
             await register_soon(writer, node(2))
-            await writer.register(node(2))  # the next renewal asks for the members
             await follower.until(node(1), node(2))
             async with asyncio.timeout(PATIENCE):
-                # The watch asks with its first question for progress.
-                while caplog.text.count("members that are not in registry_address") < 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+                # The watch asks with its first question for progress, the writer with a renewal, now and then.
+                while caplog.text.count("members that are not in registry_address") < 2:
+                    await writer.register(node(2))
+                    await asyncio.sleep(0.05)
             assert all(other.address in caplog.text for other in others)
             await asyncio.to_thread(first_one.kill)
             await register_soon(writer, node(3))
