@@ -296,7 +296,7 @@ async def test_when_all_members_in_the_settings_are_replaced_the_others_are_know
             await register_soon(writer, node(2))
             await follower.until(node(1), node(2))
             async with asyncio.timeout(PATIENCE):
-                # The watch asks with its first question for progress, the writer with a renewal, now and then.
+                # The watch asks with its first question for progress, the writer with a renewal.
                 while caplog.text.count("members that are not in registry_address") < 2:
                     await writer.register(node(2))
                     await asyncio.sleep(0.05)
