@@ -24,19 +24,27 @@ async def hop(url: str, *, proxy: bool = False, cuts: float = 0.0) -> AsyncItera
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())  # type: ignore[arg-type]
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            if proxy:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            there, back = await asyncio.open_connection(target.hostname, target.port)
-            passes = [asyncio.create_task(carry(reader, back)), asyncio.create_task(carry(there, writer))]
-            try:
-                await asyncio.wait(passes, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for one in passes:
-                    one.cancel()
-                back.close()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                if proxy:
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                there, back = await asyncio.open_connection(target.hostname, target.port)
+                passes = [asyncio.create_task(carry(reader, back)), asyncio.create_task(carry(there, writer))]
+                try:
+                    await asyncio.wait(passes, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for one in passes:
+                        one.cancel()
+                    await asyncio.gather(*passes, return_exceptions=True)
+                    await closed(back)
+        finally:
+            await closed(writer)
+
+    async def closed(writer: asyncio.StreamWriter) -> None:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
