@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-__all__ = ["as_argument", "escaped_json", "printable"]
+__all__ = ["as_argument", "escaped_json", "excerpt", "printable"]
 
 # What a terminal obeys (C0 without tab and newline, DEL, C1), what turns the direction of text
 # around (Unicode TR 36: "bidirectional text spoofing"), what has no width, what ends a line,
@@ -17,11 +17,19 @@ _UNSEEN = (
 )
 _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
 _IN_JSON = re.compile(f"[{_UNSEEN}]")
+# Characters of a value that a message shows.
+_MOST_SHOWN = 200
 
 
 def printable(text: str) -> str:
     """`text` with what nobody sees escaped; tabs and newlines stay."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def excerpt(value: object) -> str:
+    """A foreign value as Python writes it, for a message: the beginning, if it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def escaped_json(document: str) -> str:

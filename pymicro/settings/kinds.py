@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.durations import format_duration, parse_duration
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import did_you_mean
 
 __all__ = [
@@ -47,7 +48,7 @@ class Kind:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{excerpt(value)} is no text")
     return value
 
 
@@ -57,9 +58,9 @@ def _number(low: int) -> Callable[[Any], int]:
             try:
                 value = int(value.strip())
             except ValueError:
-                raise ValueError(f"{value!r} is no whole number") from None
+                raise ValueError(f"{excerpt(value)} is no whole number") from None
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{value!r} is no whole number")
+            raise TypeError(f"{excerpt(value)} is no whole number")
         if value < low:
             raise ValueError(f"{value} is less than {low}")
         return value
@@ -71,7 +72,7 @@ def _seconds(value: Any) -> float:
     if isinstance(value, str):
         return parse_duration(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number of seconds")
+        raise TypeError(f"{excerpt(value)} is no number of seconds")
     return parse_duration(repr(value))
 
 
@@ -100,7 +101,7 @@ def _size(value: Any) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match is None:
-            raise ValueError(f"{value!r} is no size (like 4MiB, 65536)")
+            raise ValueError(f"{excerpt(value)} is no size (like 4MiB, 65536)")
         value = int(match[1]) * _SIZES[(match[2] or "")[:1].upper()]
     number = _number(1)(value)
     if number >= 1 << 31:  # grpc-core keeps message lengths in a C int
@@ -123,7 +124,7 @@ def one_of(*choices: str, **aliases: str) -> Kind:
         text = aliases.get(text, text)
         if text not in choices:
             hint = did_you_mean(text, list(choices))
-            raise ValueError(f"{value!r} is none of {', '.join(choices)}{hint}")
+            raise ValueError(f"{excerpt(value)} is none of {', '.join(choices)}{hint}")
         return text
 
     return Kind("|".join(choices), accept, accept)

@@ -125,6 +125,9 @@ FINDINGS: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("addresses", _ADDRESSES),
         ("records", _RECORDS),
     ],
+    "settings": [("a long number", {"MICRO_REGISTER_TTL": "9" * 5000})],
+    "metadata": [("a long key", [("9" * 10_000, "\x00")]), ("a long odd key", [("?" * 10_000, "a")])],
+    "proto file": [("it imports what is no text", b"\n\x01a\x1a\x02\xff\xff")],
     "endpoint slice": [("empty endpoints", {**endpoint_slice(uid="u"), "endpoints": _many({})})],
     "mdns packet": [
         ("thousands of ports", _packet(33, struct.pack("!HHH", 1, 1, 80) + b"\xc0\x0c")),

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 
 __all__ = ["Context", "Section", "read_context"]
 
@@ -182,7 +183,7 @@ def _server(cluster: Section) -> str:
         usable = False
     if not usable:
         raise cluster.error(
-            f"has the server {server!r}, which is no URL that begins with https:// or http://"
+            f"has the server {excerpt(server)}, which is no URL that begins with https:// or http://"
         )
     if parts.username is not None:
         # Not shown: it would go into every message, and from there into logs.

@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import nearest
 
 __all__ = ["MethodNotFound", "ProtoMethod", "Schema", "SchemaError", "nearest_name", "split_method"]
@@ -90,6 +91,8 @@ class Schema:
     def _add(self, name: str, given: dict[str, FileDescriptorProto], importer: str) -> None:
         if name in self._files:
             return
+        if isinstance(name, bytes):  # as protobuf gives what is no UTF-8
+            raise SchemaError(f"{importer or 'a file'} names a file that is no text: {excerpt(name)}")
         file = given.pop(name, None) or _installed(name)
         if file is None:
             raise SchemaError(f"{importer} imports {name}, which is not to be had")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pymicro.base.printable import excerpt
+
 __all__ = [
     "IDEMPOTENT",
     "LIMIT",
@@ -65,7 +67,7 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
 def why_not_forwarded(pair: Pair) -> str | None:
     """Why a pair that somebody else has sent cannot be sent on; None if it can."""
     if len(pair[1]) > LONGEST_FORWARDED:
-        return f"metadata {pair[0]} has {len(pair[1])} bytes, which is more than {LONGEST_FORWARDED}"
+        return f"metadata {pair[0][:200]} has {len(pair[1])} bytes, which is more than {LONGEST_FORWARDED}"
     try:
         _checked(pair)
     except (ValueError, TypeError) as exc:
@@ -92,19 +94,22 @@ def _checked(pair: tuple[str, str | bytes]) -> Pair:
     except (ValueError, TypeError):
         raise TypeError(f"metadata is pairs of key and value, and not {type(pair).__name__}") from None
     if not isinstance(key, str):
-        raise TypeError(f"metadata key {key!r} is no text")
+        raise TypeError(f"metadata key {excerpt(key)} is no text")
     key = key.lower()
     if not _KEY.fullmatch(key):
-        raise ValueError(f"metadata key {key!r} may only have letters, digits, '-', '_' and '.'")
+        raise ValueError(f"metadata key {excerpt(key)} may only have letters, digits, '-', '_' and '.'")
     if key.endswith("-bin"):
         if not isinstance(value, bytes):
             raise TypeError(
-                f"metadata {key} is binary by its name: its value must be bytes, not {type(value).__name__}"
+                f"metadata {key[:200]} is binary by its name: "
+                f"its value must be bytes, not {type(value).__name__}"
             )
         return key, value
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     if not isinstance(text, str):
-        raise TypeError(f"metadata {key} must be text, not {type(value).__name__}")
+        raise TypeError(f"metadata {key[:200]} must be text, not {type(value).__name__}")
     if not _VALUE.fullmatch(text):
-        raise ValueError(f"metadata {key} may only have printable ASCII; name it {key}-bin and give bytes")
+        raise ValueError(
+            f"metadata {key[:200]} may only have printable ASCII; name it {key[:200]}-bin and give bytes"
+        )
     return key, value
