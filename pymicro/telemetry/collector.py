@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.recorder import Durations, Recorder, TargetRecord
 from pymicro.telemetry.statuses import STATUSES
@@ -275,11 +275,7 @@ def _counters(
 ) -> Iterator[Metric]:
     from prometheus_client.metrics_core import CounterMetricFamily
 
-    for some in _some(rows, OTHERS):
-        family = CounterMetricFamily(name, help_, labels=labels)
-        for values, value in some:
-            family.add_metric(values, value)
-        yield family
+    return _values(CounterMetricFamily, name, help_, labels, rows)
 
 
 def _gauges(
@@ -287,8 +283,14 @@ def _gauges(
 ) -> Iterator[Metric]:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
+    return _values(GaugeMetricFamily, name, help_, labels, rows)
+
+
+def _values(
+    make: Callable[..., Any], name: str, help_: str, labels: _Labels, rows: Iterable[tuple[_Labels, float]]
+) -> Iterator[Metric]:
     for some in _some(rows, OTHERS):
-        family = GaugeMetricFamily(name, help_, labels=labels)
+        family = make(name, help_, labels=labels)
         for values, value in some:
             family.add_metric(values, value)
         yield family

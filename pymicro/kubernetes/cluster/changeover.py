@@ -14,12 +14,12 @@ from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.cluster.wanted import Source
 from pymicro.nodes.node import Node
 
-__all__ = ["Changeover", "Chooser"]
+__all__ = ["Changeover", "WatchChooser"]
 
 _Objects = Mapping[str, tuple[Node, ...]]
 
 
-class Chooser(Protocol):
+class WatchChooser(Protocol):
     """Says from which watch to take a service's objects.
 
     Attributes:
@@ -68,7 +68,7 @@ class Changeover:
 
     def __init__(
         self,
-        chooser: Chooser,
+        chooser: WatchChooser,
         reflectors: Reflectors,
         take: Callable[[_Objects, str], object],
         fail: Callable[[KubeError], object],

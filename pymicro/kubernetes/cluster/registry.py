@@ -23,7 +23,7 @@ from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.api.resource import Resource
-from pymicro.kubernetes.cluster.changeover import Chooser
+from pymicro.kubernetes.cluster.changeover import WatchChooser
 from pymicro.kubernetes.cluster.checks import check_watch, place
 from pymicro.kubernetes.cluster.neighbours import Common, Neighbours, SharingRules
 from pymicro.kubernetes.cluster.terminating import last_resort
@@ -267,7 +267,7 @@ class ClusterRegistry(Turnstile):
                 yield nodes
 
     @asynccontextmanager
-    async def _join(self, wanted: Wanted) -> AsyncGenerator[Chooser, None]:
+    async def _join(self, wanted: Wanted) -> AsyncGenerator[WatchChooser, None]:
         """Who says which watch brings these objects: all services of a namespace have one."""
         namespace = wanted.query.namespace
 

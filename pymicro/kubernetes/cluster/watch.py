@@ -12,7 +12,7 @@ from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.latest import Latest
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.reflectors import Reflectors
-from pymicro.kubernetes.cluster.changeover import Changeover, Chooser
+from pymicro.kubernetes.cluster.changeover import Changeover, WatchChooser
 from pymicro.kubernetes.cluster.shares import limited, most_of_one
 from pymicro.kubernetes.cluster.wanted import Wanted
 from pymicro.nodes.node import Node, NodeSet
@@ -45,7 +45,7 @@ class ClusterWatch:
     def __init__(
         self,
         want: Callable[[], Awaitable[Sequence[Wanted]]],
-        join: Callable[[Wanted], AbstractAsyncContextManager[Chooser]],
+        join: Callable[[Wanted], AbstractAsyncContextManager[WatchChooser]],
         refine: Callable[[NodeSet], NodeSet],
         explain: Callable[[Exception], str],
         *,

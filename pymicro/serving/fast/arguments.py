@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pymicro.base.errors import ConfigError
 from pymicro.nodes.wellknown import server_ping_interval
+from pymicro.rpc.fast_options import OptionReader
 from pymicro.settings.config import Config
 
 __all__ = ["ServerArguments"]
@@ -76,7 +76,7 @@ class ServerArguments:
             "grpc.keepalive_permit_without_calls": 1,
         }
         given.update(options)
-        read = _Reader(given)
+        read = OptionReader(given, "server")
         size = read.number("grpc.max_receive_message_length", config.max_message_size)
         min_ping = read.number("grpc.http2.min_ping_interval_without_data_ms", 300_000)
         age = read.number("grpc.max_connection_age_ms", 0) / 1000 or config.max_connection_age
@@ -89,9 +89,9 @@ class ServerArguments:
             streams=read.number("grpc.max_concurrent_streams", _STREAMS),
             handshake=read.number("grpc.server_handshake_timeout_ms", round(_HANDSHAKE * 1000)) / 1000,
             age=age if age and age < _FOREVER_MS / 1000 else None,
-            age_grace=read.time("grpc.max_connection_age_grace_ms", _FOREVER_MS),
-            idle=read.time("grpc.max_connection_idle_ms", _FOREVER_MS),
-            keepalive=read.time("grpc.keepalive_time_ms", 7_200_000),
+            age_grace=_seconds(read.number("grpc.max_connection_age_grace_ms", _FOREVER_MS)),
+            idle=_seconds(read.number("grpc.max_connection_idle_ms", _FOREVER_MS)),
+            keepalive=_seconds(read.number("grpc.keepalive_time_ms", 7_200_000)),
             ping_timeout=read.number("grpc.keepalive_timeout_ms", 20_000) / 1000,
             min_ping=read.number("grpc.http2.min_recv_ping_interval_without_data_ms", min_ping) / 1000,
             idle_pings=bool(read.number("grpc.keepalive_permit_without_calls", 0)),
@@ -103,27 +103,6 @@ class ServerArguments:
         return made
 
 
-class _Reader:
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._given = given
-        self._read: set[str] = set()
-
-    def number(self, name: str, default: int) -> int:
-        self._read.add(name)
-        value = self._given.get(name, default)
-        if not isinstance(value, int):
-            raise ConfigError(f"grpc server option {name!r} is a number, and not {value!r}")
-        return value
-
-    def time(self, name: str, default: int) -> float | None:
-        """Milliseconds as seconds; None for what is as good as never."""
-        value = self.number(name, default)
-        return value / 1000 if 0 < value < _FOREVER_MS else None
-
-    def refuse_others(self) -> None:
-        others = sorted(set(self._given) - self._read)
-        if others:
-            raise ConfigError(
-                f"transport fast does not know the grpc server option{'s' if len(others) > 1 else ''} "
-                f"{', '.join(others)}: leave out what only grpc-core knows, or set transport to grpc"
-            )
+def _seconds(milliseconds: int) -> float | None:
+    """Milliseconds as seconds; None for what is as good as never."""
+    return milliseconds / 1000 if 0 < milliseconds < _FOREVER_MS else None

@@ -20,7 +20,7 @@ from pymicro.serving.transport import ServedMethods
 from pymicro_fast import buffers_of
 from pymicro_fast.wire import ACCEPTED
 
-__all__ = ["Listener", "ServedConnection"]
+__all__ = ["Acceptor", "ServedConnection"]
 
 log = logging.getLogger("pymicro.server")
 
@@ -47,7 +47,7 @@ _SECOND_LOOK = 0.05
 _GOODBYE = 1.0
 
 
-class Listener(Protocol):
+class Acceptor(Protocol):
     """Who has accepted a connection; see `FastServerTransport`."""
 
     loop: asyncio.AbstractEventLoop
@@ -68,7 +68,7 @@ class Listener(Protocol):
 class ServedConnection(ServingSession, asyncio.BufferedProtocol):
     """One socket's HTTP/2, with the timers that bound its life."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Acceptor) -> None:
         loop, arguments = listener.loop, listener.arguments
         super().__init__(
             loop,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
@@ -12,6 +10,7 @@ from pymicro.base.errors import ConfigError
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments
 from pymicro.nodes.address import split_address
 from pymicro.nodes.node import Node
+from pymicro.rpc.fast_options import OptionReader
 from pymicro.settings.config import Config
 
 __all__ = ["Arguments"]
@@ -89,7 +88,7 @@ class Arguments:
         """
         given = dict(channel_arguments(config, node, options.options))
         host, port, authority = _dialled(node)
-        read = _Reader(given)
+        read = OptionReader(given, "channel", _WITHOUT_OBJECT)
         interval = read.number("grpc.keepalive_time_ms", _NEVER_MS)
         waits = read.number("grpc.keepalive_timeout_ms", -1)
         largest = read.number("grpc.max_receive_message_length", -1)
@@ -124,32 +123,6 @@ class Arguments:
         read.number("grpc.http2.max_pings_without_data", 0)  # there is no limit
         read.refuse_others()
         return made
-
-
-class _Reader:
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._given = given
-        self._read = set(_WITHOUT_OBJECT)
-
-    def number(self, name: str, default: int) -> int:
-        self._read.add(name)
-        value = self._given.get(name, default)
-        if not isinstance(value, int):
-            raise ConfigError(f"grpc channel option {name!r} is a number, and not {value!r}")
-        return value
-
-    def text(self, name: str, default: str) -> str:
-        self._read.add(name)
-        value = self._given.get(name, default)
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-    def refuse_others(self) -> None:
-        others = sorted(set(self._given) - self._read)
-        if others:
-            raise ConfigError(
-                f"transport fast does not know the grpc channel option{'s' if len(others) > 1 else ''} "
-                f"{', '.join(others)}: leave out what only grpc-core knows, or set transport to grpc"
-            )
 
 
 def _dialled(node: Node) -> tuple[str, int | None, str]:
