@@ -12,10 +12,11 @@ COPY pymicro pymicro
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 # With the generator, which the image does not get; what is installed then fixes the
 # versions for the image: generated code refuses an older runtime.
-RUN python -m pip install --no-cache-dir "$(echo /dist/*.whl)[tools]" \
+RUN python -m pip install --no-cache-dir "$(echo /dist/*.whl)[tools,tls]" \
     && python -m pip freeze --exclude pymicro-grpc > /dist/constraints.txt
 RUN python -m venv --without-pip /venv \
-    && python -m pip --python /venv/bin/python install --no-cache-dir --constraint /dist/constraints.txt /dist/*.whl
+    && python -m pip --python /venv/bin/python install --no-cache-dir --constraint /dist/constraints.txt \
+        "$(echo /dist/*.whl)[tls]"
 COPY protos protos
 COPY examples/greeter /app
 RUN python -m pymicro gen --out /app protos \
@@ -25,9 +26,11 @@ FROM python:${PYTHON}-slim
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 # Log lines must come out when they are written. The file system is read-only in deploy/.
+# It listens on the port below outside of Kubernetes too, where the default is this machine only.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    MICRO_SERVER_ADDRESS=0.0.0.0:8080
 WORKDIR /app
 # A number, so that runAsNonRoot can be checked; nobody owns a file here.
 USER 65532:65532

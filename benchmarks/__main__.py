@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import calls, footprint, instructions, picks, report
+from benchmarks import calls, footprint, instructions, picks, report, sync, tls
 from benchmarks.figures import Row
 from benchmarks.loops import LOOPS, run
 from benchmarks.processes import go_peer
@@ -25,6 +25,8 @@ BENCHMARKS = {
     "fast": calls.fast,
     "streams": calls.streams,
     "intercept": calls.interceptors,
+    "sync": sync.sync,
+    "tls": tls.tls,
     "instructions": instructions.instructions,
     "telemetry": instructions.telemetry,
     "pick": picks.picks,
@@ -34,7 +36,8 @@ BENCHMARKS = {
 }
 # The rest knows no event loop, or always the same.
 ON_A_LOOP = (
-    *("control", "unary", "ten-nodes", "server", "fast", "streams", "intercept", "instructions"),
+    *("control", "unary", "ten-nodes", "server", "fast", "streams", "intercept", "sync", "tls"),
+    "instructions",
     "telemetry",
 )
 AGAINST_A_PEER = (*ON_A_LOOP, "memory")

@@ -10,8 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import grpc
 import grpc.aio
 
+from benchmarks import certificates
 from benchmarks.figures import Bar, Figure, Row, at_least, is_one
 from benchmarks.greeter import rpc
 from benchmarks.interceptors import AroundCall, around
@@ -20,7 +22,22 @@ from benchmarks.rounds import Pair, Settings, Side, Work, compare
 from benchmarks.tracing import unsampled
 from benchmarks.workloads import bidi, large_bidi, server_streaming, short_streams, unary
 
-__all__ = ["CHANNELS", "control", "fast", "interceptors", "server", "streams", "ten_nodes", "unary_calls"]
+__all__ = [
+    "CHANNELS",
+    "IN_FLIGHT",
+    "Opener",
+    "clients",
+    "compared",
+    "control",
+    "fast",
+    "interceptors",
+    "other_server",
+    "server",
+    "servers",
+    "streams",
+    "ten_nodes",
+    "unary_calls",
+]
 
 CLOCK, CPU = at_least(0.95), at_least(0.92)
 IN_FLIGHT = (1, 64)
@@ -31,16 +48,22 @@ Opener = Callable[[], AbstractAsyncContextManager[Pair]]
 
 @asynccontextmanager
 async def bare_channel(
-    addresses: list[str], *options: tuple[str, Any], interceptors: Sequence[Any] = ()
+    addresses: list[str],
+    *options: tuple[str, Any],
+    interceptors: Sequence[Any] = (),
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[Any]:
     """A stub on a plain channel, with grpc-core's round_robin if there are several addresses."""
     target = addresses[0]
     if len(addresses) > 1:
         target = "ipv4:" + ",".join(addresses)
         options = (*options, ("grpc.service_config", ROUND_ROBIN))
-    async with grpc.aio.insecure_channel(
-        target, options=options or None, interceptors=interceptors
-    ) as channel:
+    if credentials is None:
+        made = grpc.aio.insecure_channel(target, options=options or None, interceptors=interceptors)
+    else:
+        options = (*options, ("grpc.ssl_target_name_override", certificates.NAME))
+        made = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+    async with made as channel:
         stub = rpc.GreeterStub(channel)
         await all_connected(stub, len(addresses))
         yield stub
@@ -75,6 +98,11 @@ CHANNELS: dict[str, Callable[[list[str]], AbstractAsyncContextManager[Any]]] = {
     "pymicro-intercepted": lambda addresses: pymicro_channel(addresses, interceptors=[around]),
     "pymicro-uncounted": lambda addresses: pymicro_channel(addresses, metrics="off"),
     "pymicro-unsampled": lambda addresses: pymicro_channel(addresses, **unsampled()),
+    "bare-tls": lambda addresses: bare_channel(addresses, credentials=certificates.client_credentials()),
+    "pymicro-tls": lambda addresses: pymicro_channel(addresses, **certificates.settings()),
+    "pymicro-fast-tls": lambda addresses: pymicro_channel(
+        addresses, transport="fast", **certificates.settings()
+    ),
 }
 
 
@@ -86,7 +114,7 @@ async def all_connected(stub: Any, nodes: int) -> None:
             seen.add((await stub.GreetAll(iter(()))).address)
 
 
-async def _rows(
+async def compared(
     name: str,
     what: str,
     opener: Opener,
@@ -96,6 +124,7 @@ async def _rows(
     unit: str = "calls",
     bars: tuple[Bar | None, Bar | None] = (CLOCK, CPU),
 ) -> list[Row]:
+    """The rows of a comparison: by the clock and by CPU time."""
     found = await compare(opener, work, settings)
     return [
         Row(
@@ -117,22 +146,27 @@ async def _rows(
     ]
 
 
-def other_server(settings: Settings, ports: int = 1) -> Server:
+def other_server(settings: Settings, ports: int = 1, *, tls: bool = False) -> Server:
     """The server that clients are measured against."""
     if settings.go:
-        return GoServer(ports=ports)
-    return ServerProcess("bare", ports=ports, loop=settings.loop)
+        return GoServer(ports=ports, files=certificates.files() if tls else ())
+    return ServerProcess("bare-tls" if tls else "bare", ports=ports, loop=settings.loop)
 
 
-def _clients(
-    settings: Settings, *, ports: int = 1, subject: Any = pymicro_channel, baseline: Any = bare_channel
+def clients(
+    settings: Settings,
+    *,
+    ports: int = 1,
+    subject: Any = pymicro_channel,
+    baseline: Any = bare_channel,
+    tls: bool = False,
 ) -> Opener:
     """Two channels in this process to one server in another."""
 
     @asynccontextmanager
     async def opener() -> AsyncIterator[Pair]:
         async with AsyncExitStack() as stack:
-            process = stack.enter_context(other_server(settings, ports))
+            process = stack.enter_context(other_server(settings, ports, tls=tls))
             ours = await stack.enter_async_context(subject(process.addresses))
             theirs = await stack.enter_async_context(baseline(process.addresses))
             yield Pair(Side(ours), Side(theirs))
@@ -140,7 +174,9 @@ def _clients(
     return opener
 
 
-def _servers(settings: Settings, *, subject: str = "pymicro", baseline: str = "bare") -> Opener:
+def servers(
+    settings: Settings, *, subject: str = "pymicro", baseline: str = "bare", tls: bool = False
+) -> Opener:
     """Two servers, each in a process of its own, each under a client of its own."""
 
     @asynccontextmanager
@@ -151,10 +187,12 @@ def _servers(settings: Settings, *, subject: str = "pymicro", baseline: str = "b
                 process = stack.enter_context(ServerProcess(kind, loop=settings.loop))
                 client: Any
                 if settings.go:
-                    client = stack.enter_context(GoLoad(process.addresses[0]))
+                    files = certificates.files() if tls else ()
+                    client = stack.enter_context(GoLoad(process.addresses[0], files))
                 else:
-                    channel = grpc.aio.insecure_channel(process.addresses[0])
-                    client = rpc.GreeterStub(await stack.enter_async_context(channel))
+                    given = certificates.client_credentials() if tls else None
+                    channel = bare_channel(process.addresses, credentials=given)
+                    client = await stack.enter_async_context(channel)
                 sides.append(Side(client, process.cpu))
             yield Pair(*sides)
 
@@ -199,64 +237,66 @@ async def fast(settings: Settings) -> AsyncIterator[list[Row]]:
         ("bidi 64 KB", large_bidi, "messages"),
     ]
     openers = {
-        "channel": _clients(settings, subject=fast_channel),
-        "server": _servers(settings, subject="pymicro-fast"),
+        "channel": clients(settings, subject=fast_channel),
+        "server": servers(settings, subject="pymicro-fast"),
         "both ends": _both_ends(settings),
     }
     for end, opener in openers.items():
         for what, work, unit in works:
             # Below this, what is gained is not worth a transport of our own.
             bar = at_least(4) if what == "unary 64 B, 1 in flight" else None
-            yield await _rows("fast", f"{end}, {what}", opener, work, settings, unit=unit, bars=(None, bar))
+            yield await compared(
+                "fast", f"{end}, {what}", opener, work, settings, unit=unit, bars=(None, bar)
+            )
 
 
 async def control(settings: Settings) -> AsyncIterator[list[Row]]:
     bars = (is_one(), is_one())
     for in_flight in IN_FLIGHT:
-        opener = _clients(settings, subject=_second_bare_channel)
+        opener = clients(settings, subject=_second_bare_channel)
         what = f"bare channel ÷ bare channel, {in_flight} in flight"
-        yield await _rows("control", what, opener, unary(in_flight), settings, bars=bars)
+        yield await compared("control", what, opener, unary(in_flight), settings, bars=bars)
     for in_flight in IN_FLIGHT:
-        opener = _servers(settings, subject="bare")
+        opener = servers(settings, subject="bare")
         what = f"bare server ÷ bare server, {in_flight} in flight"
-        yield await _rows("control", what, opener, unary(in_flight), settings, bars=bars)
+        yield await compared("control", what, opener, unary(in_flight), settings, bars=bars)
 
 
 async def unary_calls(settings: Settings) -> AsyncIterator[list[Row]]:
     for in_flight in IN_FLIGHT:
         what = f"channel, {in_flight} in flight"
-        yield await _rows("unary", what, _clients(settings), unary(in_flight), settings)
+        yield await compared("unary", what, clients(settings), unary(in_flight), settings)
 
 
 async def ten_nodes(settings: Settings) -> AsyncIterator[list[Row]]:
     for in_flight in IN_FLIGHT:
         what = f"channel over ten nodes, {in_flight} in flight"
-        opener = _clients(settings, ports=10)
-        yield await _rows("ten-nodes", what, opener, unary(in_flight), settings)
+        opener = clients(settings, ports=10)
+        yield await compared("ten-nodes", what, opener, unary(in_flight), settings)
 
 
 async def server(settings: Settings) -> AsyncIterator[list[Row]]:
     for in_flight in IN_FLIGHT:
         what = f"server, {in_flight} in flight"
-        yield await _rows("server", what, _servers(settings), unary(in_flight), settings)
+        yield await compared("server", what, servers(settings), unary(in_flight), settings)
 
 
 async def interceptors(settings: Settings) -> AsyncIterator[list[Row]]:
-    clients = _clients(
+    channels = clients(
         settings, subject=CHANNELS["pymicro-intercepted"], baseline=CHANNELS["bare-intercepted"]
     )
-    servers = _servers(settings, subject="pymicro-intercepted", baseline="bare-intercepted")
-    for end, opener in (("channel", clients), ("server", servers)):
+    served = servers(settings, subject="pymicro-intercepted", baseline="bare-intercepted")
+    for end, opener in (("channel", channels), ("server", served)):
         for in_flight in IN_FLIGHT:
             what = f"{end}, one interceptor, {in_flight} in flight"
-            yield await _rows("intercept", what, opener, unary(in_flight), settings, bars=(None, None))
+            yield await compared("intercept", what, opener, unary(in_flight), settings, bars=(None, None))
 
 
 async def streams(settings: Settings) -> AsyncIterator[list[Row]]:
     # Longer and fewer rounds: a stream is one call, and it is its messages that are measured.
     longer = replace(settings, rounds=max(settings.rounds // 2, 2), seconds=settings.seconds * 3)
-    for end, opener in (("channel", _clients(settings)), ("server", _servers(settings))):
+    for end, opener in (("channel", clients(settings)), ("server", servers(settings))):
         for shape, work in (("server streaming", server_streaming), ("bidi", bidi)):
-            yield await _rows("streams", f"{end}, {shape}", opener, work, longer, unit="messages")
+            yield await compared("streams", f"{end}, {shape}", opener, work, longer, unit="messages")
         what = f"{end}, calls that stream one message"
-        yield await _rows("streams", what, opener, short_streams, settings, bars=(None, None))
+        yield await compared("streams", what, opener, short_streams, settings, bars=(None, None))

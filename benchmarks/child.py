@@ -36,8 +36,10 @@ async def hold(kind: str, addresses: list[str]) -> None:
     """Print the MB that a client connected to all of `addresses` adds to its imports."""
     from benchmarks.calls import CHANNELS
 
-    if kind == "pymicro":
+    if kind.startswith("pymicro"):
         from pymicro import Client  # noqa: F401  loaded lazily: not to be counted below
+    if kind.startswith("pymicro") and kind.endswith("-tls"):
+        import cryptography.x509  # noqa: F401
     gc.collect()
     before = resident_mb()
     async with CHANNELS[kind](addresses):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from statistics import median
 
+from benchmarks.certificates import certified
 from benchmarks.figures import Figure, Row
 from benchmarks.processes import ServerProcess, run_python
 from benchmarks.rounds import Settings
@@ -36,16 +38,30 @@ async def imports(settings: Settings) -> AsyncIterator[list[Row]]:
 
 
 async def memory(settings: Settings) -> AsyncIterator[list[Row]]:
-    # Ten processes: memory hardly scatters.
-    rounds = min(settings.rounds, 10)
     for nodes in NODES:
-        held: dict[str, list[float]] = {"pymicro": [], "bare": []}
-        with ServerProcess("bare", ports=nodes, loop=settings.loop) as process:
-            for _ in range(rounds):
-                for kind, found in held.items():
-                    found.append(
-                        float(run_python("-m", "benchmarks.child", "hold", kind, *process.addresses))
-                    )
-        detail = f"grpc-core's round_robin: {median(held['bare']):.1f} MB"
+        ours, bare = _held(settings, nodes, "pymicro", "bare")
         what = f"client connected to {nodes} nodes, over its imports"
-        yield [Row("memory", what, Figure.of(held["pymicro"]), "MB", None, detail)]
+        yield [Row("memory", what, Figure.of(ours), "MB", None, _behind(bare))]
+    transports = ["grpc", *(["fast"] if find_spec("pymicro_fast") else [])]
+    with certified():
+        for transport in transports:
+            kind = "pymicro-tls" if transport == "grpc" else "pymicro-fast-tls"
+            ours, bare = _held(settings, NODES[-1], kind, "bare-tls")
+            what = f"client connected to {NODES[-1]} nodes with mTLS over {transport}, over its imports"
+            yield [Row("memory", what, Figure.of(ours), "MB", None, _behind(bare))]
+
+
+def _held(settings: Settings, nodes: int, *kinds: str) -> list[list[float]]:
+    """What clients of these kinds hold, each measured in some processes of its own."""
+    held: dict[str, list[float]] = {kind: [] for kind in kinds}
+    server = "bare-tls" if kinds[-1] == "bare-tls" else "bare"
+    with ServerProcess(server, ports=nodes, loop=settings.loop) as process:
+        # Ten processes: memory hardly scatters.
+        for _ in range(min(settings.rounds, 10)):
+            for kind, found in held.items():
+                found.append(float(run_python("-m", "benchmarks.child", "hold", kind, *process.addresses)))
+    return list(held.values())
+
+
+def _behind(bare: list[float]) -> str:
+    return f"grpc-core's round_robin: {median(bare):.1f} MB"

@@ -110,17 +110,17 @@ class ServerProcess(Server):
 
 
 class GoServer(Server):
-    """The Go server."""
+    """The Go server, with the files of a certificate over TLS."""
 
-    def __init__(self, *, ports: int = 1) -> None:
-        super().__init__([go_peer(), "serve", str(ports)])
+    def __init__(self, *, ports: int = 1, files: Sequence[str] = ()) -> None:
+        super().__init__([go_peer(), "serve", str(ports), *files])
 
 
 class GoLoad(Child):
-    """The Go client, connected to one address."""
+    """The Go client, connected to one address, with the files of a certificate over TLS."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__([go_peer(), "load", address])
+    def __init__(self, address: str, files: Sequence[str] = ()) -> None:
+        super().__init__([go_peer(), "load", address, *files])
 
     def run(self, method: str, in_flight: int, count: int, length: int = TEXT_LENGTH) -> None:
         """Make `count` calls, or one stream of so many messages, with texts of this length.

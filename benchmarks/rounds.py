@@ -35,6 +35,7 @@ class Settings:
         fresh: Rounds after which both sides are opened anew.
         loop: The event loop of the Python processes.
         go: Whether the other end is the Go peer; else it is bare grpc.aio.
+        least: Calls of a slot, however long they take.
     """
 
     rounds: int = 80
@@ -42,6 +43,7 @@ class Settings:
     fresh: int = 5
     loop: str = "asyncio"
     go: bool = True
+    least: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +111,15 @@ async def _slot(side: Side, work: Work, count: int, costs: _Costs) -> None:
     costs.cpu += side.cpu() - cpu
 
 
-async def _count_for(side: Side, work: Work, seconds: float) -> int:
+async def _count_for(side: Side, work: Work, seconds: float, least: int) -> int:
     """How much work takes `seconds`; warms the side up on the way."""
-    count = 64
+    count = least
     while True:
         begun = time.perf_counter()
         await work(side.stub, count)
         taken = time.perf_counter() - begun
         if taken > seconds / 4:
-            return max(64, int(count * seconds / taken))
+            return max(least, int(count * seconds / taken))
         count *= 2
 
 
@@ -135,8 +137,8 @@ async def compare(
     done = 0
     while done < settings.rounds:
         async with open_pair() as pair:
-            await _count_for(pair.subject, work, settings.seconds)
-            count = await _count_for(pair.baseline, work, settings.seconds)
+            await _count_for(pair.subject, work, settings.seconds, settings.least)
+            count = await _count_for(pair.baseline, work, settings.seconds, settings.least)
             for _ in range(min(settings.fresh, settings.rounds - done)):
                 subject, baseline = _Costs(), _Costs()
                 order = [(pair.subject, subject), (pair.baseline, baseline)]

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from benchmarks import certificates
 from benchmarks.greeter import COUNT, REPLY, pb, rpc
 from benchmarks.interceptors import AroundHandler, around
 from benchmarks.loops import run
@@ -62,14 +63,20 @@ class Bare(rpc.GreeterServicer):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def bare(ports: int, interceptors: Sequence[Any] = ()) -> AsyncIterator[list[str]]:
+async def bare(
+    ports: int, interceptors: Sequence[Any] = (), credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[list[str]]:
     async with AsyncExitStack() as stack:
         addresses = []
         for _ in range(ports):
             server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=interceptors)
             servicer = Bare()
             rpc.add_GreeterServicer_to_server(servicer, server)
-            servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            if credentials is None:
+                port = server.add_insecure_port("127.0.0.1:0")
+            else:
+                port = server.add_secure_port("127.0.0.1:0", credentials)
+            servicer.address = f"127.0.0.1:{port}"
             await server.start()
             stack.push_async_callback(server.stop, None)
             addresses.append(servicer.address)
@@ -120,6 +127,9 @@ KINDS: dict[str, Callable[[int], AbstractAsyncContextManager[list[str]]]] = {
     "pymicro-intercepted": lambda ports: pymicro(ports, [around]),
     "pymicro-uncounted": lambda ports: pymicro(ports, metrics="off"),
     "pymicro-unsampled": lambda ports: pymicro(ports, **unsampled()),
+    "bare-tls": lambda ports: bare(ports, credentials=certificates.server_credentials()),
+    "pymicro-tls": lambda ports: pymicro(ports, **certificates.settings()),
+    "pymicro-fast-tls": lambda ports: pymicro(ports, transport="fast", **certificates.settings()),
 }
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 
 __all__ = ["VERSION", "sources"]
 
+# `scripts/bump_nghttp2.py` writes these.
 VERSION = "1.70.0"
 NAME = "ngh2"
-CARRIER = f"{NAME}==0.3.0"
+CARRIER_VERSION = "0.3.0"
+CARRIER = f"{NAME}=={CARRIER_VERSION}"
 SHA256 = "09b995aa65b8a397de652fd7a9b3877d6d1e24c10d2effc36204a3f37aa73440"
 # Where nghttp2's library is within it.
-INSIDE = f"{NAME}-0.3.0/vendor/nghttp2/lib/"
+INSIDE = f"{NAME}-{CARRIER_VERSION}/vendor/nghttp2/lib/"
 
 
 def sources() -> Path:

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         RegistryError,
         StartError,
     )
+    from pymicro.calling.call.tokens import api_key, bearer_token
     from pymicro.calling.channel import Channel
     from pymicro.client import Client
     from pymicro.discovery.registries.memory import MemoryRegistry
+    from pymicro.identity.accepted import api_keys, bearer_jwt, kubernetes_jwt
+    from pymicro.identity.caller import KnownCaller
     from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
     from pymicro.presets import kubernetes_service
     from pymicro.rpc.interceptors import InterceptedCall, Proceed
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pymicro.settings.config": ["Config"],
+    "pymicro.calling.call.tokens": ["api_key", "bearer_token"],
     "pymicro.calling.channel": ["Channel"],
     "pymicro.rpc.interceptors": ["InterceptedCall", "Proceed"],
     "pymicro.rpc.scope": ["NoCall", "detached"],
@@ -74,6 +78,8 @@ _HOMES = {
     "pymicro.serving.handlers": ["handler", "idempotent"],
     "pymicro.nodes.node": ["Endpoint", "Node", "NodeSet", "Value"],
     "pymicro.presets": ["kubernetes_service"],
+    "pymicro.identity.accepted": ["api_keys", "bearer_jwt", "kubernetes_jwt"],
+    "pymicro.identity.caller": ["KnownCaller"],
     "pymicro.discovery.registries.memory": ["MemoryRegistry"],
     "pymicro.serving.call.context": ["CallContext", "current"],
     "pymicro.service": ["Service"],
@@ -121,6 +127,7 @@ __all__ = [  # noqa: PLE0604, RUF100
     "InterceptedCall",
     "Internal",
     "InvalidArgument",
+    "KnownCaller",
     "MemoryRegistry",
     "NoCall",
     "NoNode",
@@ -144,10 +151,15 @@ __all__ = [  # noqa: PLE0604, RUF100
     "Unknown",
     "Value",
     "__version__",
+    "api_key",
+    "api_keys",
+    "bearer_jwt",
+    "bearer_token",
     "current",
     "detached",
     "handler",
     "idempotent",
+    "kubernetes_jwt",
     "kubernetes_service",
 ]
 
@@ -155,6 +167,8 @@ __all__ = [  # noqa: PLE0604, RUF100
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
+        if name == "sync":  # so that `import pymicro` is enough for `pymicro.sync.Client`
+            return import_module("pymicro.sync")
         return deprecated(__name__, name, _GOING)
     value = getattr(import_module(home), name)
     globals()[name] = value

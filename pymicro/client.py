@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pymicro.base.errors import StartError
+from pymicro.base.loggers import logger
 from pymicro.base.watchdog import watched
 from pymicro.runtime.admin_port import admin_address, opened
 from pymicro.runtime.base_client import BaseClient, Settings, split_instances
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-log = logging.getLogger("pymicro.admin")
+log = logger("pymicro.admin")
 
 
 class Client(BaseClient):
-    """Calls services by name, with the settings of the environment.
+    """Calls services by name, with the settings of its surroundings: environment and file.
 
         async with pymicro.Client() as client:
             stub = greeter_pb2_grpc.GreeterStub(client.channel("greeter"))
@@ -37,7 +37,8 @@ class Client(BaseClient):
         compression: Default compression of every channel.
         argv: Flags that override environment and keywords, for programs that
             read their own.
-        environ: The environment; None means that of the process.
+        environ: The environment; None means that of the process, and then a `pymicro.toml` of its
+            working folder is read too.
         settings: Every setting, as keywords; see `pymicro.settings.config.Config`.
 
     Entering it raises StartError if `admin_address` is given in code or by a flag, and is taken.
@@ -82,9 +83,9 @@ class Client(BaseClient):
         try:
             port = await self._stack.enter_async_context(opened(address, self))
         except StartError as exc:
-            if not self.config.source("admin_address").startswith("environment"):
+            if self.config.source("admin_address").startswith(("code", "flag")):
                 raise
-            # The environment speaks to the whole process: a service of it, or another client, has the port.
+            # Environment and file speak to others too: a service, or another client, has the port.
             log.warning("%s; this client goes on without", exc)
         else:
             self._admin = port

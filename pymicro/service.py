@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
+import inspect
 import signal
 import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast, overload
 
 from pymicro.base.errors import ConfigError, PymicroError
+from pymicro.base.printable import excerpt
 from pymicro.calling.call.channel_state import UNSET, Unset
 from pymicro.calling.channel import Channel
 from pymicro.nodes.address import join_address
 from pymicro.nodes.node import Node
 from pymicro.runtime import logs
+from pymicro.runtime.background import BackgroundWork
 from pymicro.runtime.base_client import BaseClient, Instances, Settings, split_instances
 from pymicro.runtime.checks import OwnCheck
 from pymicro.runtime.life import Hook, Life, Lifespan, ServiceParts, node_metadata
+from pymicro.runtime.life_here import life_here
 from pymicro.runtime.lingering import LEFT_THREADS, Lingering, leave
 from pymicro.runtime.loops import loop_factory
+from pymicro.runtime.process import Process, check_place, hurried_by_interrupts
 from pymicro.runtime.supervised import supervisor
 from pymicro.serving.server import Server
+from pymicro.serving.yielded import StateT
 from pymicro.settings import config as configuration
 from pymicro.settings.config import Config
 
@@ -38,13 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Service"]
 
-log = logging.getLogger("pymicro")
 
 HookT = TypeVar("HookT", bound=Hook)
 CheckT = TypeVar("CheckT", bound=Callable[..., Any])
+BackgroundT = TypeVar("BackgroundT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-class Service:
+class Service(Generic[StateT]):
     """A gRPC server under a name, and a client for the services it calls.
 
         service = Service("greeter", version="1.0.0")
@@ -64,9 +66,13 @@ class Service:
         on_stop: Called like `on_start`, after the last call has ended and the
             lifespan has closed.
         lifespan: `lifespan(service)` is an async context manager. It opens before
-            `on_start` and closes after the last call, before `on_stop`.
+            `on_start` and closes after the last call, before `on_stop`. What it yields is
+            `state`, and `context.state` in handlers; `Service[Database]` is the type of a
+            service whose lifespan yields a `Database`. There is one: a service that opens
+            several things opens them in it, and yields an object that has them all.
         interceptors: They run around every served call, the first one outermost:
-            functions of our own form, or grpc.aio server interceptors (those run outside).
+            functions of our own form, or grpc.aio server interceptors (those run outside). What
+            `bearer_jwt`, `kubernetes_jwt` and `api_keys` make goes in here too.
         client_interceptors: They run around every call the service makes.
         options: grpc server arguments; they override pymicro's.
         client_options: grpc channel arguments; they override pymicro's.
@@ -86,7 +92,7 @@ class Service:
         metadata: Mapping[str, str] | None = None,
         on_start: Hook | None = None,
         on_stop: Hook | None = None,
-        lifespan: Lifespan | None = None,
+        lifespan: Lifespan[StateT] | None = None,
         interceptors: Sequence[Any] = (),
         client_interceptors: Sequence[Any] = (),
         options: Sequence[tuple[str, Any]] = (),
@@ -97,9 +103,15 @@ class Service:
         values, instances = split_instances(settings)
         for key, given in (("server_name", name), ("server_version", version), ("server_metadata", metadata)):
             if given and values.setdefault(key, given) != given:
-                raise ConfigError(f"{key}= in code: given twice, as {given!r} and {values[key]!r}")
+                raise ConfigError(
+                    f"{key}= in code: given twice, as {excerpt(given)} and {excerpt(values[key])}"
+                )
         if not name:
             raise ConfigError("a service needs a name")
+        if inspect.isasyncgenfunction(lifespan):
+            raise ConfigError(
+                f"lifespan= in code: write @asynccontextmanager above {excerpt(lifespan.__name__)}"
+            )
         self._code = values
         self.client = BaseClient(instances, client_interceptors, client_options)
         self.ran = False
@@ -113,11 +125,17 @@ class Service:
         )
         self._config: Config | None = None
         self._running: Life | None = None
-        self._stopped_since: float | None = None
 
     # What it serves
 
-    def add(self, servicer: object, source: Any = None, *, partial: bool = False) -> None:
+    def add(
+        self,
+        servicer: object,
+        source: Any = None,
+        *,
+        partial: bool = False,
+        allow: Sequence[str] | None = None,
+    ) -> None:
         """Serve the handlers of an object.
 
         Args:
@@ -127,10 +145,12 @@ class Service:
                 for a generated servicer.
             partial: Whether methods may lack a handler on purpose (they answer
                 UNIMPLEMENTED).
+            allow: Callers that may call it, as for `@handler`; None for whom the setting
+                `allow` names.
 
         When the service starts, it reports all handlers that do not fit at once.
         """
-        self._parts.added.append(lambda server: server.add(servicer, source, partial=partial))
+        self._parts.added.append(lambda server: server.add(servicer, source, partial=partial, allow=allow))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """For generated code: `add_GreeterServicer_to_server(servicer, service)`."""
@@ -154,6 +174,70 @@ class Service:
         """Decorator: call this function after the last call has ended and the lifespan has closed."""
         self._parts.stop_hooks.append(hook)
         return hook
+
+    # What its lifespan opened, and what runs beside its calls
+
+    @property
+    def state(self) -> StateT:
+        """What its lifespan yielded, while that is open.
+
+        Where several nodes of a service run in one test, each has a state of its own: this is that
+        of the node whose hook, handler or background task asks; elsewhere of the first one.
+
+        Raises:
+            PymicroError: It is not running, it has no lifespan, or that is not open.
+        """
+        return cast("StateT", self._alive.yielded.get())
+
+    @overload
+    def background(
+        self, function: BackgroundT, /, *, every: float | None = None, name: str = ""
+    ) -> BackgroundT: ...
+
+    @overload
+    def background(
+        self, *, every: float | None = None, name: str = ""
+    ) -> Callable[[BackgroundT], BackgroundT]: ...
+
+    def background(self, function: Any = None, *, every: float | None = None, name: str = "") -> Any:
+        """Run this coroutine function beside the calls; as a decorator or as a call.
+
+            @service.background(every=60)
+            async def refresh():
+                await service.state.prices.refresh()
+
+        It begins after lifespan and `on_start`, when the service can be called and before its node
+        is registered, and is cancelled when the service drains: it has the `stop_grace` to end,
+        beside the calls in flight, and has ended before the lifespan closes. Called while the
+        service runs, also from another thread, it begins at once, and belongs to this life only.
+
+        A run that raises is logged, with its traceback. The service and all other tasks go on, and
+        so does this one: with a period in its next turn, without after a pause, which grows from
+        one second to a minute.
+
+        Args:
+            function: What to run. It is called with the service if it takes an argument.
+            every: Seconds from the begin of one run to the begin of the next, give or take a
+                tenth. A run that takes longer lets turns go by: there are never two at once.
+                If None, it runs until it returns.
+            name: For the log; the function's own name if empty.
+
+        Raises:
+            ConfigError: The function is no coroutine function, or `every` is no time.
+            PymicroError: The service is stopping.
+        """
+
+        def add(given: BackgroundT) -> BackgroundT:
+            own = name or getattr(given, "__name__", type(given).__name__)
+            work = BackgroundWork(given, own, every)
+            life = self._life
+            if life is None:
+                self._parts.background.append(work)
+            else:
+                life.background.add(work)
+            return given
+
+        return add if function is None else add(function)
 
     # Its own health
 
@@ -245,7 +329,7 @@ class Service:
         return self._config
 
     def init(self, argv: Sequence[str] | None = None) -> None:
-        """Read the settings: from flags first, then the environment, then code, then the defaults.
+        """Read the settings: flags first, then the environment, a file, code, and the defaults.
 
         Args:
             argv: The flags. If None, those of `sys.argv`: then bad ones print one
@@ -302,6 +386,7 @@ class Service:
         self,
         service: str,
         *,
+        address: str | Iterable[str] | None = None,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
         endpoint: str | None = None,
@@ -314,6 +399,7 @@ class Service:
         """A channel to another service; see `Client.channel`. May be called at once."""
         return self.client.channel(
             service,
+            address=address,
             version=version,
             metadata=metadata,
             endpoint=endpoint,
@@ -344,9 +430,16 @@ class Service:
 
     @property
     def _alive(self) -> Life:
-        if self._running is None:
+        life = self._life
+        if life is None:
             raise PymicroError(f"{self.name} is not running")
-        return self._running
+        return life
+
+    @property
+    def _life(self) -> Life | None:
+        """That of the code that asks; in code of none, the first that runs."""
+        here = life_here.get()
+        return here if here is not None and here.service is self else self._running
 
     async def __aenter__(self) -> Self:
         """Start it inside another program: no flags are read, and no signals handled but Ctrl-C at its stop.
@@ -372,11 +465,13 @@ class Service:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Deregister, let calls in flight finish, stop."""
-        running = self._alive
+        running = self._running
+        if running is None:
+            raise PymicroError(f"{self.name} is not running")
         try:
             if kind is not None and issubclass(kind, KeyboardInterrupt):
                 running.hurry()  # a second Ctrl-C came while the program's own code cleaned up
-            with _hurried_by_interrupts(running):
+            with hurried_by_interrupts(running):
                 await running.stop()
         except KeyboardInterrupt:  # it came just before it was answered
             running.hurry()
@@ -389,7 +484,7 @@ class Service:
     async def apart(
         self, registry: Registry, settings: Mapping[str, Any]
     ) -> AsyncIterator[Callable[[Sequence[Any]], Life]]:
-        """Open its client for lives of it that read neither flags nor environment; for `pymicro.testing`.
+        """Open its client for lives of it that read no flags, environment or file; for `pymicro.testing`.
 
         Args:
             registry: Used instead of any other.
@@ -433,17 +528,18 @@ class Service:
                 ends here, with 3.
             PymicroError: An event loop runs here already, or this is not the main thread.
         """
-        self._check_place()
+        check_place(self.name)
         self.ran = True
         if self._config is None:
             self.init()
         logs.set_up(self.config)
-        threads = Lingering()
+        threads, process = Lingering(), Process(self.name)
         try:
             with asyncio.Runner(loop_factory=loop_factory(self.config.loop)) as runner:
-                code = runner.run(self._main())
+                code = runner.run(self._main(process))
                 try:
-                    ended = runner.run(threads.have_ended(self.name, self._grace_left(hurried=code > 128)))
+                    left = 0.0 if code > 128 else process.left_of(self.config.stop_grace)
+                    ended = runner.run(threads.have_ended(self.name, left))
                 except KeyboardInterrupt:
                     leave(128 + signal.SIGINT)
                 if not ended:
@@ -454,125 +550,20 @@ class Service:
         if code:
             raise SystemExit(code)
 
-    def _check_place(self) -> None:
-        """Raise PymicroError where `run` cannot work; it says what to write instead."""
-        instead = "write `async with service:` in a coroutine"
-        if asyncio._get_running_loop() is not None:
-            raise PymicroError(
-                f"run() of {self.name} makes an event loop, and one runs here already: {instead}, "
-                "or call run() outside of any"
-            )
-        if threading.current_thread() is not threading.main_thread():
-            raise PymicroError(
-                f"run() of {self.name} handles signals, which only the main thread can: call it there, "
-                f"or {instead}"
-            )
-
-    def _grace_left(self, *, hurried: bool) -> float:
-        """Seconds until the end of the grace that a stop began with."""
-        if hurried or self._stopped_since is None:
-            return 0.0
-        return max(self._stopped_since + self.config.stop_grace - time.monotonic(), 0.0)
-
-    async def _main(self) -> int:
+    async def _main(self, process: Process) -> int:
         """Live until a signal; return the exit code."""
-        loop = asyncio.get_running_loop()
-        stopping = asyncio.Event()
-        received: list[signal.Signals] = []
         above = supervisor.get()
         running = self._running = Life(self, self._parts, self.client, above)
-        # One task starts and stops, because the task that enters `lifespan` must also leave it.
-        life = asyncio.create_task(_live(running, stopping), name=f"life of {self.name}")
-
-        def on_signal(number: signal.Signals) -> None:
-            received.append(number)
-            self._stopped_since = self._stopped_since or time.monotonic()
-            if len(received) > 1:
-                running.hurry()
-                return
-            log.info("%s received, stopping", number.name)
-            stopping.set()
-            if not running.started:
-                life.cancel()
-
-        # The supervisor, if any, answers an interrupt.
-        signals = [signal.SIGTERM, signal.SIGINT] if above is None else [signal.SIGTERM]
-        for number in signals:
-            loop.add_signal_handler(number, on_signal, number)
         try:
-            await life
-        except asyncio.CancelledError:
-            if not received:
-                raise
-        except ConfigError:
-            raise  # a mistake in the user's input, which run() reports
-        except PymicroError as exc:
-            log.error("%s could not start: %s", self.name, exc)
-            return 1
-        except Exception:
-            log.exception("%s %s", self.name, "failed" if running.started else "could not start")
-            return 1
+            # The supervisor, if any, answers an interrupt.
+            return await process.live(running, interrupts=above is None)
         finally:
             self._running = None
-            for number in signals:
-                loop.remove_signal_handler(number)
-        if len(received) > 1:
-            return 128 + received[1]
-        log.info("%s has stopped", self.name)
-        if running.interrupted:
-            return 128 + signal.SIGINT
-        return 1 if running.broken.is_set() else 0
-
-
-@contextmanager
-def _hurried_by_interrupts(life: Life) -> Iterator[None]:
-    """Let Ctrl-C hurry the stop of a service inside `asyncio.run`.
-
-    At a second Ctrl-C `asyncio.run` raises KeyboardInterrupt wherever the loop stands. Inside
-    grpc's callbacks that is lost, or ends the process by a segmentation fault.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if not isinstance(handler, functools.partial) or not isinstance(
-        getattr(handler.func, "__self__", None), asyncio.Runner
-    ):
-        yield  # the program answers the signal itself
-        return
-    main: asyncio.Task[Any] = handler.keywords["main_task"]
-    received: list[int] = []
-
-    def on_interrupt() -> None:
-        received.append(signal.SIGINT)
-        life.hurry()
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, handler)
-        if received and not main.cancelling():
-            handler(signal.SIGINT, None)  # the first one: it ends the program, now that all is closed
 
 
 def _with_version(config: Config) -> Config:
     """Give the node a version: go-micro's clients take no node without one."""
     return config if config.server_version else config.replace("default", server_version="latest")
-
-
-async def _live(life: Life, stopping: asyncio.Event) -> None:
-    """Run from start to stop, in one task."""
-    await life.start()
-    waits = [
-        asyncio.create_task(stopping.wait(), name="wait for a signal"),
-        asyncio.create_task(life.broken.wait(), name="wait for a broken server"),
-    ]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await life.stop()
 
 
 def _help(name: str) -> str:

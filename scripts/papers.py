@@ -1,11 +1,12 @@
-"""What of the papers is made from the code: the table of settings, the commands, the greeter's manifests.
+"""What of the papers is made from the code: settings, commands, manifests, the chart's part, the dashboard.
 
-`python scripts/papers.py --write` puts it there (`make papers`); a test holds the papers to it.
+`python -m scripts.papers --write` puts it there (`make papers`); a test holds the papers to it.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import click
 
 from pymicro.cli.app import command_line
 from pymicro.cli.flags import is_setting, settings_by_group
-from pymicro.settings.config import Setting
+from pymicro.settings.config import Setting, settings
+from pymicro.settings.kinds import SECRET
+from scripts.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- {}: written by `make papers` -->\n"
@@ -96,14 +99,13 @@ def _command(command: click.Command, context: click.Context) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    # Two brackets in a row are a link in Markdown.
+    return " ".join(text.split()).replace("] [", "; ").replace("|", "\\|")
 
 
-def greeter(*names: str, mode: str = "labels") -> str:
+def greeter(*names: str, more: Iterable[str] = ()) -> str:
     """Of what `pymicro manifest` prints for the greeter the documents `Kind name`, as a file of deploy/."""
-    argv = ["pymicro", "manifest", "server.py", "--image", "pymicro-greeter:dev"]
-    if mode != "labels":
-        argv += ["--mode", mode]
+    argv = ["pymicro", "manifest", "server.py", "--image", "pymicro-greeter:dev", *more]
     printed = subprocess.run(
         [sys.executable, "-m", *argv],
         cwd=ROOT / "examples/greeter",
@@ -123,6 +125,42 @@ def _name(document: str) -> str:
     return f"{kind[1]} {name[1]}"
 
 
+CHART = "deploy/helm/pymicro-service"
+MANIFESTS = "pymicro/cli/data/manifests"
+# Settings that other values of the chart stand for.
+CHARTS_OWN = {
+    "server_name",
+    "server_version",
+    "server_address",
+    "admin_address",
+    "registry_advertise",
+    "drain_delay",
+    "stop_grace",
+    "zone",
+}
+
+
+def chart_schema() -> str:
+    """The schema of the chart's values: written by hand, but for the settings of pymicro."""
+    schema = json.loads((ROOT / CHART / "values.schema.json").read_text())
+    schema["properties"]["settings"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            setting.name: {"description": setting.help, "type": ["string", "number", "boolean"]}
+            for setting in settings().values()
+            # A password is no value of a chart: whoever may read the release reads it.
+            if setting.name not in CHARTS_OWN and setting.kind is not SECRET and not setting.ignored
+        },
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def charts_copy(file: str) -> str:
+    """A manifest as the chart has it: Helm takes no file from outside of a chart."""
+    return (ROOT / MANIFESTS / "rbac-self-register" / file).read_text()
+
+
 # Which part of which page is made by what; without the name of a part, all of it.
 MADE = {
     "docs/configuration.md": ("settings", table),
@@ -132,8 +170,20 @@ MADE = {
     "deploy/greeter/network-policy.yaml": ("", partial(greeter, "NetworkPolicy greeter")),
     "deploy/greeter-self-register/account.yaml": (
         "",
-        partial(greeter, "ServiceAccount greeter", "RoleBinding greeter-self-register", mode="patch"),
+        partial(
+            greeter, "ServiceAccount greeter", "RoleBinding greeter-self-register", more=("--mode", "patch")
+        ),
     ),
+    "deploy/greeter-mtls/account.yaml": (
+        "",
+        partial(greeter, "ServiceAccount greeter", more=("--tls", "secret")),
+    ),
+    "deploy/grafana/pymicro.json": ("", dashboard),
+    f"{CHART}/values.schema.json": ("", chart_schema),
+    **{
+        f"{CHART}/files/{file}": ("", partial(charts_copy, file))
+        for file in ("role.yaml", "admission-policy.yaml", "admission-policy-unmarked.yaml")
+    },
 }
 
 

@@ -25,7 +25,7 @@ import click
 from pymicro.cli.app import command_line
 from pymicro.cli.flags import is_setting
 from pymicro.discovery.selectors import dns, static
-from pymicro.nodes import record, wellknown
+from pymicro.nodes import keys, wellknown
 from pymicro.rpc.wire import gomicro, metadata, status
 from pymicro.settings import plugins
 from pymicro.settings.config import settings
@@ -37,6 +37,7 @@ FILE = ROOT / "docs" / "public-names.txt"
 
 MODULES = [
     "pymicro",
+    "pymicro.sync",
     "pymicro.testing",
     "pymicro.discovery.registry",
     "pymicro.discovery.selector",
@@ -50,6 +51,9 @@ CONTRACTS = {"Balancer", "Diagnosable", "Pick", "Registry", "Selector"}
 PRIVATE = {
     # Made by pymicro only; Config's keywords are its attributes.
     *(f"pymicro.{name}.__init__" for name in ("CallContext", "Channel", "Config", "Shape")),
+    *(f"pymicro.sync.{name}.__init__" for name in ("SyncCall", "SyncChannel")),
+    "pymicro.sync.SyncCall.result_of_call",
+    *(f"pymicro.sync.{name}.{part}" for name in ("Client", "SyncChannel") for part in ("opened", "thread")),
     "pymicro.testing.Running.__init__",
     "pymicro.testing.RunningNode.__init__",
     *(
@@ -79,7 +83,7 @@ PRIVATE = {
     *(f"pymicro.CallContext.{name}" for name in ("began", "coded", "span")),
     *(
         f"pymicro.Client.{name}"
-        for name in ("core", "directory", "equip", "find_tracing", "missing", "recorder")
+        for name in ("core", "directory", "equip", "find_tracing", "identity", "missing", "recorder")
     ),
     *(f"pymicro.Service.{name}" for name in ("apart", "config_for", "node_metadata", "recorder")),
     "pymicro.testing.Running.close",
@@ -94,14 +98,15 @@ WIRE = [
     status.DETAILS_KEY,
     status.FROM_PEER[0],
     gomicro.FROM_SERVICE,
-    record.METADATA_PREFIX,
-    record.PORT_PREFIX,
-    record.RECORD_PREFIX,
-    record.SELECTOR_PREFIX,
-    record.TYPE_LABEL,
+    keys.METADATA_PREFIX,
+    keys.PORT_PREFIX,
+    keys.RECORD_PREFIX,
+    keys.SELECTOR_PREFIX,
+    keys.TYPE_LABEL,
     wellknown.ADMIN_PORT,
     wellknown.KEEPALIVE,
     wellknown.PROTOCOL,
+    wellknown.TLS,
     wellknown.ZONE,
 ]
 
@@ -332,7 +337,7 @@ def _others() -> Iterator[tuple[str, str]]:
     yield from ((f"extra {name}", "") for name in project["optional-dependencies"])
     yield "fixture pymicro_services", ""
     for path in sorted((ROOT / "pymicro").rglob("*.py")):
-        for name in re.findall(r'getLogger\("(pymicro[\w.]*)"\)', path.read_text()):
+        for name in re.findall(r'ogger\("(pymicro[\w.]*)"\)', path.read_text()):
             yield f"logger {name}", ""
     for variable in (static.DOMAIN_VARIABLE, static.PORT_VARIABLE, dns.DOMAIN_VARIABLE):
         yield f"variable {variable}", ""

@@ -131,6 +131,16 @@ CUT_WATCH = Row(
         BENCH_CLUSTER,
     ),
 )
+CERTIFIED = Row(
+    "to required TLS, certificates exchanged, at 200 calls/s, retries off: failed calls",
+    "0",
+    (
+        "tests/cluster/test_pods_tls.py::test_a_deployment_moves_from_plain_text_to_required_tls",
+        "tests/cluster/test_pods_tls.py::test_certificates_are_exchanged_twenty_times",
+        "tests/cluster/test_pods_tls.py::test_certificates_expire_and_are_renewed_late",
+        "tests/cluster/test_pods_tls.py::test_an_authority_is_exchanged",
+    ),
+)
 
 ROWS = (
     LAST_CALL,
@@ -149,6 +159,7 @@ ROWS = (
     RESTARTED,
     CHANNELS,
     CUT_WATCH,
+    CERTIFIED,
 )  # fmt: skip
 
 

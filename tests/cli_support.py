@@ -46,7 +46,12 @@ class Commands:
 
     @asynccontextmanager
     async def started(
-        self, *argv: str, cwd: Path | None = None, stdout: Any = asyncio.subprocess.PIPE, **env: str
+        self,
+        *argv: str,
+        cwd: Path | None = None,
+        stdout: Any = asyncio.subprocess.PIPE,
+        stderr: Any = asyncio.subprocess.PIPE,
+        **env: str,
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """A command that is still running; killed at the end unless it has ended."""
         pipe = asyncio.subprocess.PIPE
@@ -56,7 +61,7 @@ class Commands:
             *argv,
             stdin=pipe,
             stdout=stdout,
-            stderr=pipe,
+            stderr=stderr,
             cwd=cwd or self.cwd,
             env={**self.env, **env},
         )

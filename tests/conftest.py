@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from tests.bars import Bars, measured_in, table
 from tests.processes import Processes, clean_environment
 from tests.seams import summary
+from tests.transports import ENDS
 
 # A test that hangs is a failure with a traceback, not a run that never ends.
 LONGEST = 120.0
@@ -35,6 +37,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--transport", default="grpc", help="setting `transport` of all clients and services, programs too"
     )
+    parser.addoption(
+        "--server-transport", help="the same for servers here, and for programs; as --transport if not given"
+    )
+    parser.addoption(
+        "--client-transport", help="the same for clients in the tests' process; as --transport if not given"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What `tests.transports` tells is set before anything is collected."""
+    default = config.getoption("--transport")
+    ENDS.client = config.getoption("--client-transport") or default
+    ENDS.server = config.getoption("--server-transport") or default
+    for chosen in (ENDS.client, ENDS.server):
+        if chosen not in ("grpc", "fast"):
+            raise pytest.UsageError(f"there is no transport {chosen}")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -47,12 +65,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_settings_from_outside(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_settings_from_outside() -> Iterator[None]:
     """Whoever runs the tests may have `MICRO_*` set; the tests must not see it."""
     taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MICRO_")}
-    if request.config.getoption("--transport") != "grpc":
-        os.environ["MICRO_TRANSPORT"] = request.config.getoption("--transport")
-    yield
+    if ENDS.server != "grpc":
+        os.environ["MICRO_TRANSPORT"] = ENDS.server
+    with pytest.MonkeyPatch.context() as patch:
+        ENDS.set_apart(patch)
+        yield
     os.environ.pop("MICRO_TRANSPORT", None)
     os.environ.update(taken)
 
@@ -119,6 +139,52 @@ def bugs() -> list[str]:
     return _bugs.found
 
 
+def _logging() -> dict[str, object]:
+    """What a test can do to logging that the tests after it would feel."""
+    root = logging.getLogger()
+    known = logging.Logger.manager.loggerDict.items()
+    return {
+        "off": sorted(name for name, one in known if isinstance(one, logging.Logger) and one.disabled),
+        "disabled": logging.root.manager.disable,
+        "levels": (root.level, logging.getLogger("pymicro").level),
+        "handlers": (root.handlers[:], logging.getLogger("pymicro").handlers[:]),
+        "class": logging.getLoggerClass(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A test that changes how this process logs puts it back, or is the one that fails."""
+    before = _logging()
+    yield
+    assert _logging() == before
+
+
+@asynccontextmanager
+async def _at_most(seconds: float) -> AsyncIterator[None]:
+    """Cancel what takes longer, over and over: a test may wait for a CancelledError of its own."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    late = False
+
+    def cancel() -> None:
+        nonlocal late, timer
+        late = True
+        task.cancel()
+        timer = loop.call_later(GRACE, cancel)
+
+    timer = loop.call_later(seconds, cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not late:
+            raise
+    finally:
+        timer.cancel()
+    if late:
+        raise TimeoutError(f"the test took more than {seconds:g} s")
+
+
 def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     """`test`, failing if it takes too long, leaves tasks behind, or a background task died of a bug."""
 
@@ -126,7 +192,7 @@ def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
     async def run(*args: object, **kwargs: object) -> None:
         before = asyncio.all_tasks()
         _bugs.found.clear()
-        async with asyncio.timeout(LONGEST):
+        async with _at_most(LONGEST):
             await test(*args, **kwargs)
         left = asyncio.all_tasks() - before
         if left:

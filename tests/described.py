@@ -30,8 +30,8 @@ def compile_protos(
     return {file.name: file for file in FileDescriptorSet.FromString(output.read_bytes()).file}
 
 
-class DescribedServer:
-    """Answers reflection (v1) and nothing else.
+class Reflection:
+    """What a server answers about itself.
 
     Args:
         files: What is described.
@@ -39,28 +39,20 @@ class DescribedServer:
     """
 
     def __init__(self, files: Iterable[FileDescriptorProto], services: Sequence[str]) -> None:
-        self.address = ""
         self._files = {file.name: file for file in files}
         self._symbols = Symbols(self._files.values())
         self._services = services
-        self._server = grpc.aio.server()
 
-    async def __aenter__(self) -> Self:
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The handlers of reflection v1."""
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=pb.ServerReflectionRequest.FromString,
             response_serializer=pb.ServerReflectionResponse.SerializeToString,
         )
-        handlers = {"ServerReflectionInfo": handler}
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", handlers),)
+        return grpc.method_handlers_generic_handler(
+            "grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler}
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        await self._server.start()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._server.stop(0)
 
     async def _serve(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in requests:
@@ -76,3 +68,26 @@ class DescribedServer:
             return pb.ServerReflectionResponse(error_response={"error_code": 5, "error_message": "no"})
         sent = [file.SerializeToString()]
         return pb.ServerReflectionResponse(file_descriptor_response={"file_descriptor_proto": sent})
+
+
+class DescribedServer:
+    """Answers reflection (v1) and nothing else.
+
+    Args:
+        files: What is described.
+        services: Names that are listed, described or not.
+    """
+
+    def __init__(self, files: Iterable[FileDescriptorProto], services: Sequence[str]) -> None:
+        self.address = ""
+        self._reflection = Reflection(files, services)
+        self._server = grpc.aio.server()
+
+    async def __aenter__(self) -> Self:
+        self._server.add_generic_rpc_handlers((self._reflection.handlers(),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._server.stop(0)

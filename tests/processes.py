@@ -8,13 +8,14 @@ Plain blocking functions; in a coroutine use `await asyncio.to_thread(…)`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 90.0
 
 
-# What `make` and `.ci/run` hand down to their own; a `make` that a test starts is another one.
-MAKES_OWN = frozenset({"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYTEST_ARGS", "PYTHON", "VENV"})
+# What `make` and `.ci/run` hand down to their own; a `make` that a test starts is another one. Some
+# machines of CI ask every program for colours.
+MAKES_OWN = frozenset(
+    {"FORCE_COLOR", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYTEST_ARGS", "PYTHON", "VENV"}
+)
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -142,6 +146,41 @@ class Process:
         """SIGKILL, then the exit code."""
         self.signal(signal.SIGKILL)
         return self.wait()
+
+
+async def seen(process: Process, pattern: str) -> re.Match[str]:
+    """`wait_for`, in a coroutine."""
+    return await asyncio.to_thread(process.wait_for, pattern)
+
+
+async def ended(process: Process) -> int:
+    """`wait`, in a coroutine."""
+    return await asyncio.to_thread(process.wait)
+
+
+async def nobody_left(process: Process) -> None:
+    """Return when the last process that holds its pipes is gone."""
+    for reader in process._readers:
+        await asyncio.to_thread(reader.join, 20)
+        assert not reader.is_alive(), "somebody goes on"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that only looking shows."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started; Linux only."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in found.read_text().split()] if found.exists() else []
+
+
+def mapped_files(pid: int) -> str:
+    """The files that a process has in its memory, its libraries among them; Linux only."""
+    return Path(f"/proc/{pid}/maps").read_text()
 
 
 class Processes:

@@ -11,7 +11,7 @@ import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from pymicro.rpc.schema import Schema
+from tests.described import Reflection
 
 PROTOS = Path(__file__).parent / "rpc" / "schema" / "protos"
 SERVICES = ("shop.v1.Shop", "shop.v1.Warehouse")
@@ -47,7 +48,7 @@ def shop_schema() -> Schema:
 
 
 class ShopServer:
-    """The shop, with the versions of reflection that are asked for.
+    """The shop, with the versions of reflection that are asked for, or one (v1) that has the given files.
 
     Attributes:
         address: Where it listens.
@@ -56,7 +57,13 @@ class ShopServer:
         more: A `Track` for `wait` goes on when it is set.
     """
 
-    def __init__(self, reflection: Sequence[str] = (V1ALPHA,), services: Sequence[str] = SERVICES) -> None:
+    def __init__(
+        self,
+        reflection: Sequence[str] = (V1ALPHA,),
+        services: Sequence[str] = SERVICES,
+        *,
+        described: Iterable[FileDescriptorProto] = (),
+    ) -> None:
         self.schema = shop_schema()
         self.address = ""
         self.metadata: list[list[tuple[str, Any]]] = []
@@ -64,12 +71,16 @@ class ShopServer:
         self.more = asyncio.Event()
         self.asked: list[str] = []
         self._reflection = reflection
+        self._described = Reflection(described, services) if described else None
         self._services = services
         self._server = grpc.aio.server()
 
     async def __aenter__(self) -> Self:
-        for version in self._reflection:
-            self._add_reflection(version)
+        if self._described is not None:
+            self._server.add_generic_rpc_handlers((self._described.handlers(),))
+        else:
+            for version in self._reflection:
+                self._add_reflection(version)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("shop.v1.Shop", self._handlers()),)
         )
@@ -170,7 +181,9 @@ class ShopServer:
 
     async def track(self, order: Any, context: Any) -> AsyncIterator[Any]:
         for number in range(order.amount):
-            yield self.receipt(order.item_name, number=number + 1)
+            # A length of time past ten thousand years has no JSON form.
+            odd = {"took": {"seconds": 1 << 60}} if order.item_name == "odd" and number == 1 else {}
+            yield self.receipt(order.item_name, number=number + 1, **odd)
             if order.item_name == "wait":
                 await self.more.wait()
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 )
 
@@ -131,10 +131,10 @@ func read(stream grpc.ClientStream, count int) error {
 	}
 }
 
-func load(address string) {
+func load(address string, secured credentials.TransportCredentials) {
 	connection, err := grpc.NewClient(
 		"passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(secured),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(encoding.CodecV2(raw{}))),
 	)

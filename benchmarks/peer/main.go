@@ -1,11 +1,12 @@
 // The fast end of the benchmarks: a Go server for Python clients, and a Go client for Python servers.
 //
-//	peer serve [PORTS]     prints its addresses as one line of JSON; each line read is answered
-//	                       with the CPU seconds used so far
-//	peer load ADDRESS      each line read, "METHOD IN_FLIGHT COUNT LENGTH", makes that many calls, with
-//	                       texts of that length, and is answered with the seconds they took
+//	peer serve PORTS [CERT KEY CA]      prints its addresses as one line of JSON; each line read is
+//	                                    answered with the CPU seconds used so far
+//	peer load ADDRESS [CERT KEY CA]     each line read, "METHOD IN_FLIGHT COUNT LENGTH", makes that many
+//	                                    calls, with texts of that length, and is answered with the seconds
+//	                                    they took
 //
-// The end of stdin ends both, so that they never outlive the benchmark.
+// With the files of a certificate, its key and an authority both ends have to show a certificate. The end of stdin ends both, so that they never outlive the benchmark.
 //
 // Messages are bytes as they stand on the wire, so there is no generated code here: the peer
 // has to be fast, and nothing in it depends on what a message says but the length of CountDown.
@@ -56,18 +57,20 @@ func lines(answer func(line string) string) {
 
 func main() {
 	log.SetFlags(0)
-	switch {
-	case len(os.Args) == 2 && os.Args[1] == "serve":
-		serve(1)
-	case len(os.Args) == 3 && os.Args[1] == "serve":
+	if len(os.Args) != 3 && len(os.Args) != 6 {
+		log.Fatal("usage: peer serve PORTS [CERT KEY CA] | peer load ADDRESS [CERT KEY CA]")
+	}
+	credentials := secured(os.Args[3:])
+	switch os.Args[1] {
+	case "serve":
 		ports, err := strconv.Atoi(os.Args[2])
 		if err != nil {
 			log.Fatalf("the number of ports is no number: %v", err)
 		}
-		serve(ports)
-	case len(os.Args) == 3 && os.Args[1] == "load":
-		load(os.Args[2])
+		serve(ports, credentials)
+	case "load":
+		load(os.Args[2], credentials)
 	default:
-		log.Fatal("usage: peer serve [PORTS] | peer load ADDRESS")
+		log.Fatalf("neither serve nor load: %s", os.Args[1])
 	}
 }

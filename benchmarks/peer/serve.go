@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
 )
@@ -99,7 +100,7 @@ func (g *greeter) service() *grpc.ServiceDesc {
 	}
 }
 
-func serve(ports int) {
+func serve(ports int, secured credentials.TransportCredentials) {
 	var addresses []string
 	for range ports {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -107,7 +108,7 @@ func serve(ports int) {
 			log.Fatal(err)
 		}
 		address := listener.Addr().String()
-		server := grpc.NewServer(grpc.ForceServerCodecV2(encoding.CodecV2(raw{})))
+		server := grpc.NewServer(grpc.Creds(secured), grpc.ForceServerCodecV2(encoding.CodecV2(raw{})))
 		g := &greeter{address: append([]byte{0x12, byte(len(address))}, address...)}
 		server.RegisterService(g.service(), g)
 		go func() { log.Fatal(server.Serve(listener)) }()

@@ -1,6 +1,6 @@
 """A service that calls another: the reception has its guests greeted by the greeter.
 
-    python -m pymicro run examples/greeter/front.py
+    cd examples/greeter && python -m pymicro up  # both, from pymicro.toml
     python -m pymicro call reception Reception.Welcome '{"guests": ["Ada", "Grace"]}'
 
 Nothing here passes on the caller's deadline or its request id: calls made inside

@@ -7,7 +7,6 @@ warms up new nodes. Pure: the client and the simulator run the same code.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from bisect import bisect_left
@@ -21,13 +20,14 @@ from pymicro.balancing.policy.outliers import FAILURES, PATIENCE, History, Outli
 from pymicro.balancing.policy.warming import Warming
 from pymicro.balancing.policy.zones import in_zone
 from pymicro.base.errors import NoNode
+from pymicro.base.loggers import logger
 from pymicro.base.recorder import TargetRecord
 from pymicro.nodes.node import EMPTY, Node, NodeSet, differing
 
 __all__ = ["Chooser", "ChooserView"]
 
 # Ejections are news about calls, for readers of the client's log.
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 # Draws, besides one for each warming node, before a call takes a node it should spare:
 # a balancer that prefers idle nodes may offer the same one again and again.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pymicro.base.printable import excerpt
+
 __all__ = ["Deprecated", "deprecated"]
 
 
@@ -37,7 +39,7 @@ def deprecated(module: str, name: str, table: Mapping[str, Deprecated]) -> Any:
     """
     found = table.get(name)
     if found is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        raise AttributeError(f"module {excerpt(module)} has no attribute {excerpt(name)}")
     # 3 skips this function and the module's `__getattr__`, so that the warning names the caller's line.
     warnings.warn(
         f"{module}.{name} goes away in pymicro {found.gone}: use {found.instead}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from pymicro.base.printable import excerpt
+
 __all__ = ["format_duration", "parse_duration"]
 
 # The units of Go's time.ParseDuration; both micro signs are in use.
@@ -28,9 +30,9 @@ def parse_duration(text: str) -> float:
             seconds += float(part[1]) * _UNITS[part[2]]
             end = part.end()
         if not stripped or end != len(stripped):
-            raise ValueError(f"{text[:80]!r} is no duration (like 500ms, 5s, 1m30s)") from None
+            raise ValueError(f"{excerpt(text, 80)} is no duration (like 500ms, 5s, 1m30s)") from None
     if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError(f"{text[:80]!r} is no duration that can be waited for")
+        raise ValueError(f"{excerpt(text, 80)} is no duration that can be waited for")
     return seconds
 
 

@@ -42,14 +42,14 @@ class LogQuota:
         self._began = clock()
         self._lines = 0
 
-    def say(self, level: int, text: str, *arguments: object, trace: bool = False) -> bool:
+    def say(self, level: int, text: str, *arguments: object, trace: bool | BaseException = False) -> bool:
         """Say a line, unless there were too many; returns whether it was said.
 
         Args:
             level: Of `logging`.
             text: As for a logger.
             arguments: Likewise; long ones are cut.
-            trace: Whether the exception that is being handled goes along.
+            trace: An exception that goes along; True for the one that is being handled.
         """
         if not self._log.isEnabledFor(level):
             return False

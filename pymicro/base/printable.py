@@ -1,11 +1,19 @@
-"""Foreign text on its way to a terminal or a log."""
+"""Foreign text on its way to a message, a terminal or a log.
+
+What a message quotes was written by somebody else: in a file, a variable, a record, an answer. So no
+message has `{value!r}`, which may be a page long: `excerpt` quotes, `shortened` does not, `listed` is
+for names in a row. tests/base/test_printable.py looks for the others.
+"""
 
 from __future__ import annotations
 
 import re
+import reprlib
 import shlex
+from collections.abc import Collection
+from itertools import islice
 
-__all__ = ["as_argument", "escaped_json", "excerpt", "printable"]
+__all__ = ["as_argument", "escaped_json", "excerpt", "listed", "printable", "shortened"]
 
 # What a terminal obeys (C0 without tab and newline, DEL, C1), what turns the direction of text
 # around (Unicode TR 36: "bidirectional text spoofing"), what has no width, what ends a line,
@@ -19,6 +27,11 @@ _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
 _IN_JSON = re.compile(f"[{_UNSEEN}]")
 # Characters of a value that a message shows.
 _MOST_SHOWN = 200
+# Writes a few of many items, and a few of many levels; a peer's document has any number of them.
+_SOME = reprlib.Repr()
+_SOME.maxlist = _SOME.maxtuple = _SOME.maxdict = _SOME.maxset = 20
+_SOME.maxlevel = 4
+_SOME.maxstring = _SOME.maxother = _MOST_SHOWN
 
 
 def printable(text: str) -> str:
@@ -26,10 +39,33 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def excerpt(value: object) -> str:
-    """A foreign value as Python writes it, for a message: the beginning, if it is long."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+def excerpt(value: object, most: int = _MOST_SHOWN) -> str:
+    """A foreign value as Python writes it, for a message: the beginning, if it is long.
+
+    It costs little, whatever the value is, and never raises: some numbers are too long to be written.
+
+    Args:
+        most: Characters that are shown.
+    """
+    try:
+        if isinstance(value, str | bytes):
+            text = repr(value[: most + 1])
+        else:
+            text = _SOME.repr(value) if isinstance(value, list | tuple | dict | set) else repr(value)
+    except Exception:
+        text = f"something of type {type(value).__name__} that cannot be shown"
+    return shortened(text, most)
+
+
+def shortened(text: str, most: int = _MOST_SHOWN) -> str:
+    """Foreign text for a message, without quotation marks: the beginning, if it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def listed(names: Collection[str], most: int = 20) -> str:
+    """Foreign names in a row, for a message: `a, b and 3 more`; empty if there are none."""
+    shown = ", ".join(shortened(name) for name in islice(names, most))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def escaped_json(document: str) -> str:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from time import time
+from typing import NamedTuple
 
 __all__ = [
     "BOUNDS",
     "OTHER",
     "ClientMethodRecord",
     "Durations",
+    "Exemplar",
     "Recorder",
     "ServerMethodRecord",
     "ServerRecord",
@@ -33,6 +36,22 @@ MOST_METHODS = 1000
 MOST_TARGETS = 1000
 
 
+class Exemplar(NamedTuple):
+    """One of the things that were counted, which somebody can look at.
+
+    Attributes:
+        trace_id: Of the trace that it belongs to, in hex.
+        span_id: Of its span there.
+        value: What was counted.
+        moment: When, in seconds since 1970.
+    """
+
+    trace_id: str
+    span_id: str
+    value: float
+    moment: float
+
+
 class Durations:
     """How many things took how long.
 
@@ -40,14 +59,24 @@ class Durations:
         bounds: Upper bounds, ascending.
         counts: How many were within each bound and above the one before; the last of all above.
         total: The sum.
+        exemplars: The last one within each bound that is in a trace that is kept, by the place in
+            `counts`; None if there was none.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
+
+    def exemplify(self, value: float, trace_id: str, span_id: str) -> None:
+        """Say of what was counted just now where it can be looked at."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        place = bisect_left(self.bounds, value)
+        self.exemplars[place] = Exemplar(trace_id, span_id, value, time())
 
     def add(self, value: float) -> None:
         """Count one."""
@@ -64,6 +93,12 @@ class Durations:
         both = Durations(self.bounds)
         both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
         both.total = self.total + other.total
+        if self.exemplars or other.exemplars:
+            both.exemplars = dict(self.exemplars or {})
+            for place, found in (other.exemplars or {}).items():
+                before = both.exemplars.get(place)
+                if before is None or before.moment < found.moment:
+                    both.exemplars[place] = found
         return both
 
 
@@ -104,7 +139,8 @@ class ServerRecord:
 
     Attributes:
         methods: By path; `OTHER` for all paths that nothing is known of.
-        refused: How many calls no handler saw, by reason: `full`, `expired`, `unknown`.
+        refused: How many calls no handler saw, by reason: `full`, `expired`, `unknown`, `denied`,
+            `unauthenticated`.
     """
 
     def __init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
+from pymicro.base.printable import excerpt
+
 __all__ = ["did_you_mean", "nearest"]
 
 
@@ -22,4 +24,4 @@ def nearest(word: str, names: Iterable[str], bare: Callable[[str], str] = str) -
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `names`, as the end of a message; empty if none is near."""
     near = nearest(word, names)
-    return f"; did you mean {near!r}?" if near else ""
+    return f"; did you mean {excerpt(near)}?" if near else ""

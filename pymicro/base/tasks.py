@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Self
 
+from pymicro.base.loggers import logger
+
 __all__ = ["Tasks"]
 
-log = logging.getLogger("pymicro.tasks")
+log = logger("pymicro.tasks")
 
 
 class Tasks:

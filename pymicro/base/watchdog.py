@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -12,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 
+from pymicro.base.loggers import logger
 from pymicro.base.places import CodePlace, depth, place_of
 from pymicro.base.recorder import Durations
 
 __all__ = ["stood_still", "watched"]
 
-log = logging.getLogger("pymicro.loop")
+log = logger("pymicro.loop")
 
 # Seconds between two signs of life of a loop, which is how exactly a standstill is measured. Signs and
 # the thread together take 360,000 instructions a second on asyncio and 120,000 on uvloop (callgrind):

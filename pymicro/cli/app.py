@@ -12,6 +12,7 @@ import click
 
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, PymicroError
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
@@ -31,6 +32,7 @@ __all__ = ["command_line", "main"]
 # In the order of the help page. Each command is the function of that name in the module of that name.
 _COMMANDS = [
     "run",
+    "up",
     "call",
     "bench",
     "services",
@@ -38,6 +40,7 @@ _COMMANDS = [
     "list",
     "describe",
     "health",
+    "wait",
     "top",
     "doctor",
     "new",
@@ -66,7 +69,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS:
             near = did_you_mean(args[0], _COMMANDS) or f"; there are: {', '.join(_COMMANDS)}"
-            raise click.UsageError(f"there is no command {args[0]!r}{near}", ctx)
+            raise click.UsageError(f"there is no command {excerpt(args[0])}{near}", ctx)
         return super().resolve_command(ctx, args)
 
 

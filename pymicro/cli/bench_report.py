@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pymicro.base.printable import shortened
 from pymicro.cli.listing import print_table
 from pymicro.cli.load import Load, Ran
 from pymicro.cli.report import dump, on_terminal, printable, say
@@ -154,4 +155,4 @@ def _share(part: int, whole: int) -> str:
 
 def _cut(message: str) -> str:
     text = printable(message).replace("\n", " ")
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+    return shortened(text, _LONGEST_MESSAGE)

@@ -13,7 +13,7 @@ from pymicro.base.errors import PymicroError
 from pymicro.calling.peers.reflection import ReflectionClient
 from pymicro.cli.bench_report import Report
 from pymicro.cli.calling import CallOptions
-from pymicro.cli.clients import known_nodes, make_client
+from pymicro.cli.clients import known_nodes, make_client, saying_what_it_waits_for
 from pymicro.cli.exchange import multicallable, only_request, read_requests
 from pymicro.cli.load import Load, apply_load
 from pymicro.cli.message_types import Reflected
@@ -74,13 +74,14 @@ class _Caller:
 async def bench_method(options: CallOptions, load: Load, argv: Sequence[str], *, as_json: bool) -> int:
     """Apply the load and print the measurements; return the exit code."""
     proto_files = options.proto_files()
-    async with make_client(options.settings(argv)) as client:
+    async with make_client(options.settings(argv), waits=True) as client:
         channel = options.channel(client)
         limit = client.config.client_request_timeout if options.timeout is None else options.timeout
         reflection = ReflectionClient(channel, timeout=limit or None, metadata=options.headers)
         types = proto_files or Reflected(reflection)
         try:
-            method = await types.find_method(options.method)
+            async with saying_what_it_waits_for(client, options.service):
+                method = await types.find_method(options.method)
             if method.client_streaming:
                 messages = [one async for one in read_requests(options.requests, method, types)]
             else:

@@ -11,15 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import DebugInfo
 
+from pymicro.base.printable import excerpt
 from pymicro.calling.call.channel_state import UNSET
 from pymicro.calling.peers.reflection import ReflectionClient
-from pymicro.cli.clients import at_address, make_client, near_name, read_address, read_seconds
+from pymicro.cli.clients import (
+    at_address,
+    make_client,
+    near_name,
+    read_address,
+    read_seconds,
+    saying_what_it_waits_for,
+)
 from pymicro.cli.exchange import Exchange
 from pymicro.cli.message_types import MessageTypes, ProtoFiles, Reflected
 from pymicro.cli.report import EXIT_STATUS, InputError, dump, note
 from pymicro.cli.request_source import RequestSource, open_requests
-from pymicro.rpc.schema import MethodNotFound, SchemaError
+from pymicro.rpc.schema import MethodNotFound
 from pymicro.rpc.status import RpcError, Unavailable
 
 if TYPE_CHECKING:
@@ -105,16 +114,18 @@ def _read_header(text: str) -> Header:
     key, colon, value = text.partition(":")
     key, value = key.strip().lower(), value.strip()
     if not colon or not _KEY.fullmatch(key):
-        raise InputError(f"-H {text!r} is not of the form key:value (key of letters, digits, '-', '_', '.')")
+        raise InputError(
+            f"-H {excerpt(text)} is not of the form key:value (key of letters, digits, '-', '_', '.')"
+        )
     if key.startswith("grpc-"):
-        raise InputError(f"-H {text!r}: keys that start with grpc- are gRPC's own")
+        raise InputError(f"-H {excerpt(text)}: keys that start with grpc- are gRPC's own")
     if key.endswith("-bin"):
         try:
             return key, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
         except binascii.Error as exc:
-            raise InputError(f"-H {text!r}: the value of a -bin key is base64 ({exc})") from None
+            raise InputError(f"-H {excerpt(text)}: the value of a -bin key is base64 ({exc})") from None
     if not _VALUE.fullmatch(value):
-        raise InputError(f"-H {text!r}: only keys that end in -bin take other than printable ASCII")
+        raise InputError(f"-H {excerpt(text)}: only keys that end in -bin take other than printable ASCII")
     return key, value
 
 
@@ -127,35 +138,36 @@ async def call_method(options: CallOptions, argv: Sequence[str]) -> int:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     proto_files = options.proto_files()
-    async with make_client(options.settings(argv)) as client:
+    async with make_client(options.settings(argv), waits=True) as client:
         channel = options.channel(client)
         limit = left() if options.timeout is not None else client.config.client_request_timeout or None
         types = proto_files or Reflected(ReflectionClient(channel, timeout=limit, metadata=options.headers))
         try:
-            method = await types.find_method(options.method)
-            exchange = Exchange(method, types, options.requests, verbose=options.verbose)
-            await exchange.run(channel, options.headers, left())
+            async with saying_what_it_waits_for(client, options.service):
+                method = await types.find_method(options.method)
+                exchange = Exchange(method, types, options.requests, verbose=options.verbose)
+                await exchange.run(channel, options.headers, left())
         except MethodNotFound as exc:
             raise InputError(str(exc)) from exc
         except RpcError as exc:
             await _tell_status(exc, types)
             # No node has that name; the call has waited long enough for a registry that is away.
             nobody = isinstance(exc, Unavailable) and exc.from_peer is False and exc.node is None
-            if nobody and (near := await near_name(client, options.service)):
+            told = "did you mean" in (exc.details() or "")
+            if nobody and not told and (near := await near_name(client, options.service)):
                 note(near)
             return EXIT_STATUS + exc.code().value[0]
     return 0
 
 
 async def _tell_status(exc: RpcError, types: MessageTypes) -> None:
-    note(f"{exc.code().name}: {exc.details()}")
+    note(f" {exc.details()}", wrong=f"{exc.code().name}:")
     if exc.micro_code is not None:
         note(f"  go-micro error {exc.micro_code}" + (f" of {exc.micro_id}" if exc.micro_id else ""))
     for detail in exc.error_details:
         if isinstance(detail, AnyMessage):
             detail = await types.unpack(detail)
-        try:
-            shown = dump(await types.write(detail))
-        except SchemaError:
-            shown = "(has no JSON form)"
-        note(f"  {detail.DESCRIPTOR.full_name} {shown}")
+        if isinstance(detail, DebugInfo):  # a traceback is one only line by line
+            note("\n".join(f"  {line}" for line in detail.stack_entries))
+            continue
+        note(f"  {detail.DESCRIPTOR.full_name} {dump(await types.write(detail))}")

@@ -16,10 +16,13 @@ __all__ = ["config"]
 def config(ctx: click.Context) -> None:
     """Show every setting's value and where it came from.
 
-    A flag wins over the environment (MICRO_*), the environment over the program's
-    code, and the code over the default.
+    A flag wins over the environment (MICRO_*), the environment over a file
+    (pymicro.toml in the working folder, or another that --config or MICRO_CONFIG
+    names), the file over the program's code, and the code over the default.
     """
     found = settings.load(argv=settings_argv(ctx))
+    for remark in found.remarks:
+        note(remark)
     for line in settings.unknown_environment():
         note(line)
     say(printable(settings.render(found)))

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pymicro.calling.peers.reflection import NoReflection
+from pymicro.base.printable import listed
+from pymicro.calling.peers.reflection import NoReflection, ReflectionError
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
-from pymicro.cli.reflecting import Described, reflect
+from pymicro.cli.reflecting import Described, not_described, reflect, tell_gaps
 from pymicro.cli.report import EXIT_FAILED, InputError, dump, note, on_terminal, printable, say
-from pymicro.rpc.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_json
+from pymicro.rpc.schema import Symbol, SymbolNotFound, Symbols, file_text, symbol_text, to_raw_json
 
 if TYPE_CHECKING:
     from pymicro.client import Client
@@ -53,14 +54,10 @@ class _Shown:
 async def _services(client: Client, service: str, *, everything: bool) -> _Shown:
     described = await reflect(client, service, everything=everything)
     symbols = Symbols(described.schema.files())
-    found = []
-    for name in described.names:
-        if symbol := symbols.get(name):
-            found.append(symbol)
-        else:
-            note(f"the server names {name} and does not describe it")
+    found = [symbol for name in described.names if (symbol := symbols.get(name))]
+    described.tell_what_lacks()
     if not described.names:
-        hidden = ", ".join(described.hidden)
+        hidden = listed(described.hidden)
         note(f"nothing but {hidden}: --all shows these" if hidden else "no proto service at all")
     return _Shown(_source(found, symbols), [_to_json(symbol) for symbol in found])
 
@@ -68,11 +65,16 @@ async def _services(client: Client, service: str, *, everything: bool) -> _Shown
 async def _find(client: Client, service: str, text: str, *, everything: bool) -> _Shown:
     """Find a symbol by name, even if it belongs to a service that is not shown otherwise."""
     described = await reflect(client, service, everything=everything, symbol=text)
+    tell_gaps(described.schema)
     try:
         return _search(described, text)
     except SymbolNotFound as exc:
         with suppress(SymbolNotFound):
             return _search(await reflect(client, service, everything=True), text)
+        wanted = text.replace("/", ".").strip(".")
+        for name, reason in described.reasons.items():
+            if f".{name}".endswith(f".{wanted}") or wanted.startswith(f"{name}."):
+                raise ReflectionError(not_described(name, reason)) from exc
         raise InputError(str(exc)) from exc
 
 
@@ -81,7 +83,12 @@ def _search(described: Described, text: str) -> _Shown:
     symbols = Symbols(files)
     for file in files:
         if file.name == text:
-            document = {"name": file.name, "kind": "file", "file": file.name, "descriptor": to_json(file)}
+            document = {
+                "name": file.name,
+                "kind": "file",
+                "file": file.name,
+                "descriptor": to_raw_json(file)[0],
+            }
             return _Shown(file_text(file, symbols), document)
     found = symbols.find(text)
     return _Shown(_source(_with_messages(found, symbols), symbols), _to_json(found))
@@ -107,5 +114,5 @@ def _to_json(symbol: Symbol) -> dict[str, Any]:
         "name": symbol.name,
         "kind": symbol.kind,
         "file": symbol.file.name,
-        "descriptor": to_json(symbol.descriptor),
+        "descriptor": to_raw_json(symbol.descriptor)[0],
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymicro.cli.clients import make_client, read_seconds, run
+from pymicro.cli.clients import asks_for_log, make_client, read_seconds, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
-from pymicro.cli.report import EXIT_FAILED, InputError, coloured, dump, on_terminal, printable, say
+from pymicro.cli.report import EXIT_FAILED, InputError, dump, on_terminal, printable, say, utf8
 
 if TYPE_CHECKING:
     from pymicro.base.findings import Finding
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
-_MARK = max(map(len, _COLOURS))
+_MARKS = {"ok": "✓", "note": "!", "problem": "✗"}
+_ASCII_MARKS = {"ok": "+", "note": "!", "problem": "x"}
+_WIDEST = max(map(len, _COLOURS))
 # Seconds. The API server ends a watch by itself after half an hour to an hour (--min-request-timeout).
 _LONGEST_WATCH = 1500.0
 # Width of the column that names the check; a pod's name is longer, and then stands out.
@@ -47,8 +50,9 @@ def doctor(ctx: click.Context, service: str, output: str, watch: str) -> int:
 
     It looks at the settings. Then it asks the registry all that it can tell (on
     Kubernetes: credentials, the API server, rights, each pod), looks up names in the
-    DNS if they are used, and calls the first 20 nodes. Without SERVICE it looks only
-    at what concerns all services.
+    DNS if they are used, and calls the first 20 nodes. Of each that has an admin port it
+    asks how its registration and the watches of its registry fare. Without SERVICE it looks
+    only at what concerns all services.
 
     Run it where the client runs, with the client's settings. In a client's pod:
     kubectl exec POD -- python -m pymicro doctor SERVICE.
@@ -69,8 +73,8 @@ def doctor(ctx: click.Context, service: str, output: str, watch: str) -> int:
 async def _doctor(service: str, output: str, argv: Sequence[str], watch: float) -> int:
     from pymicro.cli.doctor_checks import check
 
-    client = make_client(argv)
-    if client.config.source("log_level") == "default":
+    client = make_client(argv, waits=True)
+    if not asks_for_log(client.config):
         # The doctor reports what goes wrong itself, and only once.
         logging.getLogger("pymicro").setLevel(logging.CRITICAL)
         # But a credential plug-in may ask a person to sign in.
@@ -84,7 +88,7 @@ async def _doctor(service: str, output: str, argv: Sequence[str], watch: float) 
     if output == "json":
         say(dump(_as_json(service, findings), pretty=on_terminal()))
     else:
-        say(_verdict(problems))
+        _show_verdict(problems)
     return EXIT_FAILED if problems else 0
 
 
@@ -101,16 +105,29 @@ def _as_json(service: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _show(finding: Finding) -> None:
     """Print a finding as soon as it is known, with its fix below."""
+    if on_terminal():
+        from pymicro.cli.terminal import console_of, marked
+
+        marks, arrow = (_MARKS, "→") if utf8(sys.stdout) else (_ASCII_MARKS, "->")
+        mark, colour = marks[finding.level], _COLOURS[finding.level]
+        drawn = marked(mark, colour, finding.check, finding.text, finding.fix, arrow=arrow)
+        console_of(sys.stdout).print(drawn)
+        return
     check, text, fix = (
-        printable(part).replace("\n", "\n" + " " * (_MARK + 2))
+        printable(part).replace("\n", "\n" + " " * (_WIDEST + 2))
         for part in (finding.check, finding.text, finding.fix)
     )
-    say(f"{coloured(f'{finding.level:<{_MARK}}', _COLOURS[finding.level])}  {check:<{_CHECK}}  {text}")
+    say(f"{finding.level:<{_WIDEST}}  {check:<{_CHECK}}  {text}")
     if fix:
-        say(f"{'':<{_MARK}}  {fix}")
+        say(f"{'':<{_WIDEST}}  {fix}")
 
 
-def _verdict(problems: int) -> str:
-    if problems:
-        return coloured(f"{problems} problem{'s' * (problems != 1)}", _COLOURS["problem"])
-    return coloured("all is well", _COLOURS["ok"])
+def _show_verdict(problems: int) -> None:
+    text = f"{problems} problem{'s' * (problems != 1)}" if problems else "all is well"
+    if on_terminal():
+        from pymicro.cli.terminal import console_of, plain_text
+
+        colour = _COLOURS["problem" if problems else "ok"]
+        console_of(sys.stdout).print(plain_text(text, f"bold {colour}"))
+    else:
+        say(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.printable import listed
 from pymicro.base.suggest import did_you_mean
+from pymicro.cli.clients import late_nodes
+from pymicro.cli.doctor_admin import check_admin_ports
 from pymicro.cli.doctor_nodes import check_nodes, resolve
 from pymicro.discovery.registry import Diagnosable
+from pymicro.identity.checking import moment
 from pymicro.nodes.wellknown import other_protocol, others_text
 from pymicro.settings.config import in_pod, unknown_environment, without_effect
 
@@ -22,10 +27,11 @@ if TYPE_CHECKING:
 
     from pymicro.base.findings import Level
     from pymicro.client import Client
+    from pymicro.identity.identity import Identity
     from pymicro.nodes.node import Node
     from pymicro.settings.config import Config
 
-__all__ = ["check", "check_settings"]
+__all__ = ["check", "check_identity", "check_settings"]
 
 # Seconds for each check of a registry; longer than the timeout of any one request.
 _STEP_TIMEOUT = 15.0
@@ -33,6 +39,9 @@ _STEP_TIMEOUT = 15.0
 _NODES_TIMEOUT = 5.0
 # If a cause has been named, such as a missing right, most likely no answer comes.
 _EXPLAINED_TIMEOUT = 1.5
+
+# Seconds. Certificates of workloads live for a day or more, and are renewed when a third is left.
+_SOON = 3600.0
 
 # The most ids, and addresses of one, that are named.
 _NAMED = 5
@@ -57,6 +66,7 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
                 "set MICRO_REGISTRY=kubernetes in the pod template",
             )
         )
+    found += [Finding("settings", "note", remark) for remark in config.remarks]
     found += [Finding("settings", "note", line) for line in unknown_environment(environ)]
     if inert := without_effect(config, environ):
         found.append(
@@ -66,6 +76,29 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
         if environ.get(name) and config.selector != "static":
             text = f"{name} is set, and only the selector static reads it; this is {config.selector}"
             found.append(Finding("settings", "note", text))
+    return found
+
+
+def check_identity(identity: Identity, now: float) -> list[Finding]:
+    """The own certificate, which has passed the checks that every process makes.
+
+    Args:
+        identity: The certificate.
+        now: Seconds since 1970.
+    """
+    what = "certificates"
+    if identity.not_after is None:
+        text = "authorities only: calls show no certificate, and a service here serves plain text"
+        return [Finding(what, "ok", text)]
+    left = max(0, round(identity.not_after - now))
+    found = [Finding(what, "ok", f"{identity.title}, valid until {moment(identity.not_after)}")]
+    if left < _SOON:
+        text = "it expires soon, and its files have no newer one"
+        found.append(Finding(what, "note", text, "see to what renews it; the files are read again"))
+    if not identity.names and not identity.addresses:
+        text = "it has no DNS name: clients in Python cannot check a server that shows it"
+        fix = "have the service's name in it as well (tls_server_name says which name clients expect)"
+        found.append(Finding(what, "note", text, fix))
     return found
 
 
@@ -89,6 +122,14 @@ async def check(client: Client, service: str, *, watch: float = 0.0) -> AsyncIte
         yield finding
     refused = False
     async with AsyncExitStack() as stack:
+        if client.identity is not None:
+            try:
+                keeper = await stack.enter_async_context(client.identity)
+            except PymicroError as exc:
+                yield Finding("certificates", "problem", str(exc))
+                return
+            for finding in check_identity(keeper.current, time.time()):
+                yield finding
         try:
             async with asyncio.timeout(_STEP_TIMEOUT):
                 await stack.enter_async_context(client)
@@ -154,7 +195,7 @@ async def _list_services(client: Client) -> Finding:
     except (RegistryError, TimeoutError) as exc:
         text = str(exc) or _no_answer(client.registry.describe(), _STEP_TIMEOUT)
         return Finding("services", "problem", f"could not be listed: {text}")
-    return Finding("services", "ok", ", ".join(names) or "none has a node now")
+    return Finding("services", "ok", listed(names, 50) or "none has a node now")
 
 
 async def _check_service(client: Client, service: str, explained: bool) -> AsyncIterator[Finding]:
@@ -168,6 +209,8 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
     try:
         async with asyncio.timeout(_EXPLAINED_TIMEOUT if explained else _NODES_TIMEOUT):
             nodes = await client.nodes(service)
+        if not nodes and not explained:
+            nodes = await late_nodes(client, service)
     except TimeoutError:
         if not explained:
             yield Finding("nodes", "problem", _no_answer(client.selector.describe(service), _NODES_TIMEOUT))
@@ -199,7 +242,9 @@ async def _check_service(client: Client, service: str, explained: bool) -> Async
         for finding in findings:
             yield finding
         dialled += addresses
-    async for finding in check_nodes(dialled, client.config):
+    async for finding in check_nodes(dialled, client.config, client.core.tls):
+        yield finding
+    async for finding in check_admin_ports(dialled):
         yield finding
 
 
@@ -212,7 +257,7 @@ def _same_ids(nodes: Sequence[Node]) -> list[Finding]:
         Finding(
             "ids",
             "note",
-            f"{len(places)} nodes have the id {node_id}: {', '.join(places[:_NAMED])}; calls reach each, and "
+            f"{len(places)} nodes have the id {node_id}: {listed(places, _NAMED)}; calls reach each, and "
             "clients of go-micro's take them for one",
             "give each a server_id of its own, or none",
         )

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pymicro.base.errors import ConfigError
 from pymicro.base.findings import Finding
+from pymicro.base.printable import shortened
 from pymicro.nodes.address import is_ip, join_address, split_address
 from pymicro.nodes.node import Node
 
 if TYPE_CHECKING:
+    from pymicro.calling.connections.client_tls import ClientTls
     from pymicro.settings.config import Config
 
-__all__ = ["DIALLED", "check_nodes", "resolve"]
+__all__ = ["DIALLED", "check_nodes", "in_order", "resolve"]
+
+T = TypeVar("T")
 
 # This many nodes show what is wrong, and not every doctor calls all nodes of a large service.
 DIALLED = 20
@@ -81,31 +87,40 @@ async def resolve(node: Node) -> tuple[list[Finding], list[Node]]:
     return findings, nodes
 
 
-async def check_nodes(nodes: Sequence[Node], config: Config) -> AsyncIterator[Finding]:
+async def check_nodes(nodes: Sequence[Node], config: Config, tls: ClientTls | None) -> AsyncIterator[Finding]:
     """Connect to the first `DIALLED` nodes, all at once, and ask each for its health."""
-    checks = [
-        asyncio.create_task(_check(node, config), name=f"check {node.address}") for node in nodes[:DIALLED]
-    ]
-    try:
-        for check in checks:
-            yield await check
-    finally:
-        for check in checks:
-            check.cancel()
-        await asyncio.gather(*checks, return_exceptions=True)
+    async for finding in in_order(_check(node, config, tls) for node in nodes[:DIALLED]):
+        yield finding
     if len(nodes) > DIALLED:
         yield Finding("nodes", "note", f"{len(nodes) - DIALLED} more nodes were not called")
 
 
-async def _check(node: Node, config: Config) -> Finding:
+async def in_order(checks: Iterable[Coroutine[Any, Any, T]]) -> AsyncIterator[T]:
+    """Do all checks at once, and give what they found in their order; leaving ends those that go on."""
+    tasks = [asyncio.ensure_future(check) for check in checks]
+    try:
+        for task in tasks:
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _check(node: Node, config: Config, tls: ClientTls | None) -> Finding:
     what = f"node {node.address}"
-    return await _connect(node, what) or await _ask(node, what, config)
+    try:
+        secured = tls.of(node, node.service) if tls is not None else None
+    except ConfigError as exc:
+        return Finding(what, "problem", str(exc))
+    address = node.address if secured is None else secured.address
+    return await _connect(address, what) or await _ask(node, what, config, tls)
 
 
-async def _connect(node: Node, what: str) -> Finding | None:
+async def _connect(address: str, what: str) -> Finding | None:
     """What prevents a plain TCP connection: grpc's own errors blur that."""
     try:
-        host, port = split_address(node.address)
+        host, port = split_address(address)
     except ValueError:
         return None  # for example a socket's path: grpc can dial it
     try:
@@ -124,26 +139,36 @@ async def _connect(node: Node, what: str) -> Finding | None:
     return None
 
 
-async def _ask(node: Node, what: str, config: Config) -> Finding:
+async def _ask(node: Node, what: str, config: Config, tls: ClientTls | None) -> Finding:
     # This imports grpc, which --help does without.
+    from pymicro.calling.connections.tls_words import told_in
     from pymicro.calling.peers.health import check_health
     from pymicro.rpc.status import DeadlineExceeded, RpcError, Unavailable, Unimplemented
 
     try:
-        health = await check_health(node, config, timeout=_HEALTH_TIMEOUT)
+        health = await check_health(node, config, tls, timeout=_HEALTH_TIMEOUT)
     except Unimplemented:
         return Finding(what, "note", "answers gRPC, and offers no health (grpc.health.v1)")
     except DeadlineExceeded:
         text = f"takes connections and answers nothing in {_HEALTH_TIMEOUT:g} s"
         return Finding(what, "problem", text, _HANGS)
     except Unavailable as exc:
-        return Finding(what, "problem", f"takes connections and no gRPC calls: {exc.details()}", _NO_GRPC)
+        details = exc.details() or ""
+        secured = tls.of(node, node.service) if tls is not None else None
+        if told := told_in(details, secured, time.time()):
+            return Finding(what, "problem", f"takes connections and no calls: {told.sentence}", told.advice)
+        return Finding(
+            what, "problem", f"takes connections and no gRPC calls: {shortened(details)}", _NO_GRPC
+        )
     except RpcError as exc:
-        return Finding(what, "problem", f"answers health with {exc.code().name}: {exc.details()}")
+        return Finding(
+            what, "problem", f"answers health with {exc.code().name}: {shortened(exc.details() or '')}"
+        )
     if not health.serving:
         text = f"is {health.status}: it starts or stops, or says of itself that it is not well"
         return Finding(what, "problem", text, _NOT_SERVING)
-    return Finding(what, "ok", f"SERVING, {health.seconds * 1000:.1f} ms{_version(node)}")
+    encrypted = ", TLS" if tls is not None and tls.of(node, node.service) is not None else ""
+    return Finding(what, "ok", f"SERVING, {health.seconds * 1000:.1f} ms{encrypted}{_version(node)}")
 
 
 def _version(node: Node) -> str:

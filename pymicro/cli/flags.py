@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from pymicro.base.tracebacks import show_all_frames
 from pymicro.cli.report import Session
 from pymicro.settings import plugins
 from pymicro.settings.config import Setting, settings
@@ -44,6 +45,7 @@ _GROUPS = {
     "Settings for calls": (
         "transport",
         "client_request_timeout",
+        "client_first_wait",
         "client_retries",
         "outlier_ejection",
         "slow_start",
@@ -70,8 +72,22 @@ _GROUPS = {
         "forward_metadata",
         "loop",
     ),
-    "Settings for who operates it": ("metrics", "tracing", "admin_address", "ready_after"),
-    "Settings for the log": ("log_level", "log_format", "loop_lag"),
+    "Settings for TLS, and for who may call": (
+        "tls_cert",
+        "tls_key",
+        "tls_ca",
+        "tls_dir",
+        "tls_bundle",
+        "client_tls",
+        "tls_server_name",
+        "tls_client_certificates",
+        "tls_plain_address",
+        "allow",
+        "authorization",
+        "reflection",
+    ),
+    "Settings for who operates it": ("config", "metrics", "tracing", "admin_address", "ready_after"),
+    "Settings for the log": ("log_level", "log_format", "access_log", "loop_lag", "debug_errors"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 # go-micro's settings that offer no choice here.
@@ -80,7 +96,10 @@ _HIDDEN = ("client", "server")
 _PLUGINS = {"registry": plugins.REGISTRIES, "selector": plugins.SELECTORS, "balancer": plugins.BALANCERS}
 
 _FLAGS = "pymicro.flags"
-_EPILOG = "A setting is an environment variable too: --registry-address is MICRO_REGISTRY_ADDRESS."
+_EPILOG = (
+    "A setting is an environment variable too (--registry-address is MICRO_REGISTRY_ADDRESS), "
+    "and may stand in pymicro.toml (registry_address)."
+)
 
 
 class _SettingOption(click.Option):
@@ -176,6 +195,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     session = ctx.find_object(Session)
     if value and session is not None:
         session.debug = True
+        show_all_frames()
 
 
 def debug_option(command: F) -> F:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from pymicro.base.printable import listed
 from pymicro.cli.flags import debug_option
-from pymicro.cli.gen_mend import Layout, check_code, mend, mend_types
+from pymicro.cli.gen_mend import Layout, check_code, mend
 from pymicro.cli.gen_output import Output, check_names, in_package, with_packages
 from pymicro.cli.gen_protoc import Compiled, compile_protos
 from pymicro.cli.gen_sources import Sources, gather, module_of, shown
@@ -58,21 +59,27 @@ def gen(paths: tuple[Path, ...], out: Path, include: tuple[Path, ...], check: bo
     sources = gather(paths or [_PROTOS], include)
     if not include:
         note(f"names begin at {', '.join(map(shown, sources.roots))} (-I)")
-    for name in sources.left_out:
-        note(f"{name} is left out: its code is installed")
+    if sources.left_out:
+        one = len(sources.left_out) == 1
+        note(
+            f"left out, because {'its' if one else 'their'} code is installed: {listed(sources.left_out, 3)}"
+        )
     compiled = compile_protos(sources)
     if compiled.warnings:
         note(compiled.warnings)
     out = Path(os.path.abspath(out))
     texts = _mended(compiled, sources, out)
-    check_names(texts, out)
-    output = Output.plan(with_packages(texts, out), sources, out)
+    files = with_packages(texts, out)
+    check_names(files, out)
+    output = Output.plan(files, sources, out)
     return _checked(output) if check else _written(output)
 
 
 def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
     """The code to write, by path; nothing of grpc's for a proto without services."""
-    from pymicro.cli.gen_stubs import TypeNames, types_of_services
+    from pymicro.cli.gen_names import TypeNames
+    from pymicro.cli.gen_stubs import types_of_services
+    from pymicro.cli.gen_types import types_of_messages
 
     types = TypeNames(compiled.described)
     layout = Layout(_local(compiled, sources, out), in_package(out))
@@ -83,7 +90,8 @@ def _mended(compiled: Compiled, sources: Sources, out: Path) -> dict[str, str]:
         module = module_of(file.name)
         stem = module.replace(".", "/")
         texts[f"{stem}.py"] = mend(compiled.texts[f"{stem}.py"], module, layout)
-        texts[f"{stem}.pyi"] = mend_types(compiled.texts[f"{stem}.pyi"], module, layout)
+        texts[f"{stem}.pyi"] = messages = types_of_messages(file, types, layout)
+        check_code(messages, module, layout)
         if file.service:
             texts[f"{stem}_grpc.pyi"] = services = types_of_services(file, types, layout)
             check_code(services, f"{module}_grpc", layout)

@@ -1,4 +1,4 @@
-"""Changes protoc's Python code so that it can lie in any package and passes `mypy --strict`."""
+"""Changes protoc's Python code so that it can lie in any package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pymicro.cli.report import InputError
 
-__all__ = ["Layout", "check_code", "head_of_types", "mend", "mend_types"]
+__all__ = ["Layout", "check_code", "head_of_types", "mend"]
 
 # The three ways in which protoc imports a module that it made, and the way of grpc's plug-in.
 _MODULE = re.compile(
@@ -22,11 +22,7 @@ _BY_CALL = re.compile(r"^(?P<alias>\w+) = importlib\.import_module\('(?P<module>
 # Where messages learn the name of their module, by which pickle finds them.
 _OWN_NAME = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, )'[^']*'")
 
-_KEYWORDS = "|".join(keyword.kwlist)
-_KEYWORD_FIELD = re.compile(rf"^ *(?:{_KEYWORDS}): .*\n", re.MULTILINE)
-_KEYWORD_CLASS = re.compile(rf"^( *)class (?:{_KEYWORDS})\(.*\n(?:\1 .*\n)*", re.MULTILINE)
-_KEYWORD_TYPE = re.compile(r"getattr\([^()]+, '\w+'\)|globals\(\)\['\w+'\]")
-_UNTYPED = re.compile(r"^from google\.(?!protobuf\b)", re.MULTILINE)
+_UNTYPED = re.compile(r"^(?:from|import) google\.(?!protobuf\b)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,12 @@ class Layout:
             return package
         return "." * (len(own) - common + 1) + ".".join(other[common:])
 
+    def from_module(self, importer: str, module: str, names: str) -> str:
+        """The import of `names` from `module`."""
+        package, _, name = module.rpartition(".")
+        place = self.package_from(importer, package, module)
+        return f"from {place}{'' if place.endswith('.') or not place else '.'}{name} import {names}"
+
     def statement(self, importer: str, module: str, alias: str) -> str:
         """The import of `module` as `alias`."""
         package, _, name = module.rpartition(".")
@@ -63,6 +65,13 @@ class Layout:
             anchor = ", __package__" if path.startswith(".") else ""
             return f"import importlib\n{alias} = importlib.import_module({path!r}{anchor})"
         return f"from {place} import {name} as {alias}" if place else f"import {name} as {alias}"
+
+    def typed(self, importer: str, module: str, alias: str) -> str:
+        """The same for a type checker."""
+        # If google/api, say, is in the output folder too, mypy looks only there for what is imported from it.
+        if module not in self.local:
+            return f"import {module} as {alias}"
+        return self.statement(importer, module, alias)
 
 
 def mend(text: str, module: str, layout: Layout) -> str:
@@ -78,9 +87,7 @@ def mend(text: str, module: str, layout: Layout) -> str:
         )
 
     def by_names(found: re.Match[str]) -> str:
-        package, _, name = found["module"].rpartition(".")
-        place = layout.package_from(module, package, found["module"])
-        return f"from {place}{'' if place.endswith('.') or not place else '.'}{name} import {found['names']}"
+        return layout.from_module(module, found["module"], found["names"])
 
     text = text.replace("\nimport importlib\n", "\n")
     text = _BY_CALL.sub(lambda found: layout.statement(module, found["module"], found["alias"]), text)
@@ -89,30 +96,19 @@ def mend(text: str, module: str, layout: Layout) -> str:
     return text
 
 
-def mend_types(text: str, module: str, layout: Layout) -> str:
-    """The same for the module's `.pyi`, which protoc writes less carefully."""
-    # A name that is a keyword is only reachable by getattr, which types know nothing of.
-    text = _KEYWORD_FIELD.sub("", _KEYWORD_CLASS.sub("", text))
-    text = _KEYWORD_TYPE.sub("_Any", text)
-    for found in _BY_CALL.finditer(text):
-        text = re.sub(rf"\b{found['alias']}\.[\w.]+", "_Any", text)
-    text = _BY_CALL.sub("", text)
-    # Strict mypy requires complete types for all of these, and allows ClassVar in classes only.
-    text = text.replace("**kwargs)", "**kwargs: object)")
-    text = re.sub(r"(?<!as )_Mapping(?=[],])", "_Mapping[str, object]", text)
-    text = re.sub(r"^(\w+): _ClassVar\[int\]$", r"\1: int", text, flags=re.MULTILINE)
-    # types-protobuf does not know this type.
-    text = text.replace("_python_message._ExtensionDict", "_Any")
-    if "_Any" in text:
-        text = f"from typing import Any as _Any\n{text}"
-    return head_of_types(text) + mend(text, module, layout)
+def head_of_types(imports: str, *, overrides: bool = False) -> str:
+    """The first lines of a `.pyi`.
 
-
-def head_of_types(text: str) -> str:
-    """The first lines of a `.pyi`."""
+    Args:
+        imports: Its imports.
+        overrides: Whether a class of it gives a name of its base another meaning, as
+            messages do with fields.
+    """
+    codes = ["assignment"] if overrides else []
     # googleapis-common-protos has types, but lacks the py.typed that says so.
-    untyped = '# mypy: disable-error-code="import-untyped"\n' if _UNTYPED.search(text) else ""
-    return f"# Made by `pymicro gen`. DO NOT EDIT!\n{untyped}"
+    codes += ["import-untyped"] if _UNTYPED.search(imports) else []
+    disabled = f'# mypy: disable-error-code="{",".join(codes)}"\n' if codes else ""
+    return f"# Made by `pymicro gen`. DO NOT EDIT!\n{disabled}"
 
 
 def check_code(text: str, module: str, layout: Layout) -> None:

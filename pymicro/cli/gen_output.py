@@ -7,10 +7,11 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymicro.base.printable import excerpt
 from pymicro.cli.gen_sources import Sources, module_of, shown
 from pymicro.cli.report import InputError
 
@@ -38,18 +39,25 @@ def in_package(out: Path) -> bool:
     return (out / "__init__.py").exists() or (out.parent / "__init__.py").exists()
 
 
-def check_names(names: Iterable[str], out: Path) -> None:
-    """Check that no package in a folder on sys.path hides one that Python needs.
+def check_names(files: Collection[Path], out: Path) -> None:
+    """Check that no package in a folder on sys.path hides one that Python needs, or a module of these files.
 
     Raises:
         InputError: A package would hide one.
     """
-    tops = sorted({name.split("/")[0] for name in names if "/" in name})
+    tops = sorted({path.relative_to(out).parts[0] for path in files if out in path.parent.parents})
     for top in tops if not in_package(out) else ():
         if top in _TAKEN or top in sys.stdlib_module_names:
             raise InputError(
-                f"the package {shown(out / top)} would hide the module {top!r}, which Python programs need: "
-                "give an --out that has an __init__.py, and import it from there"
+                f"the package {shown(out / top)} would hide the module {excerpt(top)}, which Python programs "
+                "need: give an --out that has an __init__.py, and import it from there"
+            )
+    for path in files:
+        folder = path.with_suffix("")
+        if path.suffix == ".py" and (folder / "__init__.py" in files or (folder / "__init__.py").exists()):
+            raise InputError(
+                f"the folder {shown(folder)} hides {shown(path)}: Python imports a folder that has an "
+                "__init__.py before a file of the same name. Rename one of the two"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymicro.cli.gen_sources import Sources, shown
+from pymicro.cli.gen_complaints import first_lines, mistakes, with_paths
+from pymicro.cli.gen_sources import Sources
 from pymicro.cli.report import InputError
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 __all__ = ["Compiled", "compile_protos"]
-
-# More lines would scroll the first one away.
-_LISTED = 20
-
-_PLACE = re.compile(r"^(?P<name>[^:\n]+\.proto)(?=:)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,8 @@ def compile_protos(sources: Sources) -> Compiled:
         folder = Path(temporary)
         code = folder / "code"
         code.mkdir()
+        arguments = folder / "arguments"
+        arguments.write_text("\n".join(sources.files), encoding="utf-8")
         done = subprocess.run(
             [
                 # A separate process, because protoc writes to file descriptor 2; -P, because a user's
@@ -59,8 +56,9 @@ def compile_protos(sources: Sources) -> Compiled:
                 *(f"-I{root}" for root in (*sources.roots, *sources.installed)),
                 f"--descriptor_set_out={folder / 'described'}",
                 "--include_imports",
-                *(f"--{kind}_out={code}" for kind in ("python", "pyi", "grpc_python")),
-                *sources.files,
+                *(f"--{kind}_out={code}" for kind in ("python", "grpc_python")),
+                # A file of arguments: thousands of names would be too long a command line.
+                f"@{arguments}",
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -69,24 +67,12 @@ def compile_protos(sources: Sources) -> Compiled:
             errors="replace",
             check=False,
         )
-        said = _PLACE.sub(lambda match: _path_of(match["name"], sources), done.stdout).strip()
         if done.returncode:
-            raise InputError(f"the protos do not compile\n{_first(said) or f'exit code {done.returncode}'}")
+            said = mistakes(done.stdout, sources) or f"exit code {done.returncode}"
+            raise InputError(f"the protos do not compile\n{said}")
         texts = {
             path.relative_to(code).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(code.rglob("*.py*"))
         }
         described = FileDescriptorSet.FromString((folder / "described").read_bytes())
-    return Compiled(texts, described, said)
-
-
-def _first(said: str) -> str:
-    """The first of many lines: if a file is not text, protoc complains about each byte."""
-    lines = said.splitlines()
-    more = [f"and {len(lines) - _LISTED} lines more"] if len(lines) > _LISTED else []
-    return "\n".join([*lines[:_LISTED], *more])
-
-
-def _path_of(name: str, sources: Sources) -> str:
-    path = sources.find(name)
-    return shown(path) if path else name
+    return Compiled(texts, described, first_lines(with_paths(done.stdout, sources)))

@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
 
-__all__ = ["Sources", "gather", "module_of", "shown"]
+__all__ = ["Sources", "gather", "module_of", "protos_below", "shown"]
 
 _PACKAGE = re.compile(r"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
 
@@ -111,15 +113,19 @@ def _protos_of(path: Path) -> list[Path]:
     if not path.is_dir():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"there is no file or folder {path}{did_you_mean(path.name, beside)}")
-    protos = list(_walk(_absolute(path)))
+    protos = list(protos_below(_absolute(path)))
     if not protos:
         raise InputError(f"there is no .proto file in the folder {path}")
     return protos
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """All protos below the folder, except in virtual environments and hidden folders."""
-    for place, folders, files in os.walk(folder):
+def protos_below(folder: Path, most: int | None = None) -> Iterator[Path]:
+    """All protos below the folder, except in virtual environments and hidden folders.
+
+    Args:
+        most: Folders to look in; all by default.
+    """
+    for place, folders, files in islice(os.walk(folder), most):
         folders[:] = [
             name
             for name in folders
@@ -154,19 +160,18 @@ def _above_package(proto: Path) -> Path | None:
 
 
 def _name_of(path: Path, sources: Sources) -> str:
-    for root in sources.roots:
-        if root in path.parents:
-            name = path.relative_to(root).as_posix()
-            break
-    else:
+    above = [root for root in sources.roots if root in path.parents]
+    if not above:
         folders = ", ".join(map(shown, sources.roots))
         raise InputError(f"{shown(path)} lies in no folder of the include path (-I): {folders}")
+    # A root inside a root is there because imports begin at it.
+    name = path.relative_to(max(above, key=lambda root: len(root.parts))).as_posix()
     first = sources.find(name)
     if first is not None and first != path:
         raise InputError(f"{shown(path)} is hidden by {shown(first)}: both are {name} on the include path")
     for part in PurePosixPath(name.removesuffix(".proto")).parts:
         if not all(word.isidentifier() for word in part.replace("-", "_").split(".")):
-            raise InputError(f"{shown(path)}: {part!r} cannot be a name in Python; rename it")
+            raise InputError(f"{shown(path)}: {excerpt(part)} cannot be a name in Python; rename it")
     return name
 
 

@@ -13,21 +13,23 @@ from pymicro.base.durations import format_duration
 from pymicro.base.errors import RegistryError
 from pymicro.base.tasks import Tasks
 from pymicro.calling.peers.health import NodeHealth, check_health, follow_health
-from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
+from pymicro.cli.clients import at_address, first_nodes, looking_again, make_client, nobody
 from pymicro.cli.doctor_nodes import resolve
-from pymicro.cli.listing import columns, print_array
-from pymicro.cli.report import EXIT_FAILED, coloured, note, say
+from pymicro.cli.listing import print_array, print_table
+from pymicro.cli.report import EXIT_FAILED, note, say
 from pymicro.cli.views import Form, open_view
 from pymicro.client import Client
 from pymicro.nodes.node import Node
 from pymicro.rpc.status import DeadlineExceeded, NotFound, RpcError, Unavailable, Unimplemented
 
-__all__ = ["HealthQuestion", "show_health", "watch_health"]
+__all__ = ["HealthQuestion", "show_health", "wait_for_nodes", "watch_health"]
 
 # How many nodes are asked at the same time.
 _AT_ONCE = 100
 # Seconds until a source that cannot be asked is asked again.
 _RETRY = 1.0
+# How many nodes a message names.
+_NAMED = 5
 # Seconds within which answers are gathered and shown together.
 _GATHER = 0.05
 
@@ -56,11 +58,13 @@ class _State:
     Attributes:
         health: Its answer; None if it gave none.
         error: Why it gave none.
+        mute: Whether it answers, but has no health to tell.
     """
 
     node: Node
     health: NodeHealth | None
     error: str = ""
+    mute: bool = False
 
     @property
     def serving(self) -> bool:
@@ -103,8 +107,8 @@ def _header(wide: bool) -> list[str]:
 
 async def show_health(question: HealthQuestion, argv: Sequence[str], output: str) -> int:
     """Print the health of every node; return the exit code."""
-    async with make_client(at_address(argv, question.service, question.address)) as client:
-        listed = await known_nodes(client, question.service)
+    async with make_client(at_address(argv, question.service, question.address), waits=True) as client:
+        listed = await first_nodes(client, question.service)
         if not listed:
             if output == "json":
                 print_array([])
@@ -117,7 +121,11 @@ async def show_health(question: HealthQuestion, argv: Sequence[str], output: str
             async with places:
                 try:
                     found = await check_health(
-                        node, client.config, service=question.name, timeout=question.timeout
+                        node,
+                        client.config,
+                        client.core.tls,
+                        service=question.name,
+                        timeout=question.timeout,
                     )
                     return _State(node, found)
                 except RpcError as exc:
@@ -128,10 +136,8 @@ async def show_health(question: HealthQuestion, argv: Sequence[str], output: str
         print_array([state.to_json() for state in states])
     else:
         wide = output == "wide"
-        head, *rows = columns([_header(wide), *(state.row(wide) for state in states)])
-        say(head)
-        for row, state in zip(rows, states, strict=True):
-            say(coloured(row, state.colour()))
+        rows = [state.row(wide) for state in states]
+        print_table(_header(wide), rows, colours=[state.colour() for state in states])
     return 0 if all(state.serving for state in states) else EXIT_FAILED
 
 
@@ -215,15 +221,50 @@ async def watch_health(question: HealthQuestion, argv: Sequence[str], output: st
                 view.show(watched.states(), watched.remark)
 
 
+async def wait_for_nodes(question: HealthQuestion, argv: Sequence[str], count: int, limit: float) -> int:
+    """Wait until `count` nodes take calls, `limit` seconds at most (0 for no limit); return the exit code."""
+    async with (
+        make_client(at_address(argv, question.service, question.address)) as client,
+        Tasks("wait") as tasks,
+    ):
+        watched = _Watched(client, question, tasks)
+        tasks.start(watched.follow(), "nodes")
+        try:
+            with looking_again(client, question.service):
+                async with asyncio.timeout(limit or None):
+                    while watched.ready < count:
+                        await watched.changed.wait()
+                        watched.changed.clear()
+        except TimeoutError:
+            note(await _missing(client, watched, count, limit))
+            return EXIT_FAILED
+    say(f"{question.service}: {watched.ready} node{'s' * (watched.ready != 1)}")
+    return 0
+
+
+async def _missing(client: Client, watched: _Watched, count: int, limit: float) -> str:
+    """Says what there is instead of `count` nodes."""
+    states = watched.states().values()
+    service = watched.service
+    if not states:
+        return f"after {format_duration(limit)}: {watched.remark or await nobody(client, service)}"
+    text = f"after {format_duration(limit)} {watched.ready} of {count} nodes of {service} take calls"
+    unwell = [f"{state.node.address}: {state.text}" for state in states if not (state.serving or state.mute)]
+    more = f"; and {len(unwell) - _NAMED} more" if len(unwell) > _NAMED else ""
+    return "; ".join([text, *unwell[:_NAMED]]) + more
+
+
 class _Watched:
     """The health of the present nodes; a task for each follows it.
 
     Attributes:
+        service: Whose nodes they are.
         changed: Set when there is something new to show.
         remark: A remark about the nodes as a whole.
     """
 
     def __init__(self, client: Client, question: HealthQuestion, tasks: Tasks) -> None:
+        self.service = question.service
         self.changed = asyncio.Event()
         self.remark = ""
         self._client = client
@@ -236,9 +277,14 @@ class _Watched:
         """The state of every node that has answered, in the order of their keys."""
         return dict(sorted(self._states.items()))
 
+    @property
+    def ready(self) -> int:
+        """How many nodes take calls: SERVING, or reached and without a health to tell."""
+        return sum(state.serving or state.mute for state in self._states.values())
+
     async def follow(self) -> None:
         """Follow the set of nodes."""
-        service = self._question.service
+        service = self.service
         while True:
             try:
                 async with aclosing(self._client.watch_nodes(service)) as sets:  # type: ignore[type-var]
@@ -274,7 +320,15 @@ class _Watched:
             if isinstance(found, NodeHealth):
                 self._states[node.key] = _State(node, found)
             else:
-                self._states[node.key] = _State(node, None, _reason(found, question.timeout))
+                mute = isinstance(found, Unimplemented)
+                self._states[node.key] = _State(node, None, _reason(found, question.timeout), mute)
             self.changed.set()
 
-        await follow_health(node, self._client.config, tell, service=question.name, timeout=question.timeout)
+        await follow_health(
+            node,
+            self._client.config,
+            tell,
+            self._client.core.tls,
+            service=question.name,
+            timeout=question.timeout,
+        )

@@ -13,6 +13,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError, note
 from pymicro.cli.service_place import ServicePlace
@@ -101,7 +102,23 @@ def _failed(exc: Exception, place: str, file: str | None) -> Exception:
     user_frames = _from_user_code(exc.__traceback__, file)
     lines = traceback.TracebackException(type(exc), exc, user_frames)
     note("".join(lines.format()).rstrip())
-    return UserCodeFailed(f"{place} failed while it was imported")
+    advice = _advice(exc)
+    return UserCodeFailed(f"{place} failed while it was imported{advice and f': {advice}'}")
+
+
+def _advice(exc: Exception) -> str:
+    """What to do if the code that is made of protos is missing, or does not fit what is installed."""
+    again = "make it again with `pymicro gen`, or upgrade"
+    frames = traceback.extract_tb(exc.__traceback__)
+    if type(exc).__name__ == "VersionError" and type(exc).__module__.startswith("google.protobuf"):
+        return f"the code of your protos was made for a newer protobuf than is installed: {again} protobuf"
+    if isinstance(exc, RuntimeError) and frames and frames[-1].filename.endswith("_pb2_grpc.py"):
+        return f"the code of your protos was made for a newer grpcio than is installed: {again} grpcio"
+    if isinstance(exc, ImportError) and any("_pb2" in (frame.line or "") for frame in frames[-1:]):
+        return (
+            "the Python code of your protos is missing: `pymicro gen FOLDER` makes it of a folder of protos"
+        )
+    return ""
 
 
 def _from_user_code(frames: TracebackType | None, file: str | None) -> TracebackType | None:
@@ -145,7 +162,7 @@ def _named(module: ModuleType, name: str, place: str) -> Service:
         if not hasattr(value, part):
             names = list(_services(module))
             hint = did_you_mean(name, names) or (f"; its Services: {', '.join(names)}" if names else "")
-            raise InputError(f"{place} has no name {name!r}{hint}")
+            raise InputError(f"{place} has no name {excerpt(name)}{hint}")
         value = getattr(value, part)
     if not isinstance(value, Service):
         raise InputError(f"{place}:{name} is no Service but of type {type(value).__name__}")

@@ -6,8 +6,8 @@ applies the same files. A file that ends in `.template` has values to fill in.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -15,8 +15,11 @@ from typing import Literal
 
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError
-from pymicro.nodes.record import METADATA_PREFIX, label_problem, san, selector_key
-from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE
+from pymicro.base.printable import excerpt
+from pymicro.cli.manifests_tls import CertificateSource
+from pymicro.cli.manifests_tls import scalar as _scalar
+from pymicro.nodes.keys import METADATA_PREFIX, label_problem, san, selector_key
+from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE, TLS, TLS_HERE
 
 __all__ = ["DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Deployed", "render"]
 
@@ -44,6 +47,9 @@ _ADMIN_INGRESS = """
       ports:
         - port: admin
           protocol: TCP"""
+_TLS_INGRESS = """
+        - port: tls
+          protocol: TCP"""
 
 # Seconds between the end of the grace and the SIGKILL.
 _SPARE = 5.0
@@ -51,9 +57,6 @@ _SPARE = 5.0
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# Texts that are strings in every version of YAML; y, on and the like are not.
-_PLAIN = re.compile(r"[A-Za-z][-A-Za-z0-9_./]*(:[-A-Za-z0-9_./]+)*")
-_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,7 @@ class Deployed:
         image: The container's image; the service's name and version if empty.
         replicas: Number of pods.
         namespace: The namespace of every object that has one; left out if empty.
-        port: The port it listens on, and clients call.
+        port: The port it listens on, and clients call; with certificates, the one that speaks TLS.
         listen: Whether it must be told to listen on all addresses of the pod at
             `port`, because it would not do so by itself.
         drain_delay: Seconds between leaving the registry and stopping.
@@ -77,9 +80,13 @@ class Deployed:
         calls: Whether it calls other services, so that it may look for them.
         keepalive: What its node says of pings (`pymicro.nodes.wellknown`); nothing if empty.
         admin_port: Its admin port, which probes ask and Prometheus scrapes; 0 if it has none.
+        tls: Where its pods get certificates; None if they get none here.
+        said_tls: What its node says of TLS (`pymicro.nodes.wellknown`) where its code names the
+            certificates; nothing if empty.
 
     Raises:
-        ConfigError: Kubernetes does not accept a name, version or namespace.
+        ConfigError: Kubernetes does not accept a name, version or namespace, or something that
+            certificates need is missing.
     """
 
     service: str
@@ -96,20 +103,50 @@ class Deployed:
     calls: bool = False
     keepalive: str = ""
     admin_port: int = DEFAULT_ADMIN_PORT
+    tls: CertificateSource | None = None
+    said_tls: str = ""
 
     def __post_init__(self) -> None:
         if problem := label_problem(self.service):
             raise ConfigError(f"{problem}: rename the service")
         if not _LABEL_VALUE.fullmatch(self.version):
             raise ConfigError(
-                f"version {self.version!r} cannot be a label (at most 63 letters, digits, - _ and ., "
+                f"version {excerpt(self.version)} cannot be a label (at most 63 letters, digits, - _ and ., "
                 "with a letter or digit at both ends): change the service's version"
             )
         if self.namespace and not _DNS_LABEL.fullmatch(self.namespace):
             raise ConfigError(
-                f"{self.namespace!r} is no namespace (at most 63 small letters, digits and -, "
+                f"{excerpt(self.namespace)} is no namespace (at most 63 small letters, digits and -, "
                 "with a letter or digit at both ends)"
             )
+        if self.tls is not None:
+            self._check_tls(self.tls)
+
+    def _check_tls(self, tls: CertificateSource) -> None:
+        if tls.plain_port == self.port:
+            raise ConfigError(
+                f"port {self.port} would speak TLS and plain text: --port says where it speaks TLS, "
+                "and --plain-port where it speaks plain text"
+            )
+        if tls.way == "cert-manager" and not self.namespace:
+            raise ConfigError("--tls cert-manager wants --namespace: it is part of the certificate's names")
+        if not self.admin_port and not tls.plain_port:
+            raise ConfigError(
+                "the service has no admin port (admin_address), and the kubelet's probes of health speak no "
+                "TLS: give it one"
+            )
+
+    @property
+    def call_port(self) -> int:
+        """The port by which clients know it, as long as some have no certificates."""
+        return (self.tls.plain_port if self.tls is not None else 0) or self.port
+
+    @property
+    def account(self) -> str:
+        """The service account of its pods; empty for the namespace's."""
+        if self.mode == "patch" or self.tls is not None:
+            return self.object
+        return "pymicro-client" if self.calls else ""
 
     @property
     def object(self) -> str:
@@ -129,6 +166,12 @@ def render(deployed: Deployed) -> str:
     files = ["rbac/discovery.yaml"]
     if deployed.mode == "patch":
         files += [_SELF_REGISTER, *_POLICIES, "self-register-account.yaml.template"]
+    elif deployed.tls is not None:
+        files.append("account.yaml.template")
+        if deployed.calls:
+            files.append("account-calls.yaml.template")
+    if deployed.tls is not None and deployed.tls.way == "cert-manager":
+        files.append("certificate.yaml.template")
     files.append("deployment.yaml.template")
     if deployed.replicas > 1:
         files.append("disruption-budget.yaml.template")
@@ -147,6 +190,10 @@ def _manifest(file: str, deployed: Deployed) -> str:
 
 def _values(deployed: Deployed) -> dict[str, str | int]:
     grace = deployed.drain_delay + deployed.stop_grace + _SPARE
+    tls = deployed.tls
+    env = {"MICRO_SERVER_ADDRESS": f"0.0.0.0:{deployed.port}"} if deployed.listen else {}
+    if tls is not None:
+        env = tls.environment(deployed.port)
     return {
         "object": _scalar(deployed.object),
         "binding": _scalar(f"{deployed.object}-self-register"),
@@ -161,13 +208,32 @@ def _values(deployed: Deployed) -> dict[str, str | int]:
         "image": _scalar(deployed.image or f"{deployed.object}:{deployed.version}"),
         "target": _scalar(deployed.target),
         "mode": deployed.mode,
-        "more_env": _listen(deployed.port) if deployed.listen else "",
-        "port": deployed.port,
-        "more_ports": _admin(deployed.admin_port) if deployed.admin_port else "",
+        "more_env": _env(env),
+        "port": deployed.call_port,
+        "more_ports": _more_ports(deployed),
         "startup": _probe(deployed, "/startupz", "liveness"),
         "readiness": _probe(deployed, "/readyz"),
         "liveness": _probe(deployed, "/livez", "liveness"),
+        "tls_ingress": _TLS_INGRESS if tls is not None and tls.plain_port else "",
         "more_ingress": _ADMIN_INGRESS if deployed.admin_port else "",
+        "more_mounts": _more(tls.mount(), 12) if tls is not None else "",
+        "more_volumes": _more(tls.volume(deployed.object), 8) if tls is not None else "",
+        **(_certificate(deployed, tls) if tls is not None else {}),
+    }
+
+
+def _certificate(deployed: Deployed, tls: CertificateSource) -> dict[str, str]:
+    """For cert-manager's Certificate, and the account's binding."""
+    kind, name = tls.issuer
+    namespace = deployed.namespace
+    return {
+        "calls_binding": _scalar(f"{deployed.object}-discovery"),
+        "secret": _scalar(tls.secret(deployed.object)),
+        "issuer_kind": _scalar(kind),
+        "issuer": _scalar(name),
+        "service": _scalar(deployed.service),
+        "service_host": _scalar(f"{deployed.service}.{namespace}.svc"),
+        "spiffe": _scalar(f"spiffe://cluster.local/ns/{namespace}/sa/{deployed.account}"),
     }
 
 
@@ -184,7 +250,10 @@ def _pod_metadata(deployed: Deployed) -> str:
             "  micro.mu/type: service",
             f"  {_scalar(selector_key(deployed.service))}: service",
         ]
-        if deployed.keepalive or deployed.admin_port:
+        said_tls = deployed.said_tls
+        if deployed.tls is not None:
+            said_tls = str(deployed.port) if deployed.tls.plain_port else TLS_HERE
+        if deployed.keepalive or deployed.admin_port or said_tls:
             lines.append("annotations:")
         if deployed.keepalive:
             lines += [
@@ -196,6 +265,8 @@ def _pod_metadata(deployed: Deployed) -> str:
                 "  # Where `pymicro top` asks it.",
                 f"  {METADATA_PREFIX}{ADMIN_PORT}: {_scalar(str(deployed.admin_port))}",
             ]
+        if said_tls:
+            lines += ["  # Where it speaks TLS.", f"  {METADATA_PREFIX}{TLS}: {_scalar(said_tls)}"]
     else:
         lines += [
             "annotations:",
@@ -207,14 +278,15 @@ def _pod_metadata(deployed: Deployed) -> str:
 
 def _account(deployed: Deployed) -> str:
     if deployed.mode == "patch":
-        lines = ["# May patch its own pod.", f"serviceAccountName: {_scalar(deployed.object)}"]
+        lines = ["# May patch its own pod.", f"serviceAccountName: {_scalar(deployed.account)}"]
     elif deployed.calls:
         lines = [
             "# May list and watch pods, to find the services it calls.",
-            "serviceAccountName: pymicro-client",
+            f"serviceAccountName: {_scalar(deployed.account)}",
         ]
     else:
-        lines = [
+        lines = [f"serviceAccountName: {_scalar(deployed.account)}"] if deployed.account else []
+        lines += [
             "# Found by its labels, it never speaks to the API server.",
             "automountServiceAccountToken: false",
         ]
@@ -225,14 +297,31 @@ def _indented(lines: list[str]) -> str:
     return "\n".join(f"      {line}" for line in lines)
 
 
-def _listen(port: int) -> str:
-    pad = " " * 12
-    return f'\n{pad}- name: MICRO_SERVER_ADDRESS\n{pad}  value: "0.0.0.0:{port}"'
+def _more(lines: list[str], pad: int) -> str:
+    """Lines that follow others, `pad` blanks deep."""
+    return "".join(f"\n{' ' * pad}{line}" for line in lines)
 
 
-def _admin(port: int) -> str:
-    lines = ["# For probes, Prometheus and `pymicro top`.", "- name: admin", f"  containerPort: {port}"]
-    return "".join(f"\n            {line}" for line in lines)
+def _env(variables: Mapping[str, str]) -> str:
+    lines = [(f"- name: {name}", f"  value: {_scalar(value)}") for name, value in variables.items()]
+    return _more([line for pair in lines for line in pair], 12)
+
+
+def _more_ports(deployed: Deployed) -> str:
+    lines = []
+    if deployed.tls is not None and deployed.tls.plain_port:
+        lines += [
+            "# The port above is plain text, for callers that have no certificates yet.",
+            "- name: tls",
+            f"  containerPort: {deployed.port}",
+        ]
+    if deployed.admin_port:
+        lines += [
+            "# For probes, Prometheus and `pymicro top`.",
+            "- name: admin",
+            f"  containerPort: {deployed.admin_port}",
+        ]
+    return _more(lines, 12)
 
 
 def _probe(deployed: Deployed, path: str, service: str = "") -> str:
@@ -245,13 +334,5 @@ def _probe(deployed: Deployed, path: str, service: str = "") -> str:
     if deployed.admin_port:
         lines = ["httpGet:", f"  path: {path}", f"  port: {deployed.admin_port}"]
     else:
-        lines = ["grpc:", f"  port: {deployed.port}", *([f"  service: {service}"] if service else [])]
+        lines = ["grpc:", f"  port: {deployed.call_port}", *([f"  service: {service}"] if service else [])]
     return "\n".join(f"            {line}" for line in lines)
-
-
-def _scalar(text: str) -> str:
-    """`text` as a YAML scalar: plain if no reader could take it for anything but a string."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
-        return text
-    # A JSON string is a YAML one (YAML 1.2, 1.3); escaped, it has no character that YAML forbids.
-    return json.dumps(text)

@@ -17,9 +17,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 
+from pymicro.base.printable import listed
 from pymicro.calling.peers.reflection import NoReflection, ReflectionClient, ReflectionError
-from pymicro.cli.reflecting import INFRASTRUCTURE
-from pymicro.cli.report import InputError
+from pymicro.cli.reflecting import INFRASTRUCTURE, learn, not_described, tell_gaps
+from pymicro.cli.report import InputError, note
 from pymicro.rpc.schema import (
     Document,
     MethodNotFound,
@@ -30,12 +31,16 @@ from pymicro.rpc.schema import (
     from_json,
     split_method,
     to_json,
+    to_raw_json,
 )
 from pymicro.rpc.status import RpcError
 
 __all__ = ["MessageTypes", "ProtoFiles", "Reflected"]
 
 M = TypeVar("M", bound=Message)
+
+# Values of one message that a warning names.
+_LISTED = 5
 
 
 class MessageTypes(ABC):
@@ -69,12 +74,17 @@ class MessageTypes(ABC):
             return from_json(document, kind)
 
     async def write(self, message: Message) -> Any:
-        """The message as JSON; an `Any` of unknown type is given in base64."""
+        """The message as JSON; what has no JSON form is written as it is, with a warning on stderr."""
         try:
             return to_json(message)
         except UnknownTypes as exc:
             await self.learn(exc.names)
-            return to_json(message, raw_unknown=True)
+        except SchemaError:
+            pass
+        document, odd = to_raw_json(message)
+        if odd:
+            note(f"no JSON form, shown as it is: {listed(odd, _LISTED)}")
+        return document
 
     async def unpack(self, packed: AnyMessage) -> Message:
         """The content of an `Any` that came with a status; the `Any` itself if its type cannot be found."""
@@ -100,15 +110,19 @@ class Reflected(MessageTypes):
             names = await self._reflection.list_services()
             service, _ = split_method(text)
             likely = [name for name in names if name == service or name.endswith(f".{service}")]
-            if likely:
-                self._schema.add(await self._reflection.files_containing(*likely))
-            else:
-                # No service is named, or a wrong one: look at all, if only to find near names.
-                await self._ask_each(names)
+            # If no service is named, or a wrong one, look at all, if only to find near names.
+            reasons = await self._ask(likely or names)
         except NoReflection as exc:
             raise NoReflection(f"{exc}; name its proto files with --proto") from exc
-        except (ReflectionError, SchemaError) as exc:
+        except ReflectionError as exc:
             raise ReflectionError(f"{exc}; --proto does without reflection") from exc
+        there = {service.full_name for service in self._schema.services()}
+        for name in likely:
+            if name in reasons and name not in there:
+                raise ReflectionError(
+                    f"{not_described(name, reasons[name])}; --proto does without reflection"
+                )
+        tell_gaps(self._schema)
         with contextlib.suppress(MethodNotFound):
             # The user means a Watch or Check of this server's own, not the one of Health, which all have.
             own = [name for name in names if not name.startswith(INFRASTRUCTURE)]
@@ -117,14 +131,14 @@ class Reflected(MessageTypes):
 
     async def learn(self, names: frozenset[str]) -> None:
         """Ask the server about messages; types it does not know, or cannot be asked about, stay unknown."""
-        with contextlib.suppress(RpcError):
-            await self._ask_each(names)
+        with contextlib.suppress(RpcError, NoReflection):
+            await self._ask(names)
 
-    async def _ask_each(self, names: Iterable[str]) -> None:
-        for name in set(names) - self._asked:
-            self._asked.add(name)
-            with contextlib.suppress(ReflectionError, SchemaError):
-                self._schema.add(await self._reflection.files_containing(name))
+    async def _ask(self, names: Iterable[str]) -> dict[str, str]:
+        """Learn about names that were not asked for before; for each that is not learnt the reason."""
+        new = sorted(set(names) - self._asked)
+        self._asked.update(new)
+        return await learn(self._schema, self._reflection, new)
 
 
 class ProtoFiles(MessageTypes):

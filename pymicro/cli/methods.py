@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pymicro.calling.peers.reflection import NoReflection
 from pymicro.cli.clients import at_address, known_nodes, make_client, nobody
-from pymicro.cli.listing import columns, print_array
+from pymicro.cli.listing import print_array, print_table
 from pymicro.cli.reflecting import reflect
-from pymicro.cli.report import EXIT_FAILED, note, say
+from pymicro.cli.report import EXIT_FAILED, note, utf8
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -103,6 +103,7 @@ async def list_methods(
         try:
             reflected = await reflect(client, service, everything=everything)
             hidden = reflected.hidden
+            reflected.tell_what_lacks()
             found = {name: _methods(service) for name, service in reflected.services().items()}
         except NoReflection as exc:
             found = _recorded(nodes)
@@ -140,12 +141,11 @@ def _print(found: _Services, output: str) -> None:
             ]
         )
         return
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    arrow = "→" if utf8(sys.stdout) else "->"
     rows: list[list[str]] = []
     for name, methods in found.items():
         if methods:
-            rows += [method.row(output == "wide", "→" if utf8 else "->") for method in methods]
+            rows += [method.row(output == "wide", arrow) for method in methods]
         else:
             rows.append([name, "(no methods)" if methods is not None else "(not described)", ""])
-    for line in columns(rows, empty=""):
-        say(line)
+    print_table((), rows, fixed=1, empty="")

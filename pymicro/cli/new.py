@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from pymicro._version import __version__
+from pymicro.base.printable import excerpt
 from pymicro.cli.flags import debug_option
 from pymicro.cli.report import InputError, say
 
@@ -61,15 +62,16 @@ def new(name: str) -> int:
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         what = "is a file" if folder.is_file() else "is a folder that has files in it"
         raise InputError(f"{name} {what}: choose another name")
-    _write(folder, project(name, package))
+    files = project(name, package)
+    if source := _source():
+        files["local.mk"] = f"PYMICRO ?= {shlex.quote(source).replace('$', '$$')}\n"
+    _write(folder, files)
     say(f"{name}/ is a project with a service, its client and its tests:\n")
     shown = {_fill(path, name, package): about for path, about in _ABOUT.items()}
     width = max(map(len, shown))
     for path, about in shown.items():
         say(f"  {path:{width}}  {about}")
-    source = _source()
-    given = f" PYMICRO={shlex.quote(source)}" if source else ""
-    say(f"\nNext:\n\n  cd {name} && make test{given}\n  make run")
+    say(f"\nNext:\n\n  cd {name} && make test\n  make run")
     return 0
 
 
@@ -90,22 +92,24 @@ def _package(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} is no name for a service: it has lower-case letters, digits, - and _, begins with "
-            "a letter and ends with a letter or a digit"
+            f"{excerpt(name)} is no name for a service: it has lower-case letters, digits, - and _, "
+            "begins with a letter and ends with a letter or a digit"
         )
     if len(name) > _LONGEST:
-        raise InputError(f"{name!r} has {len(name)} letters; it may have {_LONGEST}")
+        raise InputError(f"{excerpt(name)} has {len(name)} letters; it may have {_LONGEST}")
     package = name.replace("-", "_")
     if keyword.iskeyword(package) or keyword.issoftkeyword(package):
-        raise InputError(f"{name!r} is a word of Python's: a package cannot be called so")
+        raise InputError(f"{excerpt(name)} is a word of Python's: a package cannot be called so")
     installed = importlib.machinery.PathFinder.find_spec(
         package, [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     )
     if package == "pymicro" or package in _TAKEN or package in sys.stdlib_module_names or installed:
-        raise InputError(f"the package {package!r} would hide another of that name: choose another name")
+        raise InputError(
+            f"the package {excerpt(package)} would hide another of that name: choose another name"
+        )
     if package in _MESSAGES:
         raise InputError(
-            f"{name!r} is a message of the proto that a project begins with: choose another name"
+            f"{excerpt(name)} is a message of the proto that a project begins with: choose another name"
         )
     return package
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["nodes"]
 
+# Columns that stay in the row on a narrow terminal.
+_FIXED = 4
 # Seconds until a source that cannot be asked is asked again.
 _RETRY = 1.0
 
@@ -56,7 +58,7 @@ async def _list(service: str, output: str, argv: Sequence[str]) -> int:
             print_array([_to_json(node) for node in shown])
         elif shown:
             wide = output == "wide"
-            print_table(_header(wide), [_row(node, wide) for node in shown])
+            print_table(_header(wide), [_row(node, wide) for node in shown], fixed=_FIXED)
         if remark := await _remark(client, service, found, len(shown)):
             note(remark)
     return EXIT_FAILED if all(map(_not_called, found)) else 0
@@ -67,6 +69,7 @@ async def _watch(service: str, output: str, argv: Sequence[str]) -> int:
     form: Form[Node] = Form(
         title=f"nodes of {service}",
         header=_header(wide),
+        fixed=_FIXED,
         row=lambda node: _row(node, wide),
         to_json=_to_json,
     )

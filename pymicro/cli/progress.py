@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pymicro.base.durations import format_duration
 from pymicro.base.tasks import Tasks
 from pymicro.cli.load import Load
 from pymicro.cli.report import on_terminal
 from pymicro.cli.tally import Tally
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 __all__ = ["Progress"]
 
@@ -36,28 +38,46 @@ class Progress:
         )
         self._begin = time.monotonic()
         self._tasks = Tasks("progress")
+        self._bar: Bar | None = None
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         if self._shown:
-            self._tasks.start(self._draw(), "draw")
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            from pymicro.cli.terminal import console_of
+
+            # Drawn by a task: the thread that rich would start takes turns from the calls.
+            self._bar = Bar(
+                BarColumn(_BAR),
+                TextColumn("{task.description}", markup=False),
+                console=console_of(sys.stderr),
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._bar.start()
+            self._tasks.start(self._draw(self._bar), "draw")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._tasks.__aexit__(None, None, None)
-        if self._shown:
-            self._write("\r\x1b[K")
+        if self._bar is not None:
+            self._bar.stop()
 
-    async def _draw(self) -> None:
+    async def _draw(self, bar: Bar) -> None:
+        task = bar.add_task("", total=1.0)
         while True:
-            # One column less, because some terminals begin a new line at the last one.
-            width = shutil.get_terminal_size().columns - 1
-            self._write(f"\r{self._line()[:width]}\x1b[K")
+            done, text = self._now()
+            bar.update(task, completed=min(done, 1.0), description=text, refresh=True)
             await asyncio.sleep(_INTERVAL)
 
-    def _line(self) -> str:
+    def _now(self) -> tuple[float, str]:
+        """The part that is done, and what has come of it."""
         load, tally = self._load, self._tally
         passed = time.monotonic() - self._begin
         calls = tally.calls
@@ -66,13 +86,7 @@ class Progress:
         if load.requests is not None:
             done = max(done, calls / load.requests)
             of = f"{load.requests} calls"
-        filled = min(int(done * _BAR), _BAR)
         errors = calls - tally.ok
-        return (
-            f"[{'#' * filled}{'.' * (_BAR - filled)}] {passed:.0f}s of {of}  {calls} calls"
-            f"  {calls / max(passed, 0.001):.0f}/s  {errors} errors"
+        return done, (
+            f"{passed:.0f}s of {of}  {calls} calls  {calls / max(passed, 0.001):.0f}/s  {errors} errors"
         )
-
-    def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()

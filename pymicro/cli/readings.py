@@ -10,11 +10,26 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-__all__ = ["Change", "Counted", "Reading", "SeenNode", "changes", "read_nodes", "read_stats", "together"]
+__all__ = [
+    "Change",
+    "Counted",
+    "Inside",
+    "Reading",
+    "SeenNode",
+    "SeenSet",
+    "SeenWatch",
+    "changes",
+    "read_inside",
+    "read_nodes",
+    "read_stats",
+    "together",
+]
 
 # Of one process; its recorder keeps no more apart.
 MOST_METHODS = 2000
 MOST_NODES = 2000
+MOST_WATCHES = 1000
+MOST_CUTS = 10
 _LONGEST = 300
 _BIGGEST = 1 << 62
 
@@ -118,6 +133,103 @@ class SeenNode:
     why_not: str
     in_flight: int
     latency: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSet:
+    """The nodes of one service, as a process has them of its registry.
+
+    Attributes:
+        age: Seconds since the registry gave or confirmed them; None if it never did.
+        error: Why it does not do so any more; empty if it does.
+        failing: For how many seconds it has not.
+    """
+
+    service: str
+    age: float | None
+    error: str
+    failing: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWatch:
+    """One watch of a process's registry.
+
+    Attributes:
+        cuts: How often it ended otherwise than agreed.
+        recent: How many seconds ago the last of these were, each with its reason.
+        resumes: Whether it goes on where it was.
+    """
+
+    what: str
+    connected: bool
+    cuts: int
+    recent: tuple[tuple[float, str], ...]
+    resumes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a service says of its own registration, and of its registry.
+
+    Attributes:
+        registered: Whether its node is registered.
+        registration_error: Why not; empty if it is, or does not want to be.
+        serves_nothing: Whether it has no method that could be called.
+        sets: Of the services that it watches.
+        watches: What brings these.
+    """
+
+    registered: bool
+    registration_error: str
+    serves_nothing: bool
+    sets: tuple[SeenSet, ...]
+    watches: tuple[SeenWatch, ...]
+
+
+def read_inside(page: Any) -> Inside:
+    """What a page `/nodes` says of the process itself.
+
+    Raises:
+        ValueError: It says nothing of a service.
+    """
+    page = _mapping(page)
+    service, registry = _mapping(page.get("service")), _mapping(page.get("registry"))
+    if not service:
+        raise ValueError("it is no service's")
+    sets = [
+        SeenSet(
+            service=_text(one.get("service")),
+            age=_seconds(one.get("age_seconds")),
+            error=_text(one.get("error")),
+            failing=_seconds(one.get("failing_seconds")),
+        )
+        for one in map(_mapping, _list(registry.get("watched"))[:MOST_WATCHES])
+    ]
+    watches = []
+    for one in map(_mapping, _list(registry.get("watches"))[:MOST_WATCHES]):
+        recent = tuple(
+            (cut["seconds"], _text(cut.get("why")))
+            for cut in map(_mapping, _list(one.get("recent_cuts"))[:MOST_CUTS])
+            if _is_number(cut.get("seconds")) and cut["seconds"] >= 0
+        )
+        watches.append(
+            SeenWatch(
+                what=_text(one.get("what")),
+                connected=_seconds(one.get("connected_seconds")) is not None,
+                cuts=sum(_count(count) for _, count in _some(one.get("cuts"))),
+                recent=recent,
+                resumes=one.get("resumes") is True,
+            )
+        )
+    error = "" if service.get("registered") is True else _text(service.get("registration_error"))
+    return Inside(
+        registered=service.get("registered") is True,
+        registration_error=error,
+        serves_nothing=service.get("methods") == 0,
+        sets=tuple(sets),
+        watches=tuple(watches),
+    )
 
 
 def read_stats(page: Any) -> Reading:
@@ -241,8 +353,17 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
+    return float(value) if _is_number(value) else 0.0
+
+
+def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and abs(value) < _BIGGEST and isfinite(value) else 0.0
+    return number and abs(value) < _BIGGEST and isfinite(value)
+
+
+def _seconds(value: Any) -> float | None:
+    """How long ago, or for how long; None for what is no such thing."""
+    return max(0.0, float(value)) if _is_number(value) else None
 
 
 def _count(value: Any) -> int:

@@ -1,13 +1,14 @@
-"""What a service's nodes say about themselves by reflection, for the commands that show it."""
+"""What a service's nodes say about themselves by reflection, for the commands that use it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pymicro.calling.peers.reflection import NotReflected, ReflectionClient
+from pymicro.base.printable import shortened
+from pymicro.calling.peers.reflection import NoReflection, ReflectionClient, ReflectionError
+from pymicro.cli.report import note
 from pymicro.rpc.schema import Schema, SchemaError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pymicro.client import Client
 
-__all__ = ["INFRASTRUCTURE", "Described", "reflect"]
+__all__ = ["INFRASTRUCTURE", "Described", "learn", "not_described", "reflect", "tell_gaps"]
 
 # Services that a server has besides its own.
 INFRASTRUCTURE = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
@@ -28,17 +29,54 @@ class Described:
     Attributes:
         names: Their full names, sorted.
         hidden: Names of services that the caller did not ask for.
+        reasons: Why a service is not described, by its name.
         schema: All files that the server gave.
     """
 
     names: Sequence[str]
     hidden: Sequence[str]
+    reasons: dict[str, str] = field(default_factory=dict)
     schema: Schema = field(default_factory=Schema)
 
     def services(self) -> dict[str, ServiceDescriptor | None]:
         """Each service; None for one that the server names but does not describe."""
         known = {service.full_name: service for service in self.schema.services()}
         return {name: known.get(name) for name in self.names}
+
+    def tell_what_lacks(self) -> None:
+        """Print which services are not described, and which types nobody defines."""
+        for name, reason in self.reasons.items():
+            note(not_described(name, reason))
+        tell_gaps(self.schema)
+
+
+def tell_gaps(schema: Schema) -> None:
+    """Print which types nobody defines."""
+    for gap in schema.gaps:
+        note(gap)
+
+
+def not_described(name: str, reason: str) -> str:
+    """That a server names a service and does not describe it, in words."""
+    return f"the server names {shortened(name)} and does not describe it: {reason}"
+
+
+async def learn(schema: Schema, reflection: ReflectionClient, names: Iterable[str]) -> dict[str, str]:
+    """Add the files that define some symbols; for each that is not learnt the reason.
+
+    Raises:
+        NoReflection: The server offers none.
+        RpcError: The server cannot be asked.
+    """
+    reasons = {}
+    for name in names:
+        try:
+            schema.add(await reflection.files_containing(name))
+        except NoReflection:
+            raise
+        except (ReflectionError, SchemaError) as exc:
+            reasons[name] = str(exc)
+    return reasons
 
 
 async def reflect(client: Client, service: str, *, everything: bool, symbol: str = "") -> Described:
@@ -62,11 +100,10 @@ async def reflect(client: Client, service: str, *, everything: bool, symbol: str
     found = await reflection.list_services()
     hidden = [] if everything else [name for name in found if name.startswith(INFRASTRUCTURE)]
     described = Described([name for name in found if name not in hidden], hidden)
-    for name in described.names:
-        # Some servers name a service whose files they do not have.
-        with suppress(NotReflected, SchemaError):
-            described.schema.add(await reflection.files_containing(name))
+    reasons = await learn(described.schema, reflection, described.names)
+    # A file may be refused whose services are usable.
+    there = described.services()
+    described.reasons.update((name, reason) for name, reason in reasons.items() if there[name] is None)
     if symbol:
-        with suppress(NotReflected, SchemaError):
-            described.schema.add(await reflection.files_containing(symbol))
+        await learn(described.schema, reflection, [symbol])
     return described

@@ -1,10 +1,11 @@
-"""`pymicro run --reload`: which files are watched, and by which process."""
+"""`--reload`: which files are watched, and by which process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, Final
 
 from pymicro.cli.report import InputError, note
 from pymicro.cli.service_place import ServicePlace
+from pymicro.runtime.program import Program
 from pymicro.runtime.supervisor import Supervisor
 from pymicro.settings import config as configuration
 
-__all__ = ["run_reloading"]
+__all__ = ["changes_below", "run_reloading", "this_program"]
 
 # Code, and files that programs read when they start. Not .json: that is often data, and a
 # program that writes some would restart itself for ever.
@@ -46,16 +48,15 @@ def run_reloading(
     """
     watched = _folders(target, folders)
     configuration.load(argv=settings)  # a change of files would not mend wrong flags
-    changes = _changes(watched)
-    if configuration.in_pod():
-        note("--reload is for development: this is a pod of Kubernetes")
-    start = [*_this_program(), "run", *(["--debug"] if debug else [])]
+    changes = changes_below(watched)
+    start = [*this_program("--reload"), "run", *(["--debug"] if debug else [])]
 
     def command(descriptor: int) -> list[str]:
-        return [*start, f"--supervised={descriptor}", *settings, target, *flags]
+        return [*start, f"--supervised={descriptor}", *settings, target, "--", *flags]
 
     async def supervise() -> int:
-        return await Supervisor(command, changes, stop_first=stop_first, say=note).run()
+        program = Program(command=command, watched=watched, stop_first=stop_first)
+        return await Supervisor([program], changes, say=note).run()
 
     note(f"watching {', '.join(map(str, watched))}")
     return asyncio.run(supervise())
@@ -71,19 +72,29 @@ def _folders(target: str, more: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def _this_program() -> list[str]:
-    """The Python, its own flags, and the script or `-m pymicro` with which this process was started."""
-    if "--reload" not in sys.argv:  # another program called our `main`, and would do so again
+def this_program(word: str) -> list[str]:
+    """The Python, its own flags, and the script or `-m pymicro` with which this process was started.
+
+    Args:
+        word: One that is on the command line if that is ours. If it is not, another program
+            called our `main`, and would do so again.
+    """
+    if word not in sys.argv:
         return [sys.executable, "-m", "pymicro"]
-    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
+    words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    if words[-2:-1] != ["-m"]:  # a script, which must be found from another folder too
+        words[-1] = os.path.abspath(words[-1])
+    return [sys.executable, *words]
 
 
-def _changes(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
+def changes_below(folders: Sequence[Path]) -> AsyncGenerator[Collection[Path], None]:
     """Yields the changed files in `folders` and below that matter.
 
     Raises:
         InputError: watchfiles is missing.
     """
+    if configuration.in_pod():
+        note("--reload is for development: this is a pod of Kubernetes")
     try:
         import watchfiles
     except ImportError as exc:

@@ -7,9 +7,7 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import Any, Final
-
-import click
+from typing import Any, Final, TextIO
 
 from pymicro.base.errors import PymicroError
 from pymicro.base.printable import escaped_json, printable
@@ -22,13 +20,14 @@ __all__ = [
     "EXIT_STATUS",
     "InputError",
     "Session",
-    "coloured",
     "complain",
     "dump",
     "note",
     "on_terminal",
     "printable",
     "say",
+    "shows_colours",
+    "utf8",
 ]
 
 EXIT_FAILED: Final = 1
@@ -60,16 +59,26 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def note(text: str) -> None:
-    """Print to stderr a line that is not part of the output."""
-    print(printable(text), file=sys.stderr, flush=True)
+def note(text: str, *, wrong: str = "") -> None:
+    """Print to stderr a line that is not part of the output.
+
+    Args:
+        wrong: What the line begins with, if it is an error: red on a terminal.
+    """
+    if wrong and sys.stderr.isatty():
+        from pymicro.cli.terminal import console_of, plain_text
+
+        line = plain_text(wrong, "bold red").append_text(plain_text(text, "not bold default"))
+        console_of(sys.stderr).print(line, soft_wrap=True)
+    else:
+        print(printable(wrong + text), file=sys.stderr, flush=True)
 
 
 def complain(session: Session, message: str, error: BaseException) -> None:
     """Print an error to stderr: `pymicro call: …`, below its traceback if the user wants that."""
     if session.debug:
         note("".join(traceback.format_exception(error)).rstrip())
-    note(f"{session.command}: {message}")
+    note(f" {message}", wrong=f"{session.command}:")
 
 
 def on_terminal() -> bool:
@@ -77,20 +86,23 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def coloured(text: str, colour: str) -> str:
-    """`text` in one of click's colours if stdout is a terminal that has any; unchanged if that is empty."""
+def shows_colours() -> bool:
+    """Whether stdout is a terminal that has colours, and its user wants them."""
     # https://no-color.org: if it is set and not empty, use no colours.
-    plain = not on_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain or not colour else click.style(text, fg=colour)
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def utf8(stream: TextIO) -> bool:
+    """Whether a stream can carry more than ASCII."""
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def dump(value: Any, *, pretty: bool = False) -> str:
     """A JSON document: in one line, or indented if it is `pretty`."""
     # Plain ASCII if the output can carry no more; UTF-8 is readable for people.
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(
         value,
-        ensure_ascii=not utf8,
+        ensure_ascii=not utf8(sys.stdout),
         indent=2 if pretty else None,
         separators=None if pretty else (",", ":"),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
 from pymicro.cli.completing import complete_files
@@ -9,6 +11,42 @@ from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import EXIT_FAILED, InputError, Session, complain
 
 __all__ = ["run"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reload:
+    """The flags of `--reload` that stand after TARGET, where people write them too."""
+
+    reload: bool = False
+    stop_first: bool = False
+    folders: tuple[str, ...] = ()
+
+
+def _taken_from(flags: tuple[str, ...]) -> tuple[_Reload, tuple[str, ...]]:
+    """The command's own flags after TARGET, and those that go to the program.
+
+    Raises:
+        InputError: `--reload-dir` has no folder.
+    """
+    end = flags.index("--") if "--" in flags else len(flags)
+    words, rest = list(flags[:end]), flags[end + 1 :]
+    kept: list[str] = []
+    folders: list[str] = []
+    found = {"--reload": False, "--reload-stop-first": False}
+    while words:
+        word = words.pop(0)
+        head, equals, value = word.partition("=")
+        name = head.replace("_", "-")
+        if name in found and not equals:
+            found[name] = True
+        elif name == "--reload-dir":
+            if not equals and not words:
+                raise InputError("--reload-dir needs a folder")
+            folders.append(value if equals else words.pop(0))
+        else:
+            kept.append(word)
+    taken = _Reload(found["--reload"], found["--reload-stop-first"], tuple(folders))
+    return taken, (*kept, *rest)
 
 
 @click.command(
@@ -53,8 +91,9 @@ def run(
 
     TARGET is path.py, path.py:name, package.module or package.module:name; the
     name is needed if there is more than one Service. The command does what 'python
-    path.py' does. FLAGS go to the program; the settings below are among them, and
-    may also stand before TARGET.
+    path.py' does. FLAGS go to the program, but for those of --reload; the settings
+    below are among them, and may also stand before TARGET. What follows -- goes to
+    the program, whatever it is.
 
     Exit code 0 after a clean stop, 1 if the service could not start, 2 for bad input
     or handlers that do not fit their proto, 3 if it left threads behind that still ran,
@@ -67,6 +106,9 @@ def run(
     start, the old process serves on until the next change.
     """
     session = ctx.find_object(Session) or Session()
+    after, flags = _taken_from(flags)
+    reload, stop_first = reload or after.reload, stop_first or after.stop_first
+    folders = (*folders, *after.folders)
     if (folders or stop_first) and not reload:
         raise InputError("--reload-dir and --reload-stop-first go with --reload")
     # These flags print something and end, whatever changes.

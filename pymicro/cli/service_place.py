@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymicro.base.printable import excerpt, shortened
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.report import InputError
 
@@ -22,17 +23,19 @@ class ServicePlace:
         place: The file or module, as the user wrote it.
         name: The name of the Service in it; empty if there is only one.
         is_file: Whether `place` is a path.
+        base: The folder from which it is looked for; the working folder if empty.
     """
 
     place: str
     name: str
     is_file: bool
+    base: Path = Path()
 
     @classmethod
-    def read(cls, text: str) -> ServicePlace:
+    def read(cls, text: str, base: Path = Path()) -> ServicePlace:
         """Split `text` up; whether the place exists is not known yet."""
         place, _, name = text.partition(":")
-        return cls(place, name, place.endswith(".py") or "/" in place or os.sep in place)
+        return cls(place, name, place.endswith(".py") or "/" in place or os.sep in place, base)
 
     def path(self) -> Path:
         """The file.
@@ -40,12 +43,13 @@ class ServicePlace:
         Raises:
             InputError: It does not exist.
         """
-        path = Path(self.place)
-        if path.is_dir():
-            raise InputError(f"{self.place} is a folder: name the file in it, such as {path / 'server.py'}")
-        if not path.is_file():
+        path = self.base / self.place
+        if os.path.isdir(path):  # a name that is too long is none
+            example = Path(self.place) / "server.py"
+            raise InputError(f"{self.place} is a folder: name the file in it, such as {example}")
+        if not os.path.isfile(path):
             near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
-            raise InputError(f"there is no file {self.place}{near}")
+            raise InputError(f"there is no file {shortened(self.place)}{near}")
         return path
 
     def parts(self) -> list[str]:
@@ -56,7 +60,9 @@ class ServicePlace:
         """
         parts = self.place.split(".")
         if not all(part.isidentifier() for part in parts):
-            raise InputError(f"{self.place!r} is neither a file (path.py) nor a module (package.module)")
+            raise InputError(
+                f"{excerpt(self.place)} is neither a file (path.py) nor a module (package.module)"
+            )
         return parts
 
     def folder(self) -> Path:
@@ -69,7 +75,7 @@ class ServicePlace:
             return self.path().resolve().parent
         top = self.parts()[0]
         # Search as an import would, but import nothing.
-        path = sys.path if sys.flags.safe_path else [os.getcwd(), *sys.path[1:]]
+        path = sys.path if sys.flags.safe_path else [str(self.base.absolute()), *sys.path[1:]]
         spec = importlib.machinery.PathFinder.find_spec(top, path)
         if spec is None:
             raise self.no_module(top)
@@ -79,5 +85,5 @@ class ServicePlace:
 
     def no_module(self, missing: str) -> InputError:
         """The error for a module, or a part of its name, that does not exist."""
-        hint = f"; did you mean {self.place}.py?" if Path(f"{self.place}.py").is_file() else ""
-        return InputError(f"there is no module {missing}, looking from {os.getcwd()}{hint}")
+        hint = f"; did you mean {self.place}.py?" if os.path.isfile(self.base / f"{self.place}.py") else ""
+        return InputError(f"there is no module {missing}, looking from {self.base.absolute()}{hint}")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["services"]
 
+# Columns that stay in the row on a narrow terminal.
+_FIXED = 3
 # Registries report changes of one service, not of the list of services, so we ask for the list.
 _INTERVAL = 1.0
 
@@ -81,7 +83,7 @@ async def _list(output: str, argv: Sequence[str]) -> int:
             print_array([service.to_json() for service in found])
         elif found:
             wide = output == "wide"
-            print_table(_header(wide), [service.row(wide) for service in found])
+            print_table(_header(wide), [service.row(wide) for service in found], fixed=_FIXED)
         if not found:
             note(_nobody(client))
     return 0
@@ -92,6 +94,7 @@ async def _watch(output: str, argv: Sequence[str]) -> int:
     form: Form[_Service] = Form(
         title="services",
         header=_header(wide),
+        fixed=_FIXED,
         row=lambda service: service.row(wide),
         to_json=lambda service: service.to_json(),
     )

@@ -89,13 +89,14 @@ class _Row:
 
     cells: tuple[str, ...]
     bad: bool = False
+    title: bool = False
 
 
 _FORM: dict[str, Any] = {
     "header": _HEADER,
     "row": lambda row: row.cells,
     "to_json": lambda row: list(row.cells),
-    "colour": lambda row: "red" if row.bad else "",
+    "colour": lambda row: "red" if row.bad else "bold" if row.title else "",
 }
 
 
@@ -198,7 +199,8 @@ class _Top:
                 look = await self._look()
                 told = told or look.told
                 if look.between or not look.told or on_terminal():
-                    view.show({str(place): row for place, row in enumerate(look.rows())}, look.remark)
+                    rows = look.rows(without=question.service if on_terminal() else None)
+                    view.show({str(place): row for place, row in enumerate(rows)}, look.remark)
                     shown += look.between or not look.told
                 if shown == question.count:
                     return 0 if told else EXIT_FAILED
@@ -268,8 +270,18 @@ class _Look:
             for node in told.sees:
                 self._seen.setdefault((node.service, node.address), []).append(node)
 
-    def rows(self) -> list[_Row]:
-        """For people."""
+    def rows(self, without: str | None = None) -> list[_Row]:
+        """For people.
+
+        Args:
+            without: A service whose name the title has, so that no row repeats it.
+        """
+        return [
+            _Row((row.cells[0].removeprefix(f"{without} "), *row.cells[1:]), row.bad, row.title)
+            for row in self._rows()
+        ]
+
+    def _rows(self) -> list[_Row]:
         rows = [
             _Row(_cells(told.place.name, change, told.error), bad=bool(told.error))
             for told, change in self._nodes
@@ -334,7 +346,7 @@ def _section(title: str, rows: list[_Row]) -> list[_Row]:
         left = len(rows) - MOST_ROWS
         rows = [*rows[:MOST_ROWS], _Row((f"… and {left} more", *(" " for _ in _HEADER[1:])))]
     blank = tuple(" " for _ in _HEADER[1:])
-    return [_Row((" ", *blank)), _Row((title, *blank)), *rows]
+    return [_Row((" ", *blank)), _Row((title, *blank), title=True), *rows]
 
 
 def _figures(item: tuple[tuple[str, str], Change]) -> _Row:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from pymicro.cli.listing import columns
-from pymicro.cli.report import coloured, dump, note, on_terminal, printable, say
+from pymicro.cli.listing import columns, shown_cells
+from pymicro.cli.report import dump, note, on_terminal, say
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = ["Form", "View", "open_view"]
 
@@ -34,6 +37,7 @@ class Form(Generic[T]):
             with equal cells count as equal. `row` if not given.
         to_json: Turns one thing into JSON for programs.
         colour: Returns a thing's colour on a terminal; none if empty.
+        fixed: How many columns stay in the row on a narrow terminal; all but the last if None.
     """
 
     title: str
@@ -42,6 +46,7 @@ class Form(Generic[T]):
     to_json: Callable[[T], Any]
     change: Callable[[T], Sequence[str]] | None = None
     colour: Callable[[T], str] = lambda thing: ""
+    fixed: int | None = None
 
     def changing(self, thing: T) -> Sequence[str]:
         """The cells that show whether a thing has changed."""
@@ -152,40 +157,45 @@ class _Documents(_Remarked, Generic[T]):
         self.remark(remark)
 
 
-# Enter the other screen (which keeps the terminal's own lines, and which no resize rewraps), cut
-# long lines off instead of wrapping them, hide the cursor; and back.
-_ENTER = "\x1b[?1049h\x1b[?7l\x1b[?25l"
-_LEAVE = "\x1b[?25h\x1b[?7h\x1b[?1049l"
-# Terminals that know these two show everything between them at once, without flicker.
-_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
-_HOME, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
-
-
 class _Screen(Generic[T]):
     """The table, drawn over itself; the last one stays on the terminal at the end."""
 
     def __init__(self, form: Form[T]) -> None:
+        from rich.live import Live
+
+        from pymicro.cli.terminal import console_of
+
         self._form = form
         self._things: Sequence[T] | None = None
         self._remark = ""
         self._changed = ""
         self._loop = asyncio.get_running_loop()
         self._handlers: list[logging.Handler] = []
+        self._console = console_of(sys.stdout)
+        # On the other screen, which keeps the terminal's own lines, and which no resize rewraps.
+        self._live = Live(
+            console=self._console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_renderable=self._drawing,
+        )
 
     def show(self, things: Mapping[str, T], remark: str = "") -> None:
         self._things = list(things.values())
         self._remark = remark
         self._changed = time.strftime("%H:%M:%S")
-        self._draw()
+        self._live.refresh()
 
     def remark(self, text: str) -> None:
         self._remark = text
-        self._draw()
+        self._live.refresh()
 
     def enter(self) -> None:
         """Take the terminal."""
-        self._write(_ENTER)
-        self._loop.add_signal_handler(signal.SIGWINCH, self._draw)
+        self._live.start(refresh=True)
+        self._loop.add_signal_handler(signal.SIGWINCH, self._live.refresh)
         self._loop.add_signal_handler(signal.SIGTSTP, self._suspend)
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._end, number)
@@ -193,7 +203,6 @@ class _Screen(Generic[T]):
             # A line of the log would appear in the middle of the table.
             root = logging.getLogger()
             self._handlers, root.handlers = root.handlers, [_Remarks(self)]
-        self._draw()
 
     def leave(self) -> None:
         """Restore the terminal."""
@@ -201,54 +210,56 @@ class _Screen(Generic[T]):
             self._loop.remove_signal_handler(number)
         if self._handlers:
             logging.getLogger().handlers = self._handlers
-        self._write(_LEAVE)
+        self._live.stop()
 
     def print_last(self) -> None:
         """Leave the last state on the terminal."""
-        if self._things:
-            for line in self._table():
-                say(line)
+        for part in self._table():
+            self._console.print(part)
         if self._remark:
             note(self._remark)
 
     def _suspend(self) -> None:
         # On Ctrl-Z, the shell needs its own screen in the meantime.
-        self._write(_LEAVE)
+        self._live.stop()
         os.kill(os.getpid(), signal.SIGSTOP)
-        self._write(_ENTER)
-        self._draw()
+        self._live.start(refresh=True)
 
     def _end(self, number: signal.Signals) -> None:
         with suppress(OSError):  # the terminal is gone, as SIGHUP says
             self.leave()  # first of all, this restores the signal's usual effect
         os.kill(os.getpid(), number)
 
-    def _draw(self) -> None:
-        try:
-            height = os.get_terminal_size(sys.stdout.fileno()).lines
-        except OSError:
-            height = 0
-        lines = [f"{self._form.title}  {self._changed or '…'}  (Ctrl-C ends)", ""]
-        if self._things:
-            lines += self._table()
-        below = ["", *printable(self._remark).split("\n")] if self._remark else []
-        room = max(2, height - len(below))
-        if height and len(lines) > room:
-            lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more"]
-        body = f"{_TO_END_OF_LINE}\n".join([*lines, *below])
-        self._write(f"{_BEGIN}{_HOME}{body}{_TO_END}{_END}")
+    def _drawing(self) -> RenderableType:
+        from rich.console import Group
+        from rich.segment import Segment, SegmentLines
+        from rich.text import Text
 
-    def _table(self) -> list[str]:
-        things = self._things or ()
-        head, *rows = columns([self._form.header, *(self._form.row(thing) for thing in things)])
-        colours = [self._form.colour(thing) for thing in things]
-        return [head, *(coloured(row, colour) for row, colour in zip(rows, colours, strict=True))]
+        from pymicro.cli.terminal import plain_text
 
-    def _write(self, text: str) -> None:
-        encoding = sys.stdout.encoding or "ascii"
-        # A character that the terminal cannot show must not end the view.
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        def lines(*parts: RenderableType) -> list[list[Segment]]:
+            return self._console.render_lines(Group(*parts), pad=False)
+
+        title = plain_text(self._form.title, "bold")
+        title.append(f"  {self._changed or '…'}  (Ctrl-C ends)", "dim not bold")
+        drawn = lines(title, Text(), *self._table())
+        below = lines(Text(), plain_text(self._remark, "yellow")) if self._remark else []
+        room = max(2, self._console.height - len(below))
+        if len(drawn) > room:
+            drawn = [*drawn[: room - 1], [Segment(f"… and {len(drawn) - room + 1} more")]]
+        return SegmentLines([*drawn, *below], new_lines=True)
+
+    def _table(self) -> list[RenderableType]:
+        from pymicro.cli.terminal import table
+
+        form, things = self._form, self._things or ()
+        return table(
+            form.header if things else (),
+            [shown_cells(form.row(thing)) for thing in things],
+            width=self._console.width,
+            fixed=form.fixed,
+            colours=[form.colour(thing) for thing in things],
+        )
 
 
 class _Remarks(logging.Handler):

@@ -14,14 +14,16 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Latest
+from pymicro.base.loggers import logger
 from pymicro.base.recorder import Recorder
 from pymicro.base.sharing import Sharing
+from pymicro.base.suggest import did_you_mean
 from pymicro.discovery.registry import Registry
 from pymicro.nodes.node import EMPTY, NodeSet, differing
 
 __all__ = ["Directory", "ServiceState"]
 
-log = logging.getLogger("pymicro.discovery")
+log = logger("pymicro.discovery")
 
 # A watch that lived this long was healthy: its end is news, and not the next failure of
 # a row. (We must still ask a registry less and less often if it answers and then fails
@@ -202,7 +204,15 @@ class Directory:
                 return f"{where} has not answered yet"
             return f"{where} has not answered yet and failed with: {state.error}"
         listed = f"{where} listed {_count(state.nodes)} {_seconds(state.age)} ago"
-        return listed if state.error is None else f"{listed} and has failed since with: {state.error}"
+        if state.error is not None:
+            return f"{listed} and has failed since with: {state.error}"
+        return listed if state.nodes else f"{listed}{did_you_mean(service, self._others(service))}"
+
+    def _others(self, service: str) -> list[str]:
+        """Other services that have nodes, as far as nobody must be asked."""
+        known = getattr(self.registry, "known_services", None)
+        names = {name for name, state in self.states().items() if state.nodes}
+        return sorted(names.union(known() if known is not None else ()) - {service})
 
     def _follow(self, topic: _Topic) -> Coroutine[Any, Any, None]:
         """Copies each set of the registry into `topic`, until cancelled."""

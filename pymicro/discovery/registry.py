@@ -11,6 +11,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from pymicro.base.errors import ConfigError, PluginError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.watches import Watches, WatchRecord
 from pymicro.nodes.node import Endpoint, Node, NodeSet, Value
 from pymicro.settings.config import Config
 
@@ -26,6 +27,8 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Value",
+    "WatchRecord",
+    "Watches",
 ]
 
 
@@ -48,6 +51,13 @@ class Registry(Protocol):
     A registry whose nodes stay when they are not well, since nobody takes them out, may have
     `tells_health = False`. Clients then watch the health (grpc.health.v1) of each node that they
     are connected to. A selector that uses no registry may have it too.
+
+    A registry that knows services without asking anybody may have `known_services()`, which gives their
+    names and never waits: an error about a service without nodes names the one that was meant.
+
+    A registry whose sets come over a watch that can break may have `watches`, a `Watches`, in which
+    each of its watches writes down how it fares. The page `/nodes` and `pymicro_registry_relists_total`
+    are read from it.
     """
 
     name: str

@@ -10,6 +10,8 @@ import struct
 import sys
 from collections.abc import Iterator
 
+from pymicro.base.printable import excerpt
+
 __all__ = ["is_dns_name", "is_ip", "join_address", "private_host", "source_host", "split_address"]
 
 # RFC 1035 2.3.1 with RFC 1123 2.1 (a digit may come first). The underscore, because Docker
@@ -29,7 +31,7 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
     if address.startswith("["):
         host, bracket, tail = address[1:].partition("]")
         if not bracket:
-            raise ValueError(f"{address[:_SHOWN]!r} lacks its closing bracket")
+            raise ValueError(f"{excerpt(address, _SHOWN)} lacks its closing bracket")
         port_text = tail.removeprefix(":") if tail else ""
     elif address.count(":") > 1:
         host, port_text = address, ""
@@ -37,11 +39,11 @@ def split_address(address: str, default_port: int | None = None) -> tuple[str, i
         host, _, port_text = address.partition(":")
     if not port_text:
         if default_port is None:
-            raise ValueError(f"{address[:_SHOWN]!r} has no port (host:port)")
+            raise ValueError(f"{excerpt(address, _SHOWN)} has no port (host:port)")
         return host, default_port
     digits = port_text.isascii() and port_text.isdigit() and len(port_text) <= _SHOWN
     if not digits or int(port_text) >= 65536:
-        raise ValueError(f"{port_text[:_SHOWN]!r} is no port")
+        raise ValueError(f"{excerpt(port_text, _SHOWN)} is no port")
     return host, int(port_text)
 
 

@@ -15,12 +15,15 @@ __all__ = [
     "GRPC",
     "KEEPALIVE",
     "PROTOCOL",
+    "TLS",
+    "TLS_HERE",
     "ZONE",
     "admin_port",
     "other_protocol",
     "others_text",
     "ping_interval",
     "server_ping_interval",
+    "tls_port",
     "zone_text",
 ]
 
@@ -36,6 +39,9 @@ PROTOCOL = "protocol"
 GRPC = "grpc"
 # The port of `/livez`, `/nodes` and `/stats` (docs/operating.md), for `pymicro top`.
 ADMIN_PORT = "admin-port"
+# Whether the node speaks TLS: `on`, or the port on which it does while its address is still plain text.
+TLS = "tls"
+TLS_HERE = "on"
 # The topic of a subscriber; some go-micro brokers list subscribers as nodes.
 _TOPIC = "topic"
 
@@ -111,7 +117,16 @@ def admin_port(metadata: Mapping[str, str]) -> int | None:
 
     Only the port: its host is the node's own. A record must not be able to send anybody elsewhere.
     """
-    text = metadata.get(ADMIN_PORT, "")
+    return _port(metadata.get(ADMIN_PORT, ""))
+
+
+def tls_port(metadata: Mapping[str, str]) -> int | None:
+    """The port of a node's host on which it speaks TLS; 0 for that of its address; None if it has none."""
+    text = metadata.get(TLS, "")
+    return 0 if text == TLS_HERE else _port(text)
+
+
+def _port(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_PORT):
         return None
     port = int(text)

@@ -17,34 +17,44 @@ These facts need no code of their own:
   are collected.
 - `wait_for_connection()` on a call that has ended raises the error that ended it, also for
   streams.
+- A call reads its metadata once, as pairs: `IteratedMetadata` is no more than that, and costs a third of
+  what it costs to have grpc.aio make a `Metadata` of a list.
 - If a stream's write fails because the peer's status is arriving, the call has two statuses, one after
   the other: the peer's, and an INTERNAL that grpc.aio makes up. Its callbacks may be called for the first
   one only. So the made-up one is nobody's end (`made_up`), and what is known at the end is kept.
+- If the end of a stream's requests meets a status that is arriving, `done_writing` raises what no `write`
+  would (`EndedBefore`), and the call ends with that status.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
-from grpc.aio import InternalError
+from grpc.aio import InternalError, Metadata
+
+from pymicro.base.printable import excerpt
 
 __all__ = [
     "ALREADY_FINISHED",
     "HALF_CLOSED",
     "LOCALLY_CANCELLED",
     "CallerGone",
+    "EndedBefore",
+    "IteratedMetadata",
     "awaited_by_grpc",
     "cancelled_here",
     "grpc_handler",
     "is_accept_loop",
     "let_events_arrive",
     "made_up",
+    "metadata_plugins",
     "method_handlers",
     "now",
+    "servicer_of",
     "sure_end",
 ]
 
@@ -52,11 +62,34 @@ __all__ = [
 # or its deadline passed. grpc cancels the handler's task a moment later.
 CallerGone = InternalError
 
+# A call's `done_writing` raises this when the call has ended, and grpc.aio has not read its status yet.
+EndedBefore = InternalError
+
 # grpc.aio's own texts, for calls of ours that behave like its calls. The first is the details of a
 # call that this side cancelled; the others are in the InvalidStateError of a write.
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 ALREADY_FINISHED = "RPC already finished."
 HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
+
+
+class IteratedMetadata(Metadata):
+    """Metadata for a call of grpc.aio's, and for nobody else: pairs that are read once.
+
+    Args:
+        pairs: They were checked.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, str | bytes]]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
 
 
 def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -74,7 +107,7 @@ def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     except StopIteration as stop:
         return stop.value
     coroutine.close()
-    raise RuntimeError(f"{coroutine!r} suspended although its call is done")
+    raise RuntimeError(f"{excerpt(coroutine)} suspended although its call is done")
 
 
 def cancelled_here(call: Any) -> bool:
@@ -150,6 +183,38 @@ def method_handlers(generic: Any) -> Mapping[str, grpc.RpcMethodHandler[Any, Any
     if not isinstance(by_path, dict) or not hasattr(generic, "service_name"):
         return None
     return {path.rpartition("/")[2]: given for path, given in by_path.items()}
+
+
+def metadata_plugins(credentials: grpc.CallCredentials) -> tuple[Callable[..., None], ...] | None:
+    """What call credentials ask for each call's metadata; None for a kind that grpc-core alone knows.
+
+    grpcio keeps it under private names. Each is called as `plugin(service_url, method_name, callback)`, and
+    calls `callback(metadata, code, details)`, from any thread; the code is a number.
+    """
+    return _plugins_in(getattr(credentials, "_credentials", None))
+
+
+def _plugins_in(core: Any) -> tuple[Callable[..., None], ...] | None:
+    parts = getattr(core, "_call_credentialses", None)
+    if parts is None:
+        plugin = getattr(core, "_metadata_plugin", None)
+        return None if plugin is None else (plugin,)
+    found: list[Callable[..., None]] = []
+    for part in parts:
+        inside = _plugins_in(part)
+        if inside is None:
+            return None
+        found += inside
+    return tuple(found)
+
+
+def servicer_of(given: Any) -> object:
+    """The object whose method one of grpc's method handlers calls; a function that is no method, itself."""
+    for shape in _MAKERS:
+        behaviour = getattr(given, shape, None)
+        if behaviour is not None:
+            return getattr(behaviour, "__self__", behaviour)
+    return given
 
 
 async def sure_end(read: Callable[[], Awaitable[Any]]) -> None:

@@ -21,6 +21,7 @@ import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
+from pymicro.base.printable import excerpt
 from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["InterceptedCall", "Interceptor", "Mapper", "Proceed", "apply", "mapped", "through"]
@@ -75,7 +76,9 @@ async def through(
     def proceed() -> Awaitable[Any]:
         nonlocal proceeded
         if proceeded:
-            raise RuntimeError(f"interceptor {interceptors[index]!r} proceeded twice with {call.method}")
+            raise RuntimeError(
+                f"interceptor {excerpt(interceptors[index])} proceeded twice with {call.method}"
+            )
         proceeded = True
         return through(interceptors, call, innermost, index + 1)
 

@@ -14,6 +14,7 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.printable import excerpt
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -63,7 +64,7 @@ def text_of(details: object) -> str:
     if details is None:
         return ""
     if not isinstance(details, str):
-        raise TypeError(f"the details of a status must be text (str), found {details!r}")
+        raise TypeError(f"the details of a status must be text (str), found {excerpt(details)}")
     return details
 
 
@@ -74,7 +75,7 @@ def _messages(given: Any) -> tuple[Message, ...]:
 
     found = tuple(given) if isinstance(given, Iterable) else (None,)
     if not all(isinstance(one, Message) for one in found):
-        raise TypeError(f"error_details must be a sequence of protobuf messages, found {given!r}")
+        raise TypeError(f"error_details must be a sequence of protobuf messages, found {excerpt(given)}")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -14,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, StartError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import Recorder
+from pymicro.base.watches import Watches
 from pymicro.calling.connections.views import counts_of, leaving, nodes_of
 from pymicro.nodes.address import is_ip, split_address
 from pymicro.runtime.base_client import BaseClient
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AdminAddress", "Served", "admin_address", "opened", "port_for_others"]
 
-log = logging.getLogger("pymicro.admin")
+log = logger("pymicro.admin")
 
 OFF = "off"
 # OpenTelemetry's port of a Prometheus exporter ("Environment Variable Specification").
@@ -103,7 +105,7 @@ def admin_address(config: Config, registry: str, *, service: bool) -> AdminAddre
             host, port = split_address(text)
         except ValueError as exc:
             raise ConfigError(
-                f"admin_address {text!r}: {exc} (host:port, such as 127.0.0.1:9464, or off)"
+                f"admin_address {excerpt(text)}: {exc} (host:port, such as 127.0.0.1:9464, or off)"
             ) from None
         return AdminAddress(host, port, given=True)
     if not service:
@@ -240,12 +242,19 @@ def _metrics(recorder: Recorder, client: BaseClient, served: Served | None) -> W
         "balancer": client.config.balancer,
     }
     registered = (lambda: served.registered) if served is not None else None
+
+    def relists() -> int | None:
+        watches = _watches(client)
+        return watches.relists if watches is not None else None
+
     collector = Collector(
         recorder,
         info=info,
         ages=ages,
+        relists=relists,
         nodes=lambda: counts_of(client.core.targets),
         registered=registered,
+        identity=client.identity,
     )
     try:
         return Exposition(collector.collect).write
@@ -262,18 +271,26 @@ def _grpcio() -> str:
 
 
 def _nodes(client: BaseClient, served: Served | None) -> Mapping[str, Any]:
-    registry = client.registry
+    registry, watches = client.registry, _watches(client)
     return {
         "service": served.to_json() if served is not None else None,
         "time": time.time(),
         "registry": {
             "name": registry.name,
             "where": registry.describe(),
+            "relists": watches.relists if watches is not None else None,
+            "watches": Rows(record.to_json() for record in (watches.records if watches is not None else ())),
             "watched": Rows(_watched(client)),
         },
         "targets": Rows(_target(client, target) for target in client.core.targets),
         "leaving": leaving(client.core.leaving),
     }
+
+
+def _watches(client: BaseClient) -> Watches | None:
+    """How the registry's watches fare, if it tells."""
+    found = getattr(client.registry, "watches", None)
+    return found if isinstance(found, Watches) else None
 
 
 def _watched(client: BaseClient) -> Iterator[Mapping[str, Any]]:
@@ -291,7 +308,8 @@ def _watched(client: BaseClient) -> Iterator[Mapping[str, Any]]:
 
 
 def _target(client: BaseClient, target: Target) -> Mapping[str, Any]:
-    state = client.directory.state(target.service) if client.directory is not None else None
+    directory = client.directory if target.selector.uses_registry else None
+    state = directory.state(target.service) if directory is not None else None
     given, used = target.given, target.chooser.used
     age = state.age if state is not None else None
     if age is None and given is not None:

@@ -9,6 +9,8 @@ from typing import Self
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
 from pymicro.discovery.registry import Registry
@@ -17,7 +19,7 @@ from pymicro.nodes.node import Node
 
 __all__ = ["Advertisement", "advertised_address"]
 
-log = logging.getLogger("pymicro.advertise")
+log = logger("pymicro.advertise")
 
 # Seconds in which a registry must forget a node that stops: the rest of the stop must not
 # wait for a registry that is away.
@@ -49,7 +51,7 @@ def advertised_address(advertise: str, bound: tuple[str, int], registry: Registr
         except ValueError as exc:
             raise ConfigError(f"server_advertise: {exc}") from exc
         if not host:
-            raise ConfigError(f"server_advertise: {advertise!r} names no host")
+            raise ConfigError(f"server_advertise: {excerpt(advertise)} names no host")
     elif host in _WILDCARDS or not is_ip(host):
         host = registry.advertised_host()
     return join_address(host, port)
@@ -163,7 +165,7 @@ class Advertisement:
             if isinstance(exc, ConfigError) and starting:
                 raise
             self._failed()
-            self._complaint = repr(exc)
+            self._complaint = excerpt(exc, 1000)
             # A user's plug-in failed; its bug must not end the service.
             log.exception("%s could not be registered; trying again", self._node.id)
             return

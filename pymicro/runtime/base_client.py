@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -13,15 +12,21 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from pymicro.base.closing import closing
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import Recorder
 from pymicro.calling.call.channel_state import UNSET, Unset
 from pymicro.calling.call.layers import layers_of
 from pymicro.calling.channel import Channel
+from pymicro.calling.connections.client_tls import NAMESPACE, ClientTls
 from pymicro.calling.connections.core import ClientCore
 from pymicro.calling.connections.method import Marks
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter
 from pymicro.discovery.directory import Directory
+from pymicro.discovery.fixed import FixedNodes
+from pymicro.identity.files import CertificateFiles
+from pymicro.identity.keeper import IdentityKeeper
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.runtime.first_sets import FirstSets
 from pymicro.settings import plugins
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseClient", "Instances", "Settings", "split_instances"]
 
-log = logging.getLogger("pymicro")
+log = logger("pymicro")
 
 
 class Settings(TypedDict, total=False):
@@ -66,6 +71,7 @@ class Settings(TypedDict, total=False):
     selector: str | Selector
     balancer: str
     client_request_timeout: float
+    client_first_wait: float
     client_retries: int
     outlier_ejection: str
     subset_size: int
@@ -73,6 +79,18 @@ class Settings(TypedDict, total=False):
     slow_start: float
     keepalive: float
     forward_metadata: str | Sequence[str]
+    tls_cert: str
+    tls_key: str
+    tls_ca: str
+    tls_dir: str
+    tls_bundle: str
+    tls_client_certificates: str
+    tls_plain_address: str
+    tls_server_name: str
+    client_tls: str
+    allow: str | Sequence[str]
+    authorization: str
+    reflection: str
     max_message_size: int
     max_sent_message_size: int | None
     max_connection_age: float
@@ -82,12 +100,15 @@ class Settings(TypedDict, total=False):
     stop_grace: float
     log_level: str
     log_format: str
+    access_log: str
     metrics: str
     tracing: str
     admin_address: str
     ready_after: str | Sequence[str]
+    config: str
     loop: str
     loop_lag: float
+    debug_errors: str
     client_pool_size: int
     client_pool_ttl: float
     client: str
@@ -121,7 +142,7 @@ def split_instances(given: Mapping[str, Any]) -> tuple[dict[str, Any], Instances
         if value is None or isinstance(value, str):
             continue
         if isinstance(value, type) or not (hasattr(value, "watch") and hasattr(value, method)):
-            raise ConfigError(f"{kind}= in code: {value!r} is neither a {kind}'s name nor a {kind}")
+            raise ConfigError(f"{kind}= in code: {excerpt(value)} is neither a {kind}'s name nor a {kind}")
         instances[kind] = values.pop(kind)
     return values, Instances(**instances)
 
@@ -153,6 +174,7 @@ class BaseClient:
         self._equipped: tuple[Config, Registry, Directory, Selector] | None = None
         self._open = False
         self._recorder: Recorder | None = None
+        self._identity: IdentityKeeper | None = None
         self._first: FirstSets | None = None
 
     def equip(self, config: Config, instances: Instances | None = None) -> None:
@@ -168,6 +190,14 @@ class BaseClient:
         """
         given = self._instances if instances is None else instances
         registry = given.registry or plugins.load(plugins.REGISTRIES, config.registry)(config)
+        files = CertificateFiles.of(
+            cert=config.tls_cert,
+            key=config.tls_key,
+            ca=config.tls_ca,
+            directory=config.tls_dir,
+            bundle=config.tls_bundle,
+        )
+        self._identity = IdentityKeeper(files) if files is not None else None
         self._recorder = Recorder() if config.metrics == "on" else None
         directory = Directory(registry, recorder=self._recorder)
         selector = given.selector or plugins.load(plugins.SELECTORS, config.selector)(config, directory)
@@ -183,6 +213,7 @@ class BaseClient:
             self._describe,
             watch_health=not getattr(source, "tells_health", True),
             record=self._recorder,
+            tls=ClientTls(config.client_tls, config.tls_server_name, _namespace(config), self._identity),
         )
 
     @property
@@ -205,6 +236,11 @@ class BaseClient:
     def recorder(self) -> Recorder | None:
         """Where calls and nodes are counted; None if `metrics` is off."""
         return self._recorder
+
+    @property
+    def identity(self) -> IdentityKeeper | None:
+        """Its certificates; None if the settings name none."""
+        return self._identity
 
     @property
     def missing(self) -> Sequence[str]:
@@ -238,6 +274,8 @@ class BaseClient:
         )
         self.find_tracing()
         async with AsyncExitStack() as stack:
+            if self._identity is not None:
+                await stack.enter_async_context(self._identity)
             if selector.uses_registry:
                 await stack.enter_async_context(registry)
                 await stack.enter_async_context(directory)
@@ -261,6 +299,7 @@ class BaseClient:
         self,
         service: str,
         *,
+        address: str | Iterable[str] | None = None,
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
         endpoint: str | None = None,
@@ -274,6 +313,9 @@ class BaseClient:
 
         Args:
             service: The name under which it registers.
+            address: Where the service is, for one that is in no registry: `host:port`, or several of
+                them. A host may be a name; calls take each of its addresses in turn. The registry is
+                not asked, and everything else is as usual.
             version: Only nodes of exactly this version.
             metadata: Only nodes that have all of these pairs in the registry.
             endpoint: Only nodes with this method ("Greeter.SayHello"), for a method that not
@@ -296,7 +338,15 @@ class BaseClient:
             ConfigError: An argument that cannot be used; an option that grpc refuses.
         """
         if not isinstance(service, str) or not service:
-            raise ConfigError(f"a service's name is a text of at least one character, not {service!r}")
+            raise ConfigError(f"a service's name is a text of at least one character, not {excerpt(service)}")
+        fixed = None
+        if address is not None:
+            if version is not None or metadata or endpoint is not None:
+                raise ConfigError(
+                    f"channel {service}: version=, metadata= and endpoint= choose among nodes of the "
+                    "registry, and nodes of address= have none of these"
+                )
+            fixed = FixedNodes(service, (address,) if isinstance(address, str) else address)
         chain = (*self._interceptors, *interceptors)
         merged = ChannelOptions(
             (*self._options.options, *map(_pair, options)),
@@ -310,6 +360,7 @@ class BaseClient:
             timeout,
             layers_of(chain),
             Marks(idempotent),
+            fixed,
         )
 
     def watch_nodes(self, service: str) -> AsyncIterator[NodeSet]:
@@ -369,8 +420,24 @@ class BaseClient:
         return selector.describe(service)
 
 
+def _namespace(config: Config) -> str:
+    """The namespace that nodes are looked for in, if it is one and a certificate's name has it."""
+    if NAMESPACE not in config.tls_server_name:
+        return ""
+    if config.registry_namespace:
+        only = config.registry_namespace[0] if len(config.registry_namespace) == 1 else ""
+        return "" if only == "*" else only
+    from pymicro.kubernetes.api.credentials import own_namespace
+
+    return own_namespace()
+
+
 def _log_settings(config: Config, *, asked: bool, given_registry: bool) -> None:
     """Log a line for each setting that may surprise somebody."""
+    for remark in config.remarks:
+        log.warning("%s", remark)
+    if config.config:
+        log.debug("file with settings: %s (%s)", config.config, config.source("config"))
     for line in unknown_environment():
         log.info("%s", line)
     if inert := without_effect(config):

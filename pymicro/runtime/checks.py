@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import random
 import time
 from collections.abc import Callable
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.durations import format_duration
 from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
 from pymicro.base.places import line_of
+from pymicro.base.printable import excerpt
 from pymicro.base.watchdog import stood_still
 from pymicro.runtime.hooks import call_hook
+from pymicro.runtime.life_here import context_apart
 from pymicro.serving.call.threads import HandlerThreads
 
 __all__ = ["CheckRun", "OwnCheck"]
 
-log = logging.getLogger("pymicro.health")
+log = logger("pymicro.health")
 
 # Seconds until a failure is looked at again, if that is less than the check's own interval: so
 # a node with a real fault leaves soon, and a hiccup is no fault.
@@ -54,12 +55,16 @@ class OwnCheck:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ConfigError(f"a health check is a function, not {self.function!r}")
+            raise ConfigError(f"a health check is a function, not {excerpt(self.function)}")
         for key, value in (("every", self.every), ("timeout", self.timeout)):
             if not isinstance(value, int | float) or not 0 < value < 1e9:
-                raise ConfigError(f"health check {self.name!r}: {key}={value!r} is no time in seconds")
+                raise ConfigError(
+                    f"health check {excerpt(self.name)}: {key}={excerpt(value)} is no time in seconds"
+                )
         if not isinstance(self.failures, int) or self.failures < 1:
-            raise ConfigError(f"health check {self.name!r}: failures={self.failures!r} is no number from 1")
+            raise ConfigError(
+                f"health check {excerpt(self.name)}: failures={excerpt(self.failures)} is no number from 1"
+            )
 
 
 class CheckRun:
@@ -99,7 +104,7 @@ class CheckRun:
         """Run it again and again from now on."""
         what = f"health check {self.check.name}"
         turns = endless(self._turn, what=what, log=log, pause=self.check.every, delay=self._pause())
-        self._turns = asyncio.create_task(turns, name=what, context=Context())
+        self._turns = asyncio.create_task(turns, name=what, context=context_apart())
 
     async def close(self) -> None:
         """End it, in bounded time."""
@@ -135,7 +140,7 @@ class CheckRun:
         if begins:
             self._began = time.monotonic()
             self._run = asyncio.create_task(
-                self._work(), name=f"one run of health check {self.check.name}", context=Context()
+                self._work(), name=f"one run of health check {self.check.name}", context=context_apart()
             )
         run = self._run
         assert run is not None
@@ -162,9 +167,7 @@ class CheckRun:
             if inspect.iscoroutinefunction(function):
                 found = await call_hook(function, self._service)
             else:
-                found = await self._threads.run(call_hook, function, self._service)
-                if inspect.isawaitable(found):
-                    found = await found
+                found = await self._in_thread(function)
         except asyncio.CancelledError:
             raise
         except BaseException as exc:  # a check that calls sys.exit fails, and ends nobody
@@ -177,6 +180,29 @@ class CheckRun:
         if isinstance(found, str):
             return found
         return f"returned a {type(found).__name__}: a check returns None or True, or False or why it failed"
+
+    async def _in_thread(self, function: Callable[..., Any]) -> Any:
+        """What a plain function returns. A coroutine is awaited, or closed if it comes when nobody waits."""
+        given: list[Any] = []
+        over = False
+
+        def work() -> None:
+            given.append(call_hook(function, self._service))
+            if over:
+                drop()
+
+        def drop() -> None:
+            for found in given:
+                if inspect.iscoroutine(found):
+                    found.close()
+
+        try:
+            await self._threads.run(work)
+            (found,) = given
+            return await found if inspect.isawaitable(found) else found
+        finally:
+            over = True
+            drop()
 
 
 def _said(exc: BaseException) -> str:

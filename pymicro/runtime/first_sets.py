@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Self
@@ -11,12 +10,13 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.closing import closing
 from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
 from pymicro.base.tasks import Tasks
 from pymicro.nodes.node import NodeSet
 
 __all__ = ["FirstSets"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 # Seconds until a source that failed is asked again.
 _RETRY = 5.0

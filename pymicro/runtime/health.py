@@ -8,7 +8,6 @@ badly is better than one that is refused while it was on its way.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,13 @@ from math import inf
 from typing import Any
 
 from pymicro.base.errors import ConfigError
-from pymicro.base.printable import printable
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, printable, shortened
 from pymicro.runtime.checks import CheckRun, OwnCheck
 
 __all__ = ["OwnHealth", "Verdict"]
 
-log = logging.getLogger("pymicro.health")
+log = logger("pymicro.health")
 
 # Seconds that a node stays away at least. It doubles if the node was back for less than CALM
 # seconds, up to LONGEST_AWAY: each coming and going is an event for every client, so a health
@@ -56,9 +56,13 @@ class OwnHealth:
             ConfigError: There is one of that name, or the service runs already.
         """
         if any(check.name == other.name for other in self.checks):
-            raise ConfigError(f"there is a health check {check.name!r} already: give this one another name=")
+            raise ConfigError(
+                f"there is a health check {excerpt(check.name)} already: give this one another name="
+            )
         if self._verdicts:
-            raise ConfigError(f"health check {check.name!r}: checks are added before the service starts")
+            raise ConfigError(
+                f"health check {excerpt(check.name)}: checks are added before the service starts"
+            )
         self.checks.append(check)
 
     def set(self, healthy: bool, reason: str) -> None:
@@ -187,4 +191,4 @@ class Verdict:
 def _cleaned(reason: Any) -> str:
     """One line of it."""
     text = printable(" ".join(str(reason)[: 4 * _LONGEST_REASON].split()))
-    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"
+    return shortened(text, _LONGEST_REASON)

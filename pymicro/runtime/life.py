@@ -1,34 +1,37 @@
 """One life of a service: everything it opens, in one exit stack.
 
-Starting: check handlers → bind → registry and client → on_start → serve → health checks →
-SERVING → register. Stopping is the opposite, with a pause in which other watchers see that
-the node has left.
+Starting: check handlers → bind → registry and client → lifespan → on_start → serve → background
+tasks → health checks → SERVING → register. Stopping is the opposite, with a pause in which other
+watchers see that the node has left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PymicroError
 from pymicro.base.forks import use_grpc
+from pymicro.base.loggers import logger
 from pymicro.base.watchdog import watched
 from pymicro.nodes.address import join_address, split_address
 from pymicro.nodes.node import Node
-from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE, ZONE
+from pymicro.nodes.wellknown import ADMIN_PORT, KEEPALIVE, TLS, TLS_HERE, ZONE
 from pymicro.runtime.admin_port import admin_address, opened, port_for_others
 from pymicro.runtime.advertise import Advertisement, advertised_address
+from pymicro.runtime.background import Background, BackgroundWork
 from pymicro.runtime.base_client import BaseClient
 from pymicro.runtime.health import OwnHealth, Verdict
 from pymicro.runtime.hooks import call_hook, run_hook
+from pymicro.runtime.life_here import life_here
 from pymicro.runtime.supervised import Supervised
 from pymicro.serving.server import Server
+from pymicro.serving.yielded import StateT, Yielded
 from pymicro.settings import config as configuration
 from pymicro.settings.config import Config
 from pymicro.telemetry.tracing import find_tracing
@@ -36,11 +39,12 @@ from pymicro.telemetry.tracing import find_tracing
 if TYPE_CHECKING:
     import grpc
 
+    from pymicro.discovery.registry import Registry
     from pymicro.telemetry.admin import AdminPort
 
 __all__ = ["Hook", "Life", "Lifespan", "ServiceParts", "node_metadata"]
 
-log = logging.getLogger("pymicro")
+log = logger("pymicro")
 
 # Seconds without a call after which callers count as gone, unless the registry knows better.
 # This waits out callers with many calls a second. A caller with few hardly ever has one on its way
@@ -48,7 +52,7 @@ log = logging.getLogger("pymicro")
 NOTICE = 0.1
 
 Hook = Callable[..., Any]
-Lifespan = Callable[..., AbstractAsyncContextManager[Any]]
+Lifespan = Callable[..., AbstractAsyncContextManager[StateT]]
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ class ServiceParts:
         start_hooks: Called before the first call is served.
         stop_hooks: Called after the last call has ended and the lifespan has closed.
         lifespan: Makes a context manager, opened before the start hooks.
+        background: Runs from before the registration until the drain.
         interceptors: They run around every served call.
         options: grpc server arguments.
         compression: Default compression of responses.
@@ -69,7 +74,8 @@ class ServiceParts:
     interceptors: Sequence[Any] = ()
     options: Sequence[tuple[str, Any]] = ()
     compression: grpc.Compression | None = None
-    lifespan: Lifespan | None = None
+    lifespan: Lifespan[Any] | None = None
+    background: list[BackgroundWork] = field(default_factory=list)
     added: list[Callable[[Server], None]] = field(default_factory=list)
     start_hooks: list[Hook] = field(default_factory=list)
     stop_hooks: list[Hook] = field(default_factory=list)
@@ -80,12 +86,15 @@ class Life:
     """A service from start to stop.
 
     Args:
-        service: The argument for hooks.
+        service: The argument for hooks and other functions of the user's.
         client: The service's client, equipped.
         supervisor: Asked before anything is opened, and told when the start is over.
         calling: The client that its handlers call with, if that is another one.
 
     Attributes:
+        service: The service.
+        yielded: What its lifespan yields.
+        background: Its background tasks.
         bound: Host and port it listens on, once they are bound.
         node: The node to register at the end of the start; hooks and handlers see it before.
         started: Whether the start is over.
@@ -102,7 +111,7 @@ class Life:
         supervisor: Supervised | None = None,
         calling: BaseClient | None = None,
     ) -> None:
-        self._service = service
+        self.service = service
         self._parts = parts
         self._client = client
         self._calling = calling
@@ -112,6 +121,9 @@ class Life:
         self._server: Server | None = None
         self._hurried = asyncio.Event()
         self._verdict: Verdict | None = None
+        name = self._config.server_name
+        self.yielded = Yielded(name, expected=parts.lifespan is not None)
+        self.background = Background(parts.background, service, name)
         self.advertisement: Advertisement | None = None
         self.started = False
         self.broken = asyncio.Event()
@@ -140,6 +152,15 @@ class Life:
         """Skip all waiting in the stop."""
         self._hurried.set()
 
+    @contextlib.contextmanager
+    def _here(self) -> Iterator[None]:
+        """What runs in this block, and the tasks that it starts, belong to this life."""
+        token = life_here.set(self)
+        try:
+            yield
+        finally:
+            life_here.reset(token)
+
     async def start(self) -> None:
         """Open everything; if that fails or is cancelled, close what was opened.
 
@@ -149,6 +170,10 @@ class Life:
             RegistryError: The registry cannot work here.
             PymicroError: This process was forked after gRPC was used.
         """
+        with self._here():
+            await self._start()
+
+    async def _start(self) -> None:
         parts, config = self._parts, self._config
         use_grpc()
         recorder = self._client.recorder
@@ -158,6 +183,8 @@ class Life:
             options=parts.options,
             compression=parts.compression,
             record=recorder.server if recorder is not None else None,
+            yielded=self.yielded,
+            identity=self._client.identity,
         )
         for add in parts.added:
             add(server)
@@ -168,7 +195,11 @@ class Life:
             await self._supervisor.turn(
                 address=_fixed_address(config),
                 # One node id cannot be registered twice, and one port not be bound twice.
-                alone=bool(config.server_id or (place is not None and place.port)),
+                alone=bool(
+                    config.server_id
+                    or (place is not None and place.port)
+                    or _has_port(config.tls_plain_address)
+                ),
                 longest=self._drain_delay + config.stop_grace,
             )
         async with AsyncExitStack() as stack:
@@ -176,13 +207,15 @@ class Life:
             self.admin = await stack.enter_async_context(
                 opened(place, self._client, served=_ShownLife(self, server), calling=self._calling)
             )
-            self.bound = await server.bind(_listen_address(config))
+            if self._client.identity is not None:
+                await stack.enter_async_context(self._client.identity)
+            self.bound = await server.bind(_listen_address(config), config.tls_plain_address)
             # From here on the port is ours, and grpc-core frees it in stop().
             stack.push_async_callback(self._stop_server, server)
             registry = self._client.registry
             await stack.enter_async_context(registry)
-            address = advertised_address(config.server_advertise, self.bound, registry)
-            metadata = node_metadata(config, server)
+            address, said = _published(config, server, self.bound, registry)
+            metadata = {**said, **node_metadata(config, server)}
             if self.admin is not None and (port := port_for_others(self.admin, address)):
                 metadata = {ADMIN_PORT: str(port), **metadata}
             self.node = Node(
@@ -196,9 +229,10 @@ class Life:
             await stack.enter_async_context(self._client)
             stack.push_async_callback(self._on_stop)
             if parts.lifespan is not None:
-                await stack.enter_async_context(call_hook(parts.lifespan, self._service))
+                self.yielded.open(await stack.enter_async_context(call_hook(parts.lifespan, self.service)))
+                stack.callback(self.yielded.close)
             for hook in parts.start_hooks:
-                await run_hook(hook, self._service)
+                await run_hook(hook, self.service)
             # Hooks may block: they load what the service needs before it serves.
             stack.enter_context(watched(config.loop_lag, recorder.lag if recorder is not None else None))
             # The service's hooks may have set up OpenTelemetry.
@@ -206,7 +240,7 @@ class Life:
             server.tracing = find_tracing(config.tracing, "server")
             await server.start()
             await stack.enter_async_context(self._serving(server))
-            verdict = self._verdict = Verdict(parts.health, self._service, config.server_name, self._set_well)
+            verdict = self._verdict = Verdict(parts.health, self.service, config.server_name, self._set_well)
             stack.push_async_callback(verdict.close)
             await verdict.open()
             server.set_serving(True)
@@ -221,13 +255,18 @@ class Life:
             stack.callback(server.set_serving, False)
             self._stack = stack.pop_all()
         self.started = True
-        log.info(
-            "%s %s on %s, %s as %s (%s, selector %s, balancer %s)%s",
+        bound = join_address(*self.bound) if self.bound[1] else self.bound[0]
+        log.info(  # one row of a terminal
+            "%s %s on %s, %s%s",
             config.server_name,
             config.server_version,
-            join_address(*self.bound) if self.bound[1] else self.bound[0],
+            _where(self.bound, server),
             "registered" if advertisement.registered else "not yet registered",
-            self.node.address,
+            f" as {self.node.address}" if self.node.address != bound else "",
+        )
+        log.debug(
+            "%s: %s, selector %s, balancer %s%s",
+            config.server_name,
             registry.describe(),
             config.selector,
             config.balancer,
@@ -238,11 +277,13 @@ class Life:
 
     async def stop(self) -> None:
         """Undo everything, in the opposite order."""
-        await self._stack.aclose()
+        with self._here():
+            await self._stack.aclose()
 
     async def crash(self) -> None:
         """End the server at once, without telling the registry; `stop` undoes the rest."""
         self.hurry()
+        await self.background.close(0)
         if self._server is not None:
             await self._server.stop(0)
 
@@ -270,8 +311,12 @@ class Life:
 
     @asynccontextmanager
     async def _serving(self, server: Server) -> AsyncIterator[None]:
-        """Surrounds the registration: its exit stops the server once the node is deregistered."""
+        """Surrounds the registration: its exit stops the server once the node is deregistered.
+
+        Background tasks begin at its start, and end while the calls in flight do.
+        """
         known = True
+        self.background.open()
         try:
             yield
         except PymicroError:
@@ -287,6 +332,7 @@ class Life:
             await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             if not stop.done():
+                self.background.hurry()
                 await server.stop(0)
             await stop
 
@@ -296,8 +342,14 @@ class Life:
         return self._client.registry.drain_delay if delay is None else delay
 
     async def _leave(self, server: Server) -> None:
-        await server.quieten(getattr(self._client.registry, "notice", NOTICE))
-        await server.stop(self._config.stop_grace)
+        grace = self._config.stop_grace
+        # They are told at once, as streams are, and have the same grace.
+        ended = asyncio.create_task(self.background.close(grace), name="end the background tasks")
+        try:
+            await server.quieten(getattr(self._client.registry, "notice", NOTICE))
+            await server.stop(grace)
+        finally:
+            await ended
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -307,7 +359,7 @@ class Life:
     async def _on_stop(self) -> None:
         for hook in self._parts.stop_hooks:
             try:
-                await run_hook(hook, self._service)
+                await run_hook(hook, self.service)
             except Exception:
                 log.exception("on_stop failed; stopping all the same")
 
@@ -347,6 +399,7 @@ class _ShownLife:
             "version": node.version,
             "id": node.id,
             "address": node.address,
+            "methods": self._server.method_count,
             "registered": self.registered,
             "registration_error": (advertisement.complaint or None) if advertisement is not None else None,
         }
@@ -356,12 +409,14 @@ def node_metadata(config: Config, server: Server) -> dict[str, str]:
     """What a service's node says about itself; `server_metadata` has the last word."""
     # The first three are as in a go-micro service: its monitor skips nodes without `server` and
     # `transport` (`monitor/default.go`), its mucp client reads `protocol`.
+    secured = bool(config.tls_dir or config.tls_bundle or config.tls_cert)
     own = {
         "protocol": "grpc",
         "server": "grpc",
         "transport": "grpc",
         ZONE: config.zone,
         KEEPALIVE: server.ping_interval,
+        TLS: TLS_HERE if secured and not config.tls_plain_address else "",
     }
     return {**{key: text for key, text in own.items() if text}, **config.server_metadata}
 
@@ -373,10 +428,42 @@ def _listen_address(config: Config) -> str:
     return "0.0.0.0:8080" if configuration.in_pod() else "127.0.0.1:0"
 
 
+def _published(
+    config: Config, server: Server, bound: tuple[str, int], registry: Registry
+) -> tuple[str, dict[str, str]]:
+    """The address to register, and what the node says of TLS.
+
+    While there is a plain port on the same host, that is the address: callers that know nothing of TLS
+    can go on, and the others find the port that speaks TLS in the node's metadata.
+    """
+    address = advertised_address(config.server_advertise, bound, registry)
+    if not server.secured:
+        return address, {}
+    plain = server.plain
+    if plain is not None and plain[0] == bound[0]:
+        other = advertised_address(config.server_advertise, plain, registry)
+        if other != address:  # unless `server_advertise` names one port itself
+            return other, {TLS: str(split_address(address)[1])}
+    return address, {TLS: TLS_HERE}
+
+
+def _where(bound: tuple[str, int], server: Server) -> str:
+    """Where a server listens, for people."""
+    text = join_address(*bound) if bound[1] else bound[0]
+    if server.secured:
+        text += " (TLS"
+        text += f", plain text on {join_address(*server.plain)})" if server.plain is not None else ")"
+    return text
+
+
+def _has_port(address: str) -> bool:
+    """Whether an address names a port, which only one process can have."""
+    with contextlib.suppress(ValueError):  # binding it will report what is wrong with it
+        return bool(address) and split_address(address)[1] != 0
+    return False
+
+
 def _fixed_address(config: Config) -> str:
     """The address that another process may hold; empty if any free port will do."""
     address = _listen_address(config)
-    with contextlib.suppress(ValueError):  # binding it will report what is wrong with it
-        if split_address(address)[1] != 0:
-            return address
-    return ""
+    return address if _has_port(address) else ""

@@ -16,9 +16,11 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from pymicro.base.loggers import logger
+
 __all__ = ["LEFT_THREADS", "Lingering", "leave"]
 
-log = logging.getLogger("pymicro")
+log = logger("pymicro")
 
 # The exit code of a process that left threads behind which were still at work.
 LEFT_THREADS = 3

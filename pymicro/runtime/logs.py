@@ -10,13 +10,21 @@ import time
 from typing import Any, TextIO
 
 from pymicro.base.printable import escaped_json, printable
+from pymicro.base.tracebacks import format_traceback, show_all_frames
 from pymicro.settings.config import Config
 from pymicro.telemetry.tracing import current_ids
 
 __all__ = ["set_up"]
 
-_COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
-_RESET = "\x1b[0m"
+# Of the level's name; plain codes, because a service imports nothing to draw with.
+_COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.INFO: "\x1b[32m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
 
 # Attributes of every LogRecord; any other came in by `extra=`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -33,20 +41,27 @@ class _Human(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        colour = _COLOURS.get(record.levelno, "") if self._colour else ""
         local = time.strftime("%H:%M:%S", time.localtime(record.created))
-        head = f"{local}.{int(record.msecs):03d} {record.levelname.lower():<7} "
+        moment, level = f"{local}.{int(record.msecs):03d}", f"{record.levelname.lower():<7}"
+        if self._colour:
+            moment, level = (
+                f"{_DIM}{moment}{_RESET}",
+                f"{_COLOURS.get(record.levelno, '')}{printable(level)}{_RESET}",
+            )
         name = "" if record.name in ("pymicro", "root") else record.name.removeprefix("pymicro.") + ": "
         ids = current_ids()
         trace = f" (trace {ids[0]}, span {ids[1]})" if ids is not None else ""
-        lines = [f"{head}{name}{record.getMessage()}{trace}"]
+        lines = [f"{name}{record.getMessage()}{trace}"]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         if record.stack_info:
             lines.append(self.formatStack(record.stack_info))
         # Peers, pods and neighbours have a word in many lines.
         text = printable("\n".join(lines))
-        return f"{colour}{text}{_RESET}" if colour else text
+        return f"{moment} {level} {text}"
+
+    def formatException(self, ei: Any) -> str:
+        return format_traceback(*ei)
 
 
 class _Json(logging.Formatter):
@@ -78,10 +93,14 @@ def set_up(config: Config, stream: TextIO | None = None) -> None:
     if root.handlers:
         return
     stream = stream if stream is not None else sys.stderr
+    if level == "DEBUG":
+        show_all_frames()
     handler = logging.StreamHandler(stream)
     if config.log_format == "json":
         handler.setFormatter(_Json())
     else:
-        handler.setFormatter(_Human(stream.isatty() and not os.environ.get("NO_COLOR")))
+        # https://force-color.org: `pymicro up` sets it for those whose lines it shows in a terminal.
+        wanted = stream.isatty() or os.environ.get("FORCE_COLOR")
+        handler.setFormatter(_Human(bool(wanted) and not os.environ.get("NO_COLOR")))
     root.addHandler(handler)
     root.setLevel(level)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
 from grpc.aio import AbortError
 
+from pymicro.base.loggers import logger
 from pymicro.rpc.interceptors import Proceed
 from pymicro.rpc.status import RpcError
 from pymicro.serving.call.context import CallContext
 
 __all__ = ["log_calls"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 
 async def log_calls(call: CallContext, proceed: Proceed) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.descriptor import FieldDescriptor
 
 from pymicro.nodes.node import Endpoint, Value
+from pymicro.rpc.schema.shape import is_repeated
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor
@@ -79,7 +80,7 @@ def _field(field: FieldDescriptor, depth: int) -> Value:
     if message is not None and message.GetOptions().map_entry:
         key, value = message.fields_by_name["key"], message.fields_by_name["value"]
         return Value(field.name, f"map[{_type(key)}]{_type(value)}")
-    if _is_repeated(field):
+    if is_repeated(field):
         inner = _message(message, depth=depth).values if message is not None else ()
         return Value(field.name, f"[]{_type(field)}", inner)
     return _message(message, field.name, depth) if message is not None else Value(field.name, _type(field))
@@ -95,9 +96,3 @@ def _go_name(descriptor: Descriptor | EnumDescriptor) -> str:
     name = re.sub(r"(?:^|_)([a-z])", lambda match: match[1].upper(), descriptor.name)
     outer = descriptor.containing_type
     return f"{_go_name(outer)}_{name}" if outer is not None else name
-
-
-def _is_repeated(field: FieldDescriptor) -> bool:
-    # protobuf 7 no longer has `label`; protobuf 5 does not have `is_repeated` yet.
-    known = getattr(field, "is_repeated", None)
-    return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED if known is None else bool(known)

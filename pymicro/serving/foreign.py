@@ -22,6 +22,7 @@ import grpc
 from grpc.aio import EOF
 
 from pymicro.rpc.wire.shape import Shape
+from pymicro.serving.call.admission import refuse_denied
 from pymicro.serving.call.context import Serving
 from pymicro.serving.call.dispatch import KEPT
 from pymicro.serving.call.refusal import error_code, refuse_outside
@@ -85,6 +86,9 @@ class Adapter:
             behave = functools.partial(gomicro.run, shape, behave)
 
         async def run(request: Any, call: ServedCall) -> Any:
+            if serving.guard is not None:
+                # What a generic handler serves passes no dispatch of ours.
+                await refuse_denied(path, gomicro.context(call) if go_micro else call, serving)
             context = _Context(call, parse, serialize, aside)
             try:
                 if streams:

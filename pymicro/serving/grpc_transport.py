@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 from grpc.aio import EOF
 
+from pymicro.base.grpc_loops import GrpcUse, use_grpc_here
 from pymicro.nodes.wellknown import server_ping_interval
 from pymicro.rpc.grpcio import awaited_by_grpc, is_accept_loop, sure_end
 from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.foreign import Foreign
+from pymicro.serving.grpc_credentials import GrpcServerCredentials
 from pymicro.serving.listen import listen
 from pymicro.serving.transport import CallDetails, ServedMethod, ServedMethods
 from pymicro.settings.config import Config
+
+if TYPE_CHECKING:
+    from pymicro.identity.keeper import IdentityKeeper
 
 __all__ = ["GrpcServerTransport"]
 
@@ -39,21 +44,37 @@ class GrpcServerTransport:
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
     ) -> None:
+        self._name = config.server_name
         self._options = _arguments(config, options)
+        self._client_certificates = config.tls_client_certificates
         self._compression = compression
         self._server: grpc.aio.Server | None = None
+        self._shown: list[GrpcServerCredentials] = []
         self._stopping = False
+        self._use: GrpcUse | None = None
 
     @property
     def ping_interval(self) -> str:
         """See `ServerTransport`."""
         return server_ping_interval(self._options)
 
-    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
+    async def listen(
+        self, address: str, methods: ServedMethods, identity: IdentityKeeper | None = None
+    ) -> tuple[str, int]:
         """See `ServerTransport`."""
-        if self._server is None:
-            self._server = self._made(methods)
-        return await listen(self._server, address)
+        if self._use is None:
+            self._use = use_grpc_here(f"the service {self._name}" if self._name else "a server")
+        try:
+            if self._server is None:
+                self._server = self._made(methods)
+            if identity is None:
+                return await listen(self._server, address)
+            shown = GrpcServerCredentials(identity, self._client_certificates)
+            self._shown.append(shown)
+            return await listen(self._server, address, shown.credentials)
+        except BaseException:
+            self._end_use()
+            raise
 
     async def start(self, broken: Callable[[BaseException], None]) -> None:
         """See `ServerTransport`."""
@@ -73,8 +94,16 @@ class GrpcServerTransport:
     async def stop(self, grace: float | None) -> None:
         """See `ServerTransport`."""
         self._stopping = True
+        while self._shown:
+            self._shown.pop().close()
         if self._server is not None:
             await self._server.stop(grace)
+        self._end_use()
+
+    def _end_use(self) -> None:
+        if self._use is not None:
+            self._use.end()
+            self._use = None
 
     def has_cancelled(self, task: asyncio.Task[Any]) -> bool:
         """See `ServerTransport`."""
@@ -82,11 +111,12 @@ class GrpcServerTransport:
 
     def _made(self, methods: ServedMethods) -> grpc.aio.Server:
         find: Callable[[CallDetails], Any] = methods.find
-        interceptors: tuple[grpc.aio.ServerInterceptor, ...] = ()
+        # A list: OpenTelemetry's instrumentation before 0.51 puts its own at the front of what it finds here.
+        interceptors: list[grpc.aio.ServerInterceptor] = []
         if isinstance(methods, Foreign):
             # Run by ourselves they would cost each unary call a second batch: grpc.aio reads and
             # writes one message by itself only for methods whose shape it knows before.
-            find, interceptors = methods.inner, (_Outermost(methods), *methods.interceptors)
+            find, interceptors = methods.inner, [_Outermost(methods), *methods.interceptors]
         return grpc.aio.server(
             interceptors=interceptors,
             options=self._options,

@@ -13,6 +13,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
+from pymicro.base.printable import excerpt
 from pymicro.rpc.status import NotFound
 from pymicro.serving.handlers.mark import handler
 
@@ -78,7 +79,7 @@ class HealthService:
     async def check(self, request: Any) -> Any:
         """The status of one service, at once."""
         if request.service not in self._names:
-            raise NotFound(f"no service {request.service[:200]!r} here: {', '.join(self._names)}")
+            raise NotFound(f"no service {excerpt(request.service)} here: {', '.join(self._names)}")
         return _Response(status=self._status(request.service))
 
     @handler

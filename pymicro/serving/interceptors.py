@@ -9,6 +9,7 @@
 
 `call` is the handler's own `CallContext`. grpc.aio's interceptors run outside
 ours, wherever they are in the list; they see statuses, and ours see exceptions.
+What `bearer_jwt` and its like make says who calls, and is asked before any of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
+from pymicro.identity.accepted import Accepted, AcceptedKeys, AcceptedTokens
 from pymicro.rpc.interceptors import Interceptor, Proceed
 
 if TYPE_CHECKING:
@@ -30,25 +33,33 @@ ServerInterceptor = Callable[["CallContext", Proceed], Awaitable[Any]]
 
 
 def split(
-    interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor],
-) -> tuple[tuple[Interceptor, ...], tuple[grpc.aio.ServerInterceptor, ...]]:
-    """Our interceptors, and grpc.aio's, each in the order given.
+    interceptors: Sequence[ServerInterceptor | grpc.aio.ServerInterceptor | Accepted],
+) -> tuple[tuple[Interceptor, ...], tuple[grpc.aio.ServerInterceptor, ...], tuple[Accepted, ...]]:
+    """Our interceptors, grpc.aio's, and what says which tokens are taken, each in the order given.
 
     Raises:
-        ConfigError: One of them is neither.
+        ConfigError: One of them is none of these.
     """
     ours: list[Interceptor] = []
     foreign: list[grpc.aio.ServerInterceptor] = []
+    accepted: list[Accepted] = []
     for interceptor in interceptors:
-        if isinstance(interceptor, type):
+        if isinstance(interceptor, AcceptedTokens | AcceptedKeys):
+            accepted.append(interceptor)
+        elif getattr(interceptor, "for_clients", False):
+            raise ConfigError(
+                f"interceptor {excerpt(interceptor)} sends a token, and goes to the calling end: "
+                "client_interceptors= of a Service, interceptors= of a Client or a channel"
+            )
+        elif isinstance(interceptor, type):
             raise ConfigError(f"interceptor {interceptor.__qualname__} is a class: give an instance of it")
-        if hasattr(interceptor, "intercept_service"):  # told by its form: this module does not import grpc
+        elif hasattr(interceptor, "intercept_service"):  # told by its form: this module does not import grpc
             foreign.append(cast("grpc.aio.ServerInterceptor", interceptor))
         elif callable(interceptor):
             ours.append(interceptor)
         else:
             raise ConfigError(
-                f"interceptor {interceptor!r} is neither `async def f(call, proceed)` "
+                f"interceptor {excerpt(interceptor)} is neither `async def f(call, proceed)` "
                 "nor a grpc.aio.ServerInterceptor"
             )
-    return tuple(ours), tuple(foreign)
+    return tuple(ours), tuple(foreign), tuple(accepted)

@@ -9,16 +9,25 @@ import socket
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, StartError
+from pymicro.base.printable import excerpt, shortened
 from pymicro.nodes.address import join_address, split_address
 
 if TYPE_CHECKING:
+    import grpc
     import grpc.aio
 
 __all__ = ["listen", "probe", "why_not_bound"]
 
 
-async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
+async def listen(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None
+) -> tuple[str, int]:
     """Bind `server` to `host:port`; an empty host means all interfaces, port 0 any free port.
+
+    Args:
+        server: Not started.
+        address: Where to listen.
+        credentials: Of TLS; None for plain text.
 
     Returns:
         The host (`::` for all interfaces if the address named none) and the real port.
@@ -30,12 +39,14 @@ async def listen(server: grpc.aio.Server, address: str) -> tuple[str, int]:
     try:
         host, port = split_address(address)
     except ValueError as exc:
-        raise ConfigError(f"server_address {address!r}: {exc}") from exc
+        raise ConfigError(f"server_address {excerpt(address)}: {exc}") from exc
     # grpc-core binds [::] for both families, and for IPv4 alone if there is no IPv6.
     host = host or "::"
     where = join_address(host, port)
     await probe(host, port)
     try:
+        if credentials is not None:
+            return host, server.add_secure_port(where, credentials)
         return host, server.add_insecure_port(where)
     except RuntimeError as exc:
         raise StartError(f"cannot listen on {where}: {exc}") from exc
@@ -53,7 +64,9 @@ async def probe(host: str, port: int) -> None:
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as exc:
-        raise ConfigError(f"server_address {where}: {host!r} does not resolve ({exc})") from exc
+        raise ConfigError(
+            f"server_address {shortened(where)}: {excerpt(host)} does not resolve ({exc})"
+        ) from exc
     failures = []
     for family, kind, protocol, _, address in found:
         try:

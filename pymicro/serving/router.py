@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.rpc.wire.gomicro import CODEC, FROM_SERVICE
 from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.foreign import Adapter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Router"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 # A caller that sends one of these may be special; searched before every call (0.1 to 0.2 µs).
 _MARKS = frozenset({CODEC, FROM_SERVICE})
@@ -75,7 +76,7 @@ class Router:
         """The handler for callers from go-micro, and for others that name a form of messages."""
         json = is_json(caller.content_type)
         if json is None:
-            kind = f"{CODEC} {caller.content_type[:200]!r}"
+            kind = f"{CODEC} {excerpt(caller.content_type)}"
             return self._refuse(details.method, f"{kind} is not read here, but {', '.join(ACCEPTED)}", caller)
         served = self._served.get(details.method)
         if served is None:
@@ -88,7 +89,7 @@ class Router:
             try:
                 given = generic.service(details)
             except Exception:
-                log.exception("%s: the generic handler %r failed", path, generic)
+                log.exception("%s: the generic handler %s failed", path, excerpt(generic))
                 continue
             if given is not None:
                 method, _ = adopt_handler(path, given)
@@ -102,5 +103,5 @@ class Router:
         return self._refuse(path, self._paths.explain(path), caller)
 
     def _refuse(self, path: str, text: str, caller: Caller) -> Found:
-        found = refusing(path, text, self._dispatcher)
+        found = refusing(path, text, self._dispatcher, known=path in self._served)
         return self._translate(path, found) if caller.go_micro else found

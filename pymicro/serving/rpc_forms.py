@@ -11,6 +11,7 @@ from pymicro.rpc.wire.shape import Shape
 from pymicro.serving.call.admission import abort_unstarted
 from pymicro.serving.call.context import Serving
 from pymicro.serving.call.dispatch import Dispatcher
+from pymicro.serving.call.noting import note_refused
 from pymicro.serving.call.refusal import refuse_outside
 from pymicro.serving.gomicro.codecs import in_json
 from pymicro.serving.gomicro.translator import Translator
@@ -80,16 +81,20 @@ class RpcForms:
         handler = in_json(self._handler)
         if handler is None:
             text = f"{path} takes no JSON: its messages are not known here"
-            return refusing(path, text, self._dispatcher)
+            return refusing(path, text, self._dispatcher, known=True)
         return self._dispatcher.build(handler)
 
 
-def refusing(path: str, text: str, dispatcher: Dispatcher) -> Found:
-    """A method that refuses calls that nothing here can serve."""
+def refusing(path: str, text: str, dispatcher: Dispatcher, *, known: bool) -> Found:
+    """A method that refuses calls that nothing here can serve.
+
+    Args:
+        known: Whether there is a method at this path, for other calls.
+    """
 
     async def refuse(requests: Any, context: Any) -> None:
-        if dispatcher.record is not None:
-            dispatcher.record.refuse(path, "unknown", grpc.StatusCode.UNIMPLEMENTED.value[0])
+        number = grpc.StatusCode.UNIMPLEMENTED.value[0]
+        note_refused(dispatcher.serving, path, "unknown", number, context, known=known)
         await abort_unstarted(context, grpc.StatusCode.UNIMPLEMENTED, text)
 
     async def iterated(requests: Any, context: Any) -> Any:

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
-from pymicro.base.errors import HandlerMismatch, HandlersError, PluginError, PymicroError
+from pymicro.base.errors import ConfigError, HandlerMismatch, HandlersError, PymicroError, StartError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import ServerRecord
-from pymicro.rpc.grpcio import let_events_arrive, method_handlers
+from pymicro.identity.rules import AllowedCallers, CallRules
+from pymicro.identity.rules_file import RulesFile
+from pymicro.rpc.fast.engine import check_engine
+from pymicro.rpc.grpcio import let_events_arrive, method_handlers, servicer_of
 from pymicro.serving import health as health_service
+from pymicro.serving.call.access_log import AccessLog
+from pymicro.serving.call.authorization import Authorizer
 from pymicro.serving.call.context import Draining, Serving
 from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.call.threads import HandlerThreads
@@ -26,13 +33,18 @@ from pymicro.serving.gomicro.debug import Debug
 from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.grpc_transport import GrpcServerTransport
+from pymicro.serving.guarding import OFF, REFLECTION, asking_health, guard_of, rules_path
 from pymicro.serving.handlers import HandlerTable, adopt, build
 from pymicro.serving.interceptors import ServerInterceptor, split
 from pymicro.serving.reflection import reflection_handlers
 from pymicro.serving.router import Router
 from pymicro.serving.rpc_forms import RpcForms, Translate
+from pymicro.serving.yielded import Yielded
+from pymicro.settings.access import AccessRule
+from pymicro.settings.config import in_pod
 
 if TYPE_CHECKING:
+    from pymicro.identity.keeper import IdentityKeeper
     from pymicro.nodes.node import Endpoint
     from pymicro.serving.transport import ServedMethods, ServerTransport
     from pymicro.settings.config import Config
@@ -40,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 # Seconds to clean up for handlers that are cancelled at the end of the grace.
 _CLEANUP = 1.0
@@ -48,6 +60,14 @@ _CLEANUP = 1.0
 # Seconds that a stopping server waits for its callers to leave. Watchers of the local registry
 # need 0.25 s to see that a node has left; a caller that has not seen it by now has no watcher.
 _PATIENCE = 1.0
+
+
+# Programs that were written for grpc.aio.server add these packages' servicers.
+_GRPCIOS = {
+    "grpc_health": "health is always served, so grpcio's HealthServicer is left out: "
+    "set_health() and health_check() say whether the service is well",
+    "grpc_reflection": "reflection is always served, so grpcio's ReflectionServicer is left out",
+}
 
 
 class Server:
@@ -59,16 +79,22 @@ class Server:
     Args:
         interceptors: `async def f(call, proceed)`, the first one outermost; and
             grpc.aio's own, which run outside those. Health and reflection pass
-            through grpc.aio's only.
+            through grpc.aio's only. And what says which tokens are taken.
         options: grpc channel arguments; they override ours.
         compression: Compression of responses.
         transport: Used instead of the one that the setting `transport` names; it sees to its own
             options and compression.
         record: Where calls are counted; None counts none.
+        yielded: What the service's lifespan yields, for handlers; None for no lifespan.
+        identity: Entered before `bind`. With a certificate, the port speaks TLS; None for plain text.
+
+    Attributes:
+        secured: Whether its port speaks TLS, once that is bound.
+        plain: Host and real port on which it serves plain text besides; None if there is none.
 
     Raises:
         PluginError: The transport's package is not installed.
-        ConfigError: The transport does not know an option.
+        ConfigError: The transport does not know an option, or its package is of another pymicro.
     """
 
     def __init__(
@@ -80,29 +106,48 @@ class Server:
         compression: grpc.Compression | None = None,
         transport: ServerTransport | None = None,
         record: ServerRecord | None = None,
+        yielded: Yielded | None = None,
+        identity: IdentityKeeper | None = None,
     ) -> None:
         self._config = config
+        self._yielded = yielded or Yielded(config.server_name or "this server", expected=False)
+        self._identity = identity
         self._record = record
-        self._interceptors, self._foreign = split(interceptors)
+        self._interceptors, self._foreign, self._accepted = split(interceptors)
         self._transport: ServerTransport = transport or _transport(config, options, compression)
         self._tables: dict[str, HandlerTable] = {}
+        self._allowed: dict[str, AllowedCallers] = {}
+        self._rules_file: RulesFile | None = None
+        self._guard: Authorizer | None = None
         self._mismatches: list[HandlerMismatch] = []
         self._adopted: dict[str, Mapping[str, Any]] = {}
+        self._told: set[str] = set()
         self._dynamic: list[grpc.GenericRpcHandler] = []
         self._threads = HandlerThreads(config.handler_threads)
         # One is enough: parsing is Python, of which one thread runs at a time.
         self._reading = HandlerThreads(1, "pymicro-reading")
         self._serving: Serving | None = None
+        rule = AccessRule.of(config.access_log)
+        self._access = AccessLog(rule) if rule != AccessRule() else None
         self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
         self._bound = False
+        self.secured = False
+        self.plain: tuple[str, int] | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: BaseException | None = None
 
     # Handlers
 
-    def add(self, obj: object, source: Any = None, *, partial: bool = False) -> None:
+    def add(
+        self,
+        obj: object,
+        source: Any = None,
+        *,
+        partial: bool = False,
+        allow: Sequence[str] | None = None,
+    ) -> None:
         """Add an object with handlers; `check` reports its mismatches.
 
         Args:
@@ -111,12 +156,21 @@ class Server:
             source: The generated `*_pb2` module or a `ServiceDescriptor`; None
                 for a servicer.
             partial: Whether rpcs may lack a handler on purpose; they answer UNIMPLEMENTED.
+            allow: Who may call it; None if that is not said here.
+
+        Raises:
+            ConfigError: `allow` is no list of callers.
         """
         self._not_bound_yet()
+        if self._left_out_if_grpcios(obj):
+            return
         tables, mismatches = build(obj, source, partial=partial)
         self._mismatches += mismatches
         for table in tables:
             self._add_table(table)
+            callers = AllowedCallers.of(allow, f"allow= of {table.service}")
+            if callers is not None:
+                self._allowed[table.service] = callers
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """For `add_…Servicer_to_server`, which calls it; other generic handlers are served too."""
@@ -152,42 +206,94 @@ class Server:
         return endpoints_of(self._tables[name] for name in self.services)
 
     @property
+    def method_count(self) -> int | None:
+        """How many methods were added; None if a generic handler decides at each call which it has."""
+        return None if self._dynamic else sum(len(table.methods) for table in self._tables.values())
+
+    @property
     def ping_interval(self) -> str:
         """The shortest interval it permits between a client's pings, as its node tells; empty if none."""
         return self._transport.ping_interval
 
     # Life cycle
 
-    async def bind(self, address: str) -> tuple[str, int]:
+    async def bind(self, address: str, plain: str = "") -> tuple[str, int]:
         """Take the port; calls wait until `start`.
+
+        Args:
+            address: `host:port`.
+            plain: Another one, on which a server with a certificate serves plain text; empty for none.
 
         Returns:
             The host and the real port.
 
         Raises:
             HandlersError: As `check` does.
-            ConfigError: The address is malformed, or its host does not resolve.
-            StartError: The port cannot be bound.
+            ConfigError: An address is malformed, or its host does not resolve; there is a second one
+                and no certificate; callers shall be told of internal errors in a pod; or what says who
+                calls, and who may, cannot be used.
+            StartError: A port cannot be bound.
         """
         self._not_bound_yet()
+        if self._config.debug_errors == "on" and in_pod():
+            raise ConfigError(
+                "debug_errors=on is refused in a pod of Kubernetes: whoever calls through a forwarded port "
+                "looks like a caller on this machine, and would read tracebacks"
+            )
         self.check()
+        if self.method_count == 0:
+            log.warning(
+                "%s serves no method: nothing was added to it (service.add(...))", self._config.server_name
+            )
         limit = self._config.max_concurrent_calls or math.inf
         loop = asyncio.get_running_loop()
         has_cancelled = self._transport.has_cancelled
-        self._serving = Serving(loop, limit=limit, has_cancelled=has_cancelled, record=self._record)
+        self._health = health_service.health_of(self._tables)
+        self._debug = Debug(self._health)
+        tables, (healths, _) = list(self._tables.values()), build(self._health, health_service.source)
+        health = asking_health(healths, self._debug.handlers(self._config.server_name), tables)
+        guard = self._guard = guard_of(
+            self._config,
+            tables,
+            self._allowed,
+            health,
+            self._accepted,
+            known=self._knows_callers,
+            secured=self._identity is not None and self._identity.current.chain is not None,
+        )
+        self._serving = Serving(
+            loop,
+            limit=limit,
+            has_cancelled=has_cancelled,
+            record=self._record,
+            access=self._access,
+            yielded=self._yielded,
+            debug_errors=self._config.debug_errors == "on",
+            guard=guard,
+        )
+        if self._access is not None:
+            self._access.names_callers = guard is not None
         if self._record is not None:
             for table in self._tables.values():
                 for method in table.methods:
                     self._record.know(method.rpc.path)
-        self._health = health_service.health_of(self._tables)
-        self._debug = Debug(self._health)
-        bound = await self._transport.listen(address, self._methods(self._serving, self._health, self._debug))
+        methods = self._methods(self._serving, self._health, self._debug)
+        try:
+            if guard is not None:
+                await self._take_rules(guard)
+            bound = await self._listen(address, plain, methods)
+        except BaseException:
+            await self._transport.stop(None)  # a first port is free again
+            await self._close_rules()
+            raise
         self._bound = True
         return bound
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until `set_serving(True)`."""
         self._bound_serving()
+        if self._access is not None:
+            self._access.start()
         await self._transport.start(self._broke)
 
     def set_serving(self, serving: bool) -> None:
@@ -250,6 +356,9 @@ class Server:
         if self._bound:
             await self._transport.stop(grace)
             await self._cleaned_up()
+        if self._access is not None:
+            await self._access.close()
+        await self._close_rules()
         if self._debug is not None:
             self._debug.close()
         self._threads.close()
@@ -265,7 +374,7 @@ class Server:
         """
         await self._stopped.wait()
         if self._broken is not None:
-            raise PymicroError(f"grpc's accept loop broke: {self._broken!r}") from self._broken
+            raise PymicroError(f"grpc's accept loop broke: {excerpt(self._broken, 1000)}") from self._broken
 
     @property
     def tracing(self) -> Tracing | None:
@@ -291,6 +400,57 @@ class Server:
         """What handlers see as `context.draining`."""
         return self._bound_serving().draining
 
+    @property
+    def _knows_callers(self) -> bool:
+        """Whether callers can prove who they are."""
+        keeper = self._identity
+        asked = self._config.tls_client_certificates != "none"
+        return keeper is not None and keeper.current.chain is not None and asked
+
+    async def _listen(self, address: str, plain: str, methods: ServedMethods) -> tuple[str, int]:
+        keeper = self._identity
+        if keeper is None or keeper.current.chain is None:
+            if plain:
+                raise ConfigError(
+                    f"tls_plain_address {excerpt(plain)}: without a certificate (tls_dir, tls_bundle, or "
+                    "tls_cert and tls_key) server_address is plain text already"
+                )
+            return await self._transport.listen(address, methods)
+        bound = await self._transport.listen(address, methods, keeper)
+        self.secured = True
+        if plain:
+            try:
+                self.plain = await self._transport.listen(plain, methods)
+            except (ConfigError, StartError) as exc:
+                text = str(exc).replace("server_address", "tls_plain_address")
+                raise type(exc)(text.replace("--server-address", "--tls-plain-address")) from exc
+        return bound
+
+    async def _take_rules(self, guard: Authorizer) -> None:
+        """Read what says who may call, and who calls, and follow it; complain of rules about nothing.
+
+        Raises:
+            ConfigError: The file cannot be used.
+        """
+        paths = [method.rpc.path for table in self._tables.values() for method in table.methods]
+
+        def take(rules: CallRules) -> None:
+            guard.take(rules)
+            if not self._dynamic:
+                guard.tell_of_strangers((*paths, *REFLECTION))
+
+        if guard.authentication is not None:
+            await guard.authentication.open()
+        if path := rules_path(self._config):
+            self._rules_file = RulesFile(path, take)
+            await self._rules_file.__aenter__()
+
+    async def _close_rules(self) -> None:
+        if self._rules_file is not None:
+            await self._rules_file.__aexit__(None, None, None)
+        if self._guard is not None and self._guard.authentication is not None:
+            await self._guard.authentication.close()
+
     def _methods(self, serving: Serving, health: health_service.HealthService, debug: Debug) -> ServedMethods:
         limit = self._config.max_sent_message_size or math.inf
         foreign = bool(self._foreign)
@@ -301,12 +461,19 @@ class Server:
             serving, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
         )
         # These have a set of calls of their own: a watch is no call in progress, and no limit applies.
-        aside = Serving(serving.loop, serving.draining, has_cancelled=serving.has_cancelled)
+        aside = Serving(
+            serving.loop,
+            serving.draining,
+            has_cancelled=serving.has_cancelled,
+            yielded=serving.yielded,
+            guard=serving.guard,
+        )
         own = Dispatcher(aside, self._threads, self._reading, foreign=foreign, limit=limit)
         described = [table.descriptor for table in self._tables.values() if table.descriptor]
         health_tables, _ = build(health, health_service.source)
         methods = [method for table in health_tables for method in table.methods]
-        methods += reflection_handlers([*described, health_service.source])
+        if self._config.reflection != OFF:
+            methods += reflection_handlers([*described, health_service.source])
         kept = {method.rpc.path: method for method in methods}
         # Users may bring their own health or reflection, which count like ours.
         theirs = Dispatcher(
@@ -363,7 +530,20 @@ class Server:
             return
         self._tables[table.service] = table
 
+    def _left_out_if_grpcios(self, servicer: object) -> bool:
+        """Whether a servicer is grpcio's own health or reflection: pymicro always serves its own instead."""
+        what = _GRPCIOS.get(type(servicer).__module__.partition(".")[0])
+        if what is None:
+            return False
+        if what not in self._told:
+            self._told.add(what)
+            log.info("%s", what)
+        return True
+
     def _adopt(self, service: str, methods: Mapping[str, Any]) -> None:
+        servicers = {id(servicer): servicer for servicer in map(servicer_of, methods.values())}
+        if servicers and all(map(self._left_out_if_grpcios, servicers.values())):
+            return
         earlier = self._adopted.get(service)
         if earlier is not None and dict(earlier) == dict(methods):
             return  # generated code passes the same methods in both ways
@@ -388,10 +568,7 @@ def _transport(
     """The transport that the settings name."""
     if config.transport != "fast":
         return GrpcServerTransport(config, options, compression)
-    try:
-        from pymicro.serving.fast import FastServerTransport
-    except ModuleNotFoundError as exc:
-        if exc.name != "pymicro_fast":
-            raise
-        raise PluginError("transport fast needs pymicro-fast: pip install 'pymicro-grpc[fast]'") from exc
+    check_engine()
+    from pymicro.serving.fast import FastServerTransport
+
     return FastServerTransport(config, options, compression)

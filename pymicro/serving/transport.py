@@ -23,6 +23,7 @@ import grpc
 from pymicro.rpc.wire.shape import Shape
 
 if TYPE_CHECKING:
+    from pymicro.identity.keeper import IdentityKeeper
     from pymicro.rpc.wire.metadata import Pair
 
 __all__ = [
@@ -217,8 +218,15 @@ class ServerTransport(Protocol):
         """The shortest interval that it permits between a client's pings, as a node tells it; or empty."""
         ...
 
-    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
+    async def listen(
+        self, address: str, methods: ServedMethods, identity: IdentityKeeper | None = None
+    ) -> tuple[str, int]:
         """Take an address, `host:port`; calls wait until `start`. May be called for several.
+
+        Args:
+            address: What to take.
+            methods: What is served there.
+            identity: Entered, and with a certificate; it is shown to whoever connects. None for plain text.
 
         Returns:
             The host and the real port.

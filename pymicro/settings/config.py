@@ -1,4 +1,4 @@
-"""Settings: flag > environment > code > default; each value keeps its source.
+"""Settings: flag > environment > file > code > default; each value keeps its source.
 
 `Config` is the one place that documents every setting. The names are go-micro 1.x's
 if it has the setting: setting `x_y` is flag `--x-y` (or `--x_y`) and environment
@@ -12,10 +12,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt, shortened
 from pymicro.base.suggest import did_you_mean
+from pymicro.settings.access import ACCESS_LOG
+from pymicro.settings.file import FILE_NAME, OFF, SERVICE_VARIABLE, SettingsFile, file_here, read_file
 from pymicro.settings.kinds import (
     COUNT,
     DURATION,
@@ -89,7 +93,7 @@ class Config:
     """Every setting's present value. Seconds are floats, sizes are bytes.
 
     `sources` gives the source of each value by name: `flag --registry`,
-    `environment MICRO_REGISTRY`, `code` or `default`.
+    `environment MICRO_REGISTRY`, `pymicro.toml:4`, `code` or `default`. `remarks` are for the log.
     """
 
     server_name: str = _setting(TEXT, "", "name the service registers under")
@@ -136,6 +140,9 @@ class Config:
     client_request_timeout: float = _setting(
         DURATION, 5.0, "timeout of unary calls that have none, for all attempts together; 0 for none"
     )
+    client_first_wait: float = _setting(
+        DURATION, 2.0, "time in which a client's calls wait for a service that it has not met yet; 0 for none"
+    )
     client_retries: int = _setting(
         COUNT, 1, "further attempts on other nodes, if a call may safely be retried; 0 for none"
     )
@@ -160,6 +167,46 @@ class Config:
         one_of("grpc", "fast", **dict.fromkeys(_GOMICRO_TRANSPORTS, "grpc")),
         "grpc",
         "what carries calls: grpc (grpc.aio), or fast (HTTP/2 in the event loop, which needs pymicro-fast)",
+    )
+    tls_cert: str = _setting(
+        TEXT, "", "PEM file with this process's certificate and those that lead to an authority"
+    )
+    tls_key: str = _setting(TEXT, "", "PEM file with the key of that certificate")
+    tls_ca: str = _setting(
+        TEXT, "", "PEM file with the authorities whose certificates are believed; read anew like the others"
+    )
+    tls_dir: str = _setting(
+        TEXT, "", "folder with tls.crt, tls.key and ca.crt, instead of tls_cert, tls_key and tls_ca"
+    )
+    tls_bundle: str = _setting(
+        TEXT, "", "PEM file with key and certificates together, instead of tls_cert and tls_key"
+    )
+    tls_client_certificates: str = _setting(
+        one_of("require", "optional", "none"),
+        "require",
+        "whether a server with a certificate asks its callers for theirs",
+    )
+    tls_plain_address: str = _setting(
+        TEXT, "", "host:port on which a server with a certificate serves plain text besides"
+    )
+    tls_server_name: str = _setting(
+        TEXT, "{service}", "name that a node's certificate must have; {service} and {namespace} are filled in"
+    )
+    client_tls: str = _setting(
+        one_of("auto", "require", "off"),
+        "auto",
+        "TLS to nodes: auto (to those whose record says so), require (to all), off",
+    )
+    allow: tuple[str, ...] = _setting(
+        LIST, (), "callers that may call, by what their certificates or tokens say; everybody if unset"
+    )
+    authorization: str = _setting(
+        TEXT, "", "TOML file that says who may call which service or method; or off, for no rules at all"
+    )
+    reflection: str = _setting(
+        one_of("allowed", "open", "off"),
+        "allowed",
+        "who may ask a server for its protos: whom allow names, everybody, or nobody",
     )
     max_message_size: int = _setting(SIZE, 4 << 20, "largest message received")
     max_sent_message_size: int | None = _setting(
@@ -188,6 +235,9 @@ class Config:
     log_format: str = _setting(
         one_of("auto", "human", "json"), "auto", "log lines for people or as JSON objects"
     )
+    access_log: str = _setting(
+        ACCESS_LOG, "off", "a line in the log for each call served, for a share of them, or for slow ones"
+    )
     metrics: str = _setting(one_of("on", "off"), "on", "count calls, nodes and connections, to be scraped")
     tracing: str = _setting(
         one_of("auto", "off"), "auto", "spans of calls, where the program has set up OpenTelemetry's SDK"
@@ -201,9 +251,19 @@ class Config:
     ready_after: tuple[str, ...] = _setting(
         LIST, (), "services that it calls: /readyz waits for the first nodes of each"
     )
+    config: str = _setting(
+        TEXT,
+        "",
+        f"file with settings, or {OFF} for none; if unset {FILE_NAME} of the working folder, if there is one",
+    )
     loop: str = _setting(one_of("auto", "uvloop", "asyncio"), "auto", "event loop of `run`")
     loop_lag: float = _setting(
         DURATION, 0.5, "time after which the log names the code that holds the event loop; 0 for never"
+    )
+    debug_errors: str = _setting(
+        one_of("on", "off"),
+        "off",
+        "tell callers on this machine what an internal error is, with its traceback; refused in a pod",
     )
     client_pool_size: int = _setting(COUNT, 100, "of go-micro; connections here multiplex", ignored=True)
     client_pool_ttl: float = _setting(DURATION, 60.0, "of go-micro; connections here multiplex", ignored=True)
@@ -216,6 +276,7 @@ class Config:
     profile: str = _setting(TEXT, "", "of go-micro; there is no such profiler", ignored=True)
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     def source(self, name: str) -> str:
         """The source of the value of `name`."""
@@ -253,15 +314,35 @@ def settings() -> Mapping[str, Setting]:
     return _SETTINGS
 
 
-def _set(values: dict[str, Any], sources: dict[str, str], name: str, raw: Any, source: str) -> None:
-    kind = _SETTINGS[name].kind
-    try:
-        values[name] = kind.parse(raw) if isinstance(raw, str) else kind.accept(raw)
-    except (ValueError, TypeError) as exc:
-        where = f"{name}= in code" if source == "code" else source.removeprefix("flag ")
-        where = where.removeprefix("environment ")
-        raise ConfigError(f"{where}: {exc}") from exc
-    sources[name] = source
+class _Values:
+    """Values that were found, and where."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+
+    def set(self, name: str, raw: Any, source: str, where: str) -> None:
+        """Take a value, which has the last word until the next one.
+
+        Args:
+            source: Where it came from, as `sources` says it.
+            where: The same, as a message begins.
+        """
+        kind = _SETTINGS[name].kind
+        try:
+            self.values[name] = kind.parse(raw) if isinstance(raw, str) else kind.accept(raw)
+        except (ValueError, TypeError) as exc:
+            raise ConfigError(f"{where}: {exc}") from exc
+        self.sources[name] = source
+
+    def set_from_file(self, file: SettingsFile, service: str) -> None:
+        for name, (raw, place) in file.settings(service).items():
+            if name not in _SETTINGS:
+                hint = did_you_mean(name, list(_SETTINGS))
+                raise ConfigError(f"{place}: there is no setting {excerpt(name)}{hint}")
+            if name == "config":
+                raise ConfigError(f"{place}: a file with settings cannot name another one")
+            self.set(name, raw, place, f"{place}: {name}")
 
 
 def load(
@@ -269,34 +350,66 @@ def load(
     argv: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """Find every setting's value: flag, else environment, else code, else default.
+    """Find every setting's value: flag, else environment, else file, else code, else default.
 
     Args:
         code: Values from keywords of `Service` or `Client`; None means not given.
         argv: Flags, without the program's name.
-        environ: The environment with `MICRO_*`; None means that of the process. An
-            empty variable counts as unset.
+        environ: The environment with `MICRO_*`. An empty variable counts as unset. None means
+            that of the process, and then its working folder counts too: the `pymicro.toml` in
+            it is read unless another file is named.
 
     Raises:
         ConfigError: A name is unknown or a value cannot be used; the text says which,
             and what would be accepted.
     """
-    environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    surroundings = os.environ if environ is None else environ
+    found = _Values()
     for name, value in (code or {}).items():
         if name not in _SETTINGS:
             hint = did_you_mean(name, list(_SETTINGS))
-            raise ConfigError(f"there is no setting {name!r}{hint}")
+            raise ConfigError(f"there is no setting {excerpt(name)}{hint}")
         if value is not None:
-            _set(values, sources, name, value, "code")
+            found.set(name, value, "code", f"{name}= in code")
+    above = _Values()  # what a file has no say in
     for name, setting in _SETTINGS.items():
-        text = environ.get(setting.variable, "")
+        text = surroundings.get(setting.variable, "")
         if text.strip():
-            _set(values, sources, name, text, f"environment {setting.variable}")
+            above.set(name, text, f"environment {setting.variable}", setting.variable)
     for name, text in parse_flags(argv).items():
-        _set(values, sources, name, text, f"flag {_SETTINGS[name].flag}")
-    return Config(**values, sources=sources)
+        flag = _SETTINGS[name].flag
+        above.set(name, text, f"flag {flag}", flag)
+    named = above.values.get("config") or found.values.get("config")
+    source = above.sources.get("config") or found.sources.get("config", "working folder")
+    file: SettingsFile | str | None = None
+    if named:
+        file = _named_file(named, source)
+    elif environ is None:
+        file = file_here()
+    if isinstance(file, SettingsFile):
+        found.set_from_file(file, surroundings.get(SERVICE_VARIABLE, "") or _own_name(code))
+        above.values["config"], above.sources["config"] = str(file.path), source
+    return Config(
+        **{**found.values, **above.values},
+        sources={**found.sources, **above.sources},
+        remarks=(file,) if isinstance(file, str) else (),
+    )
+
+
+def _named_file(named: str, source: str) -> SettingsFile | None:
+    if named == OFF:
+        return None
+    try:
+        return read_file(Path(named))
+    except ConfigError as exc:
+        where = "config= in code" if source == "code" else source.partition(" ")[2]
+        raise ConfigError(f"{where}: {exc}") from exc
+
+
+def _own_name(code: Mapping[str, Any] | None) -> str:
+    """The name that a Service has in code, under which a file may have settings for it alone."""
+    name = (code or {}).get("server_name")
+    return name if isinstance(name, str) else ""
 
 
 def parse_flags(argv: Sequence[str]) -> dict[str, str]:
@@ -311,14 +424,14 @@ def parse_flags(argv: Sequence[str]) -> dict[str, str]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("-") or word in ("-", "--"):
-            raise ConfigError(f"unexpected argument {word!r}: only flags are understood here")
+            raise ConfigError(f"unexpected argument {excerpt(word)}: only flags are understood here")
         head, equals, value = word.partition("=")
         name = head.lstrip("-").replace("-", "_")
         setting = _SETTINGS.get(name)
         if setting is None:
             near = did_you_mean(name, list(_SETTINGS))
             near = re.sub(r"'(\w+)'", lambda match: flag_name(match[1]), near)
-            raise ConfigError(f"unknown flag {head}{near}")
+            raise ConfigError(f"unknown flag {shortened(head)}{near}")
         if not equals:
             # A value never starts with two dashes: taking one would swallow the next flag.
             if not rest or rest[0].startswith("--"):
@@ -378,6 +491,7 @@ def unknown_environment(environ: Mapping[str, str] | None = None) -> list[str]:
         for name in sorted(environ)
         if name.startswith(PREFIX)
         and name not in known
+        and name != SERVICE_VARIABLE
         and name not in _GO_MICRO_ONLY
         and not _KUBERNETES_LINK.fullmatch(name)
     ]

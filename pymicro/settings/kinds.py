@@ -62,7 +62,7 @@ def _number(low: int) -> Callable[[Any], int]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{excerpt(value)} is no whole number")
         if value < low:
-            raise ValueError(f"{value} is less than {low}")
+            raise ValueError(f"{excerpt(value)} is less than {low}")
         return value
 
     return accept
@@ -77,6 +77,8 @@ def _seconds(value: Any) -> float:
 
 
 def _list(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{excerpt(value)} is no list of texts")
     parts: Iterable[Any] = value.split(",") if isinstance(value, str) else value
     return tuple(part for part in (_text(item).strip() for item in parts) if part)
 
@@ -88,7 +90,7 @@ def _pairs(value: Any) -> Mapping[str, str]:
     for part in _list(value):
         key, equals, item = part.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"{part!r} is not of the form key=value")
+            raise ValueError(f"{excerpt(part)} is not of the form key=value")
         pairs[key.strip()] = item.strip()
     return pairs
 
@@ -105,7 +107,7 @@ def _size(value: Any) -> int:
         value = int(match[1]) * _SIZES[(match[2] or "")[:1].upper()]
     number = _number(1)(value)
     if number >= 1 << 31:  # grpc-core keeps message lengths in a C int
-        raise ValueError(f"{number} is more than grpc can handle (2 GiB - 1)")
+        raise ValueError(f"{excerpt(number)} is more than grpc can handle (2 GiB - 1)")
     return number
 
 
@@ -120,6 +122,8 @@ def one_of(*choices: str, **aliases: str) -> Kind:
     """One of these words; `aliases` are the words of others for some."""
 
     def accept(value: Any) -> str:
+        if isinstance(value, bool) and "off" in choices:  # as files write it
+            value = "on" if value else "off"
         text = _text(value).strip().lower()
         text = aliases.get(text, text)
         if text not in choices:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PluginError
+from pymicro.base.printable import excerpt
 from pymicro.base.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
     if name not in points:
         names = known(group)
         listing = ", ".join(names) or "none: is pymicro-grpc installed?"
-        raise PluginError(f"unknown {noun} {name!r} (known: {listing}){did_you_mean(name, names)}")
+        raise PluginError(f"unknown {noun} {excerpt(name)} (known: {listing}){did_you_mean(name, names)}")
     point = points[name]
     try:
         factory = point.load()
@@ -60,8 +61,10 @@ def load(group: str, name: str) -> Callable[..., Any]:
     except Exception as exc:
         origin = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
         raise PluginError(
-            f"{noun} {name!r} ({point.value}{origin}) failed to load: {type(exc).__name__}: {exc}"
+            f"{noun} {excerpt(name)} ({point.value}{origin}) failed to load: {type(exc).__name__}: {exc}"
         ) from exc
     if not callable(factory):
-        raise PluginError(f"{noun} {name!r} ({point.value}) is no class or function but {factory!r}")
+        raise PluginError(
+            f"{noun} {excerpt(name)} ({point.value}) is no class or function but {excerpt(factory)}"
+        )
     return factory  # type: ignore[no-any-return]

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pymicro.base.recorder import Durations, Recorder, TargetRecord
+from pymicro.base.recorder import Durations, Exemplar, Recorder, TargetRecord
 from pymicro.telemetry.statuses import STATUSES
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+
+    from pymicro.identity.keeper import IdentityKeeper
 
 __all__ = ["Collector"]
 
@@ -23,6 +25,8 @@ __all__ = ["Collector"]
 HISTOGRAMS = 8
 OTHERS = 100
 
+REFUSALS = ("full", "expired", "unknown", "denied", "unauthenticated")
+HANDSHAKES = ("ok", "failed", "begun")
 NODE_STATES = ("known", "usable", "ready", "ejected", "probing", "warming", "other_zone")
 
 T = TypeVar("T")
@@ -45,6 +49,8 @@ class Collector:
         ages: Seconds since the registry last gave or confirmed the nodes of a service, by service.
         nodes: By service that is called how many nodes are in which state, and whether there is a panic.
         registered: Whether the service's node is registered; None for a client.
+        relists: How often the registry's watches read all again; None if it does not tell.
+        identity: The certificates; None if there are none.
     """
 
     def __init__(
@@ -55,18 +61,24 @@ class Collector:
         ages: Callable[[], Mapping[str, float]],
         nodes: Callable[[], Mapping[str, tuple[Mapping[str, int], bool]]] = dict,
         registered: Callable[[], bool] | None = None,
+        relists: Callable[[], int | None] = lambda: None,
+        identity: IdentityKeeper | None = None,
     ) -> None:
         self._recorder = recorder
         self._info = dict(info)
         self._ages = ages
         self._nodes = nodes
         self._registered = registered
+        self._relists = relists
+        self._identity = identity
 
     def collect(self) -> Iterator[Metric]:
         """All metrics. It may be left for a while between two of them: what is counted goes on."""
         yield from self._server()
         yield from self._calls()
         yield from self._targets()
+        if self._identity is not None and self._identity.taken:  # scraped while it starts, it has none
+            yield from self._certificates(self._identity)
         yield from self._process()
 
     def _server(self) -> Iterator[Metric]:
@@ -98,7 +110,7 @@ class Collector:
             "pymicro_server_calls_refused",
             "Calls that no handler saw.",
             ("reason",),
-            (((reason,), server.refused[reason]) for reason in ("full", "expired", "unknown")),
+            (((reason,), server.refused[reason]) for reason in REFUSALS),
         )
 
     def _calls(self) -> Iterator[Metric]:
@@ -229,24 +241,57 @@ class Collector:
             (((name,), int(panic)) for name, (_, panic) in nodes.items()),
         )
 
+    def _certificates(self, identity: IdentityKeeper) -> Iterator[Metric]:
+        if (end := identity.current.not_after) is not None:
+            yield from _gauges(
+                "pymicro_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate in use, or one of its chain, expires, in seconds since 1970.",
+                (),
+                [((), end)],
+            )
+        yield from _counters(
+            "pymicro_tls_certificates",
+            "Certificate files that were taken, and those that may not be used.",
+            ("result",),
+            [(("taken",), identity.taken), (("refused",), identity.refused)],
+        )
+        for end_of, counts, help_ in (
+            ("server", identity.served, "Handshakes with callers, as far as is known."),
+            ("client", identity.called, "Attempts at encrypted connections to nodes."),
+        ):
+            results = [result for result in HANDSHAKES if result in counts]
+            rows = [((result,), counts[result]) for result in results]
+            yield from _counters(f"grpc_{end_of}_tls_handshakes", help_, ("result",), rows)
+
     def _process(self) -> Iterator[Metric]:
-        recorder = self._recorder
+        recorder, registry = self._recorder, self._info.get("registry", "")
         yield from _gauges(
             "pymicro_registry_age_seconds",
             "Time since the registry last gave or confirmed the nodes of a service.",
-            _TARGET,
-            (((service,), age) for service, age in self._ages().items()),
+            ("grpc_target", "registry"),
+            (((service, registry), age) for service, age in self._ages().items()),
         )
         yield from _counters(
             "pymicro_registry_errors",
             "Failures of the registry, when services were watched and when nodes were registered.",
-            ("reason",),
-            (((reason,), recorder.registry_errors[reason]) for reason in ("watch", "register")),
+            ("registry", "reason"),
+            (((registry, reason), recorder.registry_errors[reason]) for reason in ("watch", "register")),
         )
+        relists = self._relists()
+        if relists is not None:
+            yield from _counters(
+                "pymicro_registry_relists",
+                "How often all was read again, since a watch could not go on or its time was over.",
+                ("registry",),
+                [((registry,), relists)],
+            )
         if self._registered is not None:
             registered = int(self._registered())
             yield from _gauges(
-                "pymicro_registered", "Whether the service's node is registered.", (), [((), registered)]
+                "pymicro_registered",
+                "Whether the service's node is registered.",
+                ("registry",),
+                [((registry,), registered)],
             )
         yield from _histograms(
             "pymicro_event_loop_lag_seconds",
@@ -308,10 +353,22 @@ def _histograms(
         yield family
 
 
-def _buckets(durations: Durations) -> list[tuple[str, float]]:
-    """Each bound with how many were within it, those within smaller bounds too."""
-    buckets, within = [], 0
-    for bound, count in zip((*durations.bounds, None), durations.counts, strict=True):
+def _buckets(durations: Durations) -> list[Any]:
+    """Each bound with how many were within it, those within smaller bounds too; perhaps with an exemplar."""
+    buckets: list[Any] = []
+    within = 0
+    exemplars = durations.exemplars
+    for place, (bound, count) in enumerate(zip((*durations.bounds, None), durations.counts, strict=True)):
         within += count
-        buckets.append(("+Inf" if bound is None else str(bound), float(within)))
+        bucket = "+Inf" if bound is None else str(bound), float(within)
+        found = exemplars.get(place) if exemplars is not None else None
+        buckets.append(bucket if found is None else (*bucket, _exemplar(found)))
     return buckets
+
+
+def _exemplar(found: Exemplar) -> Any:
+    from prometheus_client.samples import Exemplar as Theirs
+
+    # These labels are what Grafana and OpenTelemetry's collector look for.
+    labels = {"trace_id": found.trace_id, "span_id": found.span_id}
+    return Theirs(labels, found.value, round(found.moment, 3))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,12 +19,14 @@ from types import TracebackType
 from typing import Self
 
 from pymicro.base.errors import ConfigError, StartError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.base.tasks import Tasks
 from pymicro.nodes.address import join_address
 
 __all__ = ["HttpAnswer", "HttpLimits", "HttpRequest", "HttpServer", "listen"]
 
-log = logging.getLogger("pymicro.admin")
+log = logger("pymicro.admin")
 
 # Seconds between two lines in the log about the same port: strangers must not fill it.
 QUIET = 60.0
@@ -130,7 +131,7 @@ async def listen(host: str, port: int, setting: str) -> socket.socket:
     try:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as exc:
-        raise ConfigError(f"{where}: {host!r} does not resolve ({exc})") from exc
+        raise ConfigError(f"{shortened(where)}: {excerpt(host)} does not resolve ({exc})") from exc
     if not host and socket.has_dualstack_ipv6():
         found = [item for item in found if item[0] is socket.AF_INET6] or found
     failure: OSError | None = None

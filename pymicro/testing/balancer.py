@@ -1,6 +1,6 @@
 """What every balancer must do, as tests to inherit.
 
-class TestMine(BalancerContract):
+class TestMyBalancer(BalancerContract):
     def make(self) -> Balancer:
         return Mine(config)
 """

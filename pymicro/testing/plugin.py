@@ -34,13 +34,24 @@ async def pymicro_services() -> AsyncIterator[Callable[..., Awaitable[Running]]]
     """A function that runs services until the test ends: `await pymicro_services(service)`.
 
     It takes the arguments of `pymicro.testing.running` and returns what that yields.
+
+    Raises:
+        PymicroError: The test runs in another event loop than fixtures do; nothing was started.
     """
+    from pymicro.base.errors import PymicroError
     from pymicro.testing.services import running
 
+    home = asyncio.get_running_loop()
     ended = asyncio.Event()
     owners: list[asyncio.Task[None]] = []
 
     async def run(*services: Service, **settings: object) -> Running:
+        if asyncio.get_running_loop() is not home:
+            raise PymicroError(
+                "the fixture pymicro_services lives in another event loop than this test, whose "
+                "loop_scope differs: set asyncio_default_fixture_loop_scope to the same in pytest's "
+                "configuration, or use `pymicro.testing.running` in the test"
+            )
         started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
 
         async def own() -> None:

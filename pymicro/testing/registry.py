@@ -269,6 +269,8 @@ class RegistryContract:
             wanted = sorted(self.names)
             found = await registry.services()
             assert found == wanted, f"services() gave {found}, wanted {wanted}"
+            if (known := getattr(registry, "known_services", None)) is not None:
+                assert sorted(known()) == wanted, f"known_services() gave {known()}, wanted {wanted}"
 
     # Watchers
 

@@ -1,6 +1,6 @@
 """What every selector must do, as tests to inherit.
 
-class TestMine(SelectorContract):
+class TestMySelector(SelectorContract):
     @asynccontextmanager
     async def make(self):
         async with node_source(Node("a", "127.0.0.1:1", "greeter")) as source:

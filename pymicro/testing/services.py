@@ -6,7 +6,7 @@
 
 Everything between the stub and the handler is real: sockets on 127.0.0.1, statuses,
 deadlines, balancing, retries. Only the registry is inside this process (`memory`), and
-neither flags nor environment are read.
+neither flags nor environment nor a file are read.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["Running", "RunningNode", "running"]
 
 # Each test has its own port. No process elsewhere must see a node leave. A handler that a test
-# has forgotten must not delay it by 20 s.
+# has forgotten must not delay it by 20 s. What a test's clients call is there before them.
 _SETTINGS = {
     "server_address": "127.0.0.1:0",
     "server_advertise": "",
     "server_id": "",
     "admin_address": "off",
+    "client_first_wait": 0.0,
     "selector": "registry",
     "drain_delay": 0.0,
     "stop_grace": 1.0,
@@ -81,6 +82,15 @@ class RunningNode:
     def address(self) -> str:
         """`127.0.0.1:port`."""
         return self.node.address
+
+    @property
+    def state(self) -> Any:
+        """What its lifespan yielded; each node has a state of its own.
+
+        Raises:
+            PymicroError: It has no lifespan, or has stopped.
+        """
+        return self._life.yielded.get()
 
     @property
     def calls(self) -> int:
@@ -210,7 +220,12 @@ async def running(*services: Service, **settings: Unpack[Settings]) -> AsyncIter
     """
     registry = _Registry()
     given: dict[str, Any] = {**_SETTINGS, **settings, "registry": "memory"}
-    calling: Settings = {**settings, "registry": registry, "selector": "registry"}
+    calling: Settings = {
+        "client_first_wait": 0.0,
+        **settings,
+        "registry": registry,
+        "selector": "registry",
+    }
     async with Client(environ={}, **calling) as client:
         found = Running(client, registry, given)
         try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import io
 import json
 import logging
 import pickle
 import sys
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -24,6 +22,7 @@ from pymicro.nodes.address import is_ip, join_address, split_address
 from pymicro.rpc.status import RpcError, by_code
 from pymicro.runtime.logs import set_up
 from pymicro.settings.config import load
+from tests.bare_logging import bare_logging
 
 
 def test_equal_sets_are_equal_however_they_were_gathered() -> None:
@@ -204,20 +203,6 @@ async def test_tasks_are_waited_for_by_an_owner_that_is_cancelled_while_it_leave
     with pytest.raises(asyncio.CancelledError):
         await owner
     assert ended.is_set()
-
-
-@contextlib.contextmanager
-def bare_logging() -> Iterator[logging.Logger]:
-    """The root logger without handlers, pytest's own too (those come after fixtures)."""
-    root, ours = logging.getLogger(), logging.getLogger("pymicro")
-    saved = root.handlers[:], root.level, ours.level
-    root.handlers[:] = []
-    try:
-        yield root
-    finally:
-        root.handlers[:], _, _ = saved
-        root.setLevel(saved[1])
-        ours.setLevel(saved[2])
 
 
 def test_log_lines_for_people_and_for_programs() -> None:

@@ -1,4 +1,7 @@
-"""Plain grpc.aio servers for the client to call, and a registry that lists them."""
+"""Plain grpc.aio servers for the client to call, and a registry that lists them.
+
+With `--server-transport fast` they are bare ones over that transport.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import Client, MemoryRegistry, Node
 from tests.fakes.transport import Network
+from tests.transports import ENDS
 
 # Where servers listen and clients call; None for the machine's own network. The fixture `transport` sets it.
 network: Network | None = None
@@ -24,6 +28,10 @@ def make_server(options: tuple[tuple[str, Any], ...] = ()) -> Any:
     """A server of the network of this test."""
     if network is not None:
         return network.server()
+    if ENDS.server == "fast":
+        from tests.calling.fast_server import FastServer  # pymicro-fast need not be there otherwise
+
+        return FastServer(options)
     return grpc.aio.server(options=(("grpc.so_reuseport", 0), *options))
 
 
@@ -161,6 +169,12 @@ def hello(name: str = "Ada") -> Any:
 
 def count_down(start: int) -> Any:
     return pb.CountDownRequest(**{"from": start})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # that a call is done has no event
+            await asyncio.sleep(0)
 
 
 def in_flight(client: Client) -> int:

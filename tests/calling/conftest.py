@@ -23,6 +23,7 @@ BOTH = {
     "test_misuse.py",
     "test_recording.py",
     "test_retries.py",
+    "test_tracebacks.py",
 }
 
 

@@ -23,7 +23,7 @@ from pymicro.calling.connections import core
 from pymicro.calling.connections.target import Target
 from pymicro.nodes.node import EMPTY, NodeSet
 
-from .backends import Backend, connected, count_down, greeter, hello, in_flight, make_server, stub
+from .backends import Backend, connected, count_down, greeter, hello, in_flight, make_server, stub, until
 from .flaky import EXHAUSTED, NOT_STARTED, Refusal, flaky
 from .test_calls import _LateRegistry
 
@@ -177,7 +177,8 @@ async def test_a_response_that_cannot_be_read_is_internal_for_everybody(
             assert caught.value.from_peer is False
             assert caught.value.node is not None
             assert told == [True]
-        assert in_flight(client) == 0
+        # grpc-core may hand on a response before the status that came behind it.
+        await until(lambda: in_flight(client) == 0)
 
 
 @INTERCEPTED
@@ -242,7 +243,9 @@ async def test_with_eager_tasks_calls_begin_and_end(interceptors: Any) -> None:
     loop = asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:
-        async with Client(registry=MemoryRegistry(), interceptors=interceptors) as client:
+        async with Client(
+            registry=MemoryRegistry(), interceptors=interceptors, client_first_wait=0
+        ) as client:
             for _ in range(3):
                 with pytest.raises(pymicro.Unavailable):
                     await stub(client).SayHello(hello(), timeout=2)
@@ -626,12 +629,11 @@ async def test_the_timeout_counts_from_the_call_and_not_from_the_end_of_an_inter
     async with greeter(interceptors=(slow,)) as (client, _, (server,)):
         await stub(client).SayHello(hello(), timeout=5)
         assert server.remaining[0] is not None
-        assert server.remaining[0] <= 4.6
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        assert server.remaining[0] <= 4.7  # gRPC sends 4.6 s rounded up, in three digits
         with pytest.raises(pymicro.DeadlineExceeded):
-            await stub(client).SayHello(hello("wait"), timeout=0.6)
-        assert loop.time() - begun < 0.9
+            await stub(client).SayHello(hello("wait"), timeout=2)
+        assert server.remaining[1] is not None
+        assert server.remaining[1] <= 1.7
         with pytest.raises(pymicro.DeadlineExceeded, match="while interceptors held the call"):
             await stub(client).SayHello(hello(), timeout=0.1)
         assert server.calls == 2
@@ -696,11 +698,15 @@ async def test_a_call_leaves_no_more_to_the_collector_than_grpc_aios(shape: str,
         finally:
             gc.enable()
 
+    async def least(greet: Any) -> float:
+        """What tests before this one left behind comes to an end meanwhile, and is found once."""
+        return min([await left(greet) for _ in range(3)])
+
     async with greeter(interceptors=interceptors) as (client, _, (server,)):
-        ours = await left(stub(client))
+        ours = await least(stub(client))
         if server.server.__class__.__module__.startswith("grpc"):
             async with grpc.aio.insecure_channel(server.node.address) as channel:
-                bare = await left(rpc.GreeterStub(channel))
+                bare = await least(rpc.GreeterStub(channel))
             print(f"{shape}, {chain}: {ours} objects a call, bare {bare}")
             assert ours <= bare + 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import grpc
@@ -21,6 +22,11 @@ from .backends import backend, count_down, greeter, hello, in_flight, stub
 async def _names(*names: str) -> Any:
     for name in names:
         yield hello(name)
+
+
+async def _reads(call: Any) -> Any:
+    while (message := await call.read()) is not grpc.aio.EOF:
+        yield message
 
 
 async def test_all_four_shapes_through_a_generated_stub() -> None:
@@ -55,6 +61,54 @@ async def test_the_call_object_tells_status_and_metadata() -> None:
         call.add_done_callback(ended.append)
         assert ended == [call, call]
         assert call.node == server.node
+
+
+@pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
+@pytest.mark.parametrize("whose", ["iterator", "done_writing"])
+async def test_requests_that_end_after_the_deadline_end_the_call_as_the_deadline_does(
+    shape: str, whose: str
+) -> None:
+    def hold() -> None:
+        time.sleep(1.1)  # longer than the call may take: nobody hears of its end meanwhile
+
+    async def requests(sent: asyncio.Event) -> Any:
+        yield hello("a") if shape == "stream_unary" else pb.ChatMessage(text="a")
+        await sent.wait()
+        hold()
+
+    async with greeter() as (client, _, (server,)):
+        greet = stub(client)
+        method = greet.GreetAll if shape == "stream_unary" else greet.Chat
+        sent = asyncio.Event()
+        call = method(requests(sent), timeout=1) if whose == "iterator" else method(timeout=1)
+        if whose == "done_writing":
+            await call.write(hello("a") if shape == "stream_unary" else pb.ChatMessage(text="a"))
+        await server.until(lambda: server.running == 1)
+        if whose == "iterator":
+            sent.set()
+        else:
+            hold()
+            await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            if shape == "stream_unary":
+                await call
+            else:
+                async for _ in call if whose == "iterator" else _reads(call):
+                    pass
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_responses_that_nobody_reads_end_with_the_deadline_of_their_call() -> None:
+    async with greeter() as (client, _, (server,)):
+        await stub(client).SayHello(hello())
+        call = stub(client).CountDown(count_down(3), timeout=1)
+        await server.until(lambda: server.calls == 2 and not server.running)
+        async with asyncio.timeout(10):
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(pymicro.DeadlineExceeded):
+            [reply async for reply in call]
+        assert in_flight(client) == 0
 
 
 async def test_read_and_write_one_message_at_a_time() -> None:

@@ -54,7 +54,7 @@ def app(tmp_path: Path) -> str:
 
 async def _start(processes: Processes, app: str) -> Any:
     server = processes.pymicro("run", app, PYTHONPATH="examples/greeter")
-    await asyncio.to_thread(server.wait_for, "registered as")
+    await asyncio.to_thread(server.wait_for, ", registered")
     return server
 
 

@@ -16,34 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
-from pymicro import Client, MemoryRegistry, Service, handler
+from pymicro import Client
 from pymicro.calling.connections import node_health
+from tests.greeting import Greeter, greeter
 from tests.serving.serving import eventually
 
 ADA = pb.HelloRequest(name="Ada")
-
-
-class Greeter:
-    """`slow` calls wait until they may go on."""
-
-    def __init__(self) -> None:
-        self.served = 0
-        self.begun = asyncio.Event()
-        self.go = asyncio.Event()
-
-    @handler
-    async def say_hello(self, request: pb.HelloRequest) -> pb.HelloReply:
-        self.served += 1
-        if request.name == "slow":
-            self.begun.set()
-            await self.go.wait()
-        return pb.HelloReply(message=f"Hello {request.name}")
-
-
-def greeter() -> tuple[Service, Greeter]:
-    service, own = Service("greeter", registry=MemoryRegistry()), Greeter()
-    service.add(own, pb, partial=True)
-    return service, own
 
 
 @contextlib.asynccontextmanager
@@ -220,8 +198,6 @@ async def test_a_node_that_comes_back_as_another_process_is_asked_anew() -> None
             first.set_health(False)
             await in_a_row(stub, other)
         async with stubs:
-            new = Greeter()
-            anew = Service("greeter", registry=MemoryRegistry(), server_address=address)
-            anew.add(new, pb, partial=True)
+            anew, new = greeter(server_address=address)
             async with anew:
                 await eventually_called(stub, new, other)

@@ -43,7 +43,7 @@ async def test_a_node_that_leaves_gets_no_new_call_and_its_calls_finish() -> Non
         stream = [greet.CountDown(count_down(9999)) for _ in range(2)]
         leaving, staying = servers
         await leaving.until(lambda: leaving.running == 2)
-        node_channel = client._core._pool._channels[_options(client), leaving.node.key]
+        node_channel = client._core._pool._channels[_options(client), leaving.node.key, "greeter"]
         await registry.deregister(leaving.node)
         await connected(client, 1)
         before = leaving.calls
@@ -289,7 +289,7 @@ async def test_a_selector_that_fails_keeps_the_last_nodes_and_is_asked_again() -
 
 async def test_unreachable_nodes_make_the_selector_look_again() -> None:
     selector = _Selector(pymicro.NodeSet.of([Node("dead", _dead_address(), "greeter")]))
-    async with Client(selector=selector) as client:
+    async with Client(selector=selector, client_first_wait=0) as client:
         with pytest.raises(pymicro.Unavailable):
             await stub(client).SayHello(hello())
         assert selector.refreshed == ["greeter"]

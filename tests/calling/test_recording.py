@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
+import pymicro
 from pymicro.base.recorder import ClientMethodRecord, TargetRecord
 
-from .backends import connected, count_down, greeter, hello, stub
+from .backends import connected, count_down, greeter, hello, stub, until
 from .flaky import NOT_STARTED, Refusal, flaky
+from .test_call_state import odd
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -72,6 +75,75 @@ async def test_the_status_is_the_one_that_the_caller_saw() -> None:
             {NOT_FOUND: 1, DEADLINE_EXCEEDED: 1, CANCELLED: 1},
         )
         assert record(client).method("/greeter.v1.Greeter/SayHello").started == 3
+
+
+INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+
+
+@pytest.mark.parametrize("how", ["await", "late", "code", "callback", "dropped"])
+@pytest.mark.parametrize("method", ["SayHello", "GreetAll"])
+async def test_a_response_that_cannot_be_read_counts_as_what_the_caller_sees(how: str, method: str) -> None:
+    async with odd() as client:
+        found = record_of(client, method)
+        request = hello() if method == "SayHello" else iter([hello()])
+        call = getattr(stub(client), method)(request)
+        if how == "await":
+            with pytest.raises(pymicro.Internal):
+                await call
+        elif how == "late":
+            await until(call.done)
+            assert counts(found) == ({}, {})  # nobody has seen any status
+            with pytest.raises(pymicro.Internal):
+                await call
+        elif how == "code":
+            assert await call.code() is grpc.StatusCode.INTERNAL
+        elif how == "callback":
+            told = asyncio.Event()
+            call.add_done_callback(lambda _: told.set())
+            await told.wait()
+        else:
+            await until(call.done)
+            del call
+            # Nobody has read the response, so it may as well have been sound.
+            await until(lambda: gc.collect() >= 0 and counts(found) == ({0: 1}, {0: 1}))
+            return
+        # grpc-core may hand on the response before the status that came behind it.
+        await until(lambda: counts(found) == ({INTERNAL: 1}, {INTERNAL: 1}))
+        assert found.started == 1
+        del call
+        gc.collect()
+        assert counts(found) == ({INTERNAL: 1}, {INTERNAL: 1})
+
+
+async def test_a_response_in_a_stream_that_cannot_be_read_counts_as_what_the_caller_sees() -> None:
+    async with odd() as client:
+        with pytest.raises(pymicro.Internal):
+            async for _ in stub(client).CountDown(count_down(3)):
+                pass
+        assert counts(record_of(client, "CountDown")) == ({INTERNAL: 1}, {INTERNAL: 1})
+
+
+async def test_a_call_whose_waiter_goes_at_its_end_is_counted_all_the_same() -> None:
+    async with greeter() as (client, _, _servers):
+        for _ in range(20):
+            call = stub(client).SayHello(hello())
+            waiting = asyncio.ensure_future(waited(call))
+            await until(call.done)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            del call
+        gc.collect()
+        calls, attempts = counts(record_of(client, "SayHello"))
+        assert (sum(calls.values()), sum(attempts.values())) == (20, 20)
+
+
+async def waited(call: Any) -> Any:
+    return await call
+
+
+def record_of(client: Any, method: str) -> ClientMethodRecord:
+    found: ClientMethodRecord = client.recorder.target("greeter").method(f"/greeter.v1.Greeter/{method}")
+    return found
 
 
 async def test_requests_that_fail_end_the_call_with_unknown() -> None:

@@ -31,6 +31,7 @@ class Wire:
     def __init__(self, to: str) -> None:
         self._to = to
         self._mute = False
+        self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self.address = ""
@@ -55,10 +56,14 @@ class Wire:
             self._changed.notify_all()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._over:
+            writer.transport.abort()  # the kernel had accepted it before the end
+            return
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: writer.close())  # it may be cancelled before it begins
+        # It may be cancelled before it begins; and whoever reads no more is not waited for.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -70,7 +75,7 @@ class Wire:
                 group.create_task(self._from_client(reader, back))
                 group.create_task(self._from_server(there, writer))
         finally:
-            back.close()
+            back.transport.abort()
 
     async def _from_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -95,7 +100,16 @@ class Wire:
         if not self._mute:
             writer.write(data)
 
+    async def end(self) -> None:
+        """Close what there is, and what comes."""
+        self._over = True
+        await self.close()
+        # A connection that was accepted just before is made in a few turns of the loop, and lost in one.
+        for _ in range(10):
+            await asyncio.sleep(0)
+
     async def close(self) -> None:
+        """Cut all connections; new ones go through."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,4 +125,4 @@ async def wire(to: str) -> AsyncIterator[Wire]:
         yield made
     finally:
         server.close()
-        await made.close()
+        await made.end()

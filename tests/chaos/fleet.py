@@ -107,8 +107,8 @@ class Fleet:
         return self._processes.python(*argv, CHAOS_SERVICE=service, **settings)
 
     async def _registered(self, member: Member) -> None:
-        line = await asyncio.to_thread(member.process.wait_for, r" on (\S+), registered as (\S+) ")
-        member.address = line[2]
+        line = await asyncio.to_thread(member.process.wait_for, r" on (\S+), registered")
+        member.address = line[1]
 
     def behave(self, members: Iterable[Member], **behaviour: object) -> None:
         """From the next call on: `pause` seconds, `fail` with a status and `trailers`.

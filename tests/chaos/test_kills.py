@@ -121,7 +121,7 @@ async def test_an_address_that_another_service_has_now(fleet: Fleet, processes: 
             PYTHONPATH="examples/greeter",
             MICRO_SERVER_ADDRESS=gone.address,
         )
-        await asyncio.to_thread(stranger.wait_for, "registered as")
+        await asyncio.to_thread(stranger.wait_for, ", registered")
         there = len(load.calls)
         # Calls in flight when the node was killed may have failed; none does from here on.
         await load.more(200)

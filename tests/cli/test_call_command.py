@@ -83,8 +83,11 @@ async def test_a_wrong_service_suggests_the_near_one(pymicro: Commands, registry
         await registry.register(Node("greeter-1", "127.0.0.1:1", "greeter", "", {}))
         result = await pymicro("call", "greter", "SayHello")
         assert (result.code, result.out) == (64 + 14, "")
-        assert result.err.startswith("UNAVAILABLE: no node for greter: ")
-        assert result.err.endswith("\ndid you mean 'greeter'?\n")
+        waited, error = result.err.splitlines()[:2]
+        assert waited.startswith("waiting up to 1.7s for a node of greter: registry local (")
+        assert error.startswith("UNAVAILABLE: no node for greter: ")
+        assert error.endswith("; did you mean 'greeter'?")
+        assert len(result.err.splitlines()) == 2
         # One that is there and cannot be reached is not mistaken for another.
         result = await pymicro("call", "greeter", "SayHello")
         assert result.code == 64 + 14
@@ -148,6 +151,20 @@ async def test_a_stream_of_replies_is_printed_as_it_comes(pymicro: Commands) -> 
             server.more.set()
             assert await next_line(process.stdout) == '{"text":"wait","number":"2"}'
             assert await process.wait() == 0
+
+
+async def test_a_reply_that_has_no_json_form_is_shown_as_it_is_and_the_rest_comes(pymicro: Commands) -> None:
+    async with ShopServer() as server:
+        order = '{"itemName": "odd", "amount": 3}'
+        result = await pymicro("call", "shop", "Track", order, "--address", server.address)
+    assert result.code == 0, result.err
+    assert [json.loads(line) for line in result.out.splitlines()] == [
+        {"text": "odd", "number": "1"},
+        {"text": "odd", "number": "2", "took": {"seconds": "1152921504606846976"}},
+        {"text": "odd", "number": "3"},
+    ]
+    assert result.err.startswith("no JSON form, shown as it is: took (")
+    assert len(result.err.splitlines()) == 1
 
 
 async def test_a_stream_of_requests_is_sent_as_it_comes(pymicro: Commands) -> None:
@@ -233,7 +250,7 @@ async def test_an_any_is_resolved_by_reflection_and_else_shown_raw(pymicro: Comm
     assert json.loads(result.out)["notes"] == [
         {"@type": "x/shop.v1.Gift", "from": "Bob"},
         {"@type": "x/nobody.knows.It", "@value": "AQI="},
-        {"@type": "x/google.protobuf.Any", "@value": "ChF4L25vYm9keS5rbm93cy5JdBICAQI="},
+        {"@type": "x/google.protobuf.Any", "value": {"@type": "x/nobody.knows.It", "@value": "AQI="}},
     ]
     assert (result.code, result.err) == (0, "")
 
@@ -349,7 +366,8 @@ async def test_a_flag_wins_over_the_environment(pymicro: Commands) -> None:
 
 async def test_a_service_without_nodes_is_unavailable(pymicro: Commands) -> None:
     result = await pymicro(
-        "call", "shop", "Buy", "--registry", "static", MICRO_REGISTRY_ADDRESS="other=127.0.0.1:1"
+        *("call", "shop", "Buy", "--registry=static", "--client-first-wait=0"),
+        MICRO_REGISTRY_ADDRESS="other=127.0.0.1:1",
     )
     assert (result.code, result.out) == (64 + 14, "")
     assert result.err.startswith("UNAVAILABLE: ")

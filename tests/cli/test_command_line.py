@@ -10,6 +10,7 @@ from tests.cli_support import Commands, Result
 
 COMMANDS = [
     "run",
+    "up",
     "call",
     "bench",
     "services",
@@ -17,6 +18,7 @@ COMMANDS = [
     "list",
     "describe",
     "health",
+    "wait",
     "top",
     "doctor",
     "new",
@@ -99,6 +101,31 @@ async def test_config_shows_values_and_where_they_come_from(pymicro: Commands) -
     assert ["client_request_timeout", "1.5s", "flag", "--client-request-timeout"] in rows
     assert ["balancer", "p2c", "default"] in rows
     assert result.err == "MICRO_REGISTRI is no setting; did you mean 'MICRO_REGISTRY'?\n"
+
+
+async def test_config_shows_the_line_of_a_file_and_says_which_file_it_does_not_read(
+    pymicro: Commands,
+) -> None:
+    path = pymicro.cwd / "pymicro.toml"
+    path.write_text('[settings]\nzone = "b"\n')
+    path.chmod(0o644)
+    result = await pymicro("config")
+    rows = [line.split(maxsplit=2) for line in result.out.splitlines()]
+    assert ["zone", "b", "pymicro.toml:2"] in rows
+    assert ["config", str(path), "working folder"] in rows
+    assert result.err == ""
+    path.chmod(0o666)
+    result = await pymicro("config")
+    assert ["zone", "-", "default"] in [line.split(maxsplit=2) for line in result.out.splitlines()]
+    assert result.err.startswith("pymicro.toml is not read, because everybody may write it; MICRO_CONFIG=")
+
+
+async def test_the_commands_do_not_take_the_level_of_their_log_from_a_file(pymicro: Commands) -> None:
+    path = pymicro.cwd / "pymicro.toml"
+    path.write_text('[settings]\nlog_level = "debug"\n')
+    path.chmod(0o644)
+    assert (await pymicro("services")).err.count("\n") <= 1
+    assert "file with settings" in (await pymicro("services", MICRO_LOG_LEVEL="debug")).err
 
 
 async def test_a_flag_that_is_empty_is_passed_on_as_such(pymicro: Commands) -> None:

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from tests.cli_support import Commands, Result
 from tests.described import DescribedServer, compile_protos
-from tests.shop import V1, ShopServer
+from tests.shop import V1, ShopServer, shop_files
 
 PROTOS = Path(__file__).parent.parent / "rpc" / "schema" / "protos"
 
@@ -68,7 +68,10 @@ async def test_comments_and_options_of_ones_own_are_shown_where_the_server_has_t
 ) -> None:
     async with DescribedServer(text_files.values(), ["text.v1.Reader", "text.v1.Gone"]) as server:
         result = await pymicro("describe", "text", "--address", server.address)
-        assert result.err == "the server names text.v1.Gone and does not describe it\n"
+        assert result.err == (
+            "the server names text.v1.Gone and does not describe it: "
+            "the server's reflection does not know text.v1.Gone\n"
+        )
         assert result.out.startswith(
             "// text.v1.Reader, in text/v1/new.proto\n"
             "\n"
@@ -133,3 +136,62 @@ async def test_a_reader_that_goes_away_ends_it_quietly(
         finally:
             os.close(writing)
     assert (process.returncode, err) == (141, b"")
+
+
+def _without_money() -> list[FileDescriptorProto]:
+    return [file for file in shop_files() if file.name != "shop/v1/money.proto"]
+
+
+async def test_what_lacks_a_type_is_listed_described_and_called(pymicro: Commands) -> None:
+    gap = (
+        "shop/v1/shop.proto: no file defines shop.v1.Money "
+        "(shop/v1/shop.proto imports shop/v1/money.proto, which is not to be had)\n"
+    )
+    async with ShopServer(described=_without_money()) as server:
+        at = ("--address", server.address)
+        listed = await pymicro("list", "shop", *at)
+        assert (listed.code, listed.err) == (0, gap)
+        assert "shop.v1.Shop/Buy " in listed.out
+        described = await pymicro("describe", "shop", "Order", *at)
+        assert (described.code, described.err) == (0, gap)
+        assert "  repeated .shop.v1.Money extras = 5;\n" in described.out
+        called = await pymicro("call", "shop", "Buy", '{"itemName": "hat", "amount": 2}', *at)
+        assert (called.code, called.err) == (0, gap)
+        assert json.loads(called.out)["text"] == "2 × hat"
+
+
+async def test_a_file_with_another_path_than_its_imports_say_is_found_by_its_types(pymicro: Commands) -> None:
+    moved = FileDescriptorProto()
+    moved.CopyFrom(next(file for file in shop_files() if file.name == "shop/v1/money.proto"))
+    moved.name = "protos/money.proto"
+    placeholder = FileDescriptorProto(name="shop/v1/money.proto")
+    for files in ([moved], [moved, placeholder]):
+        async with ShopServer(described=[*_without_money(), *files]) as server:
+            at = ("--address", server.address)
+            result = await pymicro("describe", "shop", "Money", *at)
+            assert (result.code, result.err) == (0, "")
+            assert "message Money {" in result.out
+            assert (await pymicro("call", "shop", "Buy", "{}", *at)).err == ""
+
+
+async def test_why_a_service_is_not_described_is_the_same_everywhere(pymicro: Commands) -> None:
+    files = []
+    for file in shop_files():
+        copy = FileDescriptorProto()
+        copy.CopyFrom(file)
+        files.append(copy)
+        if file.name == "shop/v1/shop.proto":
+            copy.message_type[0].field[0].number = copy.message_type[0].field[1].number
+    reason = (
+        "the server names shop.v1.Warehouse and does not describe it: shop/v1/shop.proto cannot be used: "
+    )
+    async with ShopServer(described=files) as server:
+        at = ("--address", server.address)
+        for argv in (("list", "shop"), ("describe", "shop")):
+            result = await pymicro(*argv, *at)
+            assert (result.code, f"\n{reason}" in result.err) == (0, True), result.err
+        for argv in (("describe", "shop", "Warehouse"), ("call", "shop", "Warehouse.Restock")):
+            result = await pymicro(*argv, *at)
+            assert (result.code, result.err.startswith(f"pymicro {argv[0]}: {reason}")) == (1, True), (
+                result.err
+            )

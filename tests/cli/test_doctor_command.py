@@ -91,9 +91,10 @@ async def test_all_is_well_with_a_greeter_that_runs(pymicro: Commands, processes
     assert (result.code, result.err) == (0, "")
     *lines, verdict = result.out.splitlines()
     assert verdict == "all is well"
-    assert [line.split()[0] for line in lines] == ["ok"] * 4
+    assert [line.split()[0] for line in lines] == ["ok"] * 5
     assert lines[2].endswith("1 node of greeter")
     assert re.fullmatch(rf"ok       node {address} +SERVING, \d+\.\d ms, version 1\.0\.0", lines[3])
+    assert re.fullmatch(rf"ok       inside {address} +registered", lines[4])
     # In columns: mark, what was looked at, what was found.
     assert all(line[7:9] == line[33:35] == "  " and line[9] != " " != line[35] for line in lines)
 
@@ -440,7 +441,7 @@ async def test_only_a_terminal_gets_colours(pymicro: Commands, env: dict[str, st
         os.close(ours)
         os.close(theirs)
     assert b"all is well" in printed
-    assert (b"\x1b[32m" in printed) is coloured
+    assert (b"\x1b[1;32m" in printed) is coloured
     piped: Result = await pymicro("doctor", TERM="xterm")
     assert "\x1b" not in piped.out
 

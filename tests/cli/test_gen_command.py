@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli_support import Commands
-from tests.processes import clean_environment
+from tests.proto_folder import Folder
 
 MONEY = """
 syntax = "proto3";
@@ -96,6 +94,7 @@ from {prefix}shop.v1 import money_pb2, shop_pb2, shop_pb2_grpc
 from {prefix}stock import stock_level_pb2
 
 from pymicro import Client, Service
+from pymicro.sync import Client as SyncClient
 
 Context = grpc.aio.ServicerContext
 
@@ -129,6 +128,22 @@ async def serve() -> None:
     shop_pb2_grpc.add_ShopServicer_to_server(Shop(), Service("shop"))
 
 
+def call_without_async(line: shop_pb2.Order.Line) -> None:
+    with SyncClient() as client:
+        stub = shop_pb2_grpc.ShopStub(client.channel("shop"))
+        money: money_pb2.Money = stub.Import(shop_pb2.Order(lines=[line]), timeout=2)
+        money, call = stub.Import.with_call(shop_pb2.Order(lines=[line]))
+        money = stub.Import.future(shop_pb2.Order(lines=[line])).result()
+        print(money.cents, call.code().name)
+        for plain in stub.Talk(iter([{prefix}plain_pb2.Plain(text="a")])):
+            print(plain.text.upper())
+        count(stub)
+
+
+def count(stub: shop_pb2_grpc.ShopStubSync) -> None:
+    print(stub.Count(iter([stock_level_pb2.Level(number=1)])))
+
+
 async def call(line: shop_pb2.Order.Line) -> None:
     async with Client() as client:
         stub = shop_pb2_grpc.ShopStub(client.channel("shop"))
@@ -144,6 +159,8 @@ MISTAKES = """
         await stub.Import(money)
         await stub.Export(order)
         print(money.euros)
+        with SyncClient() as synchronous:
+            shop_pb2_grpc.ShopStub(synchronous.channel("shop")).Import(line)
 
 
 class Wrong(shop_pb2_grpc.ShopServicer):
@@ -152,67 +169,6 @@ class Wrong(shop_pb2_grpc.ShopServicer):
     ) -> money_pb2.Money:
         return request
 """
-
-
-class Folder:
-    """A user's folder with protos in it."""
-
-    def __init__(self, pymicro: Commands) -> None:
-        self.pymicro = pymicro
-        self.path = pymicro.cwd
-
-    def write(self, files: dict[str, str], below: str = "protos") -> None:
-        for name, text in files.items():
-            path = self.path / below / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-
-    async def gen(self, *argv: str) -> str:
-        """Run it; what it printed. It must succeed."""
-        result = await self.pymicro("gen", *argv)
-        assert result.code == 0, result.err
-        return result.out
-
-    async def refused(self, *argv: str) -> str:
-        """Run it; the message. Nothing may have changed."""
-        before = self.content()
-        result = await self.pymicro("gen", *argv)
-        assert (result.code, result.out) == (2, "")
-        assert self.content() == before
-        assert "Traceback" not in result.err
-        return result.err
-
-    def content(self) -> dict[str, bytes | None]:
-        return {
-            str(path.relative_to(self.path)): path.read_bytes() if path.is_file() else None
-            for path in sorted(self.path.rglob("*"))
-        }
-
-    def python(self, code: str, *path: str) -> str:
-        """Run code in the folder; what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path += {path!r}\n{code}"],
-            cwd=self.path,
-            env=clean_environment(PYTHONDONTWRITEBYTECODE="1"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def mypy(self) -> list[str]:
-        """The errors that strict mypy finds in the whole folder."""
-        done = subprocess.run(
-            [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "."],
-            cwd=self.path,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stderr == ""
-        return [line for line in done.stdout.splitlines() if ": error:" in line]
 
 
 @pytest.fixture
@@ -273,6 +229,7 @@ async def test_strict_mypy_passes_and_finds_mistakes(folder: Folder, package: st
     assert [error for error in errors if "user.py" not in error] == []
     for words in (
         '"Money"; expected "Order"',
+        '"Line"; expected "Order"',
         'no attribute "Export"',
         'no attribute "euros"',
         '"Import" is incompatible with supertype',
@@ -462,7 +419,7 @@ async def test_a_copy_of_googles_protos_is_not_made_again(folder: Folder) -> Non
     folder.write({"google/rpc/status.proto": status, "a/a.proto": uses, "google/own/own.proto": own})
     result = await folder.pymicro("gen")
     assert result.code == 0, result.err
-    assert "google/rpc/status.proto is left out: its code is installed" in result.err
+    assert "left out, because its code is installed: google/rpc/status.proto" in result.err
     assert not (folder.path / "google/rpc").exists()
     # The name google stays open for others.
     folder.python("import google.own.own_pb2, google.rpc.status_pb2, google.protobuf.empty_pb2")
@@ -513,3 +470,78 @@ async def test_without_grpcio_tools_the_extra_is_named(folder: Folder, tmp_path:
     result = await folder.pymicro("gen", PYTHONPATH=str(tmp_path))
     said = "pymicro gen: this needs grpcio-tools: pip install 'pymicro-grpc[tools]'\n"
     assert (result.code, result.out, result.err) == (2, "", said)
+
+
+X = 'syntax = "proto3"; package x; message X {}'
+USES_X = 'syntax = "proto3"; package shop; import "%s"; message Shop { x.X x = 1; }'
+
+
+@pytest.mark.parametrize("roots", [("protos", "protos/third_party"), ("protos/third_party", "protos")])
+async def test_the_innermost_root_names_a_file(folder: Folder, roots: tuple[str, str]) -> None:
+    folder.write({"third_party/x/x.proto": X, "shop/shop.proto": USES_X % "x/x.proto"})
+    include = [argument for root in roots for argument in ("-I", root)]
+    await folder.gen(*include, "protos")
+    assert (folder.path / "x/x_pb2.py").exists()
+    assert not (folder.path / "third_party").exists()
+    folder.python("import shop.shop_pb2")
+    # The other name would be another file, with the same messages.
+    folder.write({"shop/shop.proto": USES_X % "third_party/x/x.proto"})
+    message = await folder.refused(*include, "protos")
+    assert message.endswith(
+        "third_party/x/x.proto is the same file, because a folder of the include path (-I) lies in another: "
+        'import "x/x.proto"\n'
+    )
+
+
+async def test_an_import_that_no_root_has_is_one_line_with_the_root_that_would(folder: Folder) -> None:
+    more = 'syntax = "proto3"; import "shop/shop.proto"; message More { shop.Shop shop = 1; }'
+    folder.write(
+        {"third_party/x/x.proto": X, "shop/shop.proto": USES_X % "x/x.proto", "shop/more.proto": more}
+    )
+    message = await folder.refused()
+    assert message.splitlines()[1:] == [
+        "pymicro gen: the protos do not compile",
+        "protos/shop/shop.proto:1:34: the imported x/x.proto is in no folder of the include path (-I): "
+        "add -I protos/third_party",
+    ]
+    shutil.rmtree(folder.path / "protos/third_party")
+    assert (await folder.refused()).endswith("is in no folder of the include path (-I)\n")
+
+
+async def test_files_that_import_a_wrong_one_are_not_complained_about(folder: Folder) -> None:
+    folder.write({"x/x.proto": X.replace("X {}", "X { Y y = 1; }"), "shop/shop.proto": USES_X % "x/x.proto"})
+    message = await folder.refused()
+    assert message.splitlines()[1:] == [
+        "pymicro gen: the protos do not compile",
+        'protos/x/x.proto:1:43: "Y" is not defined.',
+    ]
+
+
+async def test_files_that_import_each_other_are_refused(folder: Folder) -> None:
+    folder.write({f"{a}.proto": f'syntax = "proto3"; import "{b}.proto";' for a, b in ("ab", "ba")})
+    assert "recursively imports itself" in await folder.refused()
+
+
+async def test_a_folder_that_would_hide_a_module_is_refused(folder: Folder) -> None:
+    folder.write({"x/x.proto": X})
+    folder.write({"x/x_pb2/mine.py": ""}, ".")
+    await folder.gen()  # a folder that is no package hides nothing
+    folder.python("from x.x_pb2 import X")
+    folder.write({"x/x_pb2/__init__.py": ""}, ".")
+    message = await folder.refused()
+    assert "pymicro gen: the folder x/x_pb2 hides x/x_pb2.py: Python imports a folder that has" in message
+    shutil.rmtree(folder.path / "x")
+    # A folder of protos becomes such a folder.
+    folder.write({"x/x_pb2/y.proto": 'syntax = "proto3"; package x.x_pb2;'})
+    assert "the folder x/x_pb2 hides x/x_pb2.py" in await folder.refused()
+
+
+async def test_of_many_files_that_are_left_out_a_few_are_named(folder: Folder) -> None:
+    for name in ("status", "code", "error_details", "http"):
+        folder.write({f"google/rpc/{name}.proto": 'syntax = "proto3"; package google.rpc;'})
+    folder.write({"x/x.proto": X})
+    result = await folder.pymicro("gen")
+    assert result.err.splitlines()[1] == (
+        "left out, because their code is installed: google/rpc/code.proto, google/rpc/error_details.proto, "
+        "google/rpc/http.proto and 1 more"
+    )

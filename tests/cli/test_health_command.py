@@ -125,7 +125,14 @@ async def test_a_node_that_hangs_is_given_up_after_the_timeout(pymicro: Commands
 
 async def test_a_service_without_nodes_is_exit_code_1(pymicro: Commands, registry_folder: str) -> None:
     nobody = f"no node of shop: registry local ({registry_folder}) lists 0 nodes\n"
-    assert await pymicro("health", "shop", "-o", "json") == Result(1, "[]\n", nobody)
+    result = await pymicro("health", "shop", "-o", "json")
+    waited, said = result.err.splitlines(keepends=True)
+    assert (result.code, result.out, said) == (1, "[]\n", nobody)
+    assert waited.startswith(
+        f"waiting 2s for a node of shop: registry local ({registry_folder}) listed 0 nodes "
+    )
+    at_once = await pymicro("health", "shop", "--client-first-wait=0")
+    assert at_once == Result(1, "", nobody)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import yaml
 
 from pymicro.base.errors import ConfigError
 from pymicro.cli.manifests import Deployed, render
-from pymicro.nodes.record import selector_key
+from pymicro.cli.manifests_tls import CertificateSource
+from pymicro.nodes.keys import selector_key
+from pymicro.settings.config import load
 from tests.cli_support import Commands, Result
 
 Documents = dict[tuple[str, str], dict[str, Any]]
@@ -229,6 +231,37 @@ async def test_a_service_without_a_version_is_labelled_latest(printed: Printed) 
         ("service = Service('g', version='1')", ["--mode=both"], "'both' is not one of 'labels', 'patch'"),
         ("service = Service('g', stop_grace='soon')", [], "stop_grace= in code: 'soon' is no duration"),
         ("a, b = Service('a'), Service('b')", [], "server.py has 2 Services"),
+        ("service = Service('g')", ["--tls=mesh"], "'mesh' is not one of 'cert-manager', "),
+        ("service = Service('g')", ["--tls-from=ca"], "--tls-from belongs to --tls"),
+        ("service = Service('g')", ["--plain-port=8080"], "--plain-port belongs to --tls"),
+        (
+            "service = Service('g')",
+            ["--tls=secret", "--plain-port=8443"],
+            "would speak TLS and plain text",
+        ),
+        ("service = Service('g')", ["--tls=secret", "--tls-from=A/b"], "the name of a Secret, and is 'A/b'"),
+        ("service = Service('g')", ["--tls=cert-manager", "--tls-from=ca"], "wants --namespace"),
+        (
+            "service = Service('g')",
+            ["--tls=cert-manager", "--namespace=prod"],
+            "the name of an Issuer, or ClusterIssuer/NAME",
+        ),
+        (
+            "service = Service('g')",
+            ["--tls=cert-manager", "--namespace=prod", "--tls-from=Vault/ca"],
+            "ClusterIssuer/NAME, and is 'Vault/ca'",
+        ),
+        (
+            "service = Service('g')",
+            ["--tls=podcertificate", "--tls-from=me"],
+            "of a signer, such as",
+        ),
+        (
+            "service = Service('g', tls_dir='/tls')",
+            ["--tls=secret"],
+            "its code sets tls_dir, and --tls",
+        ),
+        ("service = Service('g', admin_address='off')", ["--tls=secret"], "probes of health speak no TLS"),
     ],
 )
 async def test_what_kubernetes_would_not_take_is_one_message(
@@ -324,3 +357,104 @@ def test_one_pod_needs_no_budget_of_disruptions() -> None:
 def test_a_wrong_version_is_refused_when_it_is_planned() -> None:
     with pytest.raises(ConfigError, match="cannot be a label"):
         deployed(version="")
+
+
+@pytest.mark.parametrize("way", ["secret", "cert-manager", "podcertificate"])
+@pytest.mark.parametrize("plain", [0, 8080])
+async def test_with_certificates_each_probe_asks_the_admin_port_and_clients_find_what_speaks_tls(
+    printed: Printed, way: str, plain: int
+) -> None:
+    source = {"secret": "own-tls", "cert-manager": "ClusterIssuer/ca", "podcertificate": "example.com/pods"}
+    found = await printed(
+        "service = Service('greeter', version='1')",
+        "--namespace=prod",
+        f"--tls={way}",
+        f"--tls-from={source[way]}",
+        *([f"--plain-port={plain}"] if plain else []),
+    )
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(found)[probe]["httpGet"]["port"] == 9464
+    ports = {entry["name"]: entry["containerPort"] for entry in container(found)["ports"]}
+    assert ports == {"admin": 9464, **({"grpc": plain, "tls": 8443} if plain else {"grpc": 8443})}
+    (calls, _) = found["NetworkPolicy", "greeter"]["spec"]["ingress"]
+    assert {port["port"] for port in calls["ports"]} == ports.keys() - {"admin"}
+    # The record that a node with these settings would write says the same.
+    assert pod(found)["metadata"]["annotations"]["micro.mu/metadata-tls"] == ("8443" if plain else "on")
+    settings = {name: text for name, text in environment(found).items() if text}
+    config = load(environ=settings)
+    assert config.server_address == "0.0.0.0:8443"
+    assert config.tls_plain_address == ("0.0.0.0:8080" if plain else "")
+    assert config.client_tls == ("auto" if plain else "require")
+    assert bool(config.tls_bundle) == (way == "podcertificate")
+    # Certificates name the account, so it is the service's own.
+    assert pod(found)["spec"]["serviceAccountName"] == "greeter"
+    assert ("ServiceAccount", "greeter") in found
+    assert pod(found)["spec"]["automountServiceAccountToken"] is False
+
+
+async def test_a_service_whose_code_names_its_certificates_is_announced_as_what_it_speaks(
+    printed: Printed,
+) -> None:
+    """Its pods have no record of their own that would say so, and clients would speak plain text."""
+    found = await printed("service = Service('greeter', version='1', tls_dir='/tls')")
+    assert pod(found)["metadata"]["annotations"]["micro.mu/metadata-tls"] == "on"
+
+
+def tls_volume(found: Documents) -> dict[str, Any]:
+    """The volume that is mounted where the settings look for the files."""
+    (mount,) = [one for one in container(found)["volumeMounts"] if one["name"] == "tls"]
+    config = load(environ={name: text for name, text in environment(found).items() if text})
+    for path in filter(None, (config.tls_dir, config.tls_bundle, config.tls_ca)):
+        assert Path(path).is_relative_to(mount["mountPath"])
+    assert "subPath" not in mount
+    (volume,) = [one for one in pod(found)["spec"]["volumes"] if one["name"] == "tls"]
+    return dict(volume)
+
+
+def test_a_certificate_of_cert_managers_has_the_names_that_clients_and_rules_know() -> None:
+    found = deployed(
+        tls=CertificateSource(way="cert-manager", source="ClusterIssuer/ca"), port=8443, namespace="prod"
+    )
+    spec = found["Certificate", "greeter"]["spec"]
+    assert tls_volume(found)["secret"] == {"secretName": spec["secretName"]} == {"secretName": "greeter-tls"}
+    assert spec["issuerRef"] == {"group": "cert-manager.io", "kind": "ClusterIssuer", "name": "ca"}
+    assert spec["dnsNames"] == ["greeter", "greeter.prod.svc"]
+    assert spec["uris"] == ["spiffe://cluster.local/ns/prod/sa/greeter"]
+    assert {"server auth", "client auth"} <= set(spec["usages"])
+    assert spec["privateKey"] == {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"}
+    assert found["Certificate", "greeter"]["metadata"]["namespace"] == "prod"
+
+
+def test_a_pod_certificate_is_one_file_beside_the_authorities_of_its_signer() -> None:
+    found = deployed(tls=CertificateSource(way="podcertificate", source="example.com/pods"), port=8443)
+    own, authorities = tls_volume(found)["projected"]["sources"]
+    assert own["podCertificate"]["signerName"] == "example.com/pods"
+    assert own["podCertificate"]["keyType"] == "ECDSAP256"
+    assert authorities["clusterTrustBundle"]["signerName"] == "example.com/pods"
+    # Without a selector it would match none.
+    assert authorities["clusterTrustBundle"]["labelSelector"] == {}
+    settings = environment(found)
+    assert settings["MICRO_TLS_BUNDLE"].endswith(f"/{own['podCertificate']['credentialBundlePath']}")
+    assert settings["MICRO_TLS_CA"].endswith(f"/{authorities['clusterTrustBundle']['path']}")
+
+
+def test_a_service_with_certificates_that_calls_others_may_look_for_them_by_its_own_account() -> None:
+    found = deployed(tls=CertificateSource(way="secret"), port=8443, calls=True, namespace="prod")
+    assert tls_volume(found)["secret"] == {"secretName": "greeter-tls"}
+    binding = found["RoleBinding", "greeter-discovery"]
+    assert binding["roleRef"]["name"] == found["Role", "pymicro-discovery"]["metadata"]["name"]
+    account = pod(found)["spec"]["serviceAccountName"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "prod"}]
+    assert "automountServiceAccountToken" not in pod(found)["spec"]
+
+
+def test_a_self_registering_service_with_certificates_says_so_in_its_record_only() -> None:
+    found = deployed(tls=CertificateSource(way="secret", plain_port=8080), port=8443, mode="patch")
+    assert pod(found)["metadata"]["annotations"] == {"micro.mu/self-register": "greeter"}
+    assert pod(found)["spec"]["serviceAccountName"] == "greeter"
+    assert [kind for kind, name in found if name == "greeter"].count("ServiceAccount") == 1
+
+
+def test_without_an_admin_port_probes_ask_the_plain_port() -> None:
+    found = deployed(tls=CertificateSource(way="secret", plain_port=8080), port=8443, admin_port=0)
+    assert container(found)["readinessProbe"]["grpc"] == {"port": 8080}

@@ -13,7 +13,7 @@ import pytest
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1.greeter_pb2_grpc import GreeterStub
 from pymicro import Client
-from tests.processes import ROOT, Process, Processes
+from tests.processes import ROOT, Process, Processes, ended, mapped_files, nobody_left, seen
 
 APP = """
 import os, signal, time
@@ -93,27 +93,8 @@ async def greet(registry_folder: str) -> pb.HelloReply:
         return await GreeterStub(client.channel("greeter")).SayHello(pb.HelloRequest(name="x"))
 
 
-def mapped_files(pid: int) -> str:
-    return Path(f"/proc/{pid}/maps").read_text()
-
-
-async def seen(process: Process, pattern: str) -> re.Match[str]:
-    return await asyncio.to_thread(process.wait_for, pattern)
-
-
-async def ended(process: Process) -> int:
-    return await asyncio.to_thread(process.wait)
-
-
 def reloads(process: Process) -> list[str]:
     return [line for line in process.stderr if line.startswith("reloading: ")]
-
-
-async def nobody_left(process: Process) -> None:
-    """Return when the last process that holds the pipe of stderr is gone."""
-    for reader in process._readers:
-        await asyncio.to_thread(reader.join, 20)
-        assert not reader.is_alive(), "somebody goes on"
 
 
 async def nodes_left(registry_folder: str, count: int) -> None:
@@ -383,6 +364,52 @@ async def test_the_program_sees_the_flags_it_sees_without_reload(app: App) -> No
     )  # fmt: skip
     await seen(process, re.escape("server ['--log-level=debug', '--server-version', '7']"))
     await seen(process, "greeter 7 on")
+
+
+async def test_the_program_shares_the_terminal_so_that_a_debugger_works(app: App) -> None:
+    app.write(more="print('typed', input(), flush=True)\n")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pymicro", "run", "--reload", "server.py",
+        cwd=app.folder,
+        env={**app._processes.environment, "PYTHONPATH": str(ROOT / "examples" / "greeter")},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"continue\n")
+    assert await process.stdout.readline() == b"typed continue\n"
+    process.terminate()
+    assert await process.wait() == 0
+
+
+async def test_its_flags_may_stand_after_the_target_and_the_rest_is_the_programs(
+    app: App, tmp_path: Path
+) -> None:
+    app.write(more="import sys\nprint(__name__, sys.argv[1:], flush=True)\n")
+    watched = tmp_path / "more"
+    watched.mkdir()
+    process = app._processes.pymicro(
+        *("run", "server.py", "--server-version=7", "--reload", f"--reload-dir={watched}"),
+        cwd=app.folder,
+        PYTHONPATH=str(ROOT / "examples" / "greeter"),
+    )
+    await seen(process, re.escape(f"watching {app.folder}, {watched}"))
+    await seen(process, re.escape("server ['--server-version=7']"))
+    await seen(process, "greeter 7 on")
+    process.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait) == 0
+    # After -- everything is the program's, which refuses what it does not know.
+    refused = app._processes.pymicro(
+        "run", "server.py", "--", "--reload", cwd=app.folder, PYTHONPATH=str(ROOT / "examples" / "greeter")
+    )
+    assert await asyncio.to_thread(refused.wait) == 2
+    assert "server ['--reload']" in refused.stdout
+    assert "greeter: unknown flag --reload" in refused.stderr
+    without = app._processes.pymicro("run", "server.py", "--reload", "--reload-dir", cwd=app.folder)
+    await seen(without, "pymicro run: --reload-dir needs a folder")
+    assert await asyncio.to_thread(without.wait) == 2
 
 
 @pytest.mark.parametrize(

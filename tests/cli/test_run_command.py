@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import re
 import signal
 from pathlib import Path
 
@@ -28,7 +30,10 @@ def app(pymicro: Commands) -> Path:
 
 async def test_a_service_runs_until_sigterm(pymicro: Commands, app: Path) -> None:
     async with pymicro.started("run", "one.py") as process:
-        assert "registered as 127.0.0.1:" in await next_line(process.stderr)
+        assert "one serves no method" in await next_line(process.stderr)
+        line = await next_line(process.stderr)
+        assert re.search(r"one 3\.1 on 127\.0\.0\.1:\d+, registered$", line)
+        assert len(line) < 80
         result = await pymicro("nodes", "one")
         assert result.out.splitlines()[1].endswith(" 3.1")
         process.send_signal(signal.SIGTERM)
@@ -76,16 +81,41 @@ async def test_a_bad_flag_is_one_message_and_exit_2(pymicro: Commands, app: Path
     assert "Traceback" not in result.err
 
 
+async def test_a_service_runs_without_what_draws_tables(pymicro: Commands) -> None:
+    (pymicro.cwd / "seen.py").write_text(
+        "import sys\nfrom pymicro import Service\nservice = Service('seen')\n"
+        "@service.on_start\n"
+        "async def tell():\n"
+        "    print('rich' in sys.modules, 'click' in sys.modules, flush=True)\n"
+    )
+    ours, theirs = pty.openpty()
+    try:
+        async with pymicro.started("run", "seen.py", stderr=theirs, TERM="xterm") as process:
+            assert await next_line(process.stdout) == "False True"
+            assert (await pymicro("wait", "seen")).code == 0
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+        log = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    # And colours its levels all the same.
+    assert re.search(
+        r"^\x1b\[2m[\d:.]+\x1b\[0m \x1b\[32minfo   \x1b\[0m seen .* on 127\.0\.0\.1:\d+, ", log, re.M
+    )
+
+
 async def test_a_program_that_runs_itself_is_not_run_again(pymicro: Commands) -> None:
     (pymicro.cwd / "self.py").write_text(
         "from pymicro import Service\nservice = Service('self')\nservice.run()\nprint('over')\n"
     )
     async with pymicro.started("run", "self.py") as process:
-        assert "registered as" in await next_line(process.stderr)
+        assert "self serves no method" in await next_line(process.stderr)
+        assert ", registered" in await next_line(process.stderr)
         process.send_signal(signal.SIGINT)
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert (process.returncode, out) == (0, b"over\n")
-        assert b"registered as" not in err
+        assert b", registered" not in err
 
 
 @pytest.mark.parametrize(
@@ -212,3 +242,38 @@ async def test_help_before_the_target_is_the_commands_and_after_it_the_programs(
     assert result.code == 0
     assert "--server-address" in result.out
     assert "Usage: pymicro" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("program", "advice"),
+    [
+        (
+            "from shop.v1 import shop_pb2 as pb",
+            "the Python code of your protos is missing: `pymicro gen FOLDER` makes it of a folder of protos",
+        ),
+        (
+            "from google.protobuf import runtime_version as v\n"
+            "v.ValidateProtobufRuntimeVersion(v.Domain.PUBLIC, 99, 1, 0, '', 'x.proto')",
+            "the code of your protos was made for a newer protobuf than is installed: make it again with "
+            "`pymicro gen`, or upgrade protobuf",
+        ),
+        (
+            "import late_pb2_grpc",
+            "the code of your protos was made for a newer grpcio than is installed: make it again with "
+            "`pymicro gen`, or upgrade grpcio",
+        ),
+        ("import nothing_of_that_name", ""),
+        ("raise RuntimeError('of the program')", ""),
+    ],
+)
+async def test_code_of_protos_that_is_missing_or_too_new_is_said(
+    pymicro: Commands, program: str, advice: str
+) -> None:
+    (pymicro.cwd / "late_pb2_grpc.py").write_text(
+        "raise RuntimeError('The grpc package installed is at version 1.2')"
+    )
+    (pymicro.cwd / "shop.py").write_text(program)
+    result = await pymicro("run", "shop.py")
+    assert result.code == 1
+    end = f": {advice}" if advice else ""
+    assert result.err.endswith(f"pymicro run: shop.py failed while it was imported{end}\n")

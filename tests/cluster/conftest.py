@@ -5,14 +5,21 @@ Run by `make test-cluster`, which builds it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import ROOT, Cluster
+from tests.cluster.helm import Helm
 from tests.cluster.plane import ControlPlane
 
 SAID = pytest.StashKey[list[str]]()
+
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/
+RESTRICTED = "pod-security.kubernetes.io/warn=restricted"
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +30,49 @@ def plane() -> Iterator[ControlPlane]:
     """
     with ControlPlane(controllers=()) as started:
         yield started
+
+
+@pytest.fixture
+def strict(plane: ControlPlane, namespace: str) -> str:
+    """A namespace in which pods that may do more than they should are warned of."""
+    plane.kubectl("label", "namespace", namespace, RESTRICTED)
+    return namespace
+
+
+@contextlib.contextmanager
+def with_resources(plane: ControlPlane, variable: str) -> Iterator[ControlPlane]:
+    """The plane with custom resources of others, as they install them: what the variable names."""
+    place = os.environ.get(variable, "")
+    assert place, f"{variable} is not set: run `make test-cluster`"
+    # A description is too long for the annotation of a plain apply.
+    plane.kubectl("create", "-f", place)
+    try:
+        plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", place)
+        yield plane
+    finally:
+        plane.kubectl("delete", "-f", place)
+
+
+@pytest.fixture
+def operators(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The plane with the custom resource of prometheus-operator."""
+    with with_resources(plane, "POD_MONITOR") as found:
+        yield found
+
+
+@pytest.fixture
+def issuing(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The plane with the custom resources of cert-manager, and nobody who issues anything."""
+    with with_resources(plane, "CERT_MANAGER") as found:
+        yield found
+
+
+@pytest.fixture
+def helm(tmp_path: Path) -> Helm:
+    """The real helm, with folders of its own."""
+    program = os.environ.get("HELM", "")
+    assert program, "HELM is not set: run `make test-cluster`"
+    return Helm(program, tmp_path / "helm")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,8 @@ class Report:
         failures: Of calls: when it began, when it ended, the node, the status, the text.
         gap: Longest time between two answers, in seconds, the present one included.
         chats: Streams by how they ended: `opened`, `drained`, `broken`.
+        taken: How often it took a certificate, since its start.
+        handshakes: Connections over TLS that it made, since its start.
         done: Whether this is the last one.
     """
 
@@ -58,14 +60,17 @@ class Report:
     failures: list[tuple[float, float, str, str, str]] = field(default_factory=list)
     gap: float = 0.0
     chats: Counter[str] = field(default_factory=Counter)
+    taken: int = 0
+    handshakes: int = 0
     done: bool = False
 
 
 class Load:
     """The calls and the account of them."""
 
-    def __init__(self, stub: greeter_pb2_grpc.GreeterStub, rate: float, *, patient: bool) -> None:
-        self._stub = stub
+    def __init__(self, client: pymicro.Client, rate: float, *, patient: bool) -> None:
+        self._stub = greeter_pb2_grpc.GreeterStub(client.channel("greeter"))
+        self._identity = client.identity
         self._rate = rate
         self._patient = patient
         self._report = Report()
@@ -133,6 +138,9 @@ class Load:
         """One line, and a new account."""
         self._report.time = time.time()
         self._report.done = done
+        if self._identity is not None:
+            self._report.taken = self._identity.taken
+            self._report.handshakes = self._identity.called["ok"]
         self._see_gap(self._report.time)
         print(json.dumps(vars(self._report)), flush=True)
         self._report = Report()
@@ -161,7 +169,7 @@ async def main(rate: float, streams: int, *, patient: bool) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with pymicro.Client(argv=[]) as client:
-        load = Load(greeter_pb2_grpc.GreeterStub(client.channel("greeter")), rate, patient=patient)
+        load = Load(client, rate, patient=patient)
         # The servers may not be there yet; that is no failure of theirs.
         async with contextlib.aclosing(client.watch_nodes("greeter")) as found:
             async for nodes in found:

@@ -384,14 +384,22 @@ class ControlPlane:
         eventually(f"{service} has {count} ready endpoints", ready)
 
     def token_for(
-        self, namespace: str, account: str, *, pod: Mapping[str, Any] | None = None, seconds: int = 3600
+        self,
+        namespace: str,
+        account: str,
+        *,
+        pod: Mapping[str, Any] | None = None,
+        seconds: int = 3600,
+        audience: str = "",
     ) -> str:
         """A token of a service account, as a kubelet gets it; bound to `pod` (the API's object) if given.
 
         A bound token is refused from its pod's deletion on (within the 10 s that the API server
-        remembers an answer). `seconds` may not be below 600.
+        remembers an answer). `seconds` may not be below 600. Without an `audience` it is for the API server.
         """
         spec: dict[str, Any] = {"expirationSeconds": seconds}
+        if audience:
+            spec["audiences"] = [audience]
         if pod is not None:
             meta = pod["metadata"]
             spec["boundObjectRef"] = {

@@ -79,6 +79,9 @@ class Load:
     Args:
         account: The service account of its pods.
         settings: Environment variables of pymicro's.
+        name: Of the Deployment.
+        secret: A Secret with certificates, which is shown at `/tls`; empty for none.
+        waited_for: Seconds that a new pod runs before the old one is stopped, when they are replaced.
     """
 
     def __init__(
@@ -92,23 +95,43 @@ class Load:
         patient: bool = False,
         account: str = "pymicro-client",
         settings: dict[str, str],
+        name: str = NAME,
+        secret: str = "",
+        waited_for: int = 0,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self.clients = clients
+        self.name = name
         arguments = [f"--rate={rate}", f"--streams={streams}", *(["--patient"] if patient else [])]
         self._stopped = float("inf")
-        self._manifest = manifest(clients, arguments, account, settings)
+        self._arguments, self._account, self._waited_for = arguments, account, waited_for
+        self._manifest = self._made(settings, secret)
+        # Pods, those that were replaced included.
+        self._started = 0
+
+    def _made(self, settings: dict[str, str], secret: str) -> dict[str, Any]:
+        made = manifest(self.name, self.clients, self._arguments, self._account, settings, secret)
+        made["spec"]["minReadySeconds"] = self._waited_for
+        return made
+
+    def change(self, settings: dict[str, str], secret: str = "") -> None:
+        """Replace the clients by others with these settings, and wait until those have got answers."""
+        self._manifest = self._made(settings, secret)
+        self.start()
+        deployment = f"deployment/{self.name}"
+        self._cluster.plane.kubectl("rollout", "status", "-n", self._namespace, deployment, timeout=90.0)
 
     def start(self) -> None:
         """Wait until every client has got answers."""
+        self._started += self.clients
         self._cluster.plane.kubectl(
             "apply", "-n", self._namespace, "-f", "-", stdin=json.dumps(self._manifest)
         )
 
         def calling() -> bool:
             reports = self._reports()
-            return len(reports) == self.clients and all(
+            return len(reports) == self._started and all(
                 any(line["nodes"] for line in lines) for lines in reports
             )
 
@@ -120,7 +143,7 @@ class Load:
     def stop(self) -> None:
         """No new calls; wait for those in flight."""
         self._stopped = time.time()
-        self._cluster.scale(self._namespace, NAME, 0)
+        self._cluster.scale(self._namespace, self.name, 0)
         eventually(
             "all clients have printed their last report",
             lambda: all(lines and lines[-1]["done"] for lines in self._reports()),
@@ -146,15 +169,20 @@ class Load:
             found.begun, found.ended = min(times) - 1.0, min(max(times), self._stopped)
         return found
 
+    @property
+    def newest(self) -> list[dict[str, Any]]:
+        """The last report of each client that has not ended."""
+        return [lines[-1] for lines in self._reports() if lines and not lines[-1]["done"]]
+
     def output(self) -> str:
         """All that the clients printed."""
-        return self._cluster.output(self._namespace, rf"{NAME}-")
+        return self._cluster.output(self._namespace, rf"{self.name}-")
 
     def _reports(self) -> list[list[dict[str, Any]]]:
         """The reports of each client."""
         folder = self._cluster.folder / "logs" / self._namespace
         found = []
-        for file in folder.glob(f"{NAME}-*.log"):
+        for file in folder.glob(f"{self.name}-*.log"):
             lines = [line for line in file.read_text().splitlines() if line.startswith('{"time"')]
             # The last may be half written.
             found.append([json.loads(line) for line in lines if line.endswith("}")])
@@ -162,7 +190,7 @@ class Load:
 
 
 def manifest(
-    clients: int, arguments: Sequence[str], account: str, settings: dict[str, str]
+    name: str, clients: int, arguments: Sequence[str], account: str, settings: dict[str, str], secret: str
 ) -> dict[str, Any]:
     """Like the client of deploy/greeter, but with this program."""
     env: list[dict[str, Any]] = [
@@ -170,24 +198,27 @@ def manifest(
         {"name": "PYTHONPATH", "value": "/app"},
         *({"name": name, "value": value} for name, value in settings.items()),
     ]
-    container = {
+    container: dict[str, Any] = {
         "name": "load",
         # The checkout is in every container at its own path.
         "image": "pymicro-greeter:dev",
         "command": ["python", str(ROOT / "tests" / "cluster" / "load.py"), *arguments],
         "env": env,
     }
-    labels = {"app.kubernetes.io/name": NAME}
-    pod = {
+    labels = {"app.kubernetes.io/name": name}
+    pod: dict[str, Any] = {
         "serviceAccountName": account,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 15,
         "containers": [container],
     }
+    if secret:
+        pod["volumes"] = [{"name": "tls", "secret": {"secretName": secret}}]
+        container["volumeMounts"] = [{"name": "tls", "mountPath": "/tls", "readOnly": True}]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": NAME},
+        "metadata": {"name": name},
         "spec": {
             "replicas": clients,
             "selector": {"matchLabels": labels},

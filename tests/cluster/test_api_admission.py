@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from pymicro.nodes.keys import record_key, san
 from pymicro.nodes.node import Endpoint, Node
-from pymicro.nodes.record import dump_record, record_key, san
+from pymicro.nodes.record import dump_record
 from tests.cluster import pods
 from tests.cluster.api import Refused
 from tests.cluster.plane import ControlPlane, eventually

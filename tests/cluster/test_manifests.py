@@ -15,31 +15,25 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
+from pymicro.cli.manifests_tls import CertificateSource
 from tests.cluster import pods
 from tests.cluster.api import Refused
+from tests.cluster.conftest import RESTRICTED
 from tests.cluster.plane import ControlPlane, eventually
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster
 
-# `pod-monitor` is for clusters with prometheus-operator, whose custom resource the plane does not have.
+MONITOR, CERT_MANAGER = "pod-monitor", "greeter-mtls-cert-manager"
+# All but these are of Kubernetes itself.
 FOLDERS = sorted(
-    {path.parent.name for path in (ROOT / "deploy").glob("*/kustomization.yaml")} - {"pod-monitor"}
+    {path.parent.name for path in (ROOT / "deploy").glob("*/kustomization.yaml")} - {MONITOR, CERT_MANAGER}
 )
-# https://kubernetes.io/docs/concepts/security/pod-security-standards/
-RESTRICTED = "pod-security.kubernetes.io/warn=restricted"
 
 
 def greeter(**changes: Any) -> str:
     plan = Deployed(service="greeter", version="1.0.0", target="server.py", **changes)
     return render(plan)
-
-
-@pytest.fixture
-def strict(plane: ControlPlane, namespace: str) -> str:
-    """A namespace in which pods that may do more than they should are warned of."""
-    plane.kubectl("label", "namespace", namespace, RESTRICTED)
-    return namespace
 
 
 def kustomized(plane: ControlPlane, folder: Path | str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -88,6 +82,62 @@ def test_the_overlay_and_manifest_make_the_same_self_registering_greeter(plane: 
     assert ours == printed
 
 
+def test_the_overlay_and_manifest_make_the_same_greeter_with_certificates(plane: ControlPlane) -> None:
+    ours = kustomized(plane, ROOT / "deploy/greeter-mtls")["Deployment", "greeter"]
+    text = greeter(
+        tls=CertificateSource(way="secret"), port=8443, keepalive="10s", image="pymicro-greeter:dev"
+    )
+    printed = next(one for one in yaml.safe_load_all(text) if one["kind"] == "Deployment")
+    for deployment in (ours, printed):
+        (container,) = pod_of(deployment)["spec"]["containers"]
+        for what in ("env", "ports", "volumeMounts"):
+            container[what].sort(key=lambda entry: entry["name"])
+        pod_of(deployment)["spec"]["volumes"].sort(key=lambda entry: entry["name"])
+    assert ours == printed
+
+
+@pytest.mark.parametrize("plain_port", [0, 8080])
+@pytest.mark.parametrize("mode", ["labels", "patch"])
+def test_a_greeter_with_certificates_of_a_secret_is_taken_without_a_warning(
+    plane: ControlPlane, strict: str, mode: str, plain_port: int
+) -> None:
+    tls = CertificateSource(way="secret", plain_port=plain_port)
+    text = greeter(tls=tls, port=8443, mode=mode, calls=True, namespace=strict)
+    done = plane.kubectl("apply", "-f", "-", "--dry-run=server", "--validate=strict", stdin=text)
+    assert done.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def certifying() -> Iterator[ControlPlane]:
+    """A control plane that knows Pod Certificates, which Kubernetes had behind gates before 1.37."""
+    gates = ("PodCertificateRequest", "ClusterTrustBundle", "ClusterTrustBundleProjection")
+    flags = (
+        f"--feature-gates={','.join(f'{gate}=true' for gate in gates)}",
+        "--runtime-config=certificates.k8s.io/v1alpha1=true,certificates.k8s.io/v1beta1=true",
+    )
+    with ControlPlane(controllers=(), api_flags=flags) as started:
+        yield started
+
+
+def test_a_pod_certificate_is_taken_as_it_is_written(certifying: ControlPlane, tmp_path: Path) -> None:
+    """The API's part of it: nobody writes the files here, because that is a real kubelet's work."""
+    namespace = certifying.namespace()
+    certifying.kubectl("label", "namespace", namespace, RESTRICTED)
+    text = greeter(
+        tls=CertificateSource(way="podcertificate", source="example.com/pods"), port=8443, namespace=namespace
+    )
+    done = certifying.kubectl("apply", "-f", "-", "--validate=strict", stdin=text)
+    assert done.stderr == ""
+    taken = certifying.kubectl("-n", namespace, "get", "deployment", "greeter", "-o", "json").stdout
+    written = next(one for one in yaml.safe_load_all(text) if one["kind"] == "Deployment")
+    [was], [volume] = (
+        [one["projected"]["sources"] for one in pod_of(of)["spec"]["volumes"] if one["name"] == "tls"]
+        for of in (written, json.loads(taken))
+    )
+    # A field that the API server does not know, or whose gate is off, would be gone.
+    assert volume == was
+
+
 def test_no_custom_resource_is_needed(plane: ControlPlane) -> None:
     known = plane.kubectl("api-resources", "--no-headers", "-o", "name").stdout.split()
     assert "customresourcedefinitions.apiextensions.k8s.io" in known
@@ -105,6 +155,39 @@ def test_no_custom_resource_is_needed(plane: ControlPlane) -> None:
             # Of Kubernetes, and stable.
             assert group in groups | {""}, folder
             assert version == "v1"
+
+
+def test_the_pod_monitor_is_one_of_the_operators(operators: ControlPlane, strict: str) -> None:
+    folder = str(ROOT / "deploy" / MONITOR)
+    done = operators.kubectl("-n", strict, "apply", "-k", folder, "--validate=strict")
+    assert done.stderr == ""
+    taken = json.loads(operators.kubectl("-n", strict, "get", "podmonitor", "pymicro", "-o", "json").stdout)
+    written = kustomized(operators, folder)["PodMonitor", "pymicro"]
+    # A field that the operator does not know would be gone.
+    assert taken["spec"] == written["spec"]
+    written["spec"]["podMetricsEndpoints"][0]["interval"] = "often"
+    with pytest.raises(AssertionError, match=r"podMetricsEndpoints\[0\]\.interval"):
+        operators.kubectl("-n", strict, "apply", "-f", "-", stdin=json.dumps(written))
+
+
+def test_the_certificates_are_cert_managers(issuing: ControlPlane, strict: str) -> None:
+    tls = CertificateSource(way="cert-manager", source="ClusterIssuer/ca")
+    text = greeter(tls=tls, port=8443, namespace=strict, calls=True)
+    folder = str(ROOT / "deploy" / CERT_MANAGER)
+    for given, stdin in ((("-f", "-"), text), (("-n", strict, "-k", folder), "")):
+        done = issuing.kubectl("apply", *given, "--validate=strict", stdin=stdin)
+        assert done.stderr == ""
+        answer = issuing.kubectl("-n", strict, "get", "certificate", "greeter", "-o", "json").stdout
+        written = (
+            kustomized(issuing, folder)
+            if not stdin
+            else {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(stdin)}
+        )
+        # A field that cert-manager does not know would be gone.
+        assert json.loads(answer)["spec"] == written["Certificate", "greeter"]["spec"]
+    wrong = text.replace("rotationPolicy: Always", "rotationPolicy: Sometimes")
+    with pytest.raises(AssertionError, match=r"spec\.privateKey\.rotationPolicy"):
+        issuing.kubectl("apply", "-f", "-", stdin=wrong)
 
 
 def test_nobody_of_the_static_greeters_may_ask_the_api_server(plane: ControlPlane) -> None:

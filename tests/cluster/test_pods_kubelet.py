@@ -20,6 +20,9 @@ from tests.cluster.plane import eventually
 
 pytestmark = pytest.mark.cluster
 
+# Of the pod that shows a Secret: all of it, and one of its keys.
+VOLUMES = ("whole", "part")
+
 
 def start(cluster: Cluster, namespace: str, program: str, **spec: Any) -> None:
     """Start a pod called `lone` that runs a Python program."""
@@ -70,7 +73,7 @@ def test_a_container_finds_what_kubernetes_promises_it(cluster: Cluster, pods_na
                 line.split()[1] for line in open("/proc/self/status") if line[:6] in ("CapEff", "NoNewP")
             ],
             "writes": {path: writes(path) for path in ("/", "/app", "/usr", "/tmp", str(account))},
-            "files": sorted(entry.name for entry in account.iterdir()),
+            "files": sorted(entry.name for entry in account.iterdir() if entry.name[:2] != ".."),
             "namespace": (account / "namespace").read_text(),
             "token": (account / "token").read_text(),
             "app": sorted(entry.name for entry in pathlib.Path("/app").iterdir()),
@@ -105,6 +108,63 @@ def test_a_container_finds_what_kubernetes_promises_it(cluster: Cluster, pods_na
     claims = json.loads(base64.urlsafe_b64decode(found["token"].split(".")[1] + "=="))
     assert claims["sub"] == f"system:serviceaccount:{pods_namespace}:default"
     assert claims["kubernetes.io"]["pod"] == {"name": "lone", "uid": pod.uid}
+
+
+def test_a_secret_that_changes_is_swapped_in_one_step(cluster: Cluster, pods_namespace: str) -> None:
+    path = f"/api/v1/namespaces/{pods_namespace}/secrets"
+
+    def data(**texts: str) -> dict[str, Any]:
+        return {"data": {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}}
+
+    cluster.plane.api.post(path, {"metadata": {"name": "pair"}, **data(one="1", two="1")})
+    start(
+        cluster,
+        pods_namespace,
+        """
+        import json, os, time
+        def seen():
+            found = []
+            for folder in ("/whole", "/part"):
+                names = [name for name in os.listdir(folder) if name[0] != "."]
+                found.append({name: open(f"{folder}/{name}").read() for name in names})
+            return found
+        before = None
+        while True:
+            # As pymicro reads them: all of one moment, or again.
+            mark = os.readlink("/whole/..data"), os.readlink("/part/..data")
+            try:
+                found = seen()
+            except FileNotFoundError:
+                continue
+            if mark == (os.readlink("/whole/..data"), os.readlink("/part/..data")) and found != before:
+                print(json.dumps(found), flush=True)
+                before = found
+            time.sleep(0.001)
+        """,
+        container={
+            "volumeMounts": [{"name": name, "mountPath": f"/{name}", "readOnly": True} for name in VOLUMES]
+        },
+        volumes=[
+            {"name": "whole", "secret": {"secretName": "pair"}},
+            {
+                "name": "part",
+                "projected": {
+                    "sources": [{"secret": {"name": "pair", "items": [{"key": "two", "path": "2"}]}}]
+                },
+            },
+        ],
+    )
+    cluster.wait_for_pods(pods_namespace, "app=lone", 1)
+    eventually("it has seen both", lambda: json.loads(last_line(cluster, pods_namespace))[1] == {"2": "1"})
+    for text in ("2", "3", "4"):
+        cluster.plane.api.patch(f"{path}/pair", data(one=text, two=text))
+        now = [{"one": text, "two": text}, {"2": text}]
+        eventually(
+            "it sees the new one", lambda now=now: json.loads(last_line(cluster, pods_namespace)) == now
+        )
+    lines = [json.loads(line) for line in cluster.output(pods_namespace, "lone").splitlines()]
+    # Never one file of one moment beside the other one of another.
+    assert all(whole["one"] == whole["two"] for whole, _ in lines)
 
 
 def test_a_crashed_container_is_started_again_in_the_same_pod(cluster: Cluster, pods_namespace: str) -> None:

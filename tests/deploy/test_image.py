@@ -150,8 +150,11 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 def test_a_greeter_runs_in_the_image_and_its_client_finds_it(image: Image, processes: Processes) -> None:
+    # As `docker run -p 8080:8080` reaches it; here it must not listen where others of this machine do.
+    assert image.env["MICRO_SERVER_ADDRESS"] == "0.0.0.0:8080"
     processes.environment = {
         **image.env,
+        "MICRO_SERVER_ADDRESS": "127.0.0.1:0",
         "MICRO_REGISTRY_ADDRESS": processes.environment["MICRO_REGISTRY_ADDRESS"],
     }
     app = image.place("/app")

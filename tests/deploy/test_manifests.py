@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
+from pymicro.cli.manifests_tls import CertificateSource
 from pymicro.kubernetes.pods.reader import MOST_NODES_OF_POD
 from pymicro.nodes.record import LONGEST_RECORD
 from pymicro.nodes.wellknown import ZONE, ping_interval
@@ -94,6 +95,40 @@ def test_manifest_prints_what_the_overlay_makes_of_a_self_registering_greeter() 
         entry if there["name"] == entry["name"] else there for there in env
     ]
     assert printed == base
+
+
+def test_manifest_prints_the_account_of_a_greeter_with_certificates() -> None:
+    text = greeter(tls=CertificateSource(way="secret"), port=8443)
+    assert f"---\n{without_header('greeter-mtls/account.yaml')}---\n" in text
+
+
+def test_manifest_prints_what_cert_manager_issues_for_the_greeter() -> None:
+    tls = CertificateSource(way="cert-manager", source="greeter-authority")
+    printed = yaml.safe_load_all(greeter(tls=tls, port=8443, namespace="default"))
+    (certificate,) = [document for document in printed if document["kind"] == "Certificate"]
+    # The overlay leaves the namespace to whoever applies it.
+    assert certificate["metadata"].pop("namespace") == "default"
+    assert certificate in read("greeter-mtls-cert-manager/certificates.yaml")
+    secrets = {
+        document["metadata"]["name"]: document["spec"]["secretName"]
+        for document in read("greeter-mtls-cert-manager/certificates.yaml")
+    }
+    for file, name in (("server", "greeter"), ("client", "greeter-client")):
+        (volume,) = pod_spec(f"greeter-mtls/{file}.yaml")["volumes"]
+        assert volume["secret"]["secretName"] == secrets[name]
+    account = kind("greeter-mtls/account.yaml", "ServiceAccount")["metadata"]["name"]
+    assert certificate["spec"]["uris"] == [f"spiffe://cluster.local/ns/default/sa/{account}"]
+
+
+def test_greeters_with_certificates_speak_nothing_but_tls_and_their_client_wants_it() -> None:
+    for file in ("server", "client"):
+        (container,) = pod_spec(f"greeter-mtls/{file}.yaml")["containers"]
+        config = load(environ={entry["name"]: entry["value"] for entry in container["env"]})
+        assert (config.client_tls, config.tls_client_certificates) == ("require", "require")
+        assert not config.tls_plain_address
+        (mount,) = container["volumeMounts"]
+        # A mount of a subPath would never see another certificate.
+        assert mount == {"name": "tls", "mountPath": config.tls_dir, "readOnly": True}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
@@ -295,9 +330,9 @@ def test_a_labelled_greeter_starts_and_stops_without_an_api_server_or_a_token(pr
         KUBERNETES_SERVICE_HOST="127.0.0.1",
         KUBERNETES_SERVICE_PORT="1",
         MICRO_REGISTRY_ADDRESS="",
+        MICRO_LOG_LEVEL="debug",
         **env,
     )
-    server.wait_for(
-        r"greeter 1\.0\.0 on 127\.0\.0\.1:\d+, registered as 127\.0\.0\.1:\d+ \(registry kubernetes"
-    )
+    server.wait_for(r"greeter 1\.0\.0 on 127\.0\.0\.1:\d+, registered$")
+    server.wait_for(r"greeter: registry kubernetes")
     assert server.stop() == 0, server.report()

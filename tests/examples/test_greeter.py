@@ -13,7 +13,7 @@ import pymicro
 from greeter.v1 import greeter_pb2, greeter_pb2_grpc
 from pymicro import CallContext, Client, Service, handler
 from reception.v1 import reception_pb2, reception_pb2_grpc
-from tests.processes import Process, Processes
+from tests.processes import ROOT, Process, Processes
 
 LISTENS = r"greeter.*?(127\.0\.0\.1:\d+)"
 STARTS = {
@@ -43,7 +43,8 @@ def test_the_client_finds_the_server_by_name_however_it_was_started(
 
 
 def test_the_client_says_what_is_missing_when_there_is_no_server(processes: Processes) -> None:
-    client = processes.python("examples/greeter/client.py")
+    # Its calls have 2 s, which is as long as a new client waits for a service.
+    client = processes.python("examples/greeter/client.py", "--client-first-wait=100ms")
     assert client.wait() == 1, client.report()
     assert len(client.stderr) == 1
     assert re.search(r"UNAVAILABLE: .*greeter", client.stderr[0])
@@ -168,3 +169,13 @@ async def test_the_reception_passes_deadline_and_metadata_on(
     assert 0 < remaining <= 3.2
     assert greeter.metadata[0]["x-request-id"] == "r-1"
     assert "authorization" not in greeter.metadata[0]
+
+
+def test_up_runs_greeters_and_the_reception_that_calls_them(processes: Processes) -> None:
+    process = processes.pymicro("up", cwd=ROOT / "examples" / "greeter")
+    for _ in range(3):
+        process.wait_for(r"^(greeter\.[12]|reception) +\| .* on 127\.0\.0\.1:\d+")
+    called = processes.pymicro("call", "reception", "Reception.Welcome", '{"guests": ["Ada", "Grace"]}')
+    assert called.wait() == 0, called.report()
+    assert "Hello Ada" in called.stdout[0]
+    assert process.stop() == 0, process.report()

@@ -261,7 +261,7 @@ class MemoryTransport:
 
     ping_interval = ""
 
-    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
+    async def listen(self, address: str, methods: ServedMethods, identity: object = None) -> tuple[str, int]:
         self._methods = methods
         return "memory", 1
 

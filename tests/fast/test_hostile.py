@@ -12,6 +12,7 @@ import pytest
 from pymicro_fast import Buffers, Stream
 
 from .ends import OK, Connection, End
+from .raw import SETTINGS, WINDOW_UPDATE, frame
 
 SEEDS = range(60)
 
@@ -162,6 +163,39 @@ async def test_a_server_lives_through_a_conversation_that_was_tampered_with(seed
         assert machine.session.open_streams == 0
         assert machine.session.queued == 0
         assert [told for told in machine.session.told if isinstance(told, Exception)] == []
+
+
+async def test_answers_that_cross_the_cancellations_of_their_calls_end_no_connection() -> None:
+    """nghttp2 calls each of their blocks of headers a glitch, and puts up with 10,000 of those."""
+    client, server = Machine(None), Machine(Served)
+    for _ in range(120):
+        streams = [End() for _ in range(100)]
+        for stream in streams:
+            client.session.request(stream, b"/echo", 5.0, None)
+            stream.send(b"x")
+            stream.end()
+        server.feed(client.turn())
+        on_the_way = server.turn()
+        for stream in streams:
+            stream.reset()
+        server.feed(client.turn())
+        client.feed(on_the_way)
+    assert (client.wire.closed, server.wire.closed) == (False, False)
+    assert (client.session.reason, server.session.reason) == (None, None)
+    client.end()
+    server.end()
+
+
+async def test_a_peer_that_breaks_a_rule_is_named_as_why_the_connection_ended() -> None:
+    client = Machine(None)
+    client.session.request(End(), b"/echo", 5.0, None)
+    client.turn()
+    client.feed(frame(SETTINGS) + frame(WINDOW_UPDATE, payload=bytes(4)))
+    client.turn()
+    assert client.wire.closed
+    client.end()
+    why = "WINDOW_UPDATE: window_size_increment == 0"
+    assert client.session.reason == f"it was closed here: PROTOCOL_ERROR: {why}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

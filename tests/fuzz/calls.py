@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 
 import grpc
+from google.protobuf import api_pb2, struct_pb2, timestamp_pb2, type_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc.aio import AioRpcError, Metadata
@@ -21,6 +24,7 @@ from pymicro.rpc.schema import (
     file_text,
     from_json,
     to_json,
+    to_raw_json,
 )
 from pymicro.rpc.status import NotFound, RpcError
 from pymicro.rpc.wire.gomicro import dump_error, load_error, read_status
@@ -34,7 +38,7 @@ from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.handlers.mark import handler
 from pymicro.serving.handlers.table import build
 from tests.fuzz.inputs import TEXTS, VALUES, altered, altered_bytes, altered_text, as_json
-from tests.fuzz.parser import Parser
+from tests.fuzz.parser import Parser, refusal
 from tests.protos import zoo_pb2
 
 __all__ = ["PARSERS"]
@@ -138,7 +142,18 @@ def _request(found: bytes) -> None:
 def _json(found: str) -> None:
     for kind in (zoo_pb2.Animal, Status, error_details_pb2.ErrorInfo, FileDescriptorProto):
         message = from_json(found, kind)
-        assert from_json(json.dumps(to_json(message, raw_unknown=True)), kind) == message
+        assert from_json(json.dumps(to_json(message)), kind) == message
+
+
+def _reply(found: bytes) -> None:
+    for kind in (struct_pb2.Value, Status, api_pb2.Api, type_pb2.Option):
+        try:
+            message = kind.FromString(found)
+        except DecodeError:
+            continue  # grpc does that, and ends the call
+        document, odd = to_raw_json(message)
+        json.dumps(document)
+        assert all(len(line) < 500 for line in odd)
 
 
 def _files(found: bytes) -> None:
@@ -153,6 +168,9 @@ def _files(found: bytes) -> None:
     for known in schema.files():
         file_text(known, symbols)
     list(schema.services())
+    for find in (schema.find_method, symbols.find):
+        for name in ("no.Such", "a", "S/R"):
+            assert len(refusal(partial(find, name), SchemaError)) < 5000  # twenty names, each cut
 
 
 def _descriptors() -> tuple[bytes, ...]:
@@ -162,6 +180,18 @@ def _descriptors() -> tuple[bytes, ...]:
     small.message_type.add(name="M").field.add(name="f", number=1, type=9, label=1)
     small.service.add(name="S").method.add(name="R", input_type=".a.M", output_type=".a.M")
     return own.SerializeToString(), small.SerializeToString()
+
+
+def _replies() -> tuple[Message, ...]:
+    late = AnyMessage(type_url="/google.protobuf.Timestamp")
+    late.value = timestamp_pb2.Timestamp(seconds=1 << 50).SerializeToString()
+    endless = struct_pb2.Value(number_value=float("inf"))
+    return (
+        struct_pb2.Value(list_value={"values": [endless, struct_pb2.Value(bool_value=True)]}),
+        struct_pb2.Value(struct_value={"fields": {"a": endless}}),
+        Status(code=1, details=[late, AnyMessage(value=b"x")]),
+        type_pb2.Option(name="a", value=late),
+    )
 
 
 PARSERS = (
@@ -196,5 +226,6 @@ PARSERS = (
         (JsonError, UnknownTypes),
         aside=True,
     ),
+    Parser("reply", altered_bytes(*(one.SerializeToString() for one in _replies())), _reply),
     Parser("proto file", altered_bytes(*_descriptors()), _files, (SchemaError,), aside=True),
 )

@@ -75,6 +75,22 @@ def _pod(where: str, key: str, value: Any) -> dict[str, Any]:
     return one
 
 
+_PLUGIN = {"command": "9" * 5000, "apiVersion": "client.authentication.k8s.io/v1beta1"}
+
+
+def _kubeconfig(context: str, *, cluster: str, user: Any = None) -> str:
+    """A kubeconfig with a cluster `c`, in YAML."""
+    one = {"name": context, "context": {"cluster": cluster, "user": "u"}}
+    return json.dumps(
+        {
+            "current-context": context,
+            "contexts": [one],
+            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:6443"}}],
+            "users": [{"name": "u", "user": user or {}}],
+        }
+    )
+
+
 def _many(piece: Any) -> list[Any]:
     return [piece] * (_LARGEST // (len(json.dumps(piece, separators=(",", ":"))) + 1))
 
@@ -125,10 +141,37 @@ FINDINGS: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("addresses", _ADDRESSES),
         ("records", _RECORDS),
     ],
-    "settings": [("a long number", {"MICRO_REGISTER_TTL": "9" * 5000})],
+    "settings": [
+        ("a long number", {"MICRO_REGISTER_TTL": "9" * 5000}),
+        ("a long number below all", {"MICRO_REGISTER_TTL": "-" + "9" * 4000}),
+        ("a number that gets too long", {"MICRO_MAX_MESSAGE_SIZE": "9" * 4299 + "GiB"}),
+        ("a long item of pairs", {"MICRO_SERVER_METADATA": "9" * 5000}),
+    ],
     "metadata": [("a long key", [("9" * 10_000, "\x00")]), ("a long odd key", [("?" * 10_000, "a")])],
-    "proto file": [("it imports what is no text", b"\n\x01a\x1a\x02\xff\xff")],
-    "endpoint slice": [("empty endpoints", {**endpoint_slice(uid="u"), "endpoints": _many({})})],
+    "proto file": [
+        ("it imports what is no text", b"\n\x01a\x1a\x02\xff\xff"),
+        ("it imports a long name", b"\n\x01a\x1a\x88\x27" + b"x" * 5000),
+        ("a long name of a service", b"\n\x01a2\x8b\x27\n\x88\x27" + b"x" * 5000),
+    ],
+    "endpoint slice": [
+        ("empty endpoints", {**endpoint_slice(uid="u"), "endpoints": _many({})}),
+        ("addresses of a long type", {**endpoint_slice(uid="u"), "addressType": "\U0010ffff" * 5000}),
+        ("ports that are no numbers", {**endpoint_slice(uid="u"), "ports": [{"port": "9" * 5000}] * 2}),
+        ("ports with long names", {**endpoint_slice(uid="u"), "ports": [{"name": "a" * 253}] * 8}),
+    ],
+    "kubeconfig": [
+        ("a long apiVersion", json.dumps({"apiVersion": "9" * 5000})),
+        ("a long name of a context", _kubeconfig("9" * 5000, cluster="b")),
+        ("a long name of a cluster", _kubeconfig("a", cluster="9" * 5000)),
+        ("a long path", _kubeconfig("a", cluster="c", user={"tokenFile": "9" * 5000})),
+        ("a long name to act as", _kubeconfig("a", cluster="c", user={"as-user-extra": {"9" * 5000: 1}})),
+        ("a long program", _kubeconfig("a", cluster="c", user={"exec": _PLUGIN})),
+        ("a long text after which there is no more YAML", '"' + "9" * 5000),
+    ],
+    "addresses in settings": [
+        ("a long host", "9" * 5000),
+        ("a long host and port", "x=" + "9" * 5000 + ":80"),
+    ],
     "mdns packet": [
         ("thousands of ports", _packet(33, struct.pack("!HHH", 1, 1, 80) + b"\xc0\x0c")),
         ("thousands of texts", _packet(16, b"\0")),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hypothesis import strategies as st
 
+from pymicro.base.findings import Finding
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.events import ends_initial_events, is_older, read_event
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
@@ -24,7 +25,7 @@ from pymicro.kubernetes.pods.reader import PodReader, services_of
 from pymicro.kubernetes.slices import diagnosis as slice_diagnosis
 from pymicro.kubernetes.slices.reader import SliceReader, owner_of
 from pymicro.nodes.address import is_ip, split_address
-from pymicro.nodes.record import record_key
+from pymicro.nodes.keys import record_key
 from tests.fakes.pods import pod
 from tests.fakes.slices import endpoint
 from tests.fakes.slices import slice as endpoint_slice
@@ -61,8 +62,13 @@ def _pod(found: Any) -> None:
     assert all(isinstance(name, str) for name in services_of(found))
     pod_diagnosis.is_kin(found, "greeter")
     looked = [pod_diagnosis.look(found, "greeter")]
-    list(pod_diagnosis.findings("greeter", [None], looked, looked))
+    _are_short(pod_diagnosis.findings("greeter", [None], looked, looked))
     _in_table(PodReader("greeter"), found)
+
+
+def _are_short(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        assert max(map(len, (finding.check, finding.text, finding.fix))) < 1500
 
 
 def _in_table(parse: Callable[[Any], Any], found: Any) -> None:
@@ -83,7 +89,7 @@ def _slice(found: Any) -> None:
         host, _ = split_address(node.address)
         assert is_ip(host)
     looked = [slice_diagnosis.look(found, "greeter")]
-    assert all(len(finding.text) < 2000 for finding in slice_diagnosis.findings("greeter", None, looked))
+    _are_short(slice_diagnosis.findings("greeter", None, looked))
     _in_table(SliceReader("greeter"), found)
 
 
@@ -100,7 +106,7 @@ def _status(found: Any) -> None:
         return
     asked = Asked.of("GET", PODS.path("default"), {"watch": "1"})
     error = refusal(asked, found, server="https://10.0.0.1", account="ada")
-    assert len(str(error)) < 3000
+    assert len(str(error)) < 2000
     assert error.retry_after is None or 0 < error.retry_after <= 86_400
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["Parser", "runner"]
+__all__ = ["Parser", "refusal", "runner"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Parser:
     check: Callable[[Any], object]
     raises: tuple[type[Exception], ...] = ()
     aside: bool = False
+
+
+def refusal(ask: Callable[[], object], kind: type[Exception]) -> str:
+    """The message with which it is refused; empty if it is not."""
+    try:
+        ask()
+    except kind as exc:
+        return str(exc)
+    return ""
 
 
 @cache

@@ -6,9 +6,15 @@ a writer wrote is read back; an exception other than those in `raises` is a find
 
 from __future__ import annotations
 
-from tests.fuzz import calls, kubernetes, nodes, small
+from tests.fuzz import calls, kubernetes, nodes, small, tokens
 from tests.fuzz.parser import Parser
 
 __all__ = ["PARSERS"]
 
-PARSERS: tuple[Parser, ...] = (*nodes.PARSERS, *kubernetes.PARSERS, *small.PARSERS, *calls.PARSERS)
+PARSERS: tuple[Parser, ...] = (
+    *nodes.PARSERS,
+    *kubernetes.PARSERS,
+    *small.PARSERS,
+    *calls.PARSERS,
+    *tokens.PARSERS,
+)

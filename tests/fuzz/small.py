@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import tempfile
+import threading
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import dns.asyncresolver
@@ -16,17 +20,25 @@ import dns.rrset
 from hypothesis import strategies as st
 
 from pymicro.base.durations import format_duration, parse_duration
-from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.base.printable import as_argument, escaped_json, printable
+from pymicro.cli.up_file import read_services
 from pymicro.discovery.registries.etcd.endpoints import find_endpoints
 from pymicro.discovery.registries.etcd.keys import key_of
+from pymicro.discovery.registries.mdns.interfaces import place
+from pymicro.discovery.registries.memory import MemoryRegistry
+from pymicro.discovery.registries.static import StaticRegistry
 from pymicro.discovery.selectors.dns.lookups import ServiceRecords
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
-from pymicro.nodes.record import label_problem, san
+from pymicro.nodes.keys import label_problem, san
 from pymicro.nodes.wellknown import zone_text
+from pymicro.runtime.admin_port import admin_address
+from pymicro.runtime.advertise import advertised_address
+from pymicro.runtime.lines import PrintedLines, harmless
 from pymicro.settings.config import load, settings
+from pymicro.settings.file import read_file
 from tests.fuzz.inputs import TEXTS, altered_bytes, altered_text
-from tests.fuzz.parser import Parser, runner
+from tests.fuzz.parser import Parser, refusal, runner
 
 __all__ = ["PARSERS"]
 
@@ -53,6 +65,19 @@ def _etcd_address(found: str) -> None:
     find_endpoints(load({"registry_address": [found]}, environ={}))
 
 
+def _addresses(found: str) -> None:
+    config = load(
+        {"registry_address": [found], "admin_address": found, "server_advertise": found}, environ={}
+    )
+    for read in (
+        lambda: StaticRegistry(config),
+        lambda: place(config.registry_address),
+        lambda: admin_address(config, "static", service=True),
+        lambda: advertised_address(found, ("127.0.0.1", 80), MemoryRegistry(config)),
+    ):
+        assert len(refusal(read, ConfigError)) < 1000
+
+
 def _etcd_key(found: tuple[str, str]) -> None:
     key = key_of(*found)
     assert key.count("/") == 4
@@ -73,6 +98,54 @@ def _shown(found: str) -> None:
     assert not [char for char in shown if unicodedata.bidirectional(char) in turning]
     assert json.loads(escaped_json(json.dumps(found, ensure_ascii=False))) == json.loads(json.dumps(found))
     assert "\n" not in as_argument(found)
+
+
+# The folder of a thread's own, into which files are written that are read again at once.
+_FOLDER = threading.local()
+
+
+def _file(found: str) -> None:
+    if not hasattr(_FOLDER, "made"):
+        _FOLDER.made = tempfile.TemporaryDirectory()
+    path = Path(_FOLDER.made.name) / "pymicro.toml"
+    path.write_bytes(found.encode("utf-8", "surrogatepass"))
+    read = read_file(path)
+    known = {key for key in read.lines if len(key) == 1}
+    assert known <= {(name,) for name in read.tables}
+    for ask in (lambda: load(argv=[f"--config={path}"], environ={}), lambda: read_services(read)):
+        assert len(refusal(ask, PymicroError)) < 2000
+
+
+def _printed(found: list[bytes]) -> None:
+    cut = PrintedLines(40)
+    lines = [line for piece in found for line in cut.feed(piece)]
+    assert len(lines) == b"".join(found).count(b"\n")
+    for line in (*lines, cut.take()):
+        assert len(line) < 80
+        for coloured in (True, False):
+            text = harmless(line, coloured=coloured)
+            assert "\n" not in text
+            assert coloured or "\x1b" not in text
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+            assert plain == printable(plain)
+            assert text.endswith("\x1b[0m") or "\x1b" not in text
+
+
+_TOML = """\
+[settings]
+zone = "a" # b
+server_metadata = { a = "b" }
+ready_after = [
+  "c",
+]
+[services.a]
+command = ["true"]
+env.X = '''
+d'''
+replicas = 2
+[services.a.settings]
+stop_grace = 1.5
+"""
 
 
 # The DNS
@@ -158,6 +231,11 @@ PARSERS = (
         (ConfigError,),
     ),
     Parser(
+        "addresses in settings",
+        TEXTS | altered_text(st.sampled_from(("greeter=10.0.0.1:80", "[fd00::1]:5353", "0.0.0.0:9464"))),
+        _addresses,
+    ),
+    Parser(
         "duration", TEXTS | altered_text(st.just("1h30m2.5s")) | st.floats(0, 1e9), _duration, (ValueError,)
     ),
     Parser(
@@ -168,6 +246,15 @@ PARSERS = (
     ),
     Parser(
         "settings", st.dictionaries(st.sampled_from(_VARIABLES), TEXTS, max_size=6), _settings, (ConfigError,)
+    ),
+    Parser("file with settings", altered_text(st.just(_TOML)) | TEXTS, _file, (ConfigError,), aside=True),
+    Parser(
+        "output of a program",
+        st.lists(
+            altered_bytes(b"\x1b[31mred\x1b[0m \x1b[2J\xc3\xb6\r\n", b"\n\x1b[1;38;5;9m\xff\r")
+            | st.binary(max_size=90)
+        ),
+        _printed,
     ),
     Parser("text to show", TEXTS | st.text(), _shown),
     Parser("DNS answer", _SECTIONS, _dns, (RegistryError,), aside=True),

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.gomicro.matrix import Matrix
-from tests.gomicro.peers import make_image
+from tests.gomicro.peers import TRANSPORT, make_image, transport
 from tests.gomicro.place import Place
 from tests.gomicro.pods import IMAGE
 from tests.gomicro.scenes import Scenes
@@ -67,7 +67,8 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     matrix = config.stash.get(MATRIX, None)
     if matrix:
-        terminalreporter.section("calls between pymicro and go-micro 1.18")
+        over = transport().get(TRANSPORT, "grpc")
+        terminalreporter.section(f"calls between pymicro (transport {over}) and go-micro 1.18")
         for line in matrix.table():
             terminalreporter.write_line(line)
     said = config.stash.get(SAID, [])

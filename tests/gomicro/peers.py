@@ -30,6 +30,8 @@ TIMEOUT = 30.0
 
 Object = dict[str, Any]
 
+TRANSPORT = "MICRO_TRANSPORT"
+
 
 def go_peer() -> Path:
     """The Go program; a missing one is a failure, not a skipped test."""
@@ -51,6 +53,11 @@ def make_image(folder: Path) -> None:
     # Containers are no root.
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
+
+
+def transport() -> dict[str, str]:
+    """The transport of the peers in Python, by `--transport`; go-micro has a variable of this name, too."""
+    return {TRANSPORT: os.environ[TRANSPORT]} if TRANSPORT in os.environ else {}
 
 
 def go_server(image: str) -> list[str]:

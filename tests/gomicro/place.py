@@ -17,7 +17,15 @@ from typing import Self
 from tests.cluster.cluster import run_ip
 from tests.cluster.kubelet import network
 from tests.cluster.plane import assets, ending_with_us
-from tests.gomicro.peers import Caller, go_caller, go_server, python_caller, python_server
+from tests.gomicro.peers import (
+    TRANSPORT,
+    Caller,
+    go_caller,
+    go_server,
+    python_caller,
+    python_server,
+    transport,
+)
 from tests.processes import Process, Processes, clean_environment
 
 ADDRESS = "10.246.0.1"
@@ -47,7 +55,9 @@ class Place:
             ],
             self.prefix,
         )
-        self._processes = Processes(clean_environment(PYTHONPATH=self._image))
+        environment = clean_environment(PYTHONPATH=self._image)
+        environment.pop(TRANSPORT, None)
+        self._processes = Processes(environment)
         self._callers: list[Caller] = []
         return self
 
@@ -92,13 +102,13 @@ class Place:
             address = process.wait_for(r"Listening on (\S+:\d+)")[1]
             process.wait_for("is registered")
             return Server(process, name, f"{name}-{ident}", address)
-        process = self.start(*python_server(), **settings)
+        process = self.start(*python_server(), **transport(), **settings)
         address = process.wait_for(rf"{re.escape(name)} .* on (\S+:\d+)")[1]
         return Server(process, name, ident, address)
 
     def run(self, *argv: str, **env: str) -> str:
         """Run `pymicro …` to its end; what it printed."""
-        process = self.start(sys.executable, "-m", "pymicro", *argv, **env)
+        process = self.start(sys.executable, "-m", "pymicro", *argv, **transport(), **env)
         assert process.wait() == 0, process.report()
         return "\n".join(process.stdout)
 
@@ -108,7 +118,7 @@ class Place:
 
     def python_caller(self, **env: str) -> Caller:
         """A client in Python."""
-        return self._caller("the Python client", python_caller(), env)
+        return self._caller("the Python client", python_caller(), {**transport(), **env})
 
     def _caller(self, name: str, argv: Sequence[str], env: dict[str, str]) -> Caller:
         caller = Caller(name, [*self.prefix, *argv], {**self._processes.environment, **env})

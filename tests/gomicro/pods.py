@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 from tests.cluster.cluster import Cluster, PodView
 from tests.cluster.plane import eventually
-from tests.gomicro.peers import Caller, Object, go_caller, go_server, python_caller, python_server
+from tests.gomicro.peers import (
+    Caller,
+    Object,
+    go_caller,
+    go_server,
+    python_caller,
+    python_server,
+    transport,
+)
 
 # Where a container finds its image.
 APP = "/app"
@@ -29,6 +37,8 @@ def deployment(name: str, service: str, language: str, replicas: int = 1, **env:
     Only image and command differ by the language, and the readiness probe, for which a go-micro service
     has nothing to answer with.
     """
+    if language == "python":
+        env = {**transport(), **env}
     container = {
         "name": "main",
         "image": f"{IMAGE}:dev",
@@ -108,7 +118,8 @@ class Pods:
 
     def run(self, *argv: str) -> str:
         """Run `pymicro …` in a pod to its end; what it printed."""
-        settings = ("env", "MICRO_REGISTRY=kubernetes")
+        of_ours = {"MICRO_REGISTRY": "kubernetes", **transport()}
+        settings = ("env", *(f"{key}={value}" for key, value in of_ours.items()))
         done = self.cluster.execute(self.host(), *settings, sys.executable, "-m", "pymicro", *argv)
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -131,6 +142,7 @@ class Pods:
 
     def python_caller(self, name: str, **env: str) -> Caller:
         """A client in Python that calls itself so."""
+        env = {**transport(), **env}
         return self._caller("the Python client in a pod", python_caller(), MICRO_SERVER_NAME=name, **env)
 
     def _caller(self, title: str, argv: list[str], **env: str) -> Caller:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
+from tests.machine import slowness
+
 __all__ = ["HELD", "Steps", "elsewhere", "least_of_five", "steps"]
 
 T = TypeVar("T")
@@ -50,12 +52,15 @@ def steps() -> Iterator[Steps]:
 
 
 async def least_of_five(attack: Callable[[], Awaitable[Steps]]) -> None:
-    """Assert that no step is too long; tried again where it is, since other programs take time too."""
+    """Assert that no step is too long at full speed; tried again, since other programs take time too."""
     tries: list[Steps] = []
     for _ in range(5):
-        tries.append(await attack())
-        if tries[-1].longest <= HELD:
+        found = await attack()
+        if found.longest > HELD:
+            found.longest /= slowness()
+        if found.longest <= HELD:
             return
+        tries.append(found)
     best = min(tries, key=lambda one: one.longest)
     raise AssertionError(f"the event loop was held for {best.longest * 1000:.0f} ms by {best.what}")
 

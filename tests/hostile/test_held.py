@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from tests.discovery.selectors.test_selector_dns import make as make_selector
 from tests.etcd_server import Etcd
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fuzz.findings import EXPENSIVE, FINDINGS
+from tests.heap import frozen_heap
 from tests.hostile.steps import Steps, elsewhere, least_of_five, steps
 from tests.kubernetes.kube_contract import QUICK, kubernetes
 from tests.kubernetes.pods.test_faults_pods import labelled, recorded, watching
@@ -40,10 +40,8 @@ PATIENCE = 15.0
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """What other tests left behind is not looked through in the steps of this one."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    with frozen_heap():
+        yield
 
 
 def renamed(record: str, service: str = "greeter") -> str:

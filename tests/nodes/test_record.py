@@ -10,21 +10,11 @@ from typing import Any
 
 import pytest
 
+from pymicro.nodes.document import LONGEST_PAIRS
+from pymicro.nodes.endpoints import DEEPEST_VALUE, MOST_ENDPOINTS, MOST_VALUES
+from pymicro.nodes.keys import label_problem, record_key, san, selector_key
 from pymicro.nodes.node import Endpoint, Node, Value
-from pymicro.nodes.record import (
-    DEEPEST_VALUE,
-    LONGEST_PAIRS,
-    LONGEST_RECORD,
-    MOST_ENDPOINTS,
-    MOST_NODES,
-    MOST_VALUES,
-    dump_record,
-    label_problem,
-    load_record,
-    record_key,
-    san,
-    selector_key,
-)
+from pymicro.nodes.record import LONGEST_RECORD, MOST_NODES, dump_record, load_record
 
 # What a go-micro 1.18 gRPC server writes.
 GO_MICRO = (

@@ -19,6 +19,7 @@ LANGUAGES = {"python", "proto", "toml", "yaml", "console", "text"}
 # The modules that users and authors of plug-ins import.
 PUBLIC = (
     "pymicro",
+    "pymicro.sync",
     "pymicro.testing",
     "pymicro.discovery.registry",
     "pymicro.discovery.selector",

@@ -26,8 +26,10 @@ def test_the_page_has_the_files_that_it_speaks_of() -> None:
         "protos/weather/v1/weather.proto",
         "station.py",
         "timing.py",
+        "archive.py",
         "barometer.py",
         "observatory.py",
+        "orders.py",
     }
 
 

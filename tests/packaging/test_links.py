@@ -16,7 +16,7 @@ PAPERS = sorted(
 )
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`[^`\n]*`")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -40,7 +40,7 @@ def dead_links(page: Path) -> list[str]:
     """Links of a page into this repository that lead nowhere."""
     text = INLINE_CODE.sub("", FENCED.sub("", page.read_text()))
     dead = []
-    for link in LINK.findall(text):
+    for link in (first or second for first, second in LINK.findall(text)):
         if re.match(r"[a-z]+:", link):
             continue
         name, _, anchor = link.partition("#")

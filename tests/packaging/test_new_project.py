@@ -56,8 +56,8 @@ def project(wheel_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Pro
     (programs / "python3").chmod(0o755)
     env = clean_environment(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
     *_, test, run = shell("pymicro new my-shop", folder, env).splitlines()
-    # The wheel is of no package index, so the command names it; the image needs it as well.
-    (wheel,) = re.findall(r"PYMICRO=(\S+)", test)
+    # The wheel is of no package index, so the project names it; the image needs it as well.
+    (wheel,) = re.findall(r"PYMICRO \?= (\S+)", (folder / "my-shop/local.mk").read_text())
     tested = shell(test, folder, env)
     return Project(folder / "my-shop", {**env, "PYMICRO": wheel}, tested, run.strip())
 

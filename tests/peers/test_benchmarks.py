@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.peers
+
+
+TLS = ("tls", 12 * (2 if find_spec("pymicro_fast") else 1))
 
 
 def rows(*arguments: str) -> list[str]:
@@ -26,7 +30,7 @@ def rows(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("control", 8), ("unary", 4), ("ten-nodes", 4), ("server", 4), ("streams", 12), ("intercept", 8)],
+    [("control", 8), ("unary", 4), ("ten-nodes", 4), ("server", 4), ("streams", 12), ("intercept", 8), TLS],
 )
 def test_calls_between_python_and_go(name: str, count: int) -> None:
     assert len(set(rows(name, "--loop", "uvloop"))) == count

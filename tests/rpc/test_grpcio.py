@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -54,6 +55,30 @@ async def refuses(request: Any, context: Any) -> None:
 
 async def hangs(request: Any, context: Any) -> None:
     await asyncio.Event().wait()
+
+
+def test_call_credentials_keep_what_they_ask() -> None:
+    """Transport fast asks it: `pymicro/calling/connections/fast/credentials.py`."""
+    asked: list[Any] = []
+
+    class Plugin(grpc.AuthMetadataPlugin):
+        def __call__(self, context: grpc.AuthMetadataContext, callback: Any) -> None:
+            asked.append((context.service_url, context.method_name))
+            callback((("key", "value"),), None)
+
+    own = grpc.metadata_call_credentials(Plugin())
+    both = grpc.composite_call_credentials(own, grpc.access_token_call_credentials("token"))
+    plugins = grpcio.metadata_plugins(both)
+    assert plugins is not None
+    answers: list[Any] = []
+    for plugin in plugins:
+        plugin("https://host/package.Service", "Method", lambda *answer: answers.append(answer))
+    assert asked == [("https://host/package.Service", "Method")]
+    assert answers == [
+        ((("key", "value"),), 0, None),
+        ((("authorization", "Bearer token"),), 0, None),
+    ]
+    assert grpcio.metadata_plugins(grpc.CallCredentials(object())) is None
 
 
 async def asked_when_done(call: Any) -> tuple[Any, ...]:
@@ -125,6 +150,17 @@ async def test_waiting_for_the_connection_of_an_ended_stream_raises_what_ended_i
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call.wait_for_connection()
         assert raised.value.details() == "no"
+
+
+@pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
+async def test_requests_that_end_while_a_status_arrives_raise_what_no_write_does(shape: str) -> None:
+    async with served(shape, hangs) as channel:
+        call = getattr(channel, shape)(PREFIX + "Do")(timeout=1)
+        await call.write(b"")
+        time.sleep(1.1)  # noqa: ASYNC251 - grpc-core ends it meanwhile, and nobody can hear that
+        with pytest.raises(grpcio.EndedBefore, match="execute_batch"):
+            await call.done_writing()
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_request_that_cannot_be_sent_ends_no_call() -> None:
@@ -384,3 +420,27 @@ async def test_the_accept_loop_is_known_by_its_name() -> None:
         assert isinstance(loops[0].exception(), UnicodeDecodeError)
     finally:
         await server.stop(0)
+
+
+@pytest.mark.parametrize("shape", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
+async def test_a_call_reads_its_metadata_as_pairs(shape: str, compression: grpc.Compression | None) -> None:
+    got: list[dict[str, Any]] = []
+
+    async def one(request: Any, context: Any) -> bytes:
+        got.append(dict(context.invocation_metadata()))
+        return b"answer"
+
+    async def many(request: Any, context: Any) -> AsyncIterator[bytes]:
+        yield await one(request, context)
+
+    pairs = grpcio.IteratedMetadata([("one", "1"), ("two-bin", b"\x00")])
+    assert (len(pairs), bool(pairs), bool(grpcio.IteratedMetadata([]))) == (2, True, False)
+    async with served(shape, many if shape.endswith("_stream") else one) as channel:
+        request = iter([b""]) if shape.startswith("stream") else b""
+        call = getattr(channel, shape)(PREFIX + "Do")(request, metadata=pairs, compression=compression)
+        if shape.endswith("_stream"):
+            assert [message async for message in call] == [b"answer"]
+        else:
+            assert await call == b"answer"
+    assert (got[0]["one"], got[0]["two-bin"]) == ("1", b"\x00")

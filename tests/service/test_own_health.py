@@ -21,9 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
-from pymicro import Client, ConfigError, MemoryRegistry, Node, NodeSet, RegistryError, Service, handler
+from pymicro import Client, ConfigError, MemoryRegistry, Node, NodeSet, RegistryError, Service
 from pymicro.discovery.registries.local import LocalRegistry
-from pymicro.discovery.registry import Registry
 from pymicro.runtime import checks, health
 from pymicro.settings.config import load
 from pymicro.testing import running
@@ -33,35 +32,13 @@ from tests.discovery.registries.mdns_support import make as mdns
 from tests.etcd_server import Etcd
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.pods import pod
+from tests.greeting import greeter
 from tests.kubernetes.kube_contract import kubernetes
 from tests.processes import Processes
 from tests.serving.serving import eventually
 
 NAMES = ("", "greeter.v1.Greeter")
 SERVING, NOT_SERVING = 1, 2
-
-
-class Greeter:
-    """Counts its calls; `slow` ones wait until they may go on."""
-
-    def __init__(self) -> None:
-        self.served = 0
-        self.begun = asyncio.Event()
-        self.go = asyncio.Event()
-
-    @handler
-    async def say_hello(self, request: pb.HelloRequest) -> pb.HelloReply:
-        self.served += 1
-        if request.name == "slow":
-            self.begun.set()
-            await self.go.wait()
-        return pb.HelloReply(message=f"Hello {request.name}")
-
-
-def greeter(registry: Registry | None = None, **settings: Any) -> tuple[Service, Greeter]:
-    service, own = Service("greeter", registry=registry or MemoryRegistry(), **settings), Greeter()
-    service.add(own, pb, partial=True)
-    return service, own
 
 
 # Every registry

@@ -275,7 +275,7 @@ def test_a_registration_that_is_refused_ends_at_once_with_2(processes: Processes
 def test_a_registry_that_is_away_is_not_said_to_have_it(processes: Processes, write: object) -> None:
     away = ("--registry", "etcd", "--registry-address", "127.0.0.1:1", "--drain-delay", "0")
     server = start(processes, write(), *away)  # type: ignore[operator]
-    server.wait_for(r"not yet registered as 127\.0\.0\.1:\d+ \(registry etcd")
+    server.wait_for(r"on 127\.0\.0\.1:\d+, not yet registered$")
     assert server.stop() == 0, server.report()
 
 
@@ -416,7 +416,7 @@ def test_json_lines_on_request(processes: Processes, write: object) -> None:
     import json
 
     server = start(processes, write(), "--log-format", "json")  # type: ignore[operator]
-    server.wait_for("registered as")
+    server.wait_for(", registered")
     assert server.stop() == 0
     entries = [json.loads(line) for line in server.stderr]
     assert all(entry.keys() >= {"time", "level", "logger", "message"} for entry in entries)

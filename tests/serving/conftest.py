@@ -12,6 +12,7 @@ from tests.serving import serving
 
 # Files whose tests make calls, and are not about grpc.aio, sockets or processes.
 BOTH = {
+    "test_access_log.py",
     "test_admission.py",
     "test_dispatch.py",
     "test_foreign_interceptors.py",
@@ -27,6 +28,7 @@ BOTH = {
     "test_server_interceptors.py",
     "test_server_life_cycle.py",
     "test_servicers.py",
+    "test_yielded.py",
 }
 
 

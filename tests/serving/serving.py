@@ -1,6 +1,7 @@
 """A server on a real socket, and calls to it over a bare grpc.aio channel; or both in memory.
 
 Over `fast` the server is that one, and the channel still grpc.aio's: it says what a foreign client sees.
+With `--client-transport fast` it is a bare one over that transport.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import grpc
 
 from pymicro.base.recorder import ServerRecord
 from pymicro.serving.server import Server
+from pymicro.serving.yielded import Yielded
 from pymicro.settings.config import Config
 from tests.fakes.server_transport import MemoryChannel, MemoryTransport
 from tests.protos import zoo_pb2 as pb
+from tests.transports import ENDS
 
 ZOO = "/pymicro.tests.zoo.Keeper"
 MESSAGES = {
@@ -51,6 +54,8 @@ class Running:
         if isinstance(self.channel, MemoryChannel):
             return MemoryChannel(self.channel.transport, ("user-agent", user_agent))
         options = [("grpc.primary_user_agent", user_agent)]
+        if ENDS.client == "fast" and self.channel.__class__.__name__ == "FastChannel":
+            return type(self.channel)(f"127.0.0.1:{self.port}", options)
         return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options)
 
     def rpc(self, name: str) -> Any:
@@ -106,12 +111,20 @@ async def serving(
     options: Sequence[tuple[str, Any]] = (),
     add: Callable[[Server], None] | None = None,
     record: ServerRecord | None = None,
+    yielded: Yielded | None = None,
 ) -> AsyncIterator[Running]:
     config = config or Config()
     if TRANSPORT == "fast":
         config = config.replace("code", transport="fast")
     memory = MemoryTransport(config.max_message_size) if TRANSPORT == "memory" else None
-    server = Server(config, interceptors=interceptors, options=options, transport=memory, record=record)
+    server = Server(
+        config,
+        interceptors=interceptors,
+        options=options,
+        transport=memory,
+        record=record,
+        yielded=yielded,
+    )
     for obj in objects:
         server.add(obj, source, partial=True)
     if add is not None:
@@ -122,6 +135,11 @@ async def serving(
     try:
         if memory is not None:
             async with MemoryChannel(memory) as channel:
+                yield Running(server, channel, port)
+        elif ENDS.client == "fast":
+            from tests.serving.fast_channel import FastChannel  # pymicro-fast need not be there otherwise
+
+            async with FastChannel(f"{host}:{port}") as channel:
                 yield Running(server, channel, port)
         else:
             async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from pymicro.serving.handlers import handler
 from tests.serving.serving import Running, serving
@@ -211,3 +211,47 @@ async def test_a_user_may_bring_a_health_service_of_their_own(caplog: pytest.Log
         assert reply.status == SERVICE_UNKNOWN
     assert "a health (grpc.health.v1.Health) of its own" in caplog.text
     assert "`liveness`" in caplog.text
+
+
+@pytest.mark.parametrize("aio", [True, False])
+async def test_the_usual_lines_of_grpcio_programs_are_taken_as_what_is_there_already(
+    aio: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pymicro.server")
+    stock = health.aio.HealthServicer() if aio else health.HealthServicer()
+
+    def usual(server: Any) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(stock, server)
+        names = ("pymicro.tests.zoo.Keeper", reflection.SERVICE_NAME)
+        if aio:
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names), server
+            )
+        else:
+            reflection.enable_server_reflection(names, server)
+        server.add(stock)
+
+    async with serving(Keeper(), add=usual) as running:
+        reply = await health_of(running).Check(health_pb2.HealthCheckRequest(service="liveness"))
+        assert reply.status == SERVING  # pymicro's own: grpcio's knows no such name
+        for package in BOTH:
+            found = await answers(running, package, file_containing_symbol="pymicro.tests.zoo.Keeper")
+            assert found
+    told = [record.message for record in caplog.records if "is left out" in record.message]
+    assert told == [
+        "health is always served, so grpcio's HealthServicer is left out: "
+        "set_health() and health_check() say whether the service is well",
+        "reflection is always served, so grpcio's ReflectionServicer is left out",
+    ]
+
+
+async def test_a_server_to_which_nothing_was_added_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving():
+        pass
+    (record,) = [record for record in caplog.records if record.name == "pymicro.server"]
+    assert record.levelname == "WARNING"
+    assert "serves no method: nothing was added to it (service.add(...))" in record.message
+    caplog.clear()
+    async with serving(Keeper()):
+        pass
+    assert "serves no method" not in caplog.text

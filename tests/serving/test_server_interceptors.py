@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from pymicro.base.errors import ConfigError
+from pymicro.identity.accepted import api_keys
 from pymicro.rpc.interceptors import Proceed
 from pymicro.rpc.status import NotFound, PermissionDenied, Unauthenticated
 from pymicro.serving.call.context import CallContext, current
@@ -268,8 +269,8 @@ def test_what_is_no_interceptor_is_a_config_error() -> None:
     async def ours(call: CallContext, proceed: Proceed) -> Any:
         return await proceed()
 
-    foreign = Foreign()
-    assert split([foreign, ours]) == ((ours,), (foreign,))
+    foreign, accepted = Foreign(), api_keys("keys.toml")
+    assert split([foreign, accepted, ours]) == ((ours,), (foreign,), (accepted,))
     with pytest.raises(ConfigError, match="Foreign is a class: give an instance"):
         split([Foreign])
     with pytest.raises(ConfigError, match="7 is neither"):

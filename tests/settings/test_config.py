@@ -16,6 +16,7 @@ import pymicro
 from pymicro import ConfigError
 from pymicro.base.durations import format_duration, parse_duration
 from pymicro.runtime.base_client import Settings
+from pymicro.settings.access import AccessRule
 from pymicro.settings.config import (
     Config,
     load,
@@ -300,3 +301,49 @@ def test_the_environment_is_read_when_the_settings_are(monkeypatch: pytest.Monke
     assert load(environ={}).registry == "local"
     assert [line.split()[0] for line in unknown_environment()] == ["MICRO_UNKNOWN_THING"]
     assert unknown_environment({}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "share", "slow"),
+    [
+        ("off", "off", 0.0, None),
+        (" ALL ", "all", 1.0, None),
+        ("sample:0.01", "sample:0.01", 0.01, None),
+        ("sample:1", "all", 1.0, None),
+        ("sample:1e-6", "sample:0.000001", 1e-6, None),
+        ("slow:500ms", "slow:500ms", 0.0, 0.5),
+        ("slow:1m30s, sample:0.5", "sample:0.5,slow:1m30s", 0.5, 90.0),
+    ],
+)
+def test_an_access_log_is_of_all_calls_a_share_or_slow_ones(
+    text: str, shown: str, share: float, slow: float | None
+) -> None:
+    config = load({}, ["--access-log", text], {})
+    assert config.access_log == shown
+    assert AccessRule.of(shown) == AccessRule(share, slow)
+    assert load({"access_log": shown}, [], {}).access_log == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("some", "'some' is none of off, all, sample:0.01"),
+        ("all,slow:1s", "'all,slow:1s' is none of off, all"),
+        ("sample", "'sample' is none of off, all"),
+        ("slow:1s,slow:2s", "'slow:1s,slow:2s' is none of"),
+        ("sample:1%", "'1%' is no share of the calls: sample:0.01 is one in a hundred"),
+        ("sample:0", "'0' is no share of the calls"),
+        ("sample:2", "'2' is no share of the calls"),
+        ("sample:nan", "'nan' is no share of the calls"),
+        ("slow:often", "'often' is no duration (like 500ms, 5s, 1m30s)"),
+        ("sample:" + "1" * 5000, "is no share of the calls"),
+    ],
+)
+def test_an_access_log_that_cannot_be_is_one_clear_message(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({}, [], {"MICRO_ACCESS_LOG": text})
+    assert str(caught.value).startswith("MICRO_ACCESS_LOG: ")
+    assert says in str(caught.value)
+    assert len(str(caught.value)) < 400
+    with pytest.raises(ConfigError, match="access_log= in code: 1 is none of off, all"):
+        load({"access_log": 1}, [], {})

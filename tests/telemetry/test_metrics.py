@@ -8,22 +8,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import grpc
 import prometheus_client
 import pytest
+import trustme
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 import pymicro
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
-from pymicro.base.recorder import BOUNDS, Recorder
+from pymicro.base.recorder import BOUNDS, Durations, Exemplar, Recorder
 from pymicro.telemetry.collector import Collector
 from pymicro.telemetry.exposition import Exposition
 from pymicro.telemetry.statuses import STATUSES
 from pymicro.testing import running
+from tests.certificates import Folder
+from tests.machine import slowness
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -126,6 +135,97 @@ async def test_buckets_are_cumulative_and_bounds_are_within() -> None:
     assert buckets["+Inf"] == 4
 
 
+# Exemplars
+
+
+def exemplars(text: str) -> dict[tuple[str, str, str], Any]:
+    """By the histogram's name, the status and the bound."""
+    return {
+        (sample.name, sample.labels["grpc_status"], sample.labels["le"]): sample.exemplar
+        for family in openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+async def test_the_last_sampled_call_of_each_bucket_is_its_exemplar_where_openmetrics_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    service = pymicro.Service("greeter")
+    rpc.add_GreeterServicer_to_server(Greeter(), service)
+    async with running(service) as ran:
+        greet = rpc.GreeterStub(ran.channel("greeter"))
+        for _ in range(3):
+            await greet.SayHello(pb.HelloRequest(name="Ada"))
+        with pytest.raises(pymicro.NotFound):
+            await greet.SayHello(pb.HelloRequest(name="fail"))
+        async with asyncio.timeout(10):
+            while len(exporter.get_finished_spans()) < 8:  # noqa: ASYNC110  # exporters tell nobody
+                await asyncio.sleep(0.005)
+        assert ran.client.recorder is not None
+        ends = {
+            "client": collector(ran.client.recorder),
+            "server": collector(ran.node._life._client.recorder),
+        }
+        for end, one in ends.items():
+            found = exemplars(await scraped(one, OPENMETRICS))
+            name = f"grpc_{end}_call_duration_seconds_bucket"
+            assert {status for called, status, _ in found if called == name} == {"OK", "NOT_FOUND"}
+            kept = {
+                (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
+                for span in exporter.get_finished_spans()
+                if span.kind.name.lower() == end
+            }
+            for (_, _, bound), exemplar in found.items():
+                assert (exemplar.labels["trace_id"], exemplar.labels["span_id"]) in kept
+                assert exemplar.value <= float(bound)
+                assert 0 <= time.time() - float(exemplar.timestamp) < 60
+            plain_text = await scraped(one)
+            assert "trace_id" not in plain_text
+            assert values(plain_text)
+
+
+async def test_an_exemplar_stands_at_the_bucket_that_its_value_is_in() -> None:
+    recorder = Recorder()
+    recorder.server.know("/a.A/Get")
+    durations = recorder.server.method("/a.A/Get").ended[0]
+    for number, seconds in enumerate((0.0001, 0.004, 0.0045, 100.0)):
+        durations.add(seconds)
+        durations.exemplify(seconds, f"{number:032x}", f"{number:016x}")
+    durations.add(0.004)  # one that is not sampled takes nothing away
+    found = exemplars(await scraped(collector(recorder), OPENMETRICS))
+    assert {bound: int(exemplar.labels["trace_id"], 16) for (_, _, bound), exemplar in found.items()} == {
+        "0.0003": 0,
+        "0.005": 2,
+        "+Inf": 3,
+    }
+
+
+def test_exemplars_take_bounded_room_and_none_without_tracing() -> None:
+    durations = Durations()
+    durations.add(0.1)
+    assert durations.exemplars is None
+    for number in range(1000):
+        durations.exemplify(number / 10, "a", "b")
+    assert durations.exemplars is not None
+    assert len(durations.exemplars) <= len(BOUNDS) + 1
+
+
+def test_of_two_exemplars_for_a_bucket_the_newer_one_stays() -> None:
+    old, new = Durations(), Durations()
+    old.exemplars = {3: Exemplar("old", "", 0.004, 1.0), 4: Exemplar("old", "", 0.01, 1.0)}
+    new.exemplars = {3: Exemplar("new", "", 0.004, 2.0)}
+    for both in (old.plus(new), new.plus(old)):
+        assert both.exemplars is not None
+        assert {place: one.trace_id for place, one in both.exemplars.items()} == {3: "new", 4: "old"}
+    assert Durations().plus(Durations()).exemplars is None
+    assert old.exemplars[3].trace_id == "old"
+
+
 async def test_names_from_elsewhere_cannot_break_the_text() -> None:
     recorder = Recorder()
     odd = 'a"b\\c\nd{e}'
@@ -173,7 +273,7 @@ async def test_a_scrape_of_many_series_holds_the_loop_for_5_ms_at_most() -> None
             series += piece.count(b"\n")
             await asyncio.sleep(0)
             began = time.thread_time()
-        longest.append(max(steps))
+        longest.append(max(steps) / slowness())
         assert series > 3400
     assert min(longest) <= 0.005
 
@@ -201,3 +301,46 @@ except ConfigError as exc:
 def test_pymicro_does_not_need_the_extra() -> None:
     code = "import sys, pymicro, pymicro.runtime.life; assert 'prometheus_client' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("transport", ["grpc", *(["fast"] if find_spec("pymicro_fast") else [])])
+async def test_certificates_and_handshakes_are_counted(tmp_path: Path, transport: str) -> None:
+    folders, authority = {}, trustme.CA()
+    for name in ("greeter", "cart"):
+        folders[name] = Folder(tmp_path / name)
+        folders[name].issue(authority, name)
+    registry = pymicro.MemoryRegistry()
+    given: dict[str, Any] = {"registry": registry, "transport": transport}
+    service = pymicro.Service("greeter", **given, **folders["greeter"].settings)
+    service.add(Greeter())
+    async with service, pymicro.Client(**given, **folders["cart"].settings) as client:
+        await rpc.GreeterStub(client.channel("greeter")).SayHello(pb.HelloRequest(name="Ada"))
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):  # no TLS, so no handshake that ends well
+                await rpc.GreeterStub(channel).SayHello(pb.HelloRequest(), timeout=10)
+        made = [collector(Recorder(), identity=one) for one in (service.client.identity, client.identity)]
+        served, called = [values(await scraped(one)) for one in made]
+        assert client.identity is not None
+        end = client.identity.current.not_after
+    expiry = ("pymicro_tls_certificate_expiry_timestamp_seconds", frozenset())
+    assert called[expiry] == end
+    taken, refused = (
+        called["pymicro_tls_certificates_total", frozenset({("result", result)})]
+        for result in ("taken", "refused")
+    )
+    assert (taken, refused) == (1, 0)
+    assert called["grpc_client_tls_handshakes_total", frozenset({("result", "ok")})] == 1
+
+    def handshakes(result: str) -> float | None:
+        return served.get(("grpc_server_tls_handshakes_total", frozenset({("result", result)})))
+
+    if transport == "grpc":
+        begun = handshakes("begun")
+        assert begun is not None
+        assert begun >= 2
+        assert handshakes("ok") is None
+    else:
+        failed = handshakes("failed")
+        assert handshakes("ok") == 1
+        assert failed is not None
+        assert failed >= 1

@@ -83,3 +83,58 @@ def test_the_plug_in_costs_a_pytest_that_does_not_use_it_nothing() -> None:
     loaded = set(done.stdout.split())
     assert "pymicro.testing.plugin" in loaded
     assert not loaded & {"grpc", "pymicro.service", "pymicro.testing.services"}
+
+
+IMPORT = "from pymicro.testing import running"
+SCOPES = """
+
+@pytest.mark.asyncio(loop_scope="{scope}")
+async def test_in_that_loop(pymicro_services):
+    services = await pymicro_services(service)
+    stub = rpc.GreeterStub(services.channel("greeter"))
+    assert (await stub.SayHello(pb.HelloRequest(name="Ada"))).message == "Hello Ada"
+
+
+@pytest.mark.asyncio(loop_scope="{scope}")
+async def test_the_service_can_be_started_again():
+    async with running(service) as services:
+        stub = rpc.GreeterStub(services.channel("greeter"))
+        assert (await stub.SayHello(pb.HelloRequest(name="Eve"))).message == "Hello Eve"
+"""
+
+
+@pytest.mark.parametrize(
+    ("scope", "fixtures"),
+    [
+        ("function", "function"),
+        ("module", "module"),
+        ("session", "session"),
+        ("module", "function"),
+        ("function", "session"),
+        ("session", "module"),
+    ],
+)
+def test_whatever_the_scopes_of_loops_it_works_or_says_so_at_once(
+    tmp_path: Path, scope: str, fixtures: str
+) -> None:
+    text = TESTS[: TESTS.index("@pytest.mark.parametrize")] + SCOPES.format(scope=scope)
+    (tmp_path / "test_it.py").write_text(text.replace("Service, handler", "Service, handler\n" + IMPORT))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--asyncio-mode=auto"),
+            *("-o", f"asyncio_default_fixture_loop_scope={fixtures}"),
+        ],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(ROOT / "examples" / "greeter")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if scope == fixtures:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "2 passed" in done.stdout
+    else:
+        # The one that cannot work is told why, and leaves nothing that disturbs the next.
+        assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+        assert "set asyncio_default_fixture_loop_scope to the same" in done.stdout
+        assert "is running already" not in done.stdout

@@ -10,9 +10,14 @@ So `changed` looks at the stream's state and asks what is due now: are the heade
 there, has the peer ended, is it closed. It may do anything: send, reset, start tasks, end the session. A
 task that it starts runs in a later turn of the loop, when the stream may be closed already: look again.
 
-**Writing.** Everything that is sent in one turn of the loop goes out in one write, in the next turn; at once
-if the message that ends one side of the only open stream is sent. What a server's `changed` sends of what has
-just come goes out in one write when all were told.
+**Writing.** Everything that is sent in one turn of the loop goes out in one write, in the next turn; at
+once if the message that ends one side of the only open stream is sent; and behind all of them in the same
+turn, if a client's streams were told of answers and send because of that. What a server's `changed` sends
+of what has just come goes out in one write when all were told.
+
+**Floods.** Frames that move nothing (windows, pings, settings, priorities, resets, empty data) are counted
+against a credit that time and work bring back. Who has used it up gets GOAWAY with ENHANCE_YOUR_CALM, and the
+connection is closed, with that as its `reason`.
 
 **Memory.** A stream holds what has come and was not taken, at most its window (or one message); a message
 becomes an object when it is taken. `room()` tells whether a stream should be given more to send.
@@ -105,7 +110,7 @@ class Stream:
         What it raises resets the stream and is told to `Session.mishap`.
         """
 
-    def inflate(self, data: bytes) -> bytes:
+    def inflate(self, data: bytes) -> Any:
         """A message that came compressed; what this returns or raises, `take` does."""
 
     # What has come
@@ -119,8 +124,8 @@ class Stream:
     @property
     def partial(self) -> bool:
         """Whether only a part of a message has come: after `ended`, it broke off."""
-    def take(self) -> bytes | None:
-        """The next message; None if none is there. It gives the peer room to send more."""
+    def take(self) -> Any:
+        """The next message, in bytes; None if none is there. It gives the peer room to send more."""
     def discard(self) -> None:
         """Drop what has come and was not taken, and give the peer its room back."""
 
@@ -139,7 +144,9 @@ class Stream:
 
         A message counts for 64 bytes more than it has.
 
-        A stream with nothing queued always has room, so none is held up for ever by the others.
+        In a session that is full, a stream with nothing queued has room if what it sends goes out at once: so
+        those that nobody reads hold up none of the others. Who has asked in vain is told by `changed` when
+        there is room, if the session was full; `wants_room` is for the stream's own queue.
         """
     def end(self) -> None:
         """A client's side ends after what is queued."""
@@ -191,7 +198,7 @@ class Session(asyncio.BufferedProtocol):
         connection_window: The connection's window. It is given back on receipt.
         max_streams: A server's limit of open streams; None for none.
         high: Bytes that a stream should queue.
-        most: Bytes that all streams together should queue.
+        most: Bytes that all streams together should queue; see `room`.
         max_growing: Bytes that all messages larger than 16 KiB may have together, from when that much of one
             has come until it is taken. A stream whose message would exceed it waits until others were taken.
 

@@ -23,6 +23,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from collections import deque
 
@@ -30,7 +31,7 @@ from pymicro_fast._nghttp2 cimport *
 
 __all__ = ["Buffers", "INTERFACE", "NGHTTP2", "Session", "Stream", "error_name"]
 
-INTERFACE = 1
+INTERFACE = 2
 NGHTTP2 = (<bytes>nghttp2_version(0).version_str).decode()
 
 # Bytes that nghttp2 is asked for at a time; the socket takes what it can, and tells if it cannot.
@@ -46,6 +47,30 @@ DEF MESSAGE = 64
 # deadline, cancel and hedge is one, and nghttp2's 1,000 and 33 end honest connections. Handlers that still
 # run are what is limited instead.
 DEF RESETS = 1000000
+# What nghttp2 calls a glitch: a frame that is suspicious, and may be honest. The headers of an answer are one
+# if its call was cancelled meanwhile, so whoever cancels many calls would lose the connection after 10,000 of
+# them. What moves nothing is counted here, see CREDIT.
+DEF GLITCHES = 1000000
+# What a peer may send that moves nothing: WINDOW_UPDATE, PRIORITY, PING, SETTINGS, RST_STREAM, empty DATA,
+# CONTINUATION, what is unknown, and a server's HEADERS, since it may send any number of interim answers. Each takes one from the connection's credit. So many are there at first, and so many come back
+# a second; each costs 0.05 to 0.5 microseconds.
+DEF CREDIT = 10000.0
+DEF CREDIT_A_SECOND = 1000.0
+# Work brings credit, since honest peers answer it with such frames: a stream (its headers and trailers, reset
+# and window), and a frame of DATA that is sent (a window for the stream and one for the connection, for each
+# piece that the peer reads of it).
+DEF CREDIT_OF_STREAM = 6.0
+DEF CREDIT_OF_FRAME = 4.0
+DEF CREDIT_OF_BYTE = 1.0 / 64
+DEF MOST_CREDIT = 100000.0
+# Frames of DATA for streams that are closed take one for so many: what is under way to a stream that is reset
+# here is such frames too, tens of thousands if its messages are small.
+DEF PASSED_OVER = 16
+# Bytes that a stream's window must have for its next message to count as one that goes out: a peer that gives
+# each of a thousand streams a little would get a thousand messages queued. gRPC's peers give 64 KB and more.
+DEF WORTHWHILE = 16384
+# Streams that are told at a time that the session has room again.
+DEF CROWD = 32
 
 DEF OPEN = -1
 DEF LOST = -2
@@ -192,9 +217,25 @@ cdef class Stream:
 
     def room(self):
         cdef Session session = self.session
-        if self.error != OPEN or self.queued == 0:
+        if self.error != OPEN:
             return True
-        return self._weight() < session.high and session.queued < session.most
+        if session.queued < session.most:
+            return self.queued == 0 or self._weight() < session.high
+        # The session is full. What goes out in the next turn is not kept, so it may come; and the streams that
+        # nobody reads hold up none of the others.
+        if self.queued == 0 and self._goes_out():
+            return True
+        session._full[self] = None
+        return False
+
+    cdef bint _goes_out(self) noexcept:
+        """Whether a message would go out in the next turn of the loop."""
+        cdef nghttp2_session *s = self.session._s
+        return (
+            s != NULL and not self.session.paused
+            and nghttp2_session_get_remote_window_size(s) > <int32_t>min(self.session._fresh, <size_t>0x7FFFFFFF)
+            and nghttp2_session_get_stream_remote_window_size(s, self.id) >= WORTHWHILE
+        )
 
     cdef inline size_t _weight(self) noexcept:
         """What is queued, with what it costs to keep a message: a queue of tiny ones is all objects."""
@@ -394,6 +435,7 @@ cdef class Stream:
         cdef size_t size = PyBytes_GET_SIZE(message) + 5
         self.queued += size
         self.session.queued += size
+        self.session._fresh += size
         if self.session.server and not self._answered:
             self._respond(None)
         self._resume()
@@ -452,6 +494,7 @@ cdef class Stream:
         self._head_compressed = False
         self.queued = PyBytes_GET_SIZE(message) + 5
         session.queued += self.queued
+        session._fresh += self.queued
         self.half_closed = True
         self._trailers = trailers
         self._respond(None)
@@ -519,6 +562,8 @@ cdef class Stream:
         if self._waits:
             self._waits = False
             self.session._crowded.pop(self, None)
+        if self.session._full:
+            self.session._full.pop(self, None)
         if self._granted:
             self._release()
         self.session.queued -= self.queued
@@ -548,7 +593,13 @@ cdef class Session:
     cdef readonly object transport
     cdef dict _streams
     cdef list _touched, _events
-    cdef dict _crowded  # streams, in their order
+    cdef dict _crowded, _full  # streams, in their order
+    cdef double _credit, _counted
+    cdef size_t _skip, _read  # of the frame that was counted last: bytes to come, bytes of its head
+    cdef uint8_t _frame_head[9]
+    cdef long long _passed_over
+    cdef bint _calm, _reopened
+    cdef size_t _fresh  # bytes that were queued since it was flushed last
     cdef object _kept
     cdef object _scheduled
     cdef bint _busy, _failed, _told, _dispatching, _answering
@@ -598,6 +649,10 @@ cdef class Session:
         self._touched = []
         self._events = []
         self._crowded = {}
+        self._full = {}
+        self._credit = CREDIT
+        self._skip = 24 if self.server else 0  # a client's first bytes are no frame (RFC 9113, 3.4)
+        self._counted = _now()
         self._fixed = fixed
         self._scheme = scheme
         self._authority = authority
@@ -633,6 +688,7 @@ cdef class Session:
             raise MemoryError
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, _on_begin_headers)
         nghttp2_session_callbacks_set_on_header_callback(callbacks, _on_header)
+        nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, _on_begin_frame)
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, _on_frame)
         nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, _on_sent)
         nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, _on_not_sent)
@@ -642,6 +698,7 @@ cdef class Session:
         nghttp2_option_set_no_auto_window_update(option, 1)
         nghttp2_option_set_no_closed_streams(option, 1)
         nghttp2_option_set_stream_reset_rate_limit(option, RESETS, RESETS)
+        nghttp2_option_set_glitch_rate_limit(option, GLITCHES, GLITCHES)
         if self.server:
             result = nghttp2_session_server_new2(&self._s, callbacks, <void *>self, option)
         else:
@@ -681,11 +738,21 @@ cdef class Session:
         if self._s == NULL or self._failed:
             return
         self.received += count
+        self._count(self._buffers.incoming, count)
         self._busy = True
         result = nghttp2_session_mem_recv2(self._s, self._buffers.incoming, count)
         self._busy = False
         if result < 0:
             self._fail(result)
+        elif self._passed_over > 0:
+            self._spend(<double>self._passed_over / PASSED_OVER)
+        self._passed_over = 0
+        if self._calm:
+            self._failed = True
+        if self._reopened:
+            self._reopened = False
+            if self._full:
+                self._tell_full()
         self._answering = self.server
         try:
             self._dispatch()
@@ -699,6 +766,10 @@ cdef class Session:
                 self._turn()
             else:
                 self._later()
+        elif not self.server and self._streams:
+            # Who was told of an answer often makes the next call, in the turn that comes now: what writes it
+            # is put behind them, and so needs no turn of its own.
+            self._later()
 
     def eof_received(self):
         return False
@@ -726,6 +797,65 @@ cdef class Session:
         self._events.append((b"lost",))
         self._free()
         self._dispatch()
+
+    cdef void _count(self, const uint8_t *data, size_t count) noexcept:
+        """Count the frames in it that move nothing, before nghttp2 reads them: it passes over some in silence."""
+        cdef size_t place = 0, part, length
+        cdef uint8_t *head = self._frame_head
+        while place < count:
+            part = min(self._skip, count - place)
+            self._skip -= part
+            place += part
+            part = min(9 - self._read, count - place)
+            if part == 0:
+                continue
+            memcpy(head + self._read, data + place, part)
+            place += part
+            self._read += part
+            if self._read < 9:
+                return
+            self._read = 0
+            length = (<size_t>head[0] << 16) | (<size_t>head[1] << 8) | head[2]
+            self._skip = length
+            if head[3] == NGHTTP2_DATA and length:
+                self._passed_over += 1  # unless nghttp2 tells of it
+            elif head[3] == NGHTTP2_HEADERS and self.server:
+                self._earn(CREDIT_OF_STREAM)
+            else:
+                self._spend(1)
+
+    cdef void _spend(self, double count) noexcept:
+        """So many frames moved nothing; who has no credit for them is cut off."""
+        cdef double now
+        self._credit -= count
+        if self._credit >= 0 or self._calm:
+            return
+        now = _now()
+        self._credit += min(CREDIT, (now - self._counted) * CREDIT_A_SECOND)
+        self._counted = now
+        if self._credit < 0:
+            self._calm = True
+            if self.reason is None:
+                self.reason = "the peer sent too many frames that move nothing (ENHANCE_YOUR_CALM)"
+            nghttp2_session_terminate_session(self._s, NGHTTP2_ENHANCE_YOUR_CALM)
+
+    cdef inline void _earn(self, double count) noexcept:
+        self._credit = min(self._credit + count, MOST_CREDIT)
+
+    cdef bint _tell_full(self) except -1:
+        """Tell some of those that wait for room in the session and have it, the first ones first."""
+        cdef Stream stream
+        cdef int told = 0
+        for stream in list(self._full):
+            if stream.error == OPEN and self.queued >= self.most and (stream.queued or not stream._goes_out()):
+                continue
+            del self._full[stream]
+            if stream.error == OPEN:
+                self._touch(stream)
+                told += 1
+                if told == CROWD:
+                    break
+        return told > 0
 
     cdef void _free(self) noexcept:
         if self._s != NULL and not self._busy:
@@ -849,6 +979,7 @@ cdef class Session:
         cdef Buffers buffers = self._buffers
         if self._s == NULL or self._busy:
             return
+        self._fresh = 0
         while not self.paused:
             used = 0
             count = 0
@@ -877,12 +1008,16 @@ cdef class Session:
                 break
         if self._failed or not (nghttp2_session_want_read(self._s) or nghttp2_session_want_write(self._s)):
             self.transport.close()
+        elif self._full and not self.paused and self._tell_full():
+            self._later()
 
     cdef _fail(self, nghttp2_ssize result):
         """nghttp2 gives up: what it has to say goes out, then the connection is closed."""
         self._failed = True
         if self.reason is None:
             self.reason = self._kept if self._kept is not None else (<bytes>nghttp2_strerror(<int>result)).decode()
+        if result == NGHTTP2_ERR_FLOODED or result == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS:
+            nghttp2_session_terminate_session(self._s, NGHTTP2_ENHANCE_YOUR_CALM)
 
     # What users do
 
@@ -950,6 +1085,7 @@ cdef class Session:
             stream._head_compressed = compressed
             stream.queued = PyBytes_GET_SIZE(message) + 5
             self.queued += stream.queued
+            self._fresh += stream.queued
             stream.half_closed = True
             self._soon_or_now()
 
@@ -1053,6 +1189,19 @@ cdef int _keep_error(Session session, object error) noexcept:
     if session._kept is None:
         session._kept = error
     return NGHTTP2_ERR_CALLBACK_FAILURE
+
+
+cdef int _on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *user) noexcept:
+    cdef Session session = <Session>user
+    if hd.type == NGHTTP2_DATA and hd.length:
+        session._passed_over -= 1
+    return 0
+
+
+cdef double _now() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef int _on_begin_headers(nghttp2_session *s, const nghttp2_frame *frame, void *user) noexcept:
@@ -1167,8 +1316,11 @@ cdef int _on_frame(nghttp2_session *s, const nghttp2_frame *frame, void *user) n
                 stream.ended = True
             if stream.error == OPEN:
                 session._touch(stream)
+        elif frame.hd.type == NGHTTP2_WINDOW_UPDATE:
+            session._reopened = True
         elif frame.hd.type == NGHTTP2_SETTINGS:
             if not frame.hd.flags & NGHTTP2_FLAG_ACK:
+                session._reopened = True
                 session._events.append((b"settings",))
         elif frame.hd.type == NGHTTP2_PING:
             if frame.hd.flags & NGHTTP2_FLAG_ACK:
@@ -1271,8 +1423,14 @@ cdef int _on_sent(nghttp2_session *s, const nghttp2_frame *frame, void *user) no
     cdef void *known
     cdef Session session = <Session>user
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
+        if frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
+            return _on_complaint(session, &frame.goaway)
         return 0
     session.replied = True
+    if frame.hd.type == NGHTTP2_DATA:
+        session._earn(CREDIT_OF_FRAME + frame.hd.length * CREDIT_OF_BYTE)
+    elif not session.server:
+        session._earn(CREDIT_OF_STREAM)
     known = nghttp2_session_get_stream_user_data(s, frame.hd.stream_id)
     if known == NULL:
         return 0
@@ -1284,6 +1442,17 @@ cdef int _on_sent(nghttp2_session *s, const nghttp2_frame *frame, void *user) no
         # The status went before the request's end: the peer need not send the rest (RFC 9113, 8.1).
         nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
     return 0
+
+
+cdef int _on_complaint(Session session, const nghttp2_goaway *frame) noexcept:
+    """Either end wanted it so: nghttp2, when the peer breaks a rule, or whoever uses the session."""
+    try:
+        if session.reason is None:
+            text = (<bytes>frame.opaque_data[:frame.opaque_data_len]).decode("utf-8", "replace")
+            session.reason = f"it was closed here: {error_name(frame.error_code)}{': ' if text else ''}{text}"
+        return 0
+    except BaseException as exc:
+        return _keep_error(session, exc)
 
 
 cdef int _on_not_sent(nghttp2_session *s, const nghttp2_frame *frame, int result, void *user) noexcept:

@@ -56,6 +56,7 @@ cdef extern from "nghttp2/nghttp2.h":
         NGHTTP2_HEADERS
         NGHTTP2_SETTINGS
         NGHTTP2_PING
+        NGHTTP2_WINDOW_UPDATE
         NGHTTP2_GOAWAY
         NGHTTP2_HCAT_REQUEST
         NGHTTP2_FLAG_NONE
@@ -74,6 +75,9 @@ cdef extern from "nghttp2/nghttp2.h":
         NGHTTP2_INTERNAL_ERROR
         NGHTTP2_REFUSED_STREAM
         NGHTTP2_CANCEL
+        NGHTTP2_ENHANCE_YOUR_CALM
+        NGHTTP2_ERR_FLOODED
+        NGHTTP2_ERR_TOO_MANY_CONTINUATIONS
         NGHTTP2_SETTINGS_ENABLE_PUSH
         NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
         NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
@@ -89,12 +93,15 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_option_set_no_auto_window_update(nghttp2_option *, int)
     void nghttp2_option_set_no_closed_streams(nghttp2_option *, int)
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, unsigned long long, unsigned long long)
+    void nghttp2_option_set_glitch_rate_limit(nghttp2_option *, unsigned long long, unsigned long long)
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option *, uint32_t)
 
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks **)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks *)
     void nghttp2_session_callbacks_set_on_begin_headers_callback(
         nghttp2_session_callbacks *, int (*)(nghttp2_session *, const nghttp2_frame *, void *) noexcept)
+    void nghttp2_session_callbacks_set_on_begin_frame_callback(
+        nghttp2_session_callbacks *, int (*)(nghttp2_session *, const nghttp2_frame_hd *, void *) noexcept)
     void nghttp2_session_callbacks_set_on_header_callback(
         nghttp2_session_callbacks *,
         int (*)(nghttp2_session *, const nghttp2_frame *, const uint8_t *, size_t, const uint8_t *, size_t,
@@ -123,6 +130,8 @@ cdef extern from "nghttp2/nghttp2.h":
     nghttp2_ssize nghttp2_session_mem_send2(nghttp2_session *, const uint8_t **)
     int nghttp2_session_want_read(nghttp2_session *)
     int nghttp2_session_want_write(nghttp2_session *)
+    int32_t nghttp2_session_get_remote_window_size(nghttp2_session *)
+    int32_t nghttp2_session_get_stream_remote_window_size(nghttp2_session *, int32_t)
     uint32_t nghttp2_session_get_remote_settings(nghttp2_session *, int)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session *)
     int nghttp2_session_resume_data(nghttp2_session *, int32_t)

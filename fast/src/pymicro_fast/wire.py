@@ -10,7 +10,17 @@ import re
 import zlib
 from collections.abc import Iterable
 
-__all__ = ["ACCEPTED", "TooLarge", "compress", "decompress", "pairs_of", "read_pairs", "read_text", "text_of"]
+__all__ = [
+    "ACCEPTED",
+    "TooLarge",
+    "Unpacker",
+    "compress",
+    "decompress",
+    "pairs_of",
+    "read_pairs",
+    "read_text",
+    "text_of",
+]
 
 # What `decompress` knows, as `grpc-accept-encoding` lists it.
 ACCEPTED = b"identity, deflate, gzip"
@@ -84,8 +94,7 @@ def read_text(data: bytes | None) -> str:
 
 def compress(encoding: bytes, data: bytes) -> bytes:
     """A message, compressed; `encoding` is `gzip` or `deflate`."""
-    packer = zlib.compressobj(wbits=_FORMATS[encoding])
-    return packer.compress(data) + packer.flush()
+    return zlib.compress(data, wbits=_FORMATS[encoding])
 
 
 def decompress(encoding: bytes | None, data: bytes, limit: int) -> bytes:
@@ -101,16 +110,64 @@ def decompress(encoding: bytes | None, data: bytes, limit: int) -> bytes:
         TooLarge: It is larger.
         ValueError: It is damaged.
     """
-    if encoding not in _FORMATS:
-        raise LookupError(encoding)
-    unpacker = zlib.decompressobj(wbits=_FORMATS[encoding])
-    try:
+    unpacker = Unpacker(encoding, limit)
+    unpacker.feed(data, limit + 1)
+    return unpacker.message()
+
+
+class Unpacker:
+    """A message that came compressed, unpacked in steps.
+
+    Args:
+        encoding: As `grpc-encoding` says.
+        limit: The largest message that is made of it.
+
+    Raises:
+        LookupError: The encoding is unknown, or there is none.
+    """
+
+    def __init__(self, encoding: bytes | None, limit: int) -> None:
+        if encoding not in _FORMATS:
+            raise LookupError(encoding)
+        self._limit = limit
+        self._zlib = zlib.decompressobj(wbits=_FORMATS[encoding])
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def left(self) -> bool:
+        """Whether there is more of it, within its limit."""
+        return not self._zlib.eof and self._size <= self._limit
+
+    def feed(self, data: bytes, most: int) -> None:
+        """Unpack at most so many bytes of it, and no more than one above its limit.
+
+        Raises:
+            ValueError: It is damaged.
+        """
         # zlib takes 0 for no limit.
-        message = unpacker.decompress(data, limit + 1)
-    except zlib.error as exc:
-        raise ValueError(f"it cannot be decompressed: {exc}") from None
-    if len(message) > limit:
-        raise TooLarge
-    if not unpacker.eof:
-        raise ValueError("it cannot be decompressed: it breaks off")
-    return message
+        most = min(most, self._limit + 1 - self._size)
+        try:
+            part = self._zlib.decompress(data, most)
+        except zlib.error as exc:
+            raise ValueError(f"it cannot be decompressed: {exc}") from None
+        self._parts.append(part)
+        self._size += len(part)
+
+    def rest(self) -> bytes:
+        """Unpack what is left of it; the message. Raises as `feed` and `message`."""
+        self.feed(self._zlib.unconsumed_tail, self._limit + 1)
+        return self.message()
+
+    def message(self) -> bytes:
+        """The whole message.
+
+        Raises:
+            TooLarge: It is larger than its limit.
+            ValueError: It breaks off.
+        """
+        if self._size > self._limit:
+            raise TooLarge
+        if not self._zlib.eof:
+            raise ValueError("it cannot be decompressed: it breaks off")
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)

@@ -91,8 +91,8 @@ class Iterated(CallState):
     async def wait_for_connection(self) -> None:
         if self.phase is not ENDED and self._inside is not None:
             await self._inside.wait_for_connection()
-        elif self.phase is ENDED:
-            self.end.raise_error()
+        elif self.phase is ENDED and (make_error := self.end.make_error) is not None:
+            raise make_error()
 
 
 def ended_well(inside: Any) -> End:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -15,26 +14,27 @@ from grpc.aio import AioRpcError
 
 from pymicro.balancing.balancer import CANCELLED, OUTCOMES, CallInfo, Outcome
 from pymicro.balancing.policy.retry import Failure
+from pymicro.base.loggers import logger
 from pymicro.base.watchdog import stood_still
 from pymicro.calling.call.end import End
 from pymicro.calling.call.requests import Requests
-from pymicro.calling.call.state import ENDED, RUNNING, WAITING, CallState, meant_for_us
+from pymicro.calling.call.responses import Responses
+from pymicro.calling.call.state import ENDED, RUNNING, WAITING
+from pymicro.calling.call.tokens import attached
 from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.gomicro import read_status
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, PREVIOUS_ATTEMPTS, PUSHBACK, Pair
 from pymicro.rpc.wire.status import from_aio
 
 if TYPE_CHECKING:
-    from pymicro.base.recorder import ClientMethodRecord
     from pymicro.calling.call.called import Called
     from pymicro.calling.connections.target import PickedChannel, Target
-    from pymicro.calling.connections.transport import Status
+    from pymicro.calling.connections.transport import NodeConnection, Status
     from pymicro.nodes.node import Node
-    from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["Attempts"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
@@ -56,7 +56,7 @@ LATE = 0.05
 EARLY = 0.005
 
 
-class Attempts(CallState):
+class Attempts(Responses):
     """A call on the network: its attempts, one after the other, each on another node.
 
     It is the done callback of the network's calls, and the only place that decides whether
@@ -72,31 +72,15 @@ class Attempts(CallState):
         credentials: Call credentials.
         compression: Of the requests.
         again: Whether another attempt may follow the first one.
-
-    Attributes:
-        code: The code of the last attempt, as it is meant.
-        span: Its span, which ends with it; None without tracing.
     """
 
-    code: grpc.StatusCode = _OK
-    span: Any = None
-    _found: Any = None  # a PickedChannel, from the first attempt on
     _tried: frozenset[str] = frozenset()
     _requests: Requests | None = None
-    _heard = False  # whether the first response of a stream has come
     _held = 0.0  # seconds of a deadline that passed in which our event loop stood still
     _trusts_peer = False  # whether another attempt rests on what the peer said of the method
-    _failure: BaseException | None = None  # what ended the call on this side
     _counted: Any = None  # the last of the network's calls whose end was counted
     _unsure: Any = None  # one of them that has ended, but it is not known how
     _status: Any = None  # a Status, of the last attempt if that failed or streamed requests
-    _response: Any = None
-    _answered = False
-    _record: ClientMethodRecord | None = None
-    _began = 0.0  # a moment of `time.monotonic()`
-    _attempted = 0.0  # the same for the present attempt, if it did not begin with the call
-    _written = 0  # how many attempts were counted by themselves
-    _paused = 0.0  # seconds between attempts
 
     def __init__(
         self,
@@ -190,7 +174,11 @@ class Attempts(CallState):
         if self.made:
             metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self.made)))
         try:
-            network = channel.bind(self.called.method)(
+            start = channel.bind(self.called.method)
+            if credentials is not None:
+                where = f"{self.called.service} at {channel.node.address}"
+                metadata, credentials = attached(credentials, metadata, channel.secured is not None, where)
+            network = start(
                 request,
                 timeout=timeout,
                 metadata=metadata,
@@ -218,13 +206,20 @@ class Attempts(CallState):
 
     def __call__(self, network: Any) -> None:
         """The network's call has ended: count it, and decide whether there is another attempt."""
-        if network is self._counted:
+        if not self._in_question(network):
             return
         code = self._found[1].connection.code(network)
         if code is None:
             self._ask_again(network)
         else:
             self._decide(network, code)
+
+    def _in_question(self, network: Any) -> bool:
+        """Whether this is the present attempt, and its end was not counted yet.
+
+        grpc.aio may tell of one end twice, and again when another attempt has taken its place.
+        """
+        return network is self.inner and network is not self._counted
 
     def _ask_again(self, network: Any) -> None:
         """The transport does not know yet how the call ended."""
@@ -233,14 +228,14 @@ class Attempts(CallState):
             self._decide(network, _INTERNAL)
         elif network is not self._unsure:
             self._unsure = network
-            tasks.start(self._await_last_word(network), f"end of {self.called.path}", inherit=True)
+            work = self._await_last_word(network, self._found[1].connection)
+            tasks.start(work, f"end of {self.called.path}", inherit=True)
 
-    async def _await_last_word(self, network: Any) -> None:
-        connection = self._found[1].connection
+    async def _await_last_word(self, network: Any, connection: NodeConnection) -> None:
         try:
             await connection.last_word(network)
         finally:
-            if network is not self._counted:
+            if self._in_question(network):
                 self._decide(network, connection.code(network) or _INTERNAL)
 
     def _decide(self, network: Any, code: grpc.StatusCode) -> None:
@@ -428,55 +423,8 @@ class Attempts(CallState):
 
     # The end of the call
 
-    def finish(self, end: End | None = None) -> None:
-        record, span = self._record, self.span
-        if (record is not None or span is not None) and self.phase is not ENDED:
-            if self._failure is not None:
-                number = _number(self._failure)
-            else:
-                number = 0 if self.code is _OK else _OUTCOMES[self.code].code
-            now = monotonic()
-            if self.made == 1 and not (self._attempted or self._written):
-                if record is not None:
-                    record.once[number].add(now - self._began)
-            else:
-                self._write_call(number, now)
-            if span is not None:
-                self._tracing.end_call(span, number, self._peer)
-        super().finish(end)
-
-    @property
-    def _tracing(self) -> Tracing:
-        tracing = self.called.channel.tracing
-        assert tracing is not None, "a span without tracing"
-        return tracing
-
-    @property
-    def _peer(self) -> str:
-        """The address of the last node; empty before the first."""
-        return self._found[0].node.address if self._found is not None else ""
-
-    def _write_call(self, number: int, now: float) -> None:
-        """Count a call that was not just one attempt, begun at once."""
-        record, made = self._record, self.made
-        if made:
-            self._write_attempt(number, now, alone=made == 1)
-        if record is not None:
-            (record.several if made else record.without)[number].add(now - self._began)
-            if made > 1:
-                record.retries.add(made - 1)
-                if self._paused:
-                    record.delays.add(self._paused)
-
-    def _write_attempt(self, number: int, now: float, *, alone: bool = False) -> None:
-        """Count an attempt that is not all there is to its call, once; one of several gets a span."""
-        if self._written < self.made:
-            self._written = self.made
-            seconds = now - (self._attempted or self._began)
-            if self._record is not None:
-                self._record.tries[number].add(seconds)
-            if self.span is not None and not alone:
-                self._tracing.add_attempt(self.span, number, self._peer, seconds, self.made)
+    def written_when_read(self) -> None:
+        self.__class__ = _Unawaited
 
     def fail(self, error: BaseException) -> bool:
         if self.phase is ENDED:
@@ -516,91 +464,17 @@ class Attempts(CallState):
         error = AioRpcError(status.code, status.initial, status.trailing, status.details, status.debug)
         return from_aio(error, node=node, callee=self.called.callee, attempts=made)
 
-    # The one response
 
-    def result(self) -> Generator[Any, None, Any]:
-        while True:
-            inner = self.inner
-            try:
-                if inner is None and self.phase is not ENDED:
-                    yield from self._waiter()
-                    continue
-                if self.phase is ENDED and (self._answered or self.code is not _OK or self._failure):
-                    break
-                data = yield from inner.__await__()
-            except AioRpcError:
-                yield from self.settled(inner).__await__()
-            except asyncio.CancelledError:
-                if meant_for_us():
-                    self.cancel()
-                    raise
-                yield from self.settled(inner).__await__()
-            else:
-                self._answer(data)
-                break
-        if not self._answered:
-            self.end.raise_error()
-        return self._response
+class _Unawaited(Attempts):
+    """A call that has ended with a response for which nobody waited.
 
-    def response(self) -> Any:
-        return self._response
+    It is written down when the response is read, or here, when nobody can read it any more. Not in the
+    class above: `__del__` would cost each call.
+    """
 
-    def received(self, message: Any) -> Any:
-        self.committed = True
-        if not self._heard:
-            self._heard = True
-            try:
-                self._target.chooser.answered(self._found[0])
-            except Exception as exc:  # of a plug-in's balancer; it must fail no call
-                self._target.balancer_failed(exc)
-        try:
-            return self.called.method.parse(message)
-        except RpcError as exc:
-            exc.node = self.node
-            self.fail(exc)
-            raise
-
-    def _answer(self, data: bytes | None) -> None:
-        """Read the response; if it cannot be read, that is the end of the call."""
-        if self._answered:
-            return
-        self._answered = True
-        try:
-            self._response = self.called.method.parse(data)
-        except RpcError as exc:
-            self._answered = False
-            exc.node = self.node
-            self._failure = exc
-            self._end = None
-        if self._callbacks and self.phase is ENDED:
-            super().tell()  # before the code that awaits the call goes on
-
-    async def outcome(self) -> End:
-        while self.phase is not ENDED:
-            await self.change()
-        if self._unread():
-            self._answer(await self.inner)
-        return self.end
-
-    def tell(self) -> None:
-        tasks = self.called.channel.tasks
-        if self._unread() and not tasks.closed:
-            tasks.start(self.outcome(), f"end of {self.called.path}", inherit=True)
-        else:
-            super().tell()
-
-    def _unread(self) -> bool:
-        """Whether it ended OK with a response that nobody has tried to read yet."""
-        return self.called.one_response and self.code is _OK and not (self._answered or self._failure)
-
-
-def _number(error: BaseException) -> int:
-    """The number of the status that this exception means for a call that it ended on this side."""
-    if isinstance(error, asyncio.CancelledError):
-        code = _CANCELLED
-    else:
-        code = error.code() if isinstance(error, AioRpcError) else _UNKNOWN
-    return _OUTCOMES[code].code
+    def __del__(self) -> None:
+        if self._owed:
+            self.write_end()
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

@@ -9,11 +9,13 @@ from collections.abc import Container, Mapping
 
 import grpc.aio
 
+from pymicro.base.loggers import logger
 from pymicro.base.tasks import Tasks
 from pymicro.calling.call.layers import Layers
 from pymicro.calling.connections.core import ClientCore, LiveCall
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import Filter, Target
+from pymicro.discovery.fixed import FixedNodes
 from pymicro.rpc.wire.metadata import Pair, why_not_forwarded
 from pymicro.rpc.wire.shape import Shape
 from pymicro.telemetry.tracing import Tracing
@@ -29,7 +31,7 @@ class Unset(enum.Enum):
 
 UNSET = Unset.UNSET
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 
 class ChannelState:
@@ -56,6 +58,7 @@ class ChannelState:
         timeout: float | Unset | None,
         layers: Mapping[Shape, Layers] | None,
         idempotent: Container[str] = (),
+        fixed: FixedNodes | None = None,
     ) -> None:
         self.service = service
         self.target: Target | None = None
@@ -71,6 +74,7 @@ class ChannelState:
         self._options = options
         self._given_timeout = timeout
         self._idempotent = idempotent
+        self._fixed = fixed
         self._closed = False
 
     @property
@@ -112,7 +116,7 @@ class ChannelState:
             raise grpc.aio.UsageError(f"the channel to {self.service} is closed")
         if self.target is None:
             core = self._core
-            self.target = core.target(self, self.service, self._filter, self._options)
+            self.target = core.target(self, self.service, self._filter, self._options, self._fixed)
             # The client knows this only now: a channel may be made before the settings are read.
             given = self._given_timeout
             self.timeout = core.timeout if isinstance(given, Unset) else given

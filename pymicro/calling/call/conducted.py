@@ -192,7 +192,8 @@ class Conducted(CallState):
             raise
         if self._map_error is not None:
             raise self._map_error
-        end.raise_error()
+        if (make_error := end.make_error) is not None:
+            raise make_error()
         return None
 
     def _left(self, timeout: float | None) -> float | None:
@@ -241,6 +242,6 @@ class Conducted(CallState):
             # The interceptors learn of it as of any error of the call, and decide what becomes of it.
             self._map_error = exc
             self.inner.cancel()
-            (await self.outcome()).raise_error()
+            await self.outcome()
             return grpc.aio.EOF
         return message

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+from pymicro.base.tracebacks import own_frames
 from pymicro.rpc.grpcio import LOCALLY_CANCELLED
 from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.status import from_aio
@@ -36,7 +37,8 @@ class End:
         debug: The transport's own account; None if it has none.
         make_error: Makes the exception for code that awaits the call; None if it succeeded.
             A peer's error is made anew each time: an exception that is kept holds, by its
-            traceback, whoever awaited it.
+            traceback, whoever awaited it. It is raised where it is made, in the function that the program's
+            code has called: that is then the one frame of ours in its traceback.
         cancelled: Whether this side cancelled the call, or the transport's status says CANCELLED, as
             in grpc.aio. (`code` may be read out of a go-micro server's text.)
     """
@@ -69,11 +71,15 @@ class End:
                 _pairs(error.initial_metadata()),
                 _pairs(error.trailing_metadata()),
                 error.debug_error_string(),
-                lambda: _ours(error, callee),
+                lambda: _ours(error, callee).with_traceback(None),
                 error.code() is _CANCELLED,
             )
         else:
-            end = cls(_UNKNOWN, f"{type(error).__name__}: {error}", make_error=lambda: error)
+            # Code of the program's own failed: its frames say where, and ours on the way there say nothing.
+            frames = own_frames(error.__traceback__)
+            end = cls(
+                _UNKNOWN, f"{type(error).__name__}: {error}", make_error=lambda: error.with_traceback(frames)
+            )
         if metadata is not None:
             end.initial = end.initial or metadata.initial
             end.trailing = end.trailing or metadata.trailing
@@ -98,11 +104,6 @@ class End:
                 AioRpcError(end.code, end.initial, end.trailing, end.details, end.debug), callee=callee
             )
         return end
-
-    def raise_error(self) -> None:
-        """Raise what ended the call; nothing if it succeeded."""
-        if self.make_error is not None:
-            raise self.make_error().with_traceback(None)
 
 
 def _ours(error: AioRpcError, callee: str) -> RpcError:

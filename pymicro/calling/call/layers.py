@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["Layer", "Layers", "foreign_method", "layers_of"]
@@ -41,7 +42,7 @@ def layers_of(interceptors: Sequence[Any]) -> dict[Shape, Layers] | None:
             or inspect.iscoroutinefunction(getattr(type(interceptor), "__call__", None))  # noqa: B004
         ):
             raise ConfigError(
-                f"{interceptor!r} is no client interceptor: neither `async def interceptor(call, "
+                f"{excerpt(interceptor)} is no client interceptor: neither `async def interceptor(call, "
                 "proceed)` nor an object of one of grpc.aio's client interceptor classes"
             )
     if not interceptors:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from pymicro.base.printable import excerpt
 from pymicro.calling.call.called import Called
 from pymicro.calling.call.conducted import Conducted
 from pymicro.calling.call.layers import Layers
@@ -19,12 +20,11 @@ from pymicro.calling.call.objects import (
     UnaryStreamCall,
     UnaryUnaryCall,
 )
-from pymicro.calling.call.starting import Metadata, direct, refused
+from pymicro.calling.call.starting import Metadata, direct, misfit
 from pymicro.calling.call.state import CallState
 from pymicro.calling.call.writes import Writes
 from pymicro.calling.connections.target import wrong_loop
 from pymicro.rpc.scope import CallScope, scope
-from pymicro.rpc.status import InvalidArgument
 from pymicro.rpc.wire.metadata import Pair, checked
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class _MultiCallable(Called):
             try:
                 metadata = checked(metadata)
             except (ValueError, TypeError) as exc:
-                return self._object(refused(self, InvalidArgument(str(exc), from_peer=False)))
+                return self._object(misfit(self, exc))
         serving = scope.get()
         again = True
         if serving is not None and serving.active:
@@ -146,7 +146,7 @@ def _forever(timeout: float) -> float | None:
         ValueError: It is no number.
     """
     if math.isnan(timeout):
-        raise ValueError(f"timeout= is a number of seconds, and not {timeout!r}")
+        raise ValueError(f"timeout= is a number of seconds, and not {excerpt(timeout)}")
     return None
 
 

@@ -14,8 +14,9 @@ import grpc
 import grpc.aio
 from grpc.aio import AioRpcError
 
+from pymicro.base.printable import excerpt
 from pymicro.calling.call.state import ENDED, CallState, meant_for_us
-from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED
+from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED, EndedBefore
 from pymicro.rpc.wire.shape import Shape
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ class _Call:
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not there; names that begin with `_` are asked for by protocols.
-        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        text = f"{excerpt(type(self).__name__)} object has no attribute {excerpt(name)}"
         if not name.startswith("_"):
             method = self._state.called.callee.rpartition("/")[2]
-            text += f": {self._reply.format(method=method)}, if {name!r} is the reply's"
+            text += f": {self._reply.format(method=method)}, if {excerpt(name)} is the reply's"
         raise AttributeError(text)
 
     # grpc.aio.RpcContext
@@ -140,13 +141,17 @@ class _Readable(_Dropped):
     async def __anext__(self) -> Any:
         message = await self._next()
         if message is EOF:
-            raise StopAsyncIteration
+            make_error = self._state.end.make_error
+            raise StopAsyncIteration if make_error is None else make_error()
         return message
 
     async def read(self) -> Any:
         if self._iterated is not False:
             self._use(iterate=False)
-        return await self._next()
+        message = await self._next()
+        if message is EOF and (make_error := self._state.end.make_error) is not None:
+            raise make_error()
+        return message
 
     def _use(self, *, iterate: bool) -> None:
         if self._iterated is (not iterate):
@@ -154,6 +159,7 @@ class _Readable(_Dropped):
         self._iterated = iterate
 
     async def _next(self) -> Any:
+        """The next response; EOF once the call has ended, however it did."""
         state = self._state
         while state.phase is not ENDED:
             inner = state.inner
@@ -178,7 +184,6 @@ class _Readable(_Dropped):
                     return state.received(message)
                 return await state.mapped(message)
             await state.settled(inner)
-        state.end.raise_error()
         return EOF
 
 
@@ -223,7 +228,8 @@ class _Writable(_Dropped):
                 state.cancel()
                 raise
             await state.outcome()
-        state.end.raise_error()
+        if (make_error := state.end.make_error) is not None:
+            raise make_error()
         raise asyncio.InvalidStateError(ALREADY_FINISHED)
 
     async def done_writing(self) -> None:
@@ -242,15 +248,15 @@ class _Writable(_Dropped):
             if inner is not None and state.phase is not ENDED:
                 await inner.done_writing()
                 return
-        except AioRpcError:
+        except (AioRpcError, EndedBefore):
             await state.outcome()
         except asyncio.CancelledError:
             if meant_for_us():
                 state.cancel()
                 raise
             await state.outcome()
-        if state.inner is None:
-            state.end.raise_error()
+        if state.inner is None and (make_error := state.end.make_error) is not None:
+            raise make_error()
 
 
 # The abstract bases come last: they declare every method, and Python must find ours first.
@@ -271,7 +277,7 @@ class StreamUnaryCall(_Writable, grpc.aio.StreamUnaryCall[Any, Any]):
     """A stream of requests, one response; cancelled when nobody holds it any more."""
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return (yield from self._state.result())  # and meanwhile this holds the call
+        return self._state.result(self)
 
 
 class StreamStreamCall(_Writable, _Readable, grpc.aio.StreamStreamCall[Any, Any]):

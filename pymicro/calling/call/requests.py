@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grpc.aio import AioRpcError
 
 from pymicro.calling.call.state import ENDED, WAITING
+from pymicro.rpc.grpcio import EndedBefore
 
 if TYPE_CHECKING:
     from pymicro.calling.call.state import CallState
@@ -63,7 +64,7 @@ class Requests:
             if self._complete:
                 await network.done_writing()
                 self._closed = True
-        except (AioRpcError, asyncio.InvalidStateError):
+        except (AioRpcError, EndedBefore, asyncio.InvalidStateError):
             pass  # this attempt has ended as well, and its end says why
 
     async def run(self, call: CallState) -> None:
@@ -110,7 +111,7 @@ class Requests:
                 else:
                     await network.done_writing()
                 return True
-            except (AioRpcError, asyncio.InvalidStateError):
+            except (AioRpcError, EndedBefore, asyncio.InvalidStateError):
                 # If there is another attempt, `send_again` has been told.
                 await call.settled(network)
 

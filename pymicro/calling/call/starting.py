@@ -11,21 +11,27 @@ from pymicro.calling.call.attempts import Attempts
 from pymicro.calling.call.called import Called
 from pymicro.calling.call.end import End
 from pymicro.calling.call.state import CallState
+from pymicro.rpc.grpcio import IteratedMetadata
 from pymicro.rpc.scope import scope
 from pymicro.rpc.status import DeadlineExceeded, InvalidArgument, RpcError
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
 
-__all__ = ["Metadata", "direct", "innermost", "refused"]
+__all__ = ["Metadata", "direct", "innermost", "misfit"]
 
 Metadata = Any  # grpc.aio's MetadataType: Metadata or a sequence of pairs
 
 
-def refused(called: Called, error: RpcError) -> CallState:
+def _refused(called: Called, error: RpcError) -> CallState:
     """A call that has ended before it began."""
     state = CallState(called)
     state.finish(End.failed(error, called.callee))
     return state
+
+
+def misfit(called: Called, why: Exception) -> CallState:
+    """A call that has ended before it began, since its metadata cannot be sent: what `checked` raised."""
+    return _refused(called, InvalidArgument(str(why), from_peer=False))
 
 
 def direct(
@@ -60,14 +66,15 @@ def direct(
         if record is not None:
             record.method(called.path).without[grpc.StatusCode.DEADLINE_EXCEEDED.value[0]].add(0.0)
         text = f"the timeout of {timeout:g} s was over before the call began"
-        return refused(called, DeadlineExceeded(text, from_peer=False))
+        return _refused(called, DeadlineExceeded(text, from_peer=False))
     if channel.caller is not None:
         # Most calls have no other metadata, so this object is made once: grpc.aio would convert
         # a tuple for each call, which is half of what a header costs.
         metadata = _signed(metadata, channel.caller) if metadata else channel.caller
     span = None
     if channel.tracing is not None:
-        span, metadata = channel.tracing.begin_call(called.path, channel.service, metadata)
+        span, pairs = channel.tracing.begin_call(called.path, channel.service, metadata)
+        metadata = IteratedMetadata(pairs)
     data, requests = (None, request) if called.streams else (called.method.serialize(request), None)
     state = Attempts(
         called,
@@ -97,7 +104,7 @@ def innermost(
         try:
             metadata = checked(metadata)
         except (ValueError, TypeError) as exc:
-            return refused(called, InvalidArgument(str(exc), from_peer=False))
+            return misfit(called, exc)
     serving = scope.get()
     return direct(
         called,

@@ -193,15 +193,20 @@ class CallState:
         while self.inner is inner and self.phase is not ENDED:
             await self.change()
 
-    def result(self) -> Generator[Any, None, Any]:
-        """The response, or what ended the call, for `__await__`."""
+    def result(self, holder: object = None) -> Generator[Any, None, Any]:
+        """The response, or what ended the call, for `__await__`.
+
+        Args:
+            holder: What must not be dropped while somebody waits here.
+        """
         try:
             while self.phase is not ENDED:
                 yield from self._waiter()
         except asyncio.CancelledError:
             self.cancel()
             raise
-        self.end.raise_error()
+        if (make_error := self.end.make_error) is not None:
+            raise make_error()
         return self.response()
 
     def response(self) -> Any:
@@ -213,7 +218,7 @@ class CallState:
         return message
 
     async def mapped(self, message: Any) -> Any:
-        """The same, after what `maps` says."""
+        """The same, after what `maps` says; EOF if that has ended the call."""
         raise NotImplementedError
 
     async def begun(self) -> Any:
@@ -253,7 +258,8 @@ class CallState:
             else:
                 if inner is self.inner and self.phase is RUNNING:
                     return
-        (await self.outcome()).raise_error()
+        if (make_error := (await self.outcome()).make_error) is not None:
+            raise make_error()
 
     def add_done_callback(self, callback: Callable[[Any], None], call: Any, *, weak: bool) -> None:
         """Call `callback(call)` at the end, or at once if it has ended.

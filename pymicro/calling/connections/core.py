@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import weakref
 from asyncio import _get_running_loop
@@ -20,17 +19,24 @@ from pymicro.balancing.balancer import Balancer
 from pymicro.balancing.chooser import Chooser
 from pymicro.balancing.policy.retry import RetryPolicy
 from pymicro.balancing.policy.subset import Subset
-from pymicro.base.errors import PluginError, PymicroError
+from pymicro.base.errors import PymicroError
 from pymicro.base.forks import use_grpc
+from pymicro.base.grpc_loops import GrpcUse, use_grpc_here
+from pymicro.base.loggers import logger
 from pymicro.base.recorder import Recorder
 from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.client_tls import ClientTls
+from pymicro.calling.connections.first_wait import FirstWaits
 from pymicro.calling.connections.grpc_transport import GrpcTransport
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.target import CONNECT_AHEAD, Filter, Target, wrong_loop
 from pymicro.calling.connections.transport import ClientTransport
+from pymicro.discovery.fixed import FixedNodes
 from pymicro.discovery.selector import Selector
+from pymicro.identity.identity import Identity
+from pymicro.rpc.fast.engine import check_engine
 from pymicro.rpc.wire.gomicro import FROM_SERVICE
 from pymicro.rpc.wire.metadata import checked
 from pymicro.settings.config import Config
@@ -38,14 +44,14 @@ from pymicro.telemetry.tracing import Tracing
 
 __all__ = ["ClientCore", "LiveCall", "Opened"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 MOST_METHODS = 4096
 # Seconds for which a service is followed that nobody can call any more: a program that makes a channel for
 # each call must not begin anew each time.
 LINGER = 30.0
 
-_Key = tuple[str, Filter, ChannelOptions]
+_Key = tuple[str, Filter, ChannelOptions, FixedNodes | None]
 
 
 class Opened(Protocol):
@@ -84,6 +90,7 @@ class ClientCore:
         loop: The event loop in which calls are made.
         live: All calls in flight; this list keeps them alive.
         transport: Makes the connections.
+        tls: Says which connections are encrypted; None before it is equipped.
         tracing: Makes spans of calls, for channels that are opened from now on; None for none.
     """
 
@@ -92,6 +99,7 @@ class ClientCore:
     def __init__(self) -> None:
         self.live: set[LiveCall] = set()
         self.transport: ClientTransport = GrpcTransport()
+        self.tls: ClientTls | None = None
         self.tracing: Tracing | None = None
         self.timeout: float | None = None
         self.forwarded: frozenset[str] = frozenset()
@@ -101,6 +109,7 @@ class ClientCore:
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._followed: dict[_Key, _Followed] = {}
         self._told: set[str] = set()
+        self._grpc: GrpcUse | None = None
 
     def equip(
         self,
@@ -111,6 +120,7 @@ class ClientCore:
         *,
         watch_health: bool = False,
         record: Recorder | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         """Take what the configuration chose; call it before entering the context.
 
@@ -121,8 +131,11 @@ class ClientCore:
             describe: Says what is known of a service, for messages.
             watch_health: Whether to ask the nodes whether they are well, because nobody else says it.
             record: Where calls and nodes are counted; None counts none.
+            tls: Says which connections are encrypted; None encrypts none. Its certificates are entered
+                before this.
         """
         self._record = record
+        self.tls = tls
         self.timeout = config.client_request_timeout or None
         self.forwarded = frozenset(name.lower() for name in config.forward_metadata)
         self.caller = _caller(config.server_name)
@@ -140,7 +153,10 @@ class ClientCore:
         self.loop = asyncio.get_running_loop()
         self.tasks = Tasks("pymicro client")
         await self.tasks.__aenter__()
-        self._pool = NodeChannels(self._config, self.tasks, self.transport)
+        self._pool = NodeChannels(self._config, self.tasks, self.transport, tls=self.tls)
+        if self.tls is not None and self.tls.keeper is not None:
+            self.tls.keeper.listen(self._renew)
+        self._first_waits = FirstWaits(self._config.client_first_wait, self.loop.time)
         # Each client takes its own share of the nodes of a large service: drawn here, since a
         # client that is made before a fork is opened in each of the children.
         self._seed = secrets.token_hex(8)
@@ -149,6 +165,8 @@ class ClientCore:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self.tls is not None and self.tls.keeper is not None:
+            self.tls.keeper.unlisten(self._renew)
         for followed in self._followed.values():
             for reference in followed.channels:
                 channel = reference()
@@ -161,6 +179,13 @@ class ClientCore:
             await self.tasks.__aexit__(kind, exc, traceback)
         finally:
             await self._pool.close()
+            if self._grpc is not None:
+                self._grpc.end()
+                self._grpc = None
+
+    def _renew(self, identity: Identity) -> None:
+        if not self.tasks.closed:
+            self._pool.renew()
 
     def tell_not_forwarded(self, key: str, why: str) -> None:
         """Say once for each key of `forwarded` that metadata could not go along."""
@@ -181,12 +206,26 @@ class ClientCore:
                 self._methods[parts] = found
         return found
 
-    def target(self, channel: Opened, service: str, which: Filter, options: ChannelOptions) -> Target:
+    def target(
+        self,
+        channel: Opened,
+        service: str,
+        which: Filter,
+        options: ChannelOptions,
+        fixed: FixedNodes | None = None,
+    ) -> Target:
         """The target for calls of `channel`, which follows the service's nodes from now on.
+
+        Args:
+            channel: It is told when the client is closed.
+            service: The service's name.
+            which: Which of its nodes.
+            options: Of the connections.
+            fixed: Where the nodes come from instead of the client's selector, if not None.
 
         Raises:
             PymicroError: The client is not open, or not in the event loop that runs here; or
-                this process was forked after gRPC was used.
+                this process was forked after gRPC was used, or another of its loops has gRPC.
         """
         use_grpc()
         if self._selector is None or self.tasks.closed:
@@ -196,14 +235,17 @@ class ClientCore:
             )
         if _get_running_loop() is not self.loop:
             raise wrong_loop(service)
-        key = service, which, options
+        if self._grpc is None and self._config.transport != "fast":
+            self._grpc = use_grpc_here(f"calls to {service}")
+        key = service, which, options, fixed
         followed = self._followed.get(key)
         if followed is None:
             config = self._config
+            selector = fixed or self._selector
             target = Target(
                 service,
                 which,
-                self._selector,
+                selector,
                 Chooser(
                     self._make_balancer(config),
                     ejection=config.outlier_ejection == "on",
@@ -212,13 +254,14 @@ class ClientCore:
                 ),
                 self._pool,
                 options,
-                lambda: self._describe(service),
+                partial(selector.describe if fixed else self._describe, service),
                 Subset(config.subset_size, self._seed),
                 RetryPolicy(config.client_retries) if config.client_retries else None,
+                self._first_waits.of(service),
                 max(CONNECT_AHEAD, config.subset_size),
                 record=self._record.target(service) if self._record is not None else None,
             )
-            if self._watch_health:
+            if self._watch_health or fixed is not None:
                 target.watch_health(self.tasks)
             task = self.tasks.start(target.follow(), f"nodes of {service}")
             followed = self._followed[key] = _Followed(target, task)
@@ -265,12 +308,9 @@ class _Followed:
 
 def _fast() -> ClientTransport:
     """The transport `fast`, whose package is an extra."""
-    try:
-        from pymicro.calling.connections.fast import FastTransport
-    except ModuleNotFoundError as exc:
-        if exc.name != "pymicro_fast":
-            raise
-        raise PluginError("transport fast needs pymicro-fast: pip install 'pymicro-grpc[fast]'") from exc
+    check_engine()
+    from pymicro.calling.connections.fast import FastTransport
+
     return FastTransport()
 
 

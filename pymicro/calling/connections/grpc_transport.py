@@ -9,41 +9,76 @@ import grpc
 import grpc.aio
 from grpc.aio import Metadata
 
+from pymicro.base.printable import excerpt
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments, dial_target
+from pymicro.calling.connections.tls_words import with_sentence
 from pymicro.calling.connections.transport import StartCall, Status
 from pymicro.rpc.grpcio import cancelled_here, made_up, now
 
 if TYPE_CHECKING:
+    from pymicro.calling.connections.client_tls import Secured
     from pymicro.calling.connections.method import Method
+    from pymicro.identity.identity import Identity
     from pymicro.nodes.node import Node
     from pymicro.settings.config import Config
 
-__all__ = ["GrpcConnection", "GrpcTransport"]
+__all__ = ["ChannelCredentials", "GrpcConnection", "GrpcTransport", "explained"]
 
 _INTERNAL = grpc.StatusCode.INTERNAL
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+# How grpc-core begins to say that no connection was made.
+_NOT_CONNECTED = "failed to connect to all addresses"
 
 
 class GrpcTransport:
     """Opens grpc.aio channels."""
 
-    def open(self, node: Node, config: Config, options: ChannelOptions) -> GrpcConnection:
+    def __init__(self) -> None:
+        self._credentials = ChannelCredentials()
+
+    def open(
+        self, node: Node, config: Config, options: ChannelOptions, secured: Secured | None = None
+    ) -> GrpcConnection:
         """A connection over a channel of its own."""
-        return GrpcConnection(
-            grpc.aio.insecure_channel(
-                dial_target(node),
-                options=channel_arguments(config, node, options.options),
-                compression=options.compression,
-            )
-        )
+        target = dial_target(node, secured)
+        arguments = channel_arguments(config, node, options.options, secured)
+        compression = options.compression
+        if secured is None:
+            return GrpcConnection(grpc.aio.insecure_channel(target, arguments, compression))
+        credentials = self._credentials.of(secured.identity)
+        channel = grpc.aio.secure_channel(target, credentials, arguments, compression)
+        return GrpcConnection(channel, secured)
+
+
+def explained(code: grpc.StatusCode, details: str, secured: Secured | None) -> str:
+    """The text of a status, with what it means if no connection was made."""
+    if code is _UNAVAILABLE and details.startswith(_NOT_CONNECTED):
+        return with_sentence(details, secured)
+    return details
+
+
+class ChannelCredentials:
+    """grpc-core's form of an identity: made once, since it parses all authorities."""
+
+    def __init__(self) -> None:
+        self._last: tuple[bytes, grpc.ChannelCredentials] | None = None
+
+    def of(self, identity: Identity) -> grpc.ChannelCredentials:
+        """The credentials of an identity."""
+        if self._last is None or self._last[0] != identity.digest:
+            made = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.chain)
+            self._last = identity.digest, made
+        return self._last[1]
 
 
 class GrpcConnection:
     """A grpc.aio channel as a connection; its calls are grpc.aio's own objects, so they cost nothing more."""
 
-    __slots__ = ("_channel", "state")
+    __slots__ = ("_channel", "_secured", "state")
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, secured: Secured | None = None) -> None:
         self._channel = channel
+        self._secured = secured
         self.state = channel.get_state
 
     async def change(self, last: grpc.ChannelConnectivity) -> None:
@@ -64,7 +99,7 @@ class GrpcConnection:
         except StopIteration as stop:
             code: grpc.StatusCode = stop.value
         else:
-            raise RuntimeError(f"{call!r} is not done")
+            raise RuntimeError(f"{excerpt(call)} is not done")
         return None if code is _INTERNAL and made_up(call) else code
 
     async def last_word(self, call: Any) -> None:
@@ -84,9 +119,10 @@ class GrpcConnection:
 
     def status(self, call: Any) -> Status:
         """All that is known of the end of an ended call."""
+        code, details = now(call.code()), now(call.details()) or ""
         return Status(
-            now(call.code()),
-            now(call.details()) or "",
+            code,
+            explained(code, details, self._secured),
             # Read as pairs: before grpcio 1.80, keys() of a grpc.aio Metadata gives no keys.
             Metadata(*(tuple(now(call.initial_metadata()) or ()))),
             Metadata(*(tuple(now(call.trailing_metadata()) or ()))),

@@ -7,6 +7,7 @@ from typing import Any
 
 from pymicro.balancing.balancer import CallInfo
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 from pymicro.rpc.idempotent import method_in_pool, proto_says_idempotent
 from pymicro.rpc.status import Internal
 from pymicro.rpc.wire.shape import Shape
@@ -135,7 +136,7 @@ class Marks:
             service = service.removeprefix("/")
             if not method or bool(slash) != bool(service) or "." in method:
                 raise ConfigError(
-                    f"idempotent= has {name!r}, which names no method: "
+                    f"idempotent= has {excerpt(name)}, which names no method: "
                     "give '/package.Service/Method', or 'Method' for all services"
                 )
             if service:

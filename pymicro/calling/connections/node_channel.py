@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import grpc
 
+from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import TargetRecord
 from pymicro.base.tasks import Tasks
+from pymicro.calling.connections.client_tls import ClientTls, Secured
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.options import ChannelOptions
 from pymicro.calling.connections.transport import ClientTransport, NodeConnection, StartCall
@@ -21,7 +25,7 @@ from pymicro.settings.config import Config
 
 __all__ = ["NodeChannel", "NodeChannels"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 # Channels made in one turn of the loop: one takes 40 us, and a thousand at once would
 # block every call for 40 ms.
@@ -34,6 +38,9 @@ AT_ONCE = 10
 SPREAD = 1.0
 STEP = 0.05
 
+# Connections are told apart by the service too: its name is what a certificate is checked for.
+_Key = tuple[ChannelOptions, str, str]
+
 _READY = grpc.ChannelConnectivity.READY
 _IDLE = grpc.ChannelConnectivity.IDLE
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
@@ -45,6 +52,7 @@ class NodeChannel:
 
     Attributes:
         node: The node that is called.
+        service: What is called there, by the caller's word.
         connection: The connection; None before somebody needs it.
         pickable: Whether a call may start now: the channel is READY, or it was READY
             and fell to IDLE (then it is being connected again).
@@ -55,6 +63,8 @@ class NodeChannel:
             whether a call can have been sent, never the text of an error.
         since: The moment of the last change of `state`, on the loop's clock.
         calls: How many calls started here have not ended.
+        successor: The channel that takes its place, since that one is READY and this one encrypted with a
+            certificate that was replaced. Whoever holds this one acquires and releases anew.
         said: By path, whether the peer marked the method as one that may run twice, as far
             as it has answered on this connection. The next connection begins with another
             dictionary: it may lead to another process, of another version or service.
@@ -66,9 +76,11 @@ class NodeChannel:
         "_closed",
         "_config",
         "_listeners",
+        "_made_as",
         "_options",
         "_record",
         "_tasks",
+        "_tls",
         "_transport",
         "_watch",
         "calls",
@@ -80,21 +92,29 @@ class NodeChannel:
         "readies",
         "retired",
         "said",
+        "service",
         "since",
         "state",
+        "successor",
     )
 
     def __init__(
         self,
         node: Node,
+        service: str,
         config: Config,
         options: ChannelOptions,
         tasks: Tasks,
         transport: ClientTransport,
         closed: Callable[[NodeChannel], None],
         record: TargetRecord | None,
+        tls: ClientTls | None = None,
     ) -> None:
+        self.service = service
         self._record = record
+        self._tls = tls
+        self._made_as: Secured | ConfigError | None = None
+        self.successor: NodeChannel | None = None
         self.node = node
         self.pickable = False
         self.failed = False
@@ -143,12 +163,20 @@ class NodeChannel:
         except Exception as exc:
             self._broken = exc
             self.failed = True
-            log.warning("node %s (%r) cannot be connected to: %s", self.node.id, self.node.address, exc)
+            log.warning(
+                "node %s (%s) cannot be connected to: %s", self.node.id, excerpt(self.node.address), exc
+            )
             for listener in list(self._listeners):
                 listener()
 
     def _open(self) -> NodeConnection:
-        connection = self._transport.open(self.node, self._config, self._options)
+        wanted = self._made_as = self._wanted()
+        if isinstance(wanted, ConfigError):
+            raise wanted
+        if wanted is None:
+            connection = self._transport.open(self.node, self._config, self._options)
+        else:
+            connection = self._transport.open(self.node, self._config, self._options, wanted)
         self.connection = connection
         self.state = connection.state(True)
         self._watch = self._tasks.start(
@@ -169,6 +197,8 @@ class NodeChannel:
         self.changes += 1
         if self._record is not None:
             self._count(self._record, previous, state)
+        if self.secured is not None and state is not previous:
+            self._count_handshake(state)
         before = self.pickable, self.failed, self.readies
         if state is _READY:
             self.pickable, self.failed = True, False
@@ -191,6 +221,14 @@ class NodeChannel:
             record.connected += state is _READY
             record.failed += state is _FAILED
             record.disconnected += previous is _READY
+
+    def _count_handshake(self, state: grpc.ChannelConnectivity) -> None:
+        """Count how the attempt at an encrypted connection ended, if it did."""
+        if self._tls is not None and self._tls.keeper is not None:
+            if state is _READY:
+                self._tls.keeper.called["ok"] += 1
+            elif state is _FAILED:
+                self._tls.keeper.called["failed"] += 1
 
     def _connected_anew(self) -> None:
         self.readies += 1
@@ -220,6 +258,53 @@ class NodeChannel:
         """A call has ended here, and the node has left: close if it was the last one."""
         if not self.calls:
             self._close_soon()
+
+    def succeed(self) -> NodeChannel:
+        """Another channel to the same node, not connected."""
+        return NodeChannel(
+            self.node,
+            self.service,
+            self._config,
+            self._options,
+            self._tasks,
+            self._transport,
+            self._closed,
+            self._record,
+            self._tls,
+        )
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a connection that is made now would be encrypted in another way."""
+        if self.lazy:
+            return False
+        wanted, made = self._wanted(), self._made_as
+        if isinstance(wanted, ConfigError) or isinstance(made, ConfigError):
+            return type(wanted) is not type(made)
+        return wanted != made
+
+    def _wanted(self) -> Secured | ConfigError | None:
+        """How a connection that is made now is encrypted, or why there can be none."""
+        try:
+            return self._tls.of(self.node, self.service) if self._tls is not None else None
+        except ConfigError as exc:
+            return exc
+
+    @property
+    def secured(self) -> Secured | None:
+        """How the connection is encrypted; None for plain text, and before it is made."""
+        return self._made_as if isinstance(self._made_as, Secured) else None
+
+    def give_way(self, successor: NodeChannel) -> None:
+        """`successor` takes this one's place: tell those who listen."""
+        self.successor = successor
+        for listener in list(self._listeners):
+            listener()
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change of `pickable`, `failed` or `readies`."""
@@ -259,15 +344,32 @@ class NodeChannel:
 
 
 class NodeChannels:
-    """The channels of one client; holders with equal options share one channel to a node."""
+    """The channels of one client; holders with equal options share one channel to a node.
+
+    Args:
+        config: All settings.
+        tasks: Where connections are followed.
+        transport: Makes them.
+        rng: Draws the order in which they are made.
+        tls: Says which are encrypted; None encrypts none.
+    """
 
     def __init__(
-        self, config: Config, tasks: Tasks, transport: ClientTransport, *, rng: random.Random | None = None
+        self,
+        config: Config,
+        tasks: Tasks,
+        transport: ClientTransport,
+        *,
+        rng: random.Random | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
+        self._tls = tls
+        # Channels that will take the place of others once they are READY.
+        self._coming: dict[_Key, tuple[NodeChannel, Callable[[], None]]] = {}
         self._config = config
         self._tasks = tasks
         self._transport = transport
-        self._channels: dict[tuple[ChannelOptions, str], NodeChannel] = {}
+        self._channels: dict[_Key, NodeChannel] = {}
         self._retired: set[NodeChannel] = set()
         self._rng = rng or random.Random()
         # Channels to connect in the next turns of the loop, and those to connect a little later.
@@ -288,17 +390,31 @@ class NodeChannels:
         options: ChannelOptions,
         listener: Callable[[], None],
         record: TargetRecord | None = None,
+        *,
+        service: str = "",
     ) -> NodeChannel:
         """The channel to `node`; made, but not connected, if nobody holds it yet.
 
         Args:
+            node: Whom to call.
+            options: Of the connection.
+            listener: Called after each change.
+            service: What is called there, by the caller's word.
             record: Where its connections are counted, if it is made.
         """
-        key = options, node.key
+        key = options, node.key, service
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = NodeChannel(
-                node, self._config, options, self._tasks, self._transport, self._retired.discard, record
+                node,
+                service,
+                self._config,
+                options,
+                self._tasks,
+                self._transport,
+                self._retired.discard,
+                record,
+                self._tls,
             )
         channel.listen(listener)
         return channel
@@ -306,11 +422,60 @@ class NodeChannels:
     def release(self, channel: NodeChannel, options: ChannelOptions, listener: Callable[[], None]) -> None:
         """Give a channel back; its last holder retires it."""
         if channel.unlisten(listener):
-            del self._channels[options, channel.node.key]
-            self._soon.pop(channel, None)
-            self._later.pop(channel, None)
-            self._retired.add(channel)
-            channel.retire()
+            self._let_go((options, channel.node.key, channel.service), channel)
+
+    def _let_go(self, key: _Key, channel: NodeChannel) -> None:
+        """Nobody holds a channel any more."""
+        if self._channels.get(key) is channel:
+            del self._channels[key]
+            if key in self._coming:
+                self._retire(self._coming.pop(key)[0])
+        elif channel.successor is not None and not channel.successor.held:
+            self._let_go(key, channel.successor)
+        self._retire(channel)
+
+    def _retire(self, channel: NodeChannel) -> None:
+        self._soon.pop(channel, None)
+        self._later.pop(channel, None)
+        self._retired.add(channel)
+        channel.retire()
+
+    def renew(self, channels: Iterable[NodeChannel] | None = None) -> None:
+        """Make connections anew, beside those that stand, if they would be encrypted in another way now.
+
+        Calls go on over the old connection until the new one is READY; calls that are on it then end
+        there. So a certificate that a node does not accept costs no call, as long as it accepts the
+        connection that stands.
+
+        Args:
+            channels: Only these; all if None.
+        """
+        only = None if channels is None else set(channels)
+        made = []
+        for key, channel in list(self._channels.items()):
+            if (only is None or channel in only) and channel.outdated:
+                if key in self._coming:
+                    self._retire(self._coming.pop(key)[0])
+                coming = channel.succeed()
+                listener = partial(self._has_come, key, coming)
+                coming.listen(listener)
+                self._coming[key] = coming, listener
+                made.append(coming)
+                if not channel.pickable:
+                    self._take_over(key)
+        if made:
+            self.connect_ahead(made)
+
+    def _has_come(self, key: _Key, coming: NodeChannel) -> None:
+        if coming.pickable and key in self._coming and self._coming[key][0] is coming:
+            self._take_over(key)
+
+    def _take_over(self, key: _Key) -> None:
+        """Put the channel that is coming in the place of the one that is there."""
+        coming, listener = self._coming.pop(key)
+        coming.unlisten(listener)
+        before, self._channels[key] = self._channels[key], coming
+        before.give_way(coming)
 
     def connect_ahead(self, channels: Iterable[NodeChannel], *, hurry: bool = False) -> None:
         """Connect these channels in random order: some at once, the others spread over a second.
@@ -373,8 +538,9 @@ class NodeChannels:
         self._pump = self._tick = None
         self._soon.clear()
         self._later.clear()
-        channels = [*self._channels.values(), *self._retired]
+        channels = [*self._channels.values(), *(one for one, _ in self._coming.values()), *self._retired]
         self._channels.clear()
+        self._coming.clear()
         self._retired.clear()
         for channel in channels:
             await channel.close()

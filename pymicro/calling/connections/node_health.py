@@ -8,13 +8,14 @@ can ("Client-side health checking", gRFC A17), and call others while a node says
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import grpc
 
 from pymicro.base.backoff import Backoff
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.method import Method
 from pymicro.calling.connections.node_channel import NodeChannel
@@ -23,7 +24,7 @@ from pymicro.rpc.wire.shape import Shape
 
 __all__ = ["NodeHealths"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 _WATCH: Final = Method(Shape.UNARY_STREAM, "/grpc.health.v1.Health/Watch", None, None, False, shared=False)
 # A request about the server as a whole: every field has its default.
@@ -51,8 +52,8 @@ class NodeHealths:
         self.unwell: set[str] = set()
         self._tasks = tasks
         self._changed = changed
-        # By the node's key: how often its channel had been READY, and the watch of that connection.
-        self._watches: dict[str, tuple[int, asyncio.Task[None]]] = {}
+        # By the node's key: its channel, how often that had been READY, and the watch of that connection.
+        self._watches: dict[str, tuple[NodeChannel, int, asyncio.Task[None]]] = {}
 
     def follow(self, channels: Mapping[str, NodeChannel]) -> None:
         """Watch the nodes that are connected now, and no others; cheap if nothing has changed."""
@@ -61,16 +62,16 @@ class NodeHealths:
         for key, channel in channels.items():
             if not _connected(channel) or self._tasks.closed:
                 continue
-            readies, _ = self._watches.get(key, (-1, None))
-            if readies != channel.readies:
+            watched, readies, _ = self._watches.get(key, (None, -1, None))
+            if watched is not channel or readies != channel.readies:
                 # A new connection may lead to another process, and the old one must be free to end.
                 self._end(key)
                 task = self._tasks.start(self._watch(key, channel), f"health of {channel.node.address}")
-                self._watches[key] = channel.readies, task
+                self._watches[key] = channel, channel.readies, task
 
     def _end(self, key: str) -> None:
         self.unwell.discard(key)
-        _, task = self._watches.pop(key, (0, None))
+        _, _, task = self._watches.pop(key, (None, 0, None))
         if task is not None:
             task.cancel()
 
@@ -82,7 +83,7 @@ class NodeHealths:
                     return
             except Exception as exc:
                 # Whatever a node answers: its calls tell more of it than its health.
-                log.debug("the health of %s cannot be watched: %r", key, exc)
+                log.debug("the health of %s cannot be watched: %s", key, excerpt(exc, 1000))
             await asyncio.sleep(backoff.next())
 
     async def _follow(self, key: str, channel: NodeChannel) -> grpc.StatusCode | None:

@@ -6,16 +6,20 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 from pymicro.nodes.address import is_ip, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import ping_interval
 from pymicro.settings.config import Config
+
+if TYPE_CHECKING:
+    from pymicro.calling.connections.client_tls import Secured
 
 __all__ = ["ChannelOptions", "channel_arguments", "dial_target"]
 
@@ -56,24 +60,30 @@ class ChannelOptions:
         try:
             grpc.Compression(self.compression or 0)
         except ValueError:
-            raise ConfigError(f"compression= is a grpc.Compression, and not {self.compression!r}") from None
+            raise ConfigError(
+                f"compression= is a grpc.Compression, and not {excerpt(self.compression)}"
+            ) from None
 
 
 def _check(option: Any) -> None:
     if not isinstance(option, tuple | list) or len(option) != 2 or not isinstance(option[0], str):
-        raise ConfigError(f"grpc channel options are pairs of name and value, and not {option!r}")
+        raise ConfigError(f"grpc channel options are pairs of name and value, and not {excerpt(option)}")
     name, value = option
     # grpc takes anything else that has `__int__`, such as 1.5, for the address of an object.
     if not isinstance(value, int | str | bytes):
-        raise ConfigError(f"grpc channel option {name!r} is an int, a text or bytes, and not {value!r}")
+        raise ConfigError(
+            f"grpc channel option {excerpt(name)} is an int, a text or bytes, and not {excerpt(value)}"
+        )
     if isinstance(value, int) and not -_INT32 <= value < _INT32:
-        raise ConfigError(f"grpc channel option {name!r} is {value}, which does not fit into 32 bits")
+        raise ConfigError(f"grpc channel option {excerpt(name)} is {value}, which does not fit into 32 bits")
     for text in option:
         if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ConfigError(f"grpc channel option {name!r} has {text!r}, which is no Unicode")
+            raise ConfigError(f"grpc channel option {excerpt(name)} has {excerpt(text)}, which is no Unicode")
 
 
-def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> list[Argument]:
+def channel_arguments(
+    config: Config, node: Node, user: Sequence[Argument], secured: Secured | None = None
+) -> list[Argument]:
     """Arguments of the real channel to `node`; the user's override ours."""
     arguments: list[Argument] = [
         # Otherwise grpc-core shares one connection between all channels to an address, and
@@ -105,6 +115,9 @@ def channel_arguments(config: Config, node: Node, user: Sequence[Argument]) -> l
             # Service.
             ("grpc.dns_min_time_between_resolutions_ms", 5000),
         ]
+    if secured is not None:
+        # What is dialled is an IP address, and certificates are for names.
+        arguments.append(("grpc.ssl_target_name_override", secured.name))
     # If two arguments have one name, grpc-core takes the first, so we send only the user's.
     return list({**dict(arguments), **dict(user)}.items())
 
@@ -137,14 +150,15 @@ def _keepalive(interval: float, node: Node) -> list[Argument]:
     ]
 
 
-def dial_target(node: Node) -> str:
+def dial_target(node: Node, secured: Secured | None = None) -> str:
     """The grpc-core target URI of a node."""
-    if node.kind == "name" or node.address.startswith("unix:"):
-        return node.address
+    address = node.address if secured is None else secured.address
+    if node.kind == "name" or address.startswith("unix:"):
+        return address
     try:
-        host, _ = split_address(node.address)
+        host, _ = split_address(address)
     except ValueError:
-        return node.address  # grpc-core says what is wrong with it, as UNAVAILABLE
+        return address  # grpc-core says what is wrong with it, as UNAVAILABLE
     if not is_ip(host):
-        return f"dns:///{node.address}"
-    return f"ipv6:{node.address}" if ":" in host else f"ipv4:{node.address}"
+        return f"dns:///{address}"
+    return f"ipv6:{address}" if ":" in host else f"ipv4:{address}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Set
+from contextvars import Context
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,9 +21,12 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.closing import closing
 from pymicro.base.errors import ConfigError, NoNode, PymicroError, RegistryError
 from pymicro.base.forks import refuse_after_fork
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.recorder import TargetRecord
 from pymicro.base.tasks import Tasks
 from pymicro.calling.connections.dialled import Dialled
+from pymicro.calling.connections.first_wait import FirstWait
 from pymicro.calling.connections.node_channel import NodeChannel, NodeChannels
 from pymicro.calling.connections.node_health import NodeHealths
 from pymicro.calling.connections.options import ChannelOptions
@@ -34,7 +37,7 @@ from pymicro.rpc.status import DeadlineExceeded, Unavailable
 
 __all__ = ["Filter", "PickedChannel", "Target", "wrong_loop"]
 
-log = logging.getLogger("pymicro.client")
+log = logger("pymicro.client")
 
 # Beyond this many nodes, a node is connected when it is first picked: a thousand connected
 # channels take 39 MB here and as many sockets on the other side.
@@ -47,6 +50,8 @@ UPDATE_INTERVAL = 0.01
 UNREADY = 8
 # Seconds between two lines that say that the retry budget is spent.
 HELD_BACK_INTERVAL = 10.0
+# Seconds after which a client that has not met a service yet has it looked up again.
+LOOK_AGAIN = 0.25
 # How many never connected nodes are offered to the balancer at a time: picking a node connects
 # it, and the call that picked it goes on to a connected node.
 OFFERED_UNCONNECTED = 16
@@ -84,13 +89,13 @@ class Filter:
 
     def hidden(self) -> str:
         """The filter for others than its author: of metadata only the keys, since values may be secret."""
-        parts = [f"version {self.version!r}"] if self.version is not None else []
+        parts = [f"version {excerpt(self.version)}"] if self.version is not None else []
         parts += [f"metadata {key}" for key in sorted({key for key, _ in self.metadata})]
         parts += [f"endpoint {self.endpoint}"] if self.endpoint is not None else []
         return " and ".join(parts)
 
     def __str__(self) -> str:
-        parts = [f"version {self.version!r}"] if self.version is not None else []
+        parts = [f"version {excerpt(self.version)}"] if self.version is not None else []
         parts += [f"metadata {key}={value}" for key, value in sorted(self.metadata)]
         parts += [f"endpoint {self.endpoint}"] if self.endpoint is not None else []
         return " and ".join(parts)
@@ -123,11 +128,10 @@ class Target:
         nodes: The nodes to choose from; of a large service, this client's share. None
             before the first set.
         given: The last set as the selector gave it; None before the first.
-        taken: The moment of that, on the loop's clock.
-        given: The last set as the selector gave it; None before the first.
         taken: When that was, on the loop's clock.
         ahead: How many nodes are connected before they are picked.
         retry: Which calls are retried, and when; None if no call is.
+        first: How long calls wait for a service that the client has not met yet.
         budget: How many calls may be retried.
         healths: What the nodes say of their health; None where those that are not well leave.
         record: Where calls and nodes are counted; None if they are not.
@@ -143,6 +147,7 @@ class Target:
     describe: Callable[[], str]
     subset: Subset
     retry: RetryPolicy | None
+    first: FirstWait
     ahead: int = CONNECT_AHEAD
     budget: Budget = field(default_factory=Budget)
     healths: NodeHealths | None = None
@@ -163,6 +168,7 @@ class Target:
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
     _scheduled: asyncio.TimerHandle | None = None
     _updated: float = float("-inf")
+    _look_again: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.chooser.changed = self._changed
@@ -225,11 +231,15 @@ class Target:
         for node in present:
             channel = self.channels.get(node.key)
             if channel is None:
-                self.channels[node.key] = self.pool.acquire(node, self.options, self._changed, record)
+                self.channels[node.key] = self.pool.acquire(
+                    node, self.options, self._changed, record, service=self.service
+                )
                 if record is not None:
                     record.added += 1
             else:
                 channel.node = node  # the same node, perhaps with other metadata
+                if channel.outdated:
+                    self.pool.renew((channel,))
         connected = sum(not channel.lazy for channel in self.channels.values())
         self._connect_more(self.ahead - connected)
         # At once: calls may be waiting, and a node that has left costs each pick another try.
@@ -253,7 +263,9 @@ class Target:
         self._updated = asyncio.get_running_loop().time()
         nodes = self.nodes or EMPTY
         channels = self.channels
+        self._take_successors()
         self._any_pickable = any(channel.pickable for channel in channels.values())
+        self.first.met |= self._any_pickable
         unwell = self._unwell()
         reachable = nodes
         if self._any_pickable:
@@ -275,6 +287,15 @@ class Target:
         failed = sum(channel.failed for channel in channels.values())
         self.chooser.update(nodes, reachable, failed)
         self.wake()
+
+    def _take_successors(self) -> None:
+        """Go over to the connections that have taken the place of others."""
+        for key, channel in self.channels.items():
+            if channel.successor is not None:
+                self.channels[key] = self.pool.acquire(
+                    channel.node, self.options, self._changed, self.record, service=self.service
+                )
+                self.pool.release(channel, self.options, self._changed)
 
     def _unwell(self) -> Set[str]:
         """The keys of connected nodes to pass over, since they say that they are not well; never of all."""
@@ -303,9 +324,10 @@ class Target:
                 waiter.set_result(None)
 
     def _close(self) -> None:
-        if self._scheduled is not None:
-            self._scheduled.cancel()
-            self._scheduled = None
+        for timer in (self._scheduled, self._look_again):
+            if timer is not None:
+                timer.cancel()
+        self._scheduled = self._look_again = None
         for channel in self.channels.values():
             self.pool.release(channel, self.options, self._changed)
         self.channels = {}
@@ -367,7 +389,8 @@ class Target:
             call: The call that needs a node.
             deadline: A moment of the loop's clock; None waits for ever.
             wait_for_ready: Wait for a node even if that may take long: none is
-                listed, or none can be reached.
+                listed, or none can be reached. Without it such calls wait only as long as
+                `first` says.
 
         Raises:
             Unavailable: There is no node, or no node can be reached.
@@ -377,9 +400,9 @@ class Target:
             found = self.pick(call)
             if found is not None:
                 return found
-            if self.nodes is not None and not wait_for_ready:
+            if self.nodes is not None and not wait_for_ready and not self._first_wait_lasts():
                 if not self.nodes:
-                    raise Unavailable(f"no node for {self.service}: {self._known()}", from_peer=False)
+                    raise Unavailable(f"no node for {self.service}: {self.known}", from_peer=False)
                 if all(channel.failed for channel in self.channels.values()):
                     self.selector.refresh(self.service)
                     return self._least_bad(call)
@@ -390,8 +413,24 @@ class Target:
                     await self.change()
             except TimeoutError:
                 raise DeadlineExceeded(
-                    f"no node for {self.service} in time: {self._known()}", from_peer=False
+                    f"no node for {self.service} in time: {self.known}", from_peer=False
                 ) from None
+
+    def _first_wait_lasts(self) -> bool:
+        """Whether calls wait since the service is new to this client; it is looked up again while they do."""
+        now = self.loop.time()
+        if not self.first.lasts(now):
+            return False
+        if self._look_again is None:
+            self._look_again = self.loop.call_at(
+                min(now + LOOK_AGAIN, self.first.until), self._ask_again, context=Context()
+            )
+        return True
+
+    def _ask_again(self) -> None:
+        self._look_again = None
+        self.selector.refresh(self.service)
+        self.wake()
 
     def _least_bad(self, call: CallInfo) -> PickedChannel:
         """Any node, although none is connected: grpc-core fails the call and gives the reason."""
@@ -432,7 +471,8 @@ class Target:
         finally:
             self._waiters.discard(waiter)
 
-    def _known(self) -> str:
+    @property
+    def known(self) -> str:
         """What is known of the nodes, for messages."""
         if self.nodes is None:
             return self._error or self.describe()

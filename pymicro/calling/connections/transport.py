@@ -16,6 +16,7 @@ import grpc
 from grpc.aio import Metadata
 
 if TYPE_CHECKING:
+    from pymicro.calling.connections.client_tls import Secured
     from pymicro.calling.connections.method import Method
     from pymicro.calling.connections.options import ChannelOptions
     from pymicro.nodes.node import Node
@@ -90,7 +91,11 @@ class NetworkCall(Protocol):
         ...
 
     async def done_writing(self) -> None:
-        """There are no more requests."""
+        """There are no more requests.
+
+        Raises:
+            EndedBefore: The call has ended, but that has not been told yet (`pymicro.rpc.grpcio`).
+        """
         ...
 
     async def initial_metadata(self) -> Metadata:
@@ -170,8 +175,16 @@ class NodeConnection(Protocol):
 class ClientTransport(Protocol):
     """Makes connections."""
 
-    def open(self, node: Node, config: Config, options: ChannelOptions) -> NodeConnection:
+    def open(
+        self, node: Node, config: Config, options: ChannelOptions, secured: Secured | None = None
+    ) -> NodeConnection:
         """A connection to `node`, which begins to connect when its state is asked so.
+
+        Args:
+            node: Where to connect to.
+            config: All settings.
+            options: Of the connection.
+            secured: How it is encrypted, for as long as it lives; None for plain text.
 
         Raises:
             Exception: There can be no connection to such an address, or with such options.

@@ -15,9 +15,12 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2
 
+from pymicro.base.errors import ConfigError
+from pymicro.calling.connections.client_tls import ClientTls, Secured
+from pymicro.calling.connections.grpc_transport import ChannelCredentials, explained
 from pymicro.calling.connections.options import channel_arguments, dial_target
 from pymicro.nodes.node import Node
-from pymicro.rpc.status import RpcError
+from pymicro.rpc.status import RpcError, Unavailable
 from pymicro.rpc.wire.status import from_aio
 from pymicro.settings.config import Config
 
@@ -45,12 +48,15 @@ class NodeHealth:
         return self.status == "SERVING"
 
 
-async def check_health(node: Node, config: Config, *, service: str = "", timeout: float = 3.0) -> NodeHealth:
+async def check_health(
+    node: Node, config: Config, tls: ClientTls | None = None, *, service: str = "", timeout: float = 3.0
+) -> NodeHealth:
     """Ask a node for its health over a connection of its own, the way a call would reach it.
 
     Args:
         node: The node to ask; if its address is a name, any process that answers to it.
         config: The settings in force.
+        tls: Says whether the connection is encrypted; None for plain text.
         service: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds for connecting and asking together.
 
@@ -60,15 +66,17 @@ async def check_health(node: Node, config: Config, *, service: str = "", timeout
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    async with _open_channel(node, config) as channel:
-        await _check(channel, node, service, timeout)  # connects
-        return await _check(channel, node, service, max(0.0, deadline - loop.time()))
+    secured = _secured(node, tls)
+    async with _open_channel(node, config, secured) as channel:
+        await _check(channel, node, service, timeout, secured)  # connects
+        return await _check(channel, node, service, max(0.0, deadline - loop.time()), secured)
 
 
 async def follow_health(
     node: Node,
     config: Config,
     tell: Callable[[NodeHealth | RpcError], None],
+    tls: ClientTls | None = None,
     *,
     service: str = "",
     timeout: float = 3.0,
@@ -83,6 +91,7 @@ async def follow_health(
         node: As for `check_health`.
         config: The settings in force.
         tell: Gets each answer, or the exception that `check_health` raises.
+        tls: As for `check_health`.
         service: Full name of a proto service; empty for the server as a whole.
         timeout: Seconds for each question.
         interval: Seconds between two questions.
@@ -94,8 +103,8 @@ async def follow_health(
         while True:
             try:
                 if channel.get_state() is not grpc.ChannelConnectivity.READY:
-                    await _check(channel, node, service, timeout)  # connects
-                last = await _check(channel, node, service, timeout)
+                    await _check(channel, node, service, timeout, secured)  # connects
+                last = await _check(channel, node, service, timeout, secured)
                 tell(last)
             except RpcError as exc:
                 tell(exc)
@@ -123,16 +132,40 @@ async def follow_health(
                 call.cancel()
             await asyncio.sleep(interval)
 
-    async with _open_channel(node, config) as channel, asyncio.TaskGroup() as group:
+    while True:
+        try:
+            secured = _secured(node, tls)
+            break
+        except Unavailable as exc:
+            tell(exc)
+        await asyncio.sleep(interval)
+    async with _open_channel(node, config, secured) as channel, asyncio.TaskGroup() as group:
         group.create_task(ask(channel), name=f"health of {node.address}: ask")
         group.create_task(watch(channel), name=f"health of {node.address}: watch")
 
 
-def _open_channel(node: Node, config: Config) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(dial_target(node), options=channel_arguments(config, node, ()))
+def _secured(node: Node, tls: ClientTls | None) -> Secured | None:
+    """How a connection to `node` is encrypted.
+
+    Raises:
+        Unavailable: There can be none.
+    """
+    try:
+        return tls.of(node, node.service) if tls is not None else None
+    except ConfigError as exc:
+        raise Unavailable(f"node {node.id} cannot be connected to: {exc}", from_peer=False) from exc
 
 
-async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: float) -> NodeHealth:
+def _open_channel(node: Node, config: Config, secured: Secured | None) -> grpc.aio.Channel:
+    target, arguments = dial_target(node, secured), channel_arguments(config, node, (), secured)
+    if secured is None:
+        return grpc.aio.insecure_channel(target, arguments)
+    return grpc.aio.secure_channel(target, ChannelCredentials().of(secured.identity), arguments)
+
+
+async def _check(
+    channel: grpc.aio.Channel, node: Node, service: str, timeout: float, secured: Secured | None
+) -> NodeHealth:
     check: Any = channel.unary_unary(
         _CHECK,
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -145,7 +178,14 @@ async def _check(channel: grpc.aio.Channel, node: Node, service: str, timeout: f
     except RpcError:
         raise
     except grpc.aio.AioRpcError as exc:
-        raise from_aio(exc, node=node, callee=_CHECK) from exc
+        told = grpc.aio.AioRpcError(
+            exc.code(),
+            exc.initial_metadata(),
+            exc.trailing_metadata(),
+            explained(exc.code(), exc.details() or "", secured),
+            exc.debug_error_string(),
+        )
+        raise from_aio(told, node=node, callee=_CHECK) from exc
     return NodeHealth(_name_of(answer.status), loop.time() - asked)
 
 

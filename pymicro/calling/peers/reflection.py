@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, cast
 
 import grpc
@@ -17,6 +18,8 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.printable import shortened
+from pymicro.rpc.schema.gaps import defined_types, needed_types
 from pymicro.rpc.status import RpcError
 from pymicro.rpc.wire.status import from_aio
 
@@ -26,6 +29,9 @@ _METHODS = tuple(f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" f
 
 # Seconds to wait for a server to end its side of the stream.
 _END_WAIT = 1.0
+
+# Types of which the file is asked for, since no file that is there defines them.
+_MOST_TYPES = 50
 
 _NOT_FOUND: Final = grpc.StatusCode.NOT_FOUND.value[0]
 
@@ -74,8 +80,8 @@ class ReflectionClient:
     async def files_containing(self, *symbols: str) -> list[FileDescriptorProto]:
         """The proto files that define `symbols`, and all files these import, each once.
 
-        An import that the server does not have is left out: the code that links the
-        files knows whether it can do without.
+        An import that the server does not have is left out, and so is one that it has
+        under another path: the code that links the files knows what to do without.
 
         Args:
             symbols: Full names of services, methods, messages or enums.
@@ -88,13 +94,13 @@ class ReflectionClient:
         for symbol in symbols:
             request = ServerReflectionRequest(file_containing_symbol=symbol)
             _read_files(await self._ask(request, deadline), files)
-        # Some servers send all imports along, others none.
+        # Some servers send all imports along, others none. Some have a file under another path than
+        # that by which it is imported: it is asked for by what it defines.
         asked: set[str] = set()
-        while missing := _imports(files) - set(files) - asked:
-            for name in sorted(missing):
+        while requests := _missing(files, asked):
+            for name, request in requests.items():
                 asked.add(name)
-                with contextlib.suppress(NotReflected):
-                    request = ServerReflectionRequest(file_by_filename=name)
+                with contextlib.suppress(ReflectionError):
                     _read_files(await self._ask(request, deadline), files)
         return list(files.values())
 
@@ -119,9 +125,10 @@ class ReflectionClient:
             error = answer.error_response
             what = request.file_containing_symbol or request.file_by_filename or "the list of services"
             if error.error_code == _NOT_FOUND:
-                raise NotReflected(f"the server's reflection does not know {what}")
+                raise NotReflected(f"the server's reflection does not know {shortened(what)}")
             raise ReflectionError(
-                f"the server's reflection refuses {what}: {error.error_message} (status {error.error_code})"
+                f"the server's reflection refuses {shortened(what)}: "
+                f"{shortened(error.error_message, 500)} (status {error.error_code})"
             )
         return answer
 
@@ -151,8 +158,18 @@ class ReflectionClient:
             call.cancel()  # does nothing to an ended call
 
 
-def _imports(files: Mapping[str, FileDescriptorProto]) -> set[str]:
-    return {name for file in files.values() for name in file.dependency}
+def _missing(
+    files: Mapping[str, FileDescriptorProto], asked: AbstractSet[str]
+) -> dict[str, ServerReflectionRequest]:
+    """What to ask for next: imports that are not there; if none is left, types that no file defines."""
+    imports = {name for file in files.values() for name in file.dependency} - files.keys() - asked
+    if imports:
+        return {name: ServerReflectionRequest(file_by_filename=name) for name in sorted(imports)}
+    needed = {name for file in files.values() for name in needed_types(file)}
+    needed -= {name for file in files.values() for name in defined_types(file)}
+    # Everybody has the well-known types.
+    wanted = sorted(name for name in needed - asked if not name.startswith("google.protobuf."))
+    return {name: ServerReflectionRequest(file_containing_symbol=name) for name in wanted[:_MOST_TYPES]}
 
 
 def _read_files(answer: ServerReflectionResponse, files: dict[str, FileDescriptorProto]) -> None:

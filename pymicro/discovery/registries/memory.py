@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
+from pymicro.base.printable import listed
 from pymicro.nodes.node import Node, NodeSet
 
 if TYPE_CHECKING:
@@ -143,10 +144,14 @@ class MemoryRegistry:
         """Names of the services with at least one node, sorted."""
         return self._store.services()
 
+    def known_services(self) -> list[str]:
+        """The same at once."""
+        return self._store.services()
+
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
         """The nodes here; none for the command line, which is a process of its own."""
         names = self._store.services()
-        yield Finding("registry", "ok", f"{self.describe()}: {', '.join(names) or 'nobody'}")
+        yield Finding("registry", "ok", f"{self.describe()}: {listed(names) or 'nobody'}")
         if service and service not in names:
             yield Finding(
                 "nodes",

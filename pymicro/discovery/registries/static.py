@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pymicro.base.errors import ConfigError
 from pymicro.base.findings import Finding
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.base.suggest import did_you_mean
-from pymicro.nodes.address import is_ip, is_scheme, join_address, split_address
+from pymicro.nodes.listed import listed_node
 from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticRegistry"]
 
-log = logging.getLogger("pymicro.registry.static")
+log = logger("pymicro.registry.static")
 
 
 def _bad(entry: str, why: str) -> ConfigError:
     return ConfigError(
-        f"registry_address of registry static: {entry!r}: {why} "
+        f"registry_address of registry static: {excerpt(entry)}: {why} "
         "(each entry is service=host:port, such as greeter=10.0.0.1:8080 or greeter=[::1]:8080)"
     )
 
@@ -36,22 +37,9 @@ def _node(entry: str) -> Node:
     if not service:
         raise _bad(entry, "the service's name is missing")
     try:
-        host, port = split_address(text)
+        return listed_node(service, text)
     except ValueError as exc:
         raise _bad(entry, str(exc)) from None
-    if not host:
-        raise _bad(entry, "the host is missing")
-    if port == 0:
-        raise _bad(entry, "0 is no port that can be dialled")
-    if text.startswith("[") and not (":" in host and is_ip(host)):
-        raise _bad(entry, f"{host!r} in brackets is no IPv6 address")
-    if not host.isprintable() or any(char in host for char in " /@"):
-        raise _bad(entry, f"{host!r} is no host")
-    if is_scheme(host):
-        raise _bad(entry, f"gRPC takes {host}: for a scheme; if a host has that name, write {host}.:{port}")
-    address = join_address(host, port)
-    # Only the address can tell two nodes apart.
-    return Node(id=address, address=address, service=service)
 
 
 class StaticRegistry:
@@ -74,7 +62,7 @@ class StaticRegistry:
             node = _node(entry)
             of_service = listed.setdefault(node.service, {})
             if node.address in of_service:
-                raise _bad(entry, f"{node.service} at {node.address} is listed twice")
+                raise _bad(entry, f"{shortened(node.service)} at {node.address} is listed twice")
             of_service[node.address] = node
         self._sets = {service: NodeSet.of(nodes.values()) for service, nodes in listed.items()}
         self._told = False
@@ -122,9 +110,13 @@ class StaticRegistry:
         """Names of the listed services, sorted."""
         return sorted(self._sets)
 
+    def known_services(self) -> list[str]:
+        """The same at once."""
+        return sorted(self._sets)
+
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
         """Whether `service` is listed; its nodes may be anywhere."""
-        yield Finding("registry", "ok", f"{self.describe()}: {', '.join(sorted(self._sets)) or 'nobody'}")
+        yield Finding("registry", "ok", f"{self.describe()}: {listed(sorted(self._sets)) or 'nobody'}")
         if service and service not in self._sets:
             near = did_you_mean(service, sorted(self._sets))
             yield Finding(

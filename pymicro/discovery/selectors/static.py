@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.printable import excerpt
 from pymicro.nodes.address import is_dns_name
 from pymicro.nodes.node import Node, NodeSet
 
@@ -55,7 +56,7 @@ class StaticSelector:
         self._domain = environ.get(DOMAIN_VARIABLE, "").strip().lstrip(".")
         text = environ.get(PORT_VARIABLE, "").strip() or str(DEFAULT_PORT)
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-            raise ConfigError(f"{PORT_VARIABLE}: {text!r} is no port (1 to 65535)")
+            raise ConfigError(f"{PORT_VARIABLE}: {excerpt(text)} is no port (1 to 65535)")
         self._port = int(text)
 
     def _host(self, service: str) -> str:
@@ -74,8 +75,8 @@ class StaticSelector:
         host = self._host(service)
         if not is_dns_name(host):
             raise RegistryError(
-                f"selector static asks the DNS for a service by its name, and {service!r} is no DNS name "
-                "(letters, digits and - in parts of at most 63, with dots between them): "
+                f"selector static asks the DNS for a service by its name, and {excerpt(service)} is no DNS "
+                "name (letters, digits and - in parts of at most 63, with dots between them): "
                 "rename the service, or use --selector registry"
             )
         address = f"{host}:{self._port}"

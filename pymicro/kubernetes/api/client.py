@@ -7,20 +7,27 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
 from pymicro._version import __version__
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.kubernetes.api.credentials import Cluster
-from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.errors import KubeError, tls_hint
 from pymicro.kubernetes.api.lines import Lines
-from pymicro.kubernetes.api.login import Login
+from pymicro.kubernetes.api.login import Login, Tls
 from pymicro.kubernetes.api.resource import Asked
 from pymicro.kubernetes.api.status import refusal
 from pymicro.kubernetes.api.transport import Transport, load_aiohttp
 
 __all__ = ["KubeClient"]
+
+log = logger("pymicro.kube")
 
 # A page of 500 objects of etcd's largest size would be more than this; real ones are 2 MB.
 _LARGEST_ANSWER = 256 << 20
@@ -43,6 +50,7 @@ class KubeClient:
         self._finding = asyncio.Lock()
         self._transport: Transport | None = None
         self._transports: set[Transport] = set()
+        self._complaint = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,7 +227,7 @@ class KubeClient:
                     refused = login
                     continue
                 if not 200 <= response.status < 300:
-                    raise await self._refusal(asked, response, deadline)
+                    raise await self._refusal(asked, response, deadline, login)
                 yield response, deadline
                 return
             finally:
@@ -232,12 +240,20 @@ class KubeClient:
         await load_aiohttp()
         old = self._transport
         if old is not None and old.tls == login.tls:
+            self._complaint = ""
             return old
         try:
             transport = Transport(login.tls)
         except (OSError, ValueError) as exc:  # ssl's errors are OSErrors
-            what = f"the certificates for {login.server} cannot be used: {exc}"
-            raise KubeError(what, kind="credentials") from exc
+            what = f"the certificates for {login.server} cannot be used: {shortened(str(exc))}"
+            if old is None or not _same_server(old.tls, login.tls):
+                raise KubeError(what, kind="credentials") from exc
+            # Somebody may be replacing certificate and key just now, one after the other.
+            if what != self._complaint:
+                log.warning("%s; going on with those before", what)
+            self._complaint = what
+            return old
+        self._complaint = ""
         self._transport = transport
         self._transports.add(transport)
         if old is not None and not old.users:
@@ -266,7 +282,7 @@ class KubeClient:
             what = f"{self._say(asked)}: no answer within {timeout:g} s"
             raise KubeError(what, kind="timeout") from exc
         except aiohttp.ClientHttpProxyError as exc:
-            what = f"{self._say(asked)}: the proxy answered {exc.status} {exc.message}".rstrip()
+            what = f"{self._say(asked)}: the proxy answered {exc.status} {shortened(exc.message)}".rstrip()
             raise KubeError(what, kind="proxy") from exc
         except aiohttp.ClientProxyConnectionError as exc:
             what = f"{self._say(asked)}: the proxy cannot be reached: {exc.os_error}"
@@ -274,19 +290,20 @@ class KubeClient:
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             # aiohttp raises ValueError for a URL or header that it cannot send.
             kind = "tls" if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)) else "connection"
-            raise KubeError(f"{self._say(asked)}: {exc or type(exc).__name__}", kind=kind) from exc
+            text = shortened(str(exc), 500) or type(exc).__name__
+            raise KubeError(f"{self._say(asked)}: {text}{tls_hint(text)}", kind=kind) from exc
         except Exception as exc:
             # A name look-up that gets no thread is a RuntimeError.
-            raise KubeError(f"{self._say(asked)}: {exc!r}", kind="unexpected") from exc
+            raise KubeError(f"{self._say(asked)}: {excerpt(exc, 1000)}", kind="unexpected") from exc
 
     def _say(self, asked: Asked) -> str:
         return f"cannot {asked} at {self.cluster.way}"
 
-    async def _refusal(self, asked: Asked, response: Any, deadline: float) -> KubeError:
+    async def _refusal(self, asked: Asked, response: Any, deadline: float, login: Login) -> KubeError:
         """The error for an answer that refuses."""
         if 300 <= response.status < 400:
             place = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
-            what = f"{self._say(asked)}: it answered {response.status}, a redirect to {place!r}, "
+            what = f"{self._say(asked)}: it answered {response.status}, a redirect to {excerpt(place)}, "
             return KubeError(f"{what}which is not followed", status=response.status)
         body = b""
         # The refusal itself is known already; its reasons may come late or broken.
@@ -306,7 +323,23 @@ class KubeClient:
             account=self.cluster.account,
             code=response.status,
             retry_after=float(after) if after.isascii() and after.isdigit() else None,
+            shown=_why_not_now(login.tls.certificate) if response.status == 401 else "",
         )
+
+
+def _same_server(one: Tls, other: Tls) -> bool:
+    """Whether both believe the same servers, and differ by what they show at most."""
+    return replace(one, certificate=other.certificate, key=other.key) == other
+
+
+def _why_not_now(certificate: bytes) -> str:
+    """Why no server accepts this client certificate, as far as its dates say; empty if they say nothing."""
+    # It comes with the extra `tls`, which a client of the API does not need.
+    if not certificate or not find_spec("cryptography"):
+        return ""
+    from pymicro.identity.checking import why_not_now
+
+    return why_not_now(certificate, datetime.now(UTC))
 
 
 def _abort(response: Any) -> None:

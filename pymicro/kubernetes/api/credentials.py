@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig import Kubeconfig
 from pymicro.kubernetes.api.login import Login, LoginSource, Signature, Tls, certificates, signatures
 from pymicro.kubernetes.api.proxies import proxy_for, without_password
+from pymicro.kubernetes.api.resource import check_namespace
 from pymicro.settings.config import in_pod
 
-__all__ = ["Cluster", "find_cluster"]
+__all__ = ["Cluster", "find_cluster", "own_namespace"]
 
-log = logging.getLogger("pymicro.kube")
+log = logger("pymicro.kube")
 
 # The names of service accounts begin with this.
 _ACCOUNT = "system:serviceaccount:"
@@ -49,6 +51,9 @@ class Cluster:
         account: `system:serviceaccount:<namespace>:<name>` or the kubeconfig's user,
             for messages; empty if there are no credentials.
         in_pod: Whether we ask from within a pod, where a NetworkPolicy may hold.
+
+    Raises:
+        ConfigError: No namespace can be called so.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class Cluster:
         self.in_pod = in_pod
         self.server = server
         self.proxy = ""
-        self.namespace = namespace
+        self.namespace = check_namespace(namespace, "POD_NAMESPACE, or the namespace of these credentials")
         self.account = account
         self._source = source
         self._origin = origin
@@ -261,7 +266,7 @@ def _parse(address: Sequence[str]) -> dict[str, str]:
             _check_url(value)
         elif not equals or not value or key not in ("kubeconfig", "context"):
             raise ConfigError(
-                f"registry_address: {entry!r} is no address of the Kubernetes API; it takes "
+                f"registry_address: {excerpt(entry)} is no address of the Kubernetes API; it takes "
                 "http(s)://host:port, kubeconfig=PATH and context=NAME"
             )
         if key in given:
@@ -279,10 +284,19 @@ def _check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(f"registry_address: {url!r} is no URL of a server")
+        raise ConfigError(f"registry_address: {excerpt(url)} is no URL of a server")
     if parts.username is not None:
         # Not shown: it would go into every message, and from there into logs.
         raise ConfigError("registry_address: a URL with a password in it; use a kubeconfig for credentials")
+
+
+def own_namespace(environ: Mapping[str, str] | None = None, folder: str = SERVICE_ACCOUNT) -> str:
+    """The namespace of this pod, as far as it is told without asking anybody; else empty."""
+    environ = os.environ if environ is None else environ
+    try:
+        return environ.get("POD_NAMESPACE") or _read_file(folder, "namespace")
+    except (OSError, ValueError):
+        return ""
 
 
 def _in_pod(folder: str, environ: Mapping[str, str], clock: Callable[[], float]) -> Cluster:
@@ -323,14 +337,14 @@ async def _outside(
         )
     source = Kubeconfig(paths, given.get("context", ""), environ)
     context = await source.context()
-    acting = context.user.text("as")
+    account, acting = shortened(context.account), context.user.text("as")
     return Cluster(
         source,
         server=context.server,
         namespace=environ.get("POD_NAMESPACE") or context.namespace or "default",
         # Rights are asked of the one that is acted as.
-        account=f"{acting} (as which {context.account} acts)" if acting else context.account,
-        origin=f"kubeconfig {paths}, context {context.name}",
+        account=f"{shortened(acting)} (as which {account} acts)" if acting else account,
+        origin=f"kubeconfig {shortened(paths)}, context {shortened(context.name)}",
         in_pod=in_pod(environ),
         clock=clock,
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pymicro.base.errors import PymicroError
+from collections.abc import Mapping
 
-__all__ = ["KubeError"]
+from pymicro.base.errors import PymicroError
+from pymicro.identity.handshakes import Fault, fault_in
+
+__all__ = ["KubeError", "tls_hint"]
 
 
 class KubeError(PymicroError):
@@ -56,3 +59,28 @@ def _kind(status: int, reason: str) -> str:
     if status >= 500:
         return "server"
     return "refused" if status else "connection"
+
+
+_HINTS: Mapping[Fault, str] = {
+    "authority": (
+        "its certificate comes from no authority that is believed here: those of the kubeconfig's "
+        "certificate-authority, or of the service account's ca.crt"
+    ),
+    "expired": "its certificate, or its authority's, has expired",
+    "early": "its certificate is not valid yet: are the clocks right?",
+    "name": "its certificate is for another name: tls-server-name in the kubeconfig says which one to expect",
+    "plain": "it speaks plain HTTP there",
+    "version": "it speaks another version of TLS: 1.2 is the lowest",
+}
+
+
+def tls_hint(text: str) -> str:
+    """What a failed handshake with an API server means, in brackets; empty if it was none.
+
+    Args:
+        text: The library's words.
+    """
+    if hint := _HINTS.get(fault_in(text)):
+        return f" ({hint})"
+    # Only with a client's certificate does a server end a handshake by such a word.
+    return " (it does not take the client certificate, or wants one)" if "ALERT" in text else ""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pymicro.base.printable import excerpt
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.fields import mapping_at
 
@@ -25,7 +26,7 @@ def read_event(line: bytes) -> tuple[str, Mapping[str, Any]]:
         event = json.loads(line.decode())
         kind, found = event["type"], event["object"]
     except (KeyError, TypeError, ValueError, RecursionError) as exc:
-        raise KubeError(f"a line of the watch is no event: {exc!r}", kind="malformed") from exc
+        raise KubeError(f"a line of the watch is no event: {excerpt(exc, 1000)}", kind="malformed") from exc
     if not isinstance(kind, str) or not isinstance(found, dict):
         raise KubeError("a line of the watch is no event: it lacks a type or an object", kind="malformed")
     return kind, found

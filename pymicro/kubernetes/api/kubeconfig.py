@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig_files import Context, Section, read_context
 from pymicro.kubernetes.api.login import Login, Tls, certificates, signatures
@@ -21,7 +22,7 @@ from pymicro.kubernetes.api.proxies import check_proxy, is_loopback, proxy_for
 
 __all__ = ["Kubeconfig"]
 
-log = logging.getLogger("pymicro.kube")
+log = logger("pymicro.kube")
 
 # Seconds before its end from which kubectl holds an id-token for one that has run out.
 _ID_TOKEN_MARGIN = 10.0
@@ -51,7 +52,7 @@ class Kubeconfig:
             ConfigError: The files cannot be used; the text says why.
         """
         # In a thread: YAML is slow, and a large company's kubeconfig is long.
-        what = f"kubeconfig {os.pathsep.join(self._paths)}"
+        what = f"kubeconfig {shortened(os.pathsep.join(self._paths), 500)}"
         context = await asyncio.to_thread(read_context, self._paths, self._wanted, what)
         self._wanted = context.name
         return context
@@ -129,7 +130,9 @@ def _tls(cluster: Section, user: Section) -> Tls:
     try:
         trusted = certificates(authority) if authority else ""
     except ValueError as exc:
-        raise cluster.error(f"has certificate-authority, which cannot be used: {exc}") from exc
+        raise cluster.error(
+            f"has certificate-authority, which cannot be used: {shortened(str(exc), 500)}"
+        ) from exc
     return Tls(
         authority=trusted,
         certificate=certificate,
@@ -158,9 +161,9 @@ def _authorization(user: Section) -> str:
                 token = file.read().strip() or token
         except (OSError, UnicodeError) as exc:
             if not token:
-                raise user.error(f"has tokenFile, which cannot be read: {exc}") from exc
+                raise user.error(f"has tokenFile, which cannot be read: {shortened(str(exc), 500)}") from exc
         if not token:
-            raise user.error(f"has tokenFile {user.text('tokenFile')} with nothing in it")
+            raise user.error(f"has tokenFile {shortened(user.text('tokenFile'), 500)} with nothing in it")
         if name:
             raise user.error("has both tokenFile and a username; remove one")
     if token:
@@ -177,7 +180,7 @@ def _id_token(user: Section) -> str:
     kind = provider.text("name")
     if kind != "oidc":
         raise user.error(
-            f"has the auth-provider {kind!r}, which kubectl no longer has either: its cloud has a "
+            f"has the auth-provider {excerpt(kind)}, which kubectl no longer has either: its cloud has a "
             "credential plug-in instead (exec)"
         )
     token = provider.section("config").text("id-token")
@@ -221,7 +224,7 @@ def _cluster_info(context: Context, login: Login) -> dict[str, object]:
     cluster = context.cluster
     authority = cluster.data("certificate-authority")
     config = None
-    for extension in cluster.listed("extensions"):
+    for extension in cluster.items("extensions"):
         if isinstance(extension, dict) and extension.get("name") == "client.authentication.k8s.io/exec":
             config = extension.get("extension")
     info = {

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pymicro.base.errors import ConfigError
-from pymicro.base.printable import excerpt
+from pymicro.base.printable import excerpt, listed, shortened
 
 __all__ = ["Context", "Section", "read_context"]
 
@@ -51,15 +51,15 @@ class Section:
         """A truth value; false if there is none."""
         return self._typed(key, bool, False, "neither true nor false")
 
-    def listed(self, key: str) -> list[Any]:
+    def items(self, key: str) -> list[Any]:
         """A list; empty if there is none."""
         return self._typed(key, list, [], "no list")
 
     def texts(self, key: str) -> list[str]:
         """A list of strings."""
-        found = self.listed(key)
+        found = self.items(key)
         if not all(isinstance(one, str) for one in found):
-            raise self.error(f"has something in {key} that is no text: put it into quotes")
+            raise self.error(f"has something in {shortened(key)} that is no text: put it into quotes")
         return found
 
     def section(self, key: str) -> Section:
@@ -83,7 +83,7 @@ class Section:
             with open(path, "rb") as file:
                 return file.read()
         except OSError as exc:
-            raise self.error(f"has {key}, which cannot be read: {exc}") from exc
+            raise self.error(f"has {key}, which cannot be read: {shortened(str(exc), 500)}") from exc
 
     def error(self, problem: str) -> ConfigError:
         """The error for something that is wrong with it: `user 'ada' has token, which …`."""
@@ -94,7 +94,7 @@ class Section:
         if found is None:
             return default
         if not isinstance(found, kind):
-            raise self.error(f"has {key}, which is {problem}")
+            raise self.error(f"has {shortened(key)}, which is {problem}")
         return found
 
 
@@ -141,7 +141,7 @@ def read_context(paths: Sequence[str], wanted: str, what: str) -> Context:
         except FileNotFoundError:
             continue
         except OSError as exc:
-            raise ConfigError(f"kubeconfig {path} cannot be read: {exc}") from exc
+            raise ConfigError(f"kubeconfig {shortened(path, 500)} cannot be read: {exc.strerror}") from exc
         there = True
         for plural in _LISTS:
             known[plural] = _named(document, plural, os.path.dirname(os.path.abspath(path))) | known[plural]
@@ -151,16 +151,16 @@ def read_context(paths: Sequence[str], wanted: str, what: str) -> Context:
     if not wanted:
         raise ConfigError(f"{what} has no current context: name one with `context=NAME`")
     if wanted not in known["contexts"]:
-        listed = ", ".join(sorted(known["contexts"])) or "none"
-        raise ConfigError(f"{what} has no context {wanted!r}; there are: {listed}")
+        there_are = listed(sorted(known["contexts"])) or "none"
+        raise ConfigError(f"{what} has no context {excerpt(wanted)}; there are: {there_are}")
     context = known["contexts"][wanted]
     cluster, user = context.text("cluster"), context.text("user")
     if not cluster:
         raise context.error("names no cluster")
     if cluster not in known["clusters"]:
-        raise context.error(f"names cluster {cluster!r}, which is not in it")
+        raise context.error(f"names cluster {excerpt(cluster)}, which is not in it")
     if user and user not in known["users"]:
-        raise context.error(f"names user {user!r}, who is not in it")
+        raise context.error(f"names user {excerpt(user)}, who is not in it")
     nobody = Section(context.what, {})
     return Context(
         wanted,
@@ -199,15 +199,17 @@ def _load(path: str) -> Section:
             # What follows a first document is not read by kubectl either.
             document = next(yaml.load_all(file.read(), _loader()), None)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"kubeconfig {path} is no YAML: {' '.join(str(exc).split())}") from exc
+        raise ConfigError(
+            f"kubeconfig {shortened(path, 500)} is no YAML: {shortened(' '.join(str(exc).split()), 500)}"
+        ) from exc
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise ConfigError(f"kubeconfig {path} is no mapping")
-    read = Section(f"kubeconfig {path}", document)
+        raise ConfigError(f"kubeconfig {shortened(path, 500)} is no mapping")
+    read = Section(f"kubeconfig {shortened(path, 500)}", document)
     kind = f"{read.text('kind') or 'Config'} {read.text('apiVersion') or 'v1'}"
     if kind != "Config v1":
-        raise read.error(f"is no kubeconfig: its kind is {kind}")
+        raise read.error(f"is no kubeconfig: its kind is {shortened(kind)}")
     return read
 
 
@@ -215,14 +217,14 @@ def _named(document: Section, plural: str, folder: str) -> dict[str, Section]:
     """The entries of one of the lists, by name."""
     one = _LISTS[plural]
     found: dict[str, Section] = {}
-    for entry in document.listed(plural):
+    for entry in document.items(plural):
         if not isinstance(entry, dict):
             raise document.error(f"has an entry of {plural} that is no mapping")
         named = Section(f"{document.what}: an entry of {plural}", entry)
         name = named.text("name")
         values = dict(named.section(one).values)
         if name in found:
-            raise document.error(f"has {one} {name!r} twice")
+            raise document.error(f"has {one} {excerpt(name)} twice")
         for key in _PATHS:
             if isinstance(values.get(key), str) and values[key]:
                 values[key] = os.path.join(folder, values[key])
@@ -230,7 +232,7 @@ def _named(document: Section, plural: str, folder: str) -> dict[str, Section]:
         # A command without a slash is looked for on PATH.
         if isinstance(plugin, dict) and os.sep in str(plugin.get("command", "")):
             values["exec"] = {**plugin, "command": os.path.join(folder, str(plugin["command"]))}
-        found[name] = Section(f"{document.what}: {one} {name!r}", values)
+        found[name] = Section(f"{document.what}: {one} {excerpt(name)}", values)
     return found
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from pymicro.base.printable import excerpt
+
 __all__ = ["Page"]
 
 _decode = json.JSONDecoder().raw_decode
@@ -94,7 +96,7 @@ class Page:
     def _expect(self, sign: str, at: int) -> int:
         at = self._skip(at)
         if self._text[at : at + 1] != sign:
-            raise ValueError(f"{sign!r} expected at {at}")
+            raise ValueError(f"{excerpt(sign)} expected at {at}")
         return self._skip(at + 1)
 
     def _skip(self, at: int) -> int:

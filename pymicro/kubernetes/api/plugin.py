@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import signal
@@ -18,13 +17,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.kubeconfig_files import Section
 
 __all__ = ["Credential", "check_plugin", "run_plugin"]
 
 # Apart from the others: a command that is quiet must still show what a person is asked.
-log = logging.getLogger("pymicro.kube.plugin")
+log = logger("pymicro.kube.plugin")
 
 # A plug-in may open a browser and wait for its user; one that hangs must end.
 _TIMEOUT = 60.0
@@ -69,9 +70,9 @@ def check_plugin(section: Section) -> None:
         raise section.error("names no command")
     version, mode = section.text("apiVersion"), section.text("interactiveMode")
     if version not in (_V1, _V1BETA1):
-        raise section.error(f"has apiVersion {version!r}; there are {_V1} and {_V1BETA1}")
+        raise section.error(f"has apiVersion {excerpt(version)}; there are {_V1} and {_V1BETA1}")
     if mode not in _MODES and (mode or version == _V1):
-        raise section.error(f"has interactiveMode {mode!r}; there are {', '.join(_MODES)}")
+        raise section.error(f"has interactiveMode {excerpt(mode)}; there are {', '.join(_MODES)}")
     if mode == "Always":
         raise section.error("has interactiveMode Always, and pymicro gives no plug-in a terminal")
     section.texts("args")
@@ -81,7 +82,7 @@ def check_plugin(section: Section) -> None:
 def _variables(section: Section) -> dict[str, str]:
     """The section's own variables."""
     found = {}
-    for entry in section.listed("env"):
+    for entry in section.items("env"):
         pair = Section(f"{section.what}, env", entry if isinstance(entry, dict) else {})
         if not pair.text("name"):
             raise section.error("has an entry of env without a name")
@@ -109,7 +110,7 @@ async def run_plugin(
     command = shutil.which(name, path=environ.get("PATH"))
     if command is None:
         hint = section.text("installHint").strip()
-        raise _failure(name, f"there is no such program{': ' + hint if hint else ''}")
+        raise _failure(name, f"there is no such program{': ' + shortened(hint, 500) if hint else ''}")
     # We have no terminal to give: nobody may sit at a service's.
     spec: dict[str, object] = {"interactive": False}
     if section.flag("provideClusterInfo"):
@@ -117,8 +118,8 @@ async def run_plugin(
     version = section.text("apiVersion")
     asked = {"kind": "ExecCredential", "apiVersion": version, "spec": spec}
     output = _Output(name)
-    try:
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_exec(
             lambda: output,
             command,
             *section.texts("args"),
@@ -127,8 +128,15 @@ async def run_plugin(
             # A group of its own, so that all of it can be ended.
             start_new_session=True,
         )
+    )
+    try:
+        # Shielded: cancelled in there, asyncio would end the program alone, and not what it has started.
+        transport, _ = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_end_unwanted)
+        raise
     except (OSError, ValueError) as exc:
-        raise _failure(name, f"it cannot be started: {exc}") from exc
+        raise _failure(name, f"it cannot be started: {shortened(str(exc), 500)}") from exc
     left = {output.exited, output.read}
     try:
         # Its standard error may stay open, in a program that it has left behind.
@@ -139,15 +147,28 @@ async def run_plugin(
     finally:
         try:
             if left:
-                log.warning("the credential plug-in %r has not ended, and is ended now", name)
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(transport.get_pid(), signal.SIGKILL)
+                log.warning("the credential plug-in %s has not ended, and is ended now", excerpt(name))
+                _end(transport)
                 await asyncio.wait([output.exited], timeout=_LAST)
         finally:
             transport.close()
     if code:
         raise _failure(name, f"it exited with {code}{output.last_words()}")
     return _credential(name, version, bytes(output.printed))
+
+
+def _end(transport: asyncio.SubprocessTransport) -> None:
+    """End the program, and what it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(transport.get_pid(), signal.SIGKILL)
+
+
+def _end_unwanted(starting: asyncio.Future[tuple[asyncio.SubprocessTransport, _Output]]) -> None:
+    """Nobody waits any more for a program that has started only now."""
+    if not starting.cancelled() and starting.exception() is None:
+        transport, _ = starting.result()
+        _end(transport)
+        transport.close()
 
 
 class _Output(asyncio.SubprocessProtocol):
@@ -191,7 +212,7 @@ class _Output(asyncio.SubprocessProtocol):
         text = line.decode(errors="replace").strip()
         if text:
             text = text if text.isprintable() else repr(text)[1:-1]
-            log.warning("the credential plug-in %r says: %s", self._name, text[:1000])
+            log.warning("the credential plug-in %s says: %s", excerpt(self._name), shortened(text, 1000))
             self._words = f"{self._words} {text}".strip()[-500:]
 
     def last_words(self) -> str:
@@ -231,9 +252,9 @@ def _lifetime(name: str, expires: object) -> float | None:
     try:
         moment = datetime.fromisoformat(str(expires)).timestamp()
     except (ValueError, OverflowError) as exc:
-        raise _failure(name, f"its expirationTimestamp {str(expires)[:80]!r} is no time") from exc
+        raise _failure(name, f"its expirationTimestamp {excerpt(expires, 80)} is no time") from exc
     return max(moment - time.time() - _MARGIN, _SHORTEST)
 
 
 def _failure(name: str, what: str) -> KubeError:
-    return KubeError(f"the kubeconfig's credential plug-in {name!r}: {what}", kind="credentials")
+    return KubeError(f"the kubeconfig's credential plug-in {excerpt(name)}: {what}", kind="credentials")

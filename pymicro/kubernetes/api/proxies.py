@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit, urlunsplit
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt, shortened
 from pymicro.settings.config import in_pod
 
 __all__ = ["check_proxy", "is_loopback", "proxy_for", "without_password"]
@@ -98,11 +99,11 @@ def check_proxy(url: str, where: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(f"{where}: {without_password(url)!r} is no URL of a proxy")
+        raise ConfigError(f"{where}: {excerpt(without_password(url))} is no URL of a proxy")
     if parts.scheme not in ("http", "https"):
         raise ConfigError(
-            f"{where}: the proxy {without_password(url)!r} cannot be used: pymicro speaks to proxies over "
-            f"http:// and https://, not {parts.scheme}://"
+            f"{where}: the proxy {excerpt(without_password(url))} cannot be used: pymicro speaks to proxies "
+            f"over http:// and https://, not {shortened(parts.scheme, 20)}://"
         )
     return url
 

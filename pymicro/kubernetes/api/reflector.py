@@ -14,7 +14,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import ConfigError
 from pymicro.base.latest import Gathering, Latest
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.turns import Turns
+from pymicro.base.watches import Watches, WatchRecord
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.decision import AttemptOutcome, Standing, decide
 from pymicro.kubernetes.api.errors import KubeError
@@ -31,11 +34,14 @@ from pymicro.kubernetes.api.timing import ReflectorTiming
 
 __all__ = ["ObjectQuery", "Reflector", "ReflectorState", "ReflectorTiming"]
 
-log = logging.getLogger("pymicro.kube")
+log = logger("pymicro.kube")
 
 T = TypeVar("T")
 
 _DEFAULT = ReflectorTiming()
+
+# Seconds. A server keeps the agreed length of a watch by its own clock.
+EARLY = 2.0
 
 
 class _NoStreamingList(Exception):
@@ -58,6 +64,9 @@ class _Attempt:
         # Whether the server has said anything, and until when the list has to be complete.
         self.heard = False
         self.list_until = float("inf")
+        # Until when the server was asked to hold the watch, and whether we have left it ourselves.
+        self.agreed = float("inf")
+        self.left = False
 
 
 class Reflector(Generic[T]):
@@ -78,6 +87,7 @@ class Reflector(Generic[T]):
         timing: All lengths of time.
         list_limit: Seconds that a list may take in all, if the server answers: one that takes
             longer has failed, with the kind `slow`. Nothing limits it by default.
+        record: Where it writes down how it fares; it ends it.
         clock: Seconds of a monotonic clock.
         sleep: Waits before the next try.
         uniform: Source of randomness, `(low, high) -> value`.
@@ -91,6 +101,7 @@ class Reflector(Generic[T]):
         *,
         timing: ReflectorTiming = _DEFAULT,
         list_limit: float = float("inf"),
+        record: WatchRecord | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -99,6 +110,7 @@ class Reflector(Generic[T]):
         self._client = client
         self._timing = timing
         self._list_limit = list_limit
+        self._record = record or Watches(clock).begin(str(query))
         self._clock = clock
         self._sleep = sleep
         self._uniform = uniform
@@ -176,6 +188,7 @@ class Reflector(Generic[T]):
             pause = self._timing.backoff_maximum
             await endless(self._turn, what=str(self.query), log=log, pause=pause, sleep=self._sleep)
         finally:
+            self._record.end()
             self._gathering.cancel()
             for latest in self._latest.values():
                 latest.close()
@@ -197,7 +210,7 @@ class Reflector(Generic[T]):
             if repr(exc) != self._odd:
                 self._odd = repr(exc)
                 log.exception("%s: something failed in an unforeseen way", self.query)
-            return self._end(KubeError(f"{self.query}: {exc!r}", kind="unexpected"))
+            return self._end(KubeError(f"{self.query}: {excerpt(exc, 1000)}", kind="unexpected"))
         return self._end(None)
 
     # Requests
@@ -237,6 +250,7 @@ class Reflector(Generic[T]):
         timeout = self._timing.page_timeout
         found = await self._client.request("GET", self.query.path, params=params, timeout=timeout)
         self._last_heard = self._clock()
+        self._record.heard()
         if isinstance(found, dict):
             self._compare(version_of(found))
         self._doubtful = False
@@ -295,7 +309,9 @@ class Reflector(Generic[T]):
                     table.put(found)
                 await turns.give()
         except (ValueError, RecursionError) as exc:
-            raise KubeError(f"a page of {self.query} cannot be read: {exc!r}", kind="malformed") from exc
+            raise KubeError(
+                f"a page of {self.query} cannot be read: {excerpt(exc, 1000)}", kind="malformed"
+            ) from exc
         return page
 
     async def _stream_list(self) -> None:
@@ -378,13 +394,15 @@ class Reflector(Generic[T]):
     async def _read(self, lines: Lines, params: Mapping[str, str], seconds: int) -> None:
         turns = Turns(self._timing.yield_after)
         # A server that never ends its watch must not keep us from listing again.
-        until = min(self._clock() + seconds + self._timing.watch_overrun, self._resync_at)
+        self._attempt.agreed = self._clock() + seconds
+        until = min(self._attempt.agreed + self._timing.watch_overrun, self._resync_at)
         async for line in lines:
             kind, found = read_event(line)
             if kind == "ERROR":
                 raise self._refused(params, found)
             self._take(kind, found)
             if self._clock() >= until:
+                self._attempt.left = True
                 return
             await turns.give()
 
@@ -395,6 +413,7 @@ class Reflector(Generic[T]):
         self._version = version or self._version
         self._attempt.events = True
         self._last_heard = self._clock()
+        self._record.heard()
         if kind == "BOOKMARK":
             self._confirm()
         elif kind in ("ADDED", "MODIFIED"):
@@ -415,6 +434,7 @@ class Reflector(Generic[T]):
 
     def _heard(self) -> None:
         self._last_heard = self._clock()
+        self._record.heard()
         self._attempt.heard = True
 
     def _confirm(self) -> None:
@@ -430,6 +450,8 @@ class Reflector(Generic[T]):
         self._attempt.listed = True
         self._last_sync = self._last_heard = self._clock()
         self._lists += 1
+        self._record.listed()
+        self._record.resumes = True
         spread = self._timing.resync * self._timing.resync_jitter
         self._resync_at = self._last_sync + self._timing.resync + self._uniform(-spread, spread)
         self._confirming = True
@@ -452,6 +474,7 @@ class Reflector(Generic[T]):
         self._attempt.stage = "open"
         self._attempt.opened = self._last_heard = self._clock()
         self._watches += 1
+        self._record.opened()
 
     def _end(self, error: KubeError | None) -> float:
         """Do what `decide` says about the present attempt; returns how long to wait before the next."""
@@ -479,8 +502,23 @@ class Reflector(Generic[T]):
             elif self._failure is not None:
                 # It does not work yet, although it looked so.
                 self._gathering.cancel()
+        self._write_down(opened, error)
         self._poll(decision.failed and attempt.listed and self._standing.doubts > 1, error)
         return decision.pause + self._uniform(0.0, decision.jitter)
+
+    def _write_down(self, opened: bool, error: KubeError | None) -> None:
+        record = self._record
+        record.resumes = bool(self._version)
+        if not opened:
+            if error is not None:
+                record.failed(str(error))
+        elif error is not None:
+            record.cut(error.kind, str(error))
+        elif self._attempt.left or self._clock() >= self._attempt.agreed - EARLY:
+            record.ended()
+        else:
+            # Politely, as some proxies do; the server itself only when it stops.
+            record.cut("early", f"the watch of {self.query} was ended before its time")
 
     def _poll(self, polling: bool, error: KubeError | None) -> None:
         """Say once that lists stand in for a watch that does not work, and once that it does."""

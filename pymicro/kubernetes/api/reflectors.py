@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pymicro.base.sharing import Sharing
+from pymicro.base.watches import Watches
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import Reflector
@@ -29,11 +30,15 @@ class Reflectors:
     Args:
         client: Sends the requests; the caller enters and leaves it.
         timing: For all reflectors.
+        watches: Where they write down how they fare.
     """
 
-    def __init__(self, client: KubeClient, *, timing: ReflectorTiming = _DEFAULT) -> None:
+    def __init__(
+        self, client: KubeClient, *, timing: ReflectorTiming = _DEFAULT, watches: Watches | None = None
+    ) -> None:
         self._client = client
         self._timing = timing
+        self._watches = watches or Watches()
         self._sharing: Sharing[tuple[ObjectQuery, Callable[..., Any] | Split[Any]], Reflector[Any]] = Sharing(
             "pymicro reflectors"
         )
@@ -74,7 +79,10 @@ class Reflectors:
         """
 
         def make() -> tuple[Reflector[T], Coroutine[Any, Any, None]]:
-            reflector = Reflector(self._client, query, parse, timing=self._timing, list_limit=list_limit)
+            record = self._watches.begin(str(query))
+            reflector = Reflector(
+                self._client, query, parse, timing=self._timing, list_limit=list_limit, record=record
+            )
             return reflector, reflector.run()
 
         async with self._sharing.use((query, parse), f"reflector of {query}", make) as reflector:

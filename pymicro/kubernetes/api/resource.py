@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-__all__ = ["ENDPOINT_SLICES", "PODS", "Asked", "Resource", "rule_for"]
+from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
+
+__all__ = ["ENDPOINT_SLICES", "PODS", "Asked", "Resource", "check_namespace", "rule_for"]
+
+# Kubernetes: "DNS Label Names" (RFC 1123).
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,25 @@ class Resource:
 
 PODS = Resource("", "v1", "pods")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices")
+
+
+def check_namespace(name: str, where: str) -> str:
+    """`name`, if a namespace can be called so: `..` would lead to another path of the API.
+
+    Args:
+        name: What was given.
+        where: Where it was given, for the message.
+
+    Raises:
+        ConfigError: None can.
+    """
+    if not _NAMESPACE.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {excerpt(name)} is no namespace (at most 63 small letters, digits and -, with a "
+            "letter or digit at both ends)"
+        )
+    return name
+
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pymicro.base.printable import shortened
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.resource import Asked, rule_for
 
@@ -26,6 +27,7 @@ def refusal(
     account: str,
     code: int = 0,
     retry_after: float | None = None,
+    shown: str = "",
 ) -> KubeError:
     """The error for a Status, which is an answer or an ERROR event within a watch.
 
@@ -36,6 +38,7 @@ def refusal(
         account: The account that was refused.
         code: The HTTP status; if 0, the Status's own code counts.
         retry_after: Seconds from the answer's head; if None, the Status's own count.
+        shown: What is wrong with the client certificate that was shown; empty if nothing is known.
     """
     said = status.get("code")
     if not code and isinstance(said, int) and 100 <= said <= 599:
@@ -68,6 +71,7 @@ def refusal(
     elif code == 401:
         whose = f"the credentials of {account}" if account else "a client without credentials"
         text = f"cannot {asked} at {server}: it does not accept {whose} ({answer})"
+        text += f"; {shown}" if shown else ""
     else:
         text = f"cannot {asked} at {server}: it answered {answer}"
     return KubeError(text, status=code, reason=reason, retry_after=retry_after)
@@ -77,5 +81,5 @@ def _log_text(value: object) -> str:
     """A string that fits into one line of a log."""
     if not isinstance(value, str):
         return ""
-    text = " ".join((value if len(value) <= _LONGEST_TEXT else value[:_LONGEST_TEXT] + "…").split())
+    text = " ".join(shortened(value, _LONGEST_TEXT).split())
     return text if text.isprintable() else repr(text)[1:-1]

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.kubernetes.api.fields import mapping_at
 
 __all__ = ["Table", "version_of"]
 
-log = logging.getLogger("pymicro.kube")
+log = logger("pymicro.kube")
 
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ class Table(Generic[T]):
             value = None
         except Exception as exc:
             # Anybody may write objects; a parser that trips over one must not hide the others.
-            self._skip(uid, found, f"reading it failed with {exc!r}", trace=True)
+            self._skip(uid, found, f"reading it failed with {excerpt(exc, 1000)}", trace=True)
             value = None
         else:
             self._bad.pop(uid, None)
@@ -94,7 +96,7 @@ class Table(Generic[T]):
 
     def _skip(self, uid: str, found: Mapping[str, Any], text: str, *, trace: bool = False) -> None:
         text = text if text.isprintable() else repr(text)
-        text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+        text = shortened(text, _LONGEST_TEXT)
         if text != self._bad.get(uid, self._complained.get(uid)):
             self._quota.say(
                 logging.WARNING, "%s: %s is skipped: %s", self._what, self._name(found), text, trace=trace

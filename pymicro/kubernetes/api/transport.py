@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
-import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pymicro.identity.contexts import as_file
 from pymicro.kubernetes.api.login import Login, Tls
 from pymicro.kubernetes.api.proxies import without_password
 
@@ -158,14 +157,11 @@ def _context(tls: Tls, strict: bool) -> ssl.SSLContext:
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    # Not what the system's OpenSSL is set to: some Pythons go by that, and it may be less.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.certificate:
-        # Python takes these from files only. They are gone as soon as they are read, so that no
-        # key is left, and no tidying of the temporary folder can take one away.
-        with tempfile.TemporaryDirectory(prefix="pymicro-kube-") as folder:
-            paths = os.path.join(folder, "certificate"), os.path.join(folder, "key")
-            for path, content in zip(paths, (tls.certificate, tls.key), strict=True):
-                with open(path, "wb") as file:
-                    file.write(content)
+        # Python takes these from files only. On Linux they are on no disk, and nowhere one is left.
+        with as_file(tls.certificate) as certificate, as_file(tls.key) as key:
             # Without a password OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(*paths, password="")
+            context.load_cert_chain(certificate, key, password="")
     return context

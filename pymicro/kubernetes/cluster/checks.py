@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pymicro.base.durations import format_duration
 from pymicro.base.errors import ConfigError
 from pymicro.base.findings import Finding, Level
+from pymicro.base.printable import shortened
 from pymicro.kubernetes.api.access import may
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
@@ -62,7 +63,17 @@ async def check_cluster(client: KubeClient, environ: Mapping[str, str]) -> Async
             return
     else:
         version = answer.get("gitVersion") if isinstance(answer, dict) else None
-        yield Finding("API server", "ok", f"{cluster.way} answers{f' ({version})' if version else ''}")
+        yield Finding(
+            "API server", "ok", f"{cluster.way} answers{f' ({shortened(str(version))})' if version else ''}"
+        )
+    if login.server.startswith("https://") and not login.tls.verify:
+        yield Finding(
+            "certificate",
+            "note",
+            f"that of {cluster.server} is not checked (insecure-skip-tls-verify): whoever is on the way can "
+            "answer in its place, and is told the credentials",
+            "name its authority in the kubeconfig (certificate-authority) instead",
+        )
     if why := await strict_refusal(login):
         yield Finding(
             "certificate",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError
 from pymicro.base.latest import Latest
+from pymicro.base.loggers import logger
 from pymicro.kubernetes.api.decision import is_outage
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.query import ObjectQuery
@@ -23,7 +23,7 @@ from pymicro.nodes.node import Node
 
 __all__ = ["Common", "Neighbours", "SharingRules"]
 
-log = logging.getLogger("pymicro.kubenodes")
+log = logger("pymicro.kubenodes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.printable import listed
 from pymicro.base.sharing import Sharing
 from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
+from pymicro.base.watches import Watches
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import Cluster, find_cluster
 from pymicro.kubernetes.api.errors import KubeError
@@ -22,7 +24,7 @@ from pymicro.kubernetes.api.pages import Page
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import ReflectorTiming
 from pymicro.kubernetes.api.reflectors import Reflectors
-from pymicro.kubernetes.api.resource import Resource
+from pymicro.kubernetes.api.resource import Resource, check_namespace
 from pymicro.kubernetes.cluster.changeover import WatchChooser
 from pymicro.kubernetes.cluster.checks import check_watch, place
 from pymicro.kubernetes.cluster.neighbours import Common, Neighbours, SharingRules
@@ -62,6 +64,12 @@ class ClusterRegistry(Turnstile):
         environ: The environment of the pod.
         timing: For the reflectors; tests pass their own.
         sharing: When services share a watch; tests pass their own.
+
+    Attributes:
+        watches: How its watches fare.
+
+    Raises:
+        ConfigError: `registry_namespace` has what can be no namespace.
     """
 
     name = ""
@@ -78,10 +86,14 @@ class ClusterRegistry(Turnstile):
         sharing: SharingRules | None = None,
     ) -> None:
         super().__init__()
+        for namespace in config.registry_namespace:
+            if namespace != "*":
+                check_namespace(namespace, "registry_namespace")
         self._config = config
         self._environ = os.environ if environ is None else environ
         self._timing = timing or ReflectorTiming()
         self._rules = sharing or SharingRules()
+        self.watches = Watches()
         self._stack = AsyncExitStack()
         self._open: tuple[KubeClient, Reflectors] | None = None
         self._cluster: Cluster | None = None
@@ -120,7 +132,9 @@ class ClusterRegistry(Turnstile):
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(KubeClient(self._find))
-            reflectors = await stack.enter_async_context(Reflectors(client, timing=self._timing))
+            reflectors = await stack.enter_async_context(
+                Reflectors(client, timing=self._timing, watches=self.watches)
+            )
             await stack.enter_async_context(self._neighbours)
             await stack.enter_async_context(self._watches)
             self._open = client, reflectors
@@ -145,7 +159,7 @@ class ClusterRegistry(Turnstile):
         if cluster_wide(given):
             where = "all namespaces"
         elif given:
-            where = f"namespace{'s' * (len(given) > 1)} {', '.join(given)}"
+            where = f"namespace{'s' * (len(given) > 1)} {listed(given)}"
         else:
             where = f"namespace {own}" if own else "the own namespace"
         if self._cluster is not None:

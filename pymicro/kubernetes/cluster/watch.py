@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.latest import Latest
+from pymicro.base.loggers import logger
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.reflectors import Reflectors
 from pymicro.kubernetes.cluster.changeover import Changeover, WatchChooser
@@ -20,7 +20,7 @@ from pymicro.nodes.table import NodeTable
 
 __all__ = ["ClusterWatch"]
 
-log = logging.getLogger("pymicro.kubenodes")
+log = logger("pymicro.kubenodes")
 
 # How long the first set of a watch waits for what this process has just written. That
 # comes within some milliseconds, unless the pod is not among those watched.

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding, Level
+from pymicro.base.loggers import logger
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.reflector import ReflectorTiming
@@ -26,15 +26,15 @@ from pymicro.kubernetes.pods.diagnosis import DiagnosedPod, findings, is_kin, ki
 from pymicro.kubernetes.pods.own_pod import OwnPod, own_address, own_pod
 from pymicro.kubernetes.pods.publisher import PodPublisher
 from pymicro.kubernetes.pods.reader import PodReader, selector_keys, services_of
+from pymicro.nodes.keys import SERVICE, TYPE_LABEL, label_problem, selector_key
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import SERVICE, TYPE_LABEL, label_problem, selector_key
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config
 
 __all__ = ["KubernetesRegistry"]
 
-log = logging.getLogger("pymicro.registry.kubernetes")
+log = logger("pymicro.registry.kubernetes")
 
 # What has ended has no nodes, and the pods of a CronJob stay for days.
 _NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"

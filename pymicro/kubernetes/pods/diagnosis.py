@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.findings import Finding, Level
+from pymicro.base.printable import listed, shortened
 from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.cluster.checks import place
 from pymicro.kubernetes.pods.reader import (
@@ -19,8 +20,8 @@ from pymicro.kubernetes.pods.reader import (
     labels_of,
     services_of,
 )
+from pymicro.nodes.keys import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.nodes.wellknown import other_protocol
 
 __all__ = ["DiagnosedPod", "findings", "is_kin", "kin_selectors", "look"]
@@ -60,8 +61,8 @@ def look(pod: Mapping[str, Any], service: str) -> DiagnosedPod:
     named = mapping_at(pod, "metadata")
     return DiagnosedPod(
         str(named.get("uid", "")),
-        str(named.get("name", "")),
-        str(named.get("namespace", "")),
+        shortened(str(named.get("name", ""))),
+        shortened(str(named.get("namespace", ""))),
         PodReader(service).read(pod),
         labels_of(pod).get(TYPE_LABEL) != SERVICE,
         len(set(services_of(pod))) > 1,
@@ -142,15 +143,14 @@ def _of_pod(pod: DiagnosedPod, check: str, service: str, found: int) -> Finding:
     if not reading.why:
         called = _called(reading)
         how = "by its record" if reading.registered else "by its labels"
-        listed = ", ".join(node.address for node in called[:4])
-        more = f" and {len(called) - 4} more" if len(called) > 4 else ""
+        where = listed([node.address for node in called], 4)
         if pod.untyped:
-            text = f"counts: {listed}{more} ({how}), and is not listed: it lacks {TYPE_LABEL}: {SERVICE}"
+            text = f"counts: {where} ({how}), and is not listed: it lacks {TYPE_LABEL}: {SERVICE}"
             return Finding(check, "note", text, _labels_to_add(service))
         if reading.doubt:
-            text = f"counts: {listed}{more} ({how}), perhaps wrongly: {reading.doubt}"
+            text = f"counts: {where} ({how}), perhaps wrongly: {reading.doubt}"
             return Finding(check, "problem" if pod.several else "note", text, _port_to_say(service))
-        return Finding(check, "ok", f"counts: {listed}{more} ({how})")
+        return Finding(check, "ok", f"counts: {where} ({how})")
     level: Level = "note" if reading.why in _HARMLESS and found else "problem"
     if reading.why in ("terminating", "finished"):
         level = "note"

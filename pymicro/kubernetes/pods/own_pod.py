@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import listed
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.pods.reader import PORT, addresses_of, annotations_of, grpc_port, is_of, labels_of
 from pymicro.nodes.address import split_address
+from pymicro.nodes.keys import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import SERVICE, TYPE_LABEL, port_key, record_key, selector_key
 from pymicro.settings.config import in_pod
 
 __all__ = ["OwnPod", "own_address", "own_pod"]
@@ -143,7 +144,7 @@ class OwnPod:
         if addresses and not is_of(node.address, addresses):
             raise ConfigError(
                 f"{node.service} advertises {node.address}, which is no address of {self} "
-                f"({', '.join(addresses)}): set POD_IP by the downward API, or --server-advertise"
+                f"({listed(addresses)}): set POD_IP by the downward API, or --server-advertise"
             )
 
     def is_labelled(self, pod: Mapping[str, Any], service: str) -> bool:

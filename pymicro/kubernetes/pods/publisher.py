@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, listed
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.fields import mapping_at
 from pymicro.kubernetes.api.resource import PODS
 from pymicro.kubernetes.pods.own_pod import OwnPod
 from pymicro.kubernetes.pods.reader import annotations_of, labels_of
+from pymicro.nodes.keys import RECORD_PREFIX, SERVICE, TYPE_LABEL, label_problem, record_key, selector_key
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import (
-    RECORD_PREFIX,
-    SERVICE,
-    TYPE_LABEL,
-    dump_record,
-    label_problem,
-    load_record,
-    record_key,
-    selector_key,
-)
+from pymicro.nodes.record import dump_record, load_record
 
 __all__ = ["PodPublisher"]
 
-log = logging.getLogger("pymicro.registry.kubernetes")
+log = logger("pymicro.registry.kubernetes")
 
 _PATCH = "application/strategic-merge-patch+json"
 
@@ -134,7 +127,8 @@ class PodPublisher:
         for service, other in self._published.items():
             if service != node.service and record_key(service) == record_key(node.service) and other.nodes:
                 raise ConfigError(
-                    f"{node.service!r} and {service!r} are the same as labels; a pod can be only one of them"
+                    f"{excerpt(node.service)} and {excerpt(service)} are the same as labels; "
+                    "a pod can be only one of them"
                 )
         if published.nodes.get(node.id) != node:
             published.nodes.pop(node.id, None)
@@ -239,7 +233,7 @@ class PodPublisher:
                 if nodes and all(node.address in addresses for node in nodes):
                     left.append(key.removeprefix(RECORD_PREFIX))
         if left:
-            log.info("removing what an earlier process has left on %s: %s", self._pod, ", ".join(left))
+            log.info("removing what an earlier process has left on %s: %s", self._pod, listed(left))
             await self._patch(dict.fromkeys(left), _version(pod))
 
     async def _remove(self, service: str, published: _OwnRecord) -> None:

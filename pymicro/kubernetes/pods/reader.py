@@ -16,23 +16,22 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
+from pymicro.base.printable import excerpt, listed
 from pymicro.kubernetes.api.fields import mapping_at, mappings_at
 from pymicro.kubernetes.cluster.terminating import terminating
 from pymicro.nodes.address import join_address, split_address
-from pymicro.nodes.node import Node
-from pymicro.nodes.record import (
-    LONGEST_TEXT,
+from pymicro.nodes.document import share_pairs
+from pymicro.nodes.keys import (
     METADATA_PREFIX,
     RECORD_PREFIX,
     SELECTOR_PREFIX,
     SERVICE,
-    load_record,
     port_key,
-    quoted,
     record_key,
     selector_key,
-    share_pairs,
 )
+from pymicro.nodes.node import Node
+from pymicro.nodes.record import LONGEST_TEXT, load_record
 from pymicro.nodes.wellknown import GRPC, PROTOCOL, ZONE, other_protocol, zone_text
 
 __all__ = [
@@ -148,7 +147,7 @@ class PodReader:
             return _wrong("bad annotation", f"annotation {key}: {exc}")
         if record.service != self.service:
             return _wrong(
-                "other service", f"annotation {key} is the record of a service {quoted(record.service)}"
+                "other service", f"annotation {key} is the record of a service {excerpt(record.service)}"
             )
         addresses = addresses_of(pod)
         zone = _zone(pod)
@@ -168,10 +167,10 @@ class PodReader:
             return PodReading(nodes, registered=True)
         dialled = [node for node in record.nodes if not other_protocol(node.metadata)]
         if dialled:
-            where = ", ".join(addresses) or "none yet"
+            where = listed(addresses, 4) or "none yet"
             return _wrong(
                 "foreign address",
-                f"annotation {key} names the address {quoted(dialled[0].address)}, "
+                f"annotation {key} names the address {excerpt(dialled[0].address)}, "
                 f"which the pod does not have (it has {where})",
             )
         if record.problems:
@@ -297,7 +296,7 @@ def _tcp_ports(pod: Mapping[str, Any], name: str) -> list[int]:
 def _missing_port(pod: Mapping[str, Any], service: str) -> str:
     said = _said_port(pod, service)
     if said:
-        return f"annotation {port_key(service)} names the port {quoted(said)}, and no TCP port is named so"
+        return f"annotation {port_key(service)} names the port {excerpt(said)}, and no TCP port is named so"
     return f"no port of its containers is named {PORT}"
 
 
@@ -326,7 +325,7 @@ def _named_ports(pod: Mapping[str, Any]) -> str:
     for one in islice(_ports(pod), 8):
         protocol = one.get("protocol") or "TCP"
         other = "" if protocol == "TCP" else f"/{protocol}"
-        found.append(f"{one.get('name') or 'unnamed'} {one.get('containerPort')}{other}")
+        found.append(f"{one.get('name') or 'unnamed'} {excerpt(one.get('containerPort'), 20)}{other}")
     return f" (there are {_one_line(', '.join(found))})" if found else " (they declare none)"
 
 
@@ -386,7 +385,7 @@ def _wrong(why: Why, text: str) -> PodReading:
 
 def _one_line(text: str) -> str:
     text = text[:200]
-    return text if text.isprintable() else quoted(text)
+    return text if text.isprintable() else excerpt(text)
 
 
 @lru_cache(maxsize=256)

@@ -6,12 +6,13 @@ the registry over them.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from pymicro.base.findings import Finding
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.kubernetes.api.errors import KubeError
 from pymicro.kubernetes.api.query import ObjectQuery
 from pymicro.kubernetes.api.resource import ENDPOINT_SLICES
@@ -30,11 +31,10 @@ from pymicro.kubernetes.slices.reader import (
     read_slice,
 )
 from pymicro.nodes.node import Node, NodeSet
-from pymicro.nodes.record import quoted
 
 __all__ = ["EndpointSliceRegistry"]
 
-log = logging.getLogger("pymicro.registry.endpointslice")
+log = logger("pymicro.registry.endpointslice")
 
 # Proxies before an API server take request lines of 8 KB (nginx) or more.
 _LONGEST_SELECTOR = 4096
@@ -67,7 +67,7 @@ class EndpointSliceRegistry(ClusterRegistry):
         if len(parts) <= 2 and all(map(_LABEL.fullmatch, parts)):
             return ""
         return (
-            f"{quoted(service)} is no name of a Kubernetes Service: name or name.namespace, "
+            f"{excerpt(service)} is no name of a Kubernetes Service: name or name.namespace, "
             "each of lower-case letters, digits and dashes, 63 at most"
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pymicro.base.printable import excerpt, shortened
 from pymicro.base.recent import Recent
 from pymicro.kubernetes.api.fields import mapping_at, mappings_at
 from pymicro.kubernetes.cluster.terminating import terminating
@@ -106,7 +107,7 @@ def read_slice(found: Mapping[str, Any], service: str) -> SliceReading:
     """The endpoints of a slice, as nodes of `service`."""
     family = found.get("addressType")
     if family not in ("IPv4", "IPv6"):
-        return SliceReading(problem=f"its addresses are of type {str(family)[:_LONGEST]!r}, not IPv4 or IPv6")
+        return SliceReading(problem=f"its addresses are of type {excerpt(family)}, not IPv4 or IPv6")
     port = _port(found)
     if port is None:
         return SliceReading(problem=f"none of its ports is named {_PORT}{_ports_text(found)}")
@@ -215,7 +216,7 @@ def _port(found: Mapping[str, Any]) -> int | None:
 
 def _ports_text(found: Mapping[str, Any]) -> str:
     ports = [
-        f"{_short_text(one, 'name') or 'unnamed'} {one.get('port')}"
+        f"{shortened(_short_text(one, 'name'), 63) or 'unnamed'} {excerpt(one.get('port'), 20)}"
         for one in mappings_at(found, "ports")[:8]
     ]
     return f", and it has several: {', '.join(ports)}" if ports else ", and it has none at all"

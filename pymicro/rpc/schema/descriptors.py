@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,8 +15,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import Message
 
 from pymicro.base.errors import PymicroError
-from pymicro.base.printable import excerpt
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.base.suggest import nearest
+from pymicro.rpc.schema.gaps import defined_types, is_text, needed_types, placeholders, without_gaps
 
 __all__ = ["MethodNotFound", "ProtoMethod", "Schema", "SchemaError", "nearest_name", "split_method"]
 
@@ -67,9 +69,14 @@ class Schema:
     """Proto files in a private pool, so that they clash with no generated code.
 
     Add files as they become known; earlier results stay valid.
+
+    Attributes:
+        gaps: A line for each file that uses types which no file defines: it has empty ones.
     """
 
     def __init__(self) -> None:
+        self.gaps: list[str] = []
+        self._wrong: dict[str, str] = {}
         self._pool = descriptor_pool.DescriptorPool()
         self._files: dict[str, FileDescriptor] = {}
         self._protos: dict[str, FileDescriptorProto] = {}
@@ -78,32 +85,98 @@ class Schema:
         """Add proto files in any order; skip one whose name is known.
 
         Imports of google's own files may be missing if their Python package is
-        installed (the well-known types always are).
+        installed (the well-known types always are). Another import may be missing,
+        or have another path: a type that nobody defines becomes an empty one, and
+        `gaps` tells it.
 
         Raises:
-            SchemaError: A file imports one that is neither here nor given, or
-                cannot be linked; it is not added.
+            SchemaError: A file cannot be linked; it is not added. Its neighbours are.
         """
         given = {file.name: file for file in files}
+        failed: list[SchemaError] = []
         for name in list(given):
-            self._add(name, given, importer="")
+            try:
+                self._add(name, given, importer="")
+            except SchemaError as exc:
+                failed.append(exc)
+        if failed:
+            raise failed[0]
 
     def _add(self, name: str, given: dict[str, FileDescriptorProto], importer: str) -> None:
         if name in self._files:
             return
         if isinstance(name, bytes):  # as protobuf gives what is no UTF-8
-            raise SchemaError(f"{importer or 'a file'} names a file that is no text: {excerpt(name)}")
+            raise SchemaError(f"a file is named by what is no text: {excerpt(name)}")
+        if name in self._wrong:
+            raise SchemaError(self._wrong[name])
         file = given.pop(name, None) or _installed(name)
         if file is None:
-            raise SchemaError(f"{importer} imports {name}, which is not to be had")
+            raise SchemaError(f"{shortened(importer)} imports {shortened(name)}, which is not to be had")
+        try:
+            self._link(file, given)
+        except SchemaError as exc:
+            self._wrong[name] = str(exc)
+            raise
+
+    def _link(self, file: FileDescriptorProto, given: dict[str, FileDescriptorProto]) -> None:
+        """Add a file, and before it those that it imports."""
+        if not is_text(file):
+            raise SchemaError(f"{shortened(file.name)} cannot be used: it has names that are no text")
+        had, reasons = [], []
         for imported in file.dependency:
-            self._add(imported, given, importer=name)
+            try:
+                self._add(imported, given, importer=file.name)
+                had.append(imported)
+            except SchemaError as exc:
+                reasons.append(str(exc))
+        if not reasons and self._accepts(file) is None:
+            self._protos[file.name] = file
+            return
+        unknown: dict[str, bool] = {}
+        for type_name, is_enum in needed_types(file).items():
+            if found := self._file_of(type_name, given):
+                had.append(found)
+            else:
+                unknown[type_name] = is_enum
+        made = placeholders(unknown, file.name)
+        had += [one.name for one in made if self._accepts(one) is None]
+        refused: str | None = None
+        for copy in without_gaps(file, had, unknown):
+            if (refused := self._accepts(copy)) is None:
+                break
+        else:
+            raise SchemaError(f"{shortened(file.name)} cannot be used: {shortened(refused or '', 500)}")
+        self._protos[file.name] = file
+        if unknown:
+            reason = f" ({reasons[0]})" if reasons else ""
+            self.gaps.append(
+                f"{shortened(file.name)}: no file defines {listed(sorted(unknown), _LISTED)}{reason}"
+            )
+
+    def _accepts(self, file: FileDescriptorProto) -> str | None:
+        """Give a file to the pool; why the pool refuses it, or None."""
         try:
             self._pool.Add(file)
-            self._files[name] = self._pool.FindFileByName(name)
-            self._protos[name] = file
+            self._files[file.name] = self._pool.FindFileByName(file.name)
         except (TypeError, KeyError) as exc:
-            raise SchemaError(f"{name} cannot be used: {exc}") from exc
+            return str(exc)
+        return None
+
+    def _file_of(self, type_name: str, given: dict[str, FileDescriptorProto]) -> str | None:
+        """The file that defines a type, whatever it is called; None if there is none."""
+        if (known := self._find_file(type_name)) is not None:
+            return known
+        for name in [name for name, file in given.items() if type_name in defined_types(file)]:
+            with suppress(SchemaError):
+                self._add(name, given, importer="")
+                return name
+        return None
+
+    def _find_file(self, type_name: str) -> str | None:
+        for find in (self._pool.FindMessageTypeByName, self._pool.FindEnumTypeByName):
+            with suppress(KeyError):
+                return str(find(type_name).file.name)
+        return None
 
     def services(self) -> list[ServiceDescriptor]:
         """Every service of the files, in the order of their full names."""
@@ -132,7 +205,7 @@ class Schema:
         """
         descriptor = self._find_message(name)
         if descriptor is None:
-            raise SchemaError(f"there is no message {name}")
+            raise SchemaError(f"there is no message {shortened(name)}")
         return message_factory.GetMessageClass(descriptor)
 
     def _find_message(self, name: str) -> Descriptor | None:
@@ -162,8 +235,8 @@ class Schema:
         if len(found) == 1:
             return self._method(found[0])
         if found:
-            names = ", ".join(_short(method) for method in found)
-            raise MethodNotFound(f"method {text!r} may be each of {names}: say which")
+            names = listed([_short(method) for method in found])
+            raise MethodNotFound(f"method {excerpt(text)} may be each of {names}: say which")
         raise MethodNotFound(_not_found(text, there, candidates))
 
     def _method(self, descriptor: MethodDescriptor) -> ProtoMethod:
@@ -193,17 +266,17 @@ def _not_found(text: str, there: Sequence[ServiceDescriptor], candidates: Sequen
     """Why `text` is no method: lists near names, or else every name."""
     service_text, method_text = split_method(text)
     if service_text and not candidates:
-        message = f"there is no service {service_text!r}"
+        message = f"there is no service {excerpt(service_text)}"
     elif service_text and len(candidates) == 1:
-        message = f"service {candidates[0].full_name} has no method {method_text!r}"
+        message = f"service {shortened(candidates[0].full_name)} has no method {excerpt(method_text)}"
     else:
-        message = f"there is no method {method_text!r}"
+        message = f"there is no method {excerpt(method_text)}"
     methods = [_short(method) for service in (candidates or there) for method in service.methods]
     # If the service is right, compare only its methods' names.
     near = nearest_name(text if service_text and not candidates else method_text, methods)
     if near:
-        return f"{message}; did you mean {near}?"
-    listing = "".join(f"\n  {name}" for name in methods[:_LISTED])
+        return f"{message}; did you mean {shortened(near)}?"
+    listing = "".join(f"\n  {shortened(name)}" for name in methods[:_LISTED])
     if len(methods) > _LISTED:
         listing += f"\n  and {len(methods) - _LISTED} more"
     return f"{message}; there are:{listing}" if methods else f"{message}; no service is known at all"

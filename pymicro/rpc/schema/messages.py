@@ -7,9 +7,7 @@ its `@type`: https://protobuf.dev/programming-guides/json/.
 
 from __future__ import annotations
 
-import base64
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
@@ -19,8 +17,10 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.rpc.schema.descriptors import SchemaError
 from pymicro.rpc.schema.documents import Document
+from pymicro.rpc.schema.raw import NO_FORM, strict_json
 from pymicro.rpc.schema.shape import ShapeError, check_shape
 
 __all__ = ["JsonError", "UnknownTypes", "from_json", "to_json"]
@@ -56,7 +56,7 @@ class UnknownTypes(SchemaError):
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        super().__init__(f"unknown message type: {', '.join(sorted(self.names))}")
+        super().__init__(f"unknown message type: {listed(sorted(self.names))}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.names,)
@@ -98,7 +98,9 @@ def from_json(source: str | Document, kind: type[M]) -> M:
         reason: BaseException = exc
         while reason.__cause__ is not None:
             reason = reason.__cause__
-        raise JsonError(f"this is no {descriptor.full_name}: {reason}", document.line) from exc
+        raise JsonError(
+            f"this is no {descriptor.full_name}: {shortened(str(reason), 500)}", document.line
+        ) from exc
     return message
 
 
@@ -124,7 +126,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"field {repeated[:80]!r} is there more than once")
+        raise ValueError(f"field {excerpt(repeated, 80)} is there more than once")
     return found
 
 
@@ -132,69 +134,34 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f'{text} is no JSON; as a number of a message write "{text}" in quotes')
 
 
-def to_json(message: Message, *, raw_unknown: bool = False) -> Any:
+def to_json(message: Message) -> Any:
     """The message in the form that `json.dumps` takes. Omits fields without presence at their default.
+
+    `to_raw_json` writes what this cannot.
 
     Args:
         message: The pool of its descriptor resolves an `Any`.
-        raw_unknown: Write an `Any` that cannot be read as its `@type` and, in
-            base64, its `@value` (as grpcurl does) instead of raising.
 
     Raises:
         UnknownTypes: There is an `Any` that cannot be read.
         SchemaError: The message has no JSON form (a Timestamp past the year 9999).
     """
     try:
-        return json_format.MessageToDict(message, descriptor_pool=_pool(message.DESCRIPTOR))
-    except (json_format.Error, TypeError, ValueError, DecodeError) as exc:
+        return strict_json(message)
+    except NO_FORM as exc:
         # json_format has no error of its own for an Any of unknown type.
         unreadable = list(_unreadable(message))
-        if not unreadable:
-            raise SchemaError(f"a {message.DESCRIPTOR.full_name} has no JSON form: {exc}") from exc
-        if not raw_unknown:
-            raise UnknownTypes(name for _, name in unreadable) from None
-    return _to_raw_json(message)
+        if unreadable:
+            raise UnknownTypes(unreadable) from None
+        raise SchemaError(
+            f"a {message.DESCRIPTOR.full_name} has no JSON form: {shortened(str(exc), 500)}"
+        ) from exc
 
 
-def _to_raw_json(message: Message) -> Any:
-    """Like `to_json`, with each unreadable `Any` as `@type` and `@value`.
-
-    json_format cannot learn that. So an empty `Any` inside an `Any`, which it can
-    write, replaces each of them, and its marked URL finds it again.
-    """
-    copy = type(message)()
-    copy.CopyFrom(message)
-    mark = uuid.uuid4().hex  # so that no peer's text looks like ours
-    shown: dict[str, Any] = {}
-    for packed, _ in list(_unreadable(copy)):
-        url = f"{mark}/{len(shown)}/{_ANY}"
-        shown[url] = {"@type": packed.type_url, "@value": base64.b64encode(packed.value).decode()}
-        packed.type_url = url
-        packed.value = b""
-
-    def put_back(value: Any) -> Any:
-        if isinstance(value, list):
-            return [put_back(item) for item in value]
-        if isinstance(value, dict):
-            url = value.get("@type")
-            if isinstance(url, str) and url in shown:
-                return shown[url]
-            return {key: put_back(item) for key, item in value.items()}
-        return value
-
-    return put_back(to_json(copy))
-
-
-def _unreadable(message: Message) -> Iterator[tuple[Any, str]]:
-    """Every `Any` in `message`, itself included, that cannot be read, with the name of the type at fault.
-
-    If an unreadable one is packed in another, this yields the outer one: packed
-    messages cannot be changed in place.
-    """
+def _unreadable(message: Message) -> Iterator[str]:
+    """The type of each `Any` in `message`, itself included, that cannot be read."""
     if message.DESCRIPTOR.full_name == _ANY:
-        fault = _fault(message)
-        if fault:
-            yield message, fault
+        yield from _faults(message)
         return
     for field, value in message.ListFields():
         if field.message_type is None:
@@ -209,14 +176,15 @@ def _unreadable(message: Message) -> Iterator[tuple[Any, str]]:
                 yield from _unreadable(item)
 
 
-def _fault(packed: Any) -> str | None:
-    """The type that makes this `Any` unreadable; None if it can be read."""
-    if not packed.ListFields():
-        return None
+def _faults(packed: Any) -> Iterator[str]:
+    """The types that make this `Any` unreadable; one that names none is no matter of types."""
     name = str(packed.type_url).rpartition("/")[2]
+    if not name:
+        return
     try:
         descriptor = packed.DESCRIPTOR.file.pool.FindMessageTypeByName(name)
         inner = message_factory.GetMessageClass(descriptor).FromString(packed.value)
     except (KeyError, DecodeError):
-        return name
-    return next((fault for _, fault in _unreadable(inner)), None)
+        yield name
+    else:
+        yield from _unreadable(inner)

@@ -11,10 +11,13 @@ from google.protobuf.message import Message
 from google.protobuf.text_encoding import CEscape
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-__all__ = ["bracketed", "quoted", "settings", "statements", "unknown", "value_text"]
+__all__ = ["bracketed", "edition_text", "quoted", "settings", "statements", "unknown"]
 
 # Options that the parser did not resolve, and the one that a `map<…>` field implies.
 _SKIPPED = ("uninterpreted_option", "map_entry")
+
+# The number of FileDescriptorProto.edition.
+_EDITION = 14
 
 Shorten = Callable[[str], str]
 
@@ -78,7 +81,10 @@ def _literal(field: Any, value: Any, *, one_line: bool = True) -> str:
     return out.getvalue().strip()
 
 
-def value_text(message: Message, name: str) -> str:
-    """The value of a field as proto source writes it; an enum's by its name, if that is known."""
-    field = message.DESCRIPTOR.fields_by_name[name]
-    return _literal(field, getattr(message, name))
+def edition_text(file: Any) -> str:
+    """The edition of a proto file; the number of one that is newer than this protobuf."""
+    # A number that has no name here is an unknown field.
+    fields: Any = UnknownFieldSet(file)
+    newer = [field.data for field in fields if field.field_number == _EDITION]
+    field = file.DESCRIPTOR.fields_by_name["edition"]
+    return str(newer[-1]) if newer else _literal(field, file.edition).removeprefix("EDITION_")

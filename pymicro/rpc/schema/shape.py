@@ -14,9 +14,10 @@ from typing import Any
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.base.suggest import did_you_mean
 
-__all__ = ["ShapeError", "check_shape"]
+__all__ = ["ShapeError", "check_shape", "is_repeated"]
 
 _WRAPPERS = "google/protobuf/wrappers.proto"
 _SPECIAL = frozenset(
@@ -95,7 +96,7 @@ def _check_special(value: Any, descriptor: Descriptor, path: str) -> None:
     try:
         json_format.ParseDict(value, message_factory.GetMessageClass(descriptor)())
     except (json_format.Error, TypeError, ValueError, KeyError, AttributeError, RecursionError) as exc:
-        raise ShapeError(f"{_at(path)}this is no {descriptor.full_name}: {exc}") from exc
+        raise ShapeError(f"{_at(path)}this is no {descriptor.full_name}: {shortened(str(exc), 500)}") from exc
 
 
 def _check_any(value: dict[str, Any], descriptor: Descriptor, path: str, unknown: set[str]) -> None:
@@ -127,8 +128,8 @@ def _check_field(value: Any, field: FieldDescriptor, path: str, unknown: set[str
         key_field, item_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         _check_keys(value, key_field, path)
         for key, item in value.items():
-            _check_item(item, item_field, f"{path}[{json.dumps(key[:_SHOWN])}]", unknown)
-    elif _is_repeated(field):
+            _check_item(item, item_field, f"{path}[{_key(key)}]", unknown)
+    elif is_repeated(field):
         if not isinstance(value, list):
             raise _wrong(path, "expected a list", value)
         for index, item in enumerate(value):
@@ -145,14 +146,15 @@ def _check_keys(value: dict[str, Any], field: FieldDescriptor, path: str) -> Non
             _check_whole(key, *_RANGES[field.type], where)
             other = seen.setdefault(int(key), key)
             if other != key:
-                raise ShapeError(f"{path}: the keys {json.dumps(other)} and {json.dumps(key)} are the same")
+                raise ShapeError(f"{_at(path)}the keys {_key(other)} and {_key(key)} are the same")
         elif field.type == FieldDescriptor.TYPE_BOOL and key not in ("true", "false"):
             raise _wrong(where, 'expected "true" or "false"', key)
         elif field.type == FieldDescriptor.TYPE_STRING:
             _check_text(key, where)
 
 
-def _is_repeated(field: FieldDescriptor) -> bool:
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Whether the field is a list or a map."""
     # protobuf before 6.31 has `label` only, and later versions warn about it.
     repeated = getattr(field, "is_repeated", None)
     if repeated is None:
@@ -204,7 +206,7 @@ def _check_number(value: Any, largest: float, path: str) -> None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise _wrong(path, "expected a number", value)
     if not -largest <= number <= largest:
-        raise _wrong(path, f"expected a number from {-largest!r} to {largest!r}", value)
+        raise _wrong(path, f"expected a number from {-largest} to {largest}", value)
 
 
 def _is_base64(value: Any) -> bool:
@@ -220,8 +222,8 @@ def _check_enum(value: Any, enum: EnumDescriptor, path: str) -> None:
         _check_whole(value, *_INT32, path)
     elif value not in enum.values_by_name:
         names = list(enum.values_by_name)
-        hint = f"{did_you_mean(value[:_SHOWN], names)} ({_listing(names)})"
-        raise ShapeError(f"{_at(path)}{enum.full_name} has no value {value[:_SHOWN]!r}{hint}")
+        hint = f"{did_you_mean(value[:_SHOWN], names)} ({listed(names)})"
+        raise ShapeError(f"{_at(path)}{enum.full_name} has no value {excerpt(value, _SHOWN)}{hint}")
 
 
 def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
@@ -232,21 +234,20 @@ def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
 
 def _no_field(name: str, descriptor: Descriptor) -> str:
     names = [field.json_name for field in descriptor.fields]
-    there = f"fields: {_listing(names)}" if names else "it has none"
+    there = f"fields: {listed(names)}" if names else "it has none"
     shown = name[:_SHOWN]
-    return f"{descriptor.full_name} has no field {shown!r}{did_you_mean(shown, names)} ({there})"
+    return f"{descriptor.full_name} has no field {excerpt(shown)}{did_you_mean(shown, names)} ({there})"
 
 
-def _listing(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+def _key(text: str) -> str:
+    """A map's key as JSON has it."""
+    return json.dumps(shortened(text, _SHOWN))
 
 
 def _at(path: str) -> str:
-    return f"{path}: " if path else ""
+    return f"{shortened(path, 500)}: " if path else ""
 
 
 def _wrong(path: str, expected: str, value: Any) -> ShapeError:
-    text = json.dumps(value, ensure_ascii=False)
-    if len(text) > 40:
-        text = f"{text[:39]}…"
+    text = shortened(json.dumps(value, ensure_ascii=False), 40)
     return ShapeError(f"{_at(path)}{expected}, found {text}")

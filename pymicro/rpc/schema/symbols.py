@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.rpc.schema.descriptors import SchemaError, nearest_name
 
 __all__ = ["Symbol", "SymbolNotFound", "Symbols", "is_map_entry", "join", "json_name", "synthetic_oneofs"]
@@ -96,19 +97,19 @@ class Symbols:
             if len(fitting) == 1:
                 return fitting[0]
             if fitting:
-                names = ", ".join(sorted(symbol.name for symbol in fitting)[:_LISTED])
-                raise SymbolNotFound(f"{text!r} may be each of {names}: say which")
+                names = listed(sorted(symbol.name for symbol in fitting), _LISTED)
+                raise SymbolNotFound(f"{excerpt(text)} may be each of {names}: say which")
         raise SymbolNotFound(self._not_found(text))
 
     def _not_found(self, text: str) -> str:
-        message = f"there is no symbol {text!r}"
+        message = f"there is no symbol {excerpt(text)}"
         there = _own([symbol for symbol in self if symbol.kind in _KINDS])
         if near := nearest_name(text.replace("/", ".").strip("."), [symbol.name for symbol in there]):
-            return f"{message}; did you mean {near}?"
+            return f"{message}; did you mean {shortened(near)}?"
         top = sorted(symbol.name for symbol in there if symbol.kind in _KINDS[:3] and len(symbol.path) == 2)
         if not top:
             return f"{message}; nothing is known at all"
-        listing = "".join(f"\n  {name}" for name in top[:_LISTED])
+        listing = "".join(f"\n  {shortened(name)}" for name in top[:_LISTED])
         more = f"\n  and {len(top) - _LISTED} more" if len(top) > _LISTED else ""
         return f"{message}; there are:{listing}{more}"
 

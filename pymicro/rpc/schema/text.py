@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
-from pymicro.rpc.schema.options import bracketed, quoted, settings, statements, unknown, value_text
+from pymicro.rpc.schema.options import bracketed, edition_text, quoted, settings, statements, unknown
 from pymicro.rpc.schema.symbols import Symbol, Symbols, is_map_entry, join, json_name, synthetic_oneofs
 
 __all__ = ["file_text", "symbol_text"]
@@ -80,8 +80,7 @@ class _Printer:
     def file(self) -> list[str]:
         file, package = self._file, self._file.package
         if self._editions:
-            # Read as a field's value, because a newer edition is a number that has no name here.
-            name = value_text(file, "edition").removeprefix("EDITION_")
+            name = edition_text(file)
             lines = self._commented((14,), [f'edition = "{name}";'])
         else:
             lines = self._commented((12,), [f'syntax = "{file.syntax or "proto2"}";'])

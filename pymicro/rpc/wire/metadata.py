@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pymicro.base.printable import excerpt
+from pymicro.base.printable import excerpt, shortened
 
 __all__ = [
     "IDEMPOTENT",
@@ -67,7 +67,9 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Pair, ...]:
 def why_not_forwarded(pair: Pair) -> str | None:
     """Why a pair that somebody else has sent cannot be sent on; None if it can."""
     if len(pair[1]) > LONGEST_FORWARDED:
-        return f"metadata {pair[0][:200]} has {len(pair[1])} bytes, which is more than {LONGEST_FORWARDED}"
+        return (
+            f"metadata {shortened(pair[0])} has {len(pair[1])} bytes, which is more than {LONGEST_FORWARDED}"
+        )
     try:
         _checked(pair)
     except (ValueError, TypeError) as exc:
@@ -101,15 +103,16 @@ def _checked(pair: tuple[str, str | bytes]) -> Pair:
     if key.endswith("-bin"):
         if not isinstance(value, bytes):
             raise TypeError(
-                f"metadata {key[:200]} is binary by its name: "
+                f"metadata {shortened(key)} is binary by its name: "
                 f"its value must be bytes, not {type(value).__name__}"
             )
         return key, value
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     if not isinstance(text, str):
-        raise TypeError(f"metadata {key[:200]} must be text, not {type(value).__name__}")
+        raise TypeError(f"metadata {shortened(key)} must be text, not {type(value).__name__}")
     if not _VALUE.fullmatch(text):
         raise ValueError(
-            f"metadata {key[:200]} may only have printable ASCII; name it {key[:200]}-bin and give bytes"
+            f"metadata {shortened(key)} may only have printable ASCII; "
+            f"name it {shortened(key)}-bin and give bytes"
         )
     return key, value

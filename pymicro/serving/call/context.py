@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 import grpc
 from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 
 from pymicro.base.recorder import ServerRecord
+from pymicro.identity.caller import KnownCaller, caller_of
 from pymicro.rpc import scope as scopes
 from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.interceptors import Mapper, apply
@@ -33,21 +34,26 @@ from pymicro.rpc.wire.shape import Shape
 from pymicro.rpc.wire.status import clip
 from pymicro.serving.call.requests import receive
 from pymicro.serving.call.trailers import sendable
+from pymicro.serving.yielded import StateT, Yielded
 
 if TYPE_CHECKING:
+    from pymicro.serving.call.access_log import AccessLog
+    from pymicro.serving.call.authorization import Authorizer
     from pymicro.serving.call.rpc_codec import RpcCodec
     from pymicro.telemetry.tracing import ServedSpan, Tracing
 
 __all__ = ["CallContext", "Draining", "Serving", "current"]
 
 
+# What `caller` has found out so far: nothing.
+_NOT_ASKED: Any = object()
 _ATTEMPTS = (PREVIOUS_ATTEMPTS, STANDARD_PREVIOUS_ATTEMPTS)
 
 T = TypeVar("T")
 Emit = Callable[[Any], Coroutine[Any, Any, None]]
 
 
-def current() -> CallContext:
+def current() -> CallContext[Any]:
     """The context of the call being served here.
 
     Raises:
@@ -101,11 +107,15 @@ class Serving:
         has_cancelled: The transport's.
         record: Where calls are counted; None if they are not.
         tracing: Makes spans of calls; None for none. Set before the first call.
+        access: Lists calls that have ended; None for none.
+        yielded: What handlers see as `context.state`.
+        debug_errors: Whether callers on this machine are told what an internal error is.
+        guard: Says who may call what; None if callers have no way to prove who they are.
     """
 
     loop: asyncio.AbstractEventLoop
     draining: Draining = field(default_factory=Draining)
-    calls: set[CallContext] = field(default_factory=set)
+    calls: set[CallContext[Any]] = field(default_factory=set)
     thread: int = field(default_factory=threading.get_ident)
     limit: float = math.inf
     refused: int = 0
@@ -115,6 +125,10 @@ class Serving:
     has_cancelled: Callable[[asyncio.Task[Any]], bool] = lambda task: True
     record: ServerRecord | None = None
     tracing: Tracing | None = None
+    access: AccessLog | None = None
+    yielded: Yielded = field(default_factory=lambda: Yielded("this server", expected=False))
+    debug_errors: bool = False
+    guard: Authorizer | None = None
 
     def interrupt(self) -> None:
         """Act like Ctrl-C: a handler raised KeyboardInterrupt.
@@ -126,7 +140,7 @@ class Serving:
         signal.raise_signal(signal.SIGINT)
 
 
-class CallContext(ServicerContext[Any, Any]):
+class CallContext(ServicerContext[Any, Any], Generic[StateT]):
     """One served call: everything that grpc's `ServicerContext` offers, and more.
 
     Each property is looked up when the handler asks for it. Use it while the handler
@@ -134,6 +148,9 @@ class CallContext(ServicerContext[Any, Any]):
 
     In a handler that runs in a thread, the coroutine methods (`abort`,
     `send_initial_metadata`, …) block and return their result instead.
+
+    `CallContext[Database]` is the context in a service whose lifespan yields a
+    `Database`: `state` has that type then.
 
     Attributes:
         active: False once the handler has returned.
@@ -159,6 +176,7 @@ class CallContext(ServicerContext[Any, Any]):
     _own_trailing: tuple[Pair, ...] = ()
     _previous_attempts: int | None = None
     _peer: str | None = None
+    _caller: Any = _NOT_ASKED
     _emit: Emit | None = None
     request_mappers: tuple[Mapper, ...] = ()
     response_mappers: tuple[Mapper, ...] = ()
@@ -225,6 +243,13 @@ class CallContext(ServicerContext[Any, Any]):
             self._peer = cast("str", self._live().peer())
         return self._peer
 
+    @property
+    def caller(self) -> KnownCaller | None:
+        """Who calls, by a certificate, a token or an API key; None if the caller has shown none of these."""
+        if self._caller is _NOT_ASKED:
+            self._caller = caller_of(self._live().auth_context())
+        return cast("KnownCaller | None", self._caller)
+
     def peer_identities(self) -> Iterable[bytes] | None:
         """As in grpc."""
         return cast("Iterable[bytes] | None", self._live().peer_identities())
@@ -236,6 +261,15 @@ class CallContext(ServicerContext[Any, Any]):
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """As in grpc."""
         return cast("Mapping[str, Iterable[bytes]]", self._live().auth_context())
+
+    @property
+    def state(self) -> StateT:
+        """What the service's lifespan yielded; of any call, and in any thread.
+
+        Raises:
+            PymicroError: The service has no lifespan.
+        """
+        return cast("StateT", self._serving.yielded.get())
 
     # The state of the call
 
@@ -379,6 +413,10 @@ class CallContext(ServicerContext[Any, Any]):
         given = self._given_trailing = self.trailing_metadata()  # outer interceptors may have set these
         self._own_trailing = (IDEMPOTENT,)
         self._context.set_trailing_metadata((*given, IDEMPOTENT))
+
+    def know(self, caller: KnownCaller | None) -> None:
+        """Take who calls from whoever has found it out."""
+        self._caller = caller
 
     def leave(self) -> None:
         """The handler has returned. Without the task, no cycle is left for the garbage collector.

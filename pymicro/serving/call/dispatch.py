@@ -6,17 +6,18 @@ our interceptors → handler
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
 import grpc
 
+from pymicro.base.loggers import logger
 from pymicro.rpc.grpcio import CallerGone, grpc_handler, let_events_arrive
 from pymicro.rpc.interceptors import Interceptor, apply, mapped, through
-from pymicro.serving.call.admission import begin, refuse_start
+from pymicro.serving.call.admission import begin, begin_known, begin_late, begin_proved
 from pymicro.serving.call.context import CallContext, Serving
+from pymicro.serving.call.noting import note_end
 from pymicro.serving.call.refusal import NotOverridden, ended_with, refuse
 from pymicro.serving.call.relay import Relay
 from pymicro.serving.call.requests import ReceivedRequests
@@ -27,7 +28,7 @@ from pymicro.serving.transport import ServedMethod
 
 __all__ = ["KEPT", "Dispatcher"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 # An attribute of our handlers, where `foreign` keeps what it makes of them: interceptors that pass
 # a call on give back the same handler in each call.
@@ -50,7 +51,7 @@ class Dispatcher:
         limit: Largest response in bytes.
 
     Attributes:
-        record: Where calls are counted; None if they are not.
+        serving: What calls share.
     """
 
     def __init__(
@@ -63,12 +64,15 @@ class Dispatcher:
         foreign: bool = False,
         limit: float,
     ) -> None:
-        self._serving = serving
+        self.serving = serving
+        guard = serving.guard
+        self._admit = (
+            begin if guard is None else begin_known if guard.authentication is None else begin_proved
+        )
         self._threads = threads
         self._reading = reading
         self._interceptors = interceptors
         self.foreign = foreign
-        self.record = serving.record
         self._limit = limit
 
     def build(self, handler: RpcHandler) -> ServedMethod | grpc.RpcMethodHandler[Any, Any]:
@@ -103,33 +107,42 @@ class Dispatcher:
             run: Runs the handler.
             finish: Turns the handler's result into what is returned.
         """
-        serving, calls, parse, aside = self._serving, self._serving.calls, codec.parse, codec.aside
+        serving, calls, parse, aside = self.serving, self.serving.calls, codec.parse, codec.aside
         parses = codec.raw and not codec.shape.request_streaming
         reads = codec.raw and codec.shape.request_streaming
-        record = self.record.method(codec.path) if self.record is not None else None
+        access = serving.access
+        admit = self._admit
+        record = serving.record.method(codec.path) if serving.record is not None else None
 
         async def dispatch(request: Any, context: Any) -> Any:
-            call = begin(context, codec, serving)
+            call = admit(context, codec, serving)
             if call is None:
-                await refuse_start(context, codec, serving)
+                call = await begin_late(context, codec, serving)
             if record is not None:
                 record.started += 1
             failed = False
+            received = sent = None
             try:
                 if parses:
+                    if access is not None:
+                        received = len(request)
                     request = parse(request) if aside is None else await aside(request)
                 elif reads:
                     request = ReceivedRequests(context.read, parse, aside)
-                return finish(await run(request, call))
+                response = finish(await run(request, call))
+                if access is not None and type(response) is bytes:
+                    sent = len(response)
+                return response
             except BaseException as exc:
                 failed = True
                 return await refuse(call, context, codec, serving, exc)
             finally:
                 code = ended_with(call, context, failed) if failed or call.coded else 0
+                seconds = monotonic() - call.began
                 if record is not None:
-                    record.end(code, monotonic() - call.began)
-                if call.span is not None:
-                    call.span.end(code)
+                    record.end(code, seconds)
+                if access is not None or call.span is not None:
+                    note_end(call, code, seconds, record, access, received, sent)
                 call.leave()
                 calls.discard(call)
 
@@ -144,13 +157,14 @@ class Dispatcher:
             iterate: Runs the handler and yields its responses.
             finish: Turns each response into what is yielded.
         """
-        serving, calls = self._serving, self._serving.calls
-        record = self.record.method(codec.path) if self.record is not None else None
+        serving, calls, access = self.serving, self.serving.calls, self.serving.access
+        admit = self._admit
+        record = serving.record.method(codec.path) if serving.record is not None else None
 
         async def dispatch(request: Any, context: Any) -> AsyncIterator[Any]:
-            call = begin(context, codec, serving)
+            call = admit(context, codec, serving)
             if call is None:
-                await refuse_start(context, codec, serving)
+                call = await begin_late(context, codec, serving)
             if record is not None:
                 record.started += 1
             failed = outside = False
@@ -172,10 +186,11 @@ class Dispatcher:
                 await refuse(call, context, codec, serving, exc)
             finally:
                 code = ended_with(call, context, failed) if failed or call.coded else 0
+                seconds = monotonic() - call.began
                 if record is not None:
-                    record.end(code, monotonic() - call.began)
-                if call.span is not None:
-                    call.span.end(code)
+                    record.end(code, seconds)
+                if access is not None or call.span is not None:
+                    note_end(call, code, seconds, record, access)
                 call.leave()
                 calls.discard(call)
 

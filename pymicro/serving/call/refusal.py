@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -11,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError, BaseError, UsageError
 
+from pymicro.base.loggers import logger
+from pymicro.base.printable import shortened
 from pymicro.rpc.grpcio import CallerGone, let_events_arrive
 from pymicro.rpc.status import DeadlineExceeded, Internal, RpcError, Unimplemented, by_code
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED
 from pymicro.rpc.wire.status import code_of, to_wire
 from pymicro.serving.call.rpc_codec import BadResponse
+from pymicro.serving.call.told import is_of_this_machine, with_traceback
 from pymicro.serving.call.trailers import without_received
 from pymicro.serving.gomicro.translation import Translation
 from pymicro.telemetry.tracing import add_internal_error
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NotOverridden", "ended_with", "error_code", "refuse", "refuse_outside"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 # An onward call inherits our deadline; its timer may fire a moment before ours.
 _SLACK = 0.01
@@ -73,7 +75,7 @@ async def refuse(
     own = (IDEMPOTENT,) if codec.handler.idempotent else ()
     if isinstance(exc, NotOverridden):
         own = (*own, NOT_STARTED)
-    return await _send(context, source, exc, raised, own)
+    return await _send(context, source, exc, raised, own, debug=serving.debug_errors)
 
 
 async def refuse_outside(path: str, where: str, context: Any, serving: Serving, exc: BaseException) -> Any:
@@ -100,7 +102,7 @@ async def refuse_outside(path: str, where: str, context: Any, serving: Serving, 
         log.error("%s: raised after the status was sent", path, exc_info=exc)
         return None
     own = (IDEMPOTENT,) if IDEMPOTENT in tuple(context.trailing_metadata() or ()) else ()
-    return await _send(context, _Source(path, where), exc, raised, own)
+    return await _send(context, _Source(path, where), exc, raised, own, debug=serving.debug_errors)
 
 
 def _is_final(exc: BaseException, serving: Serving) -> bool:
@@ -133,20 +135,27 @@ class _Source(NamedTuple):
 
 
 async def _send(
-    context: Any, source: _Source, exc: BaseException, raised: BaseException, own: tuple[Pair, ...]
+    context: Any,
+    source: _Source,
+    exc: BaseException,
+    raised: BaseException,
+    own: tuple[Pair, ...],
+    *,
+    debug: bool,
 ) -> NoReturn:
     """Send the status for `exc`, with the trailing metadata set so far and `own`.
 
     Args:
         raised: The exception as it was raised, perhaps in a group.
+        debug: Whether a caller on this machine is told what an internal error is.
     """
-    error, lines = _explain(context, source, exc)
+    error, lines = _explain(context, source, exc, debug=debug)
     before = tuple(context.trailing_metadata() or ())
     try:
         wire = to_wire(error, before)
     except Exception as broken:
         # A status that cannot be sent, by its own details, is a fault of the handler like any other.
-        error, lines = _explain(context, source, broken)
+        error, lines = _explain(context, source, broken, debug=debug)
         wire = to_wire(error, before)
     trailing = without_received(wire.trailing, raised)
     try:
@@ -192,7 +201,9 @@ def _said(error: RpcError) -> tuple[Any, ...]:
     )
 
 
-def _explain(context: Any, source: _Source, exc: BaseException) -> tuple[RpcError, Callable[[], None]]:
+def _explain(
+    context: Any, source: _Source, exc: BaseException, *, debug: bool
+) -> tuple[RpcError, Callable[[], None]]:
     """The status for an exception, and the function that writes about it to the log."""
     if isinstance(exc, RpcError) and exc.callee is None:
         return exc, _quiet
@@ -203,6 +214,8 @@ def _explain(context: Any, source: _Source, exc: BaseException) -> tuple[RpcErro
     add_internal_error(exc, ident)
     code = error_code(context)
     error: RpcError = Internal(f"internal error, id {ident}")
+    if debug and is_of_this_machine(context.peer()):
+        error = with_traceback(ident, exc)
     if code is not None and not received:
         error = by_code(code)(context.details() or f"error, id {ident}")
 
@@ -230,10 +243,10 @@ def _explain(context: Any, source: _Source, exc: BaseException) -> tuple[RpcErro
 
 def _account_of_received(exc: Any) -> str:
     if isinstance(exc, RpcError):
-        return f"what it received: {exc}"
+        return f"what it received: {shortened(str(exc), 1000)}"
     code = exc.code() if hasattr(exc, "code") else None
     details = exc.details() if hasattr(exc, "details") else ""
-    return f"what an onward call received: {getattr(code, 'name', code)}: {details}"
+    return f"what an onward call received: {getattr(code, 'name', code)}: {shortened(str(details), 1000)}"
 
 
 def _quiet() -> None:

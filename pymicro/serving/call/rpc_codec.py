@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from pymicro.base.errors import PymicroError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.rpc.status import Internal, InvalidArgument, ResourceExhausted, RpcError
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.gomicro.codecs import Misfit, NotJson
@@ -14,7 +15,7 @@ from pymicro.serving.handlers.types import RpcHandler
 
 __all__ = ["BadResponse", "RpcCodec"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 
 class BadResponse(PymicroError):
@@ -74,7 +75,9 @@ class RpcCodec:
         try:
             return self.handler.serialize(message)
         except Exception as exc:
-            raise BadResponse(f"an interceptor made a response that cannot be sent: {exc!r}") from exc
+            raise BadResponse(
+                f"an interceptor made a response that cannot be sent: {excerpt(exc, 1000)}"
+            ) from exc
 
     def check(self, message: Any) -> None:
         """Refuse a response of the wrong type.
@@ -94,7 +97,7 @@ class RpcCodec:
         # INTERNAL, as statuscodes.md says for "error parsing request proto".
         kind = self.handler.rpc.request_type
         name = kind.DESCRIPTOR.full_name if kind else "what the method takes"
-        log.debug("%s: a request does not parse as %s: %r", self.path, name, exc)
+        log.debug("%s: a request does not parse as %s: %s", self.path, name, excerpt(exc, 1000))
         return Internal(f"the request does not parse as {name}")
 
 

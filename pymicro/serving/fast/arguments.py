@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.nodes.wellknown import server_ping_interval
-from pymicro.rpc.fast_options import OptionReader
+from pymicro.rpc.fast.options import OptionReader
 from pymicro.settings.config import Config
 
 __all__ = ["ServerArguments"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,12 +11,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from grpc.aio import EOF, AbortError, BaseError, UsageError
 
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
+from pymicro.rpc.fast.stream import ENCODINGS, CallStream
 from pymicro.rpc.grpcio import CallerGone
-from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, Pair, checked
-from pymicro.rpc.wire.status import FROM_PEER, code_of
+from pymicro.rpc.wire.metadata import Pair
+from pymicro.rpc.wire.status import code_of
+from pymicro.serving.fast.forms import Details, is_grpc, names_in, sound, status_of
+from pymicro.serving.fast.peer import PeerFacts, facts_of
 from pymicro.serving.transport import Metadatum, ServedMethod
-from pymicro_fast import Stream
-from pymicro_fast.wire import TooLarge, compress, decompress, pairs_of, read_pairs, text_of
+from pymicro_fast.wire import TooLarge, pairs_of, read_pairs
 
 if TYPE_CHECKING:
     from pymicro.base.deadlines import Watch
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CANCELLED_ALL", "FastServedCall"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 _OK = grpc.StatusCode.OK
 _INTERNAL = grpc.StatusCode.INTERNAL
@@ -50,48 +53,9 @@ _LONGEST = 365 * 86_400.0
 _TURN = 128
 
 _FINE = [(b"grpc-status", b"0")]
-_ENCODINGS: dict[Any, bytes | None] = {
-    None: None,
-    grpc.Compression.NoCompression: None,
-    grpc.Compression.Deflate: b"deflate",
-    grpc.Compression.Gzip: b"gzip",
-}
-
-# Pairs of our own, which need no check.
-_KNOWN = frozenset({IDEMPOTENT, NOT_STARTED, FROM_PEER})
-# What is gRPC's and HTTP's own, and what makes a message malformed (RFC 9113, 8.2.2).
-_NOT_METADATA = frozenset(
-    {
-        "connection",
-        "content-type",
-        "grpc-accept-encoding",
-        "grpc-encoding",
-        "grpc-message",
-        "grpc-status",
-        "grpc-timeout",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 
-class Details:
-    """See `CallDetails`."""
-
-    __slots__ = ("invocation_metadata", "method")
-
-    def __init__(self, method: str, invocation_metadata: tuple[Pair, ...]) -> None:
-        self.method = method
-        self.invocation_metadata = invocation_metadata
-
-    def __repr__(self) -> str:
-        return f"Details(method={self.method!r}, invocation_metadata={self.invocation_metadata!r})"
-
-
-class FastServedCall(Stream):
+class FastServedCall(CallStream):
     """See `ServedCall`. The engine makes one for each stream that a peer opens, without `__init__`.
 
     It lives through these states: its headers are on their way; its method is known, and a unary
@@ -109,6 +73,8 @@ class FastServedCall(Stream):
     watched: Watch | None = None
     _overdue: bool = False
     _waiters: list[asyncio.Future[None]] | None = None
+    unpacking: asyncio.Future[bytes] | None = None
+    _packing: asyncio.Lock | None = None
     _callbacks: list[Callable[[Any], None]] | None = None
     _pairs: tuple[Pair, ...] = ()
     _gone: bool = False  # the caller
@@ -138,13 +104,13 @@ class FastServedCall(Stream):
                 self._await_request()
         else:
             if self._waiters is not None:
-                self._wake()
+                self.wake()
             if (self.excess or self.malformed) and not self.available:
                 self._damaged()
 
-    def inflate(self, data: bytes) -> bytes:
-        """See `Stream`."""
-        return decompress(self.encoding, data, self.session.max_message)
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """See `CallStream`."""
+        return self.session.loop
 
     # Its beginning
 
@@ -154,7 +120,7 @@ class FastServedCall(Stream):
         if (
             self.method != b"POST"
             or self.oversized
-            or (kind != b"application/grpc" and not _is_grpc(kind))
+            or (kind != b"application/grpc" and not is_grpc(kind))
             or self.timeout == -2
         ):
             self._misfit(kind)
@@ -171,7 +137,7 @@ class FastServedCall(Stream):
         try:
             method = self._method = session.methods.find(Details(name, self._pairs))
         except Exception:
-            log.exception("%s: no method could be found for it", name)
+            log.exception("%s: no method could be found for it", shortened(name))
             self._refuse(_INTERNAL, "internal error")
             return
         timeout = self.timeout
@@ -195,7 +161,7 @@ class FastServedCall(Stream):
             self._refuse(_EXHAUSTED, f"received metadata size exceeds the limit of {limit} bytes")
         elif self.method != b"POST":
             self.refuse([(b":status", b"405"), (b"allow", b"POST"), (b"content-length", b"0")])
-        elif not _is_grpc(kind):
+        elif not is_grpc(kind):
             self.refuse([(b":status", b"415"), (b"content-length", b"0")])
         else:
             self._refuse(_INTERNAL, "grpc-timeout is malformed")
@@ -204,7 +170,7 @@ class FastServedCall(Stream):
         """End it before a method runs."""
         self._refused = self._done = True
         self.discard()
-        self.finish(_status(code, details))
+        self.finish(status_of(code, details))
         self._watch_no_more()
 
     def _await_request(self) -> None:
@@ -214,7 +180,7 @@ class FastServedCall(Stream):
         """
         if self.excess or self.malformed:
             self._damaged()
-        elif self.available or self.ended:
+        elif self.unpacking is None and (self.available or self.ended):
             try:
                 request = self.take()
             except (ValueError, LookupError) as exc:
@@ -225,8 +191,24 @@ class FastServedCall(Stream):
                 path = (self.path or b"").decode("utf-8", "replace")
                 found = "none came" if request is None else "more came"
                 self._refuse(_UNIMPLEMENTED, f"{path} takes one request, and {found}")
+            elif self.unpacking is not None:
+                self.unpacking.add_done_callback(self._unpacked)
             else:
                 self._start(request)
+
+    def _unpacked(self, made: asyncio.Future[bytes]) -> None:
+        """The one request is unpacked; its caller may have gone meanwhile."""
+        error = made.exception()
+        if self._done or self.error != _OPEN:
+            return
+        if error is None:
+            self.unpacking = None
+            self._start(made.result())
+        elif isinstance(error, ValueError):
+            self._refuse(*self._unreadable(error))
+        else:
+            log.error("a request could not be decompressed", exc_info=error)
+            self._refuse(_INTERNAL, "internal error")
 
     def _start(self, request: bytes | None) -> None:
         session = self.session
@@ -250,8 +232,14 @@ class FastServedCall(Stream):
         method = self._method
         assert method is not None
         try:
+            if not self.room():
+                # The connection is full of what its peer does not read: no method makes more of it.
+                await self._until_room()
             response = await method.run(request, self)
             if not self._done:
+                if response is not None and self._compresses() and self._succeeds() and self._fits(response):
+                    await self._send(response)
+                    response = None
                 self._finish(method, response)
         except BaseException as exc:
             self._broken(exc)
@@ -277,6 +265,10 @@ class FastServedCall(Stream):
                 except Exception:
                     log.exception("a done callback of a call failed")
 
+    def _succeeds(self) -> bool:
+        """Whether its method has set no other status than OK."""
+        return self._code is None or code_of(self._code) is _OK
+
     def _finish(self, method: ServedMethod, response: bytes | None) -> None:
         code = self._code
         self._done = True
@@ -286,19 +278,16 @@ class FastServedCall(Stream):
             trailers = _FINE
         else:
             code = code_of(_OK if code is None else code)
-            trailers = _status(code, self._details, self._trailing)
+            trailers = status_of(code, self._details, self._trailing)
             if code is not _OK:
                 self.finish(trailers)
                 return
-        if method.shape.response_streaming:
+        if response is None:  # of a stream, or it went out compressed
             self.finish(trailers)
-        elif self._compression is None and self.session.compression is None and self._fits(response):
-            self.answer(response, trailers)  # type: ignore[arg-type]  # a method's promise
         elif self._fits(response):
-            self._put(response)  # type: ignore[arg-type]
-            self.finish(trailers)
+            self.answer(response, trailers)
         else:
-            self.finish(_status(*self._too_large(response)))
+            self.finish(status_of(*self._too_large(response)))
 
     def _broken(self, exc: BaseException) -> None:
         """Its method has raised; if that is all, the caller gets a status all the same."""
@@ -308,9 +297,9 @@ class FastServedCall(Stream):
         if not self._done and not self._gone:
             self._done = True
             if isinstance(exc, asyncio.CancelledError):
-                self.finish(_status(grpc.StatusCode.UNAVAILABLE, CANCELLED_ALL))
+                self.finish(status_of(grpc.StatusCode.UNAVAILABLE, CANCELLED_ALL))
             else:
-                self.finish(_status(_INTERNAL, "internal error"))
+                self.finish(status_of(_INTERNAL, "internal error"))
 
     # Its end, if the caller does not wait for the method's
 
@@ -331,7 +320,7 @@ class FastServedCall(Stream):
         self.session.cancelled.add(task)
         task.cancel()
         if self._waiters is not None:
-            self._wake()
+            self.wake()
         if not self._begun:
             self._leave()  # it never will begin
 
@@ -339,7 +328,7 @@ class FastServedCall(Stream):
         """End the call for its caller, after what is queued, and cancel its method."""
         if self.error == _OPEN and not self._done:
             self.discard()
-            self.finish(_status(code, details))
+            self.finish(status_of(code, details))
         if not self._done and not self._gone:
             self._go()
 
@@ -383,24 +372,10 @@ class FastServedCall(Stream):
                 return _INTERNAL, "a message says that it is compressed, and the call's headers say no"
             # compression.md; `grpc-accept-encoding` goes with every answer.
             name = (self.encoding or b"").decode("latin-1")[:40]
-            return _UNIMPLEMENTED, f"messages compressed as {name!r} are not read here"
+            return _UNIMPLEMENTED, f"messages compressed as {excerpt(name)} are not read here"
         return _INTERNAL, f"a request cannot be read: {exc}"
 
     # Waiting
-
-    def _waiter(self) -> asyncio.Future[None]:
-        waiter = self.session.loop.create_future()
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
-        return waiter
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
 
     async def _left_behind(self) -> CallerGone:
         """What to raise for who uses the call though its caller has gone."""
@@ -417,17 +392,24 @@ class FastServedCall(Stream):
         """See `ServedCall`."""
         return self.session.peer
 
+    def _peer_facts(self) -> PeerFacts:
+        """What is known of the peer, found out once for a connection, if anybody asks."""
+        session = self.session
+        if session.peer_facts is None:
+            session.peer_facts = facts_of(session.encryption)
+        return session.peer_facts
+
     def peer_identities(self) -> Iterable[bytes] | None:
         """See `ServedCall`."""
-        return None
+        return self._peer_facts().identities
 
     def peer_identity_key(self) -> str | None:
         """See `ServedCall`."""
-        return None
+        return self._peer_facts().key
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """See `ServedCall`."""
-        return {}
+        return self._peer_facts().context
 
     def time_remaining(self) -> float | None:
         """See `ServedCall`."""
@@ -439,7 +421,9 @@ class FastServedCall(Stream):
     async def read(self) -> Any:
         """See `ServedCall`."""
         while not self._gone:
-            if self.available:
+            if self.unpacking is not None:
+                await self.waiter()
+            elif self.available:
                 return await self._taken()
             if self.excess or self.malformed:
                 self._damaged()
@@ -452,12 +436,19 @@ class FastServedCall(Stream):
                 return EOF
             else:
                 self._moves = 0
-                await self._waiter()
+                await self.waiter()
         raise await self._left_behind()
 
     async def _taken(self) -> Any:
         try:
             message = self.take()
+            unpacking = self.unpacking
+            if unpacking is not None:
+                try:
+                    message = await asyncio.shield(unpacking)
+                finally:
+                    self.unpacking = None
+                    self.wake()
         except (ValueError, LookupError) as exc:
             self.fail(*self._unreadable(exc))
             raise await self._left_behind() from None
@@ -482,14 +473,14 @@ class FastServedCall(Stream):
         self._usable()
         if self._initial_sent:
             raise UsageError("Send initial metadata failed: already sent")
-        self._respond(pairs_of(_sound(initial_metadata)))
+        self._respond(pairs_of(sound(initial_metadata)))
 
     def _respond(self, pairs: list[tuple[bytes, bytes]]) -> None:
         """Send the headers, with the encoding of what follows."""
         self._initial_sent = True
         wanted = self._compression if self._compression is not None else self.session.compression
-        encoding = _ENCODINGS[wanted]
-        if encoding is not None and encoding in _names(self.accept_encoding):
+        encoding = ENCODINGS[wanted]
+        if encoding is not None and encoding in names_in(self.accept_encoding):
             self._encoding = encoding
             pairs.append((b"grpc-encoding", encoding))
         self.respond(pairs)
@@ -502,16 +493,27 @@ class FastServedCall(Stream):
         sizes = f"{len(message or b'')} vs. {self.session.max_sent}"
         return _EXHAUSTED, f"SERVER: Sent message larger than max ({sizes})"
 
-    def _put(self, message: bytes) -> None:
+    def _compresses(self) -> bool:
+        """Whether responses may have to be compressed: headers that say so go first."""
+        return self._compression is not None or self.session.compression is not None
+
+    async def _send(self, message: bytes) -> None:
+        """Queue a message; compressed, if that was asked for and makes it smaller."""
         if not self._initial_sent:
             self._respond([])
-        if self._encoding is not None and not self._plain:
-            packed = compress(self._encoding, message)
+        plain, self._plain = self._plain, False
+        encoding = self._encoding
+        if encoding is None:
+            self.send(message)
+            return
+        async with self.packing():
+            packed = message if plain else await self.pack(encoding, message)
+            if self._gone or self._done:
+                raise await self._left_behind()
             if len(packed) < len(message):
                 self.send(packed, True)
-                return
-        self._plain = False
-        self.send(message)
+            else:
+                self.send(message)
 
     async def write(self, message: bytes) -> None:
         """See `ServedCall`."""
@@ -519,17 +521,25 @@ class FastServedCall(Stream):
         if not self._fits(message):
             self.fail(*self._too_large(message))
             raise await self._left_behind()
-        self._put(message)
+        if self._compresses():
+            await self._send(message)
+        else:
+            if not self._initial_sent:
+                self._respond([])
+            self.send(message)
         if self.room():
             self._moves += 1
             if self._moves >= _TURN:
                 self._moves = 0
                 await asyncio.sleep(0)
             return
+        await self._until_room()
+
+    async def _until_room(self) -> None:
         self._moves = 0
         while not self.room() and not self._gone:
             self.wants_room = True
-            await self._waiter()
+            await self.waiter()
         self.wants_room = False
         if self._gone:
             raise await self._left_behind()
@@ -540,14 +550,14 @@ class FastServedCall(Stream):
             raise UsageError("Abort already called!")
         if self._done:
             raise UsageError("RPC already finished.")
-        trailing = _sound(trailing_metadata)
+        trailing = sound(trailing_metadata)
         self._aborted = AbortError("Locally aborted.")
         self._done = True
         self._code, self._details = code, details or self._details
         self._trailing = trailing or self._trailing
         if self._gone:
             raise CallerGone("the caller has gone")
-        self.finish(_status(code_of(code), self._details, self._trailing))
+        self.finish(status_of(code_of(code), self._details, self._trailing))
         raise self._aborted
 
     def set_code(self, code: Any) -> None:
@@ -560,7 +570,7 @@ class FastServedCall(Stream):
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
         """See `ServedCall`."""
-        self._trailing = _sound(trailing_metadata)
+        self._trailing = sound(trailing_metadata)
 
     def code(self) -> Any:
         """See `ServedCall`."""
@@ -600,38 +610,3 @@ class FastServedCall(Stream):
     def __repr__(self) -> str:
         path = (self.path or b"").decode("utf-8", "backslashreplace")
         return f"<FastServedCall {path} from {self.session.peer}>"
-
-
-def _is_grpc(kind: bytes | None) -> bool:
-    """Whether a content-type is gRPC's: with any form of message, and any parameters."""
-    name = (kind or b"").lower()
-    return name.startswith(b"application/grpc") and name[16:17] in (b"", b"+", b";")
-
-
-def _names(text: bytes | None) -> list[bytes]:
-    return [name.strip() for name in (text or b"").split(b",")]
-
-
-def _sound(metadata: Iterable[Pair]) -> tuple[Pair, ...]:
-    """Metadata that can be sent, without what is not metadata.
-
-    Raises:
-        ValueError, TypeError: It cannot be sent.
-    """
-    pairs = tuple(metadata)
-    if _KNOWN.issuperset(pairs):
-        return pairs
-    return tuple([pair for pair in checked(pairs) if pair[0] not in _NOT_METADATA])
-
-
-def _status(
-    code: grpc.StatusCode | None, details: str = "", trailing: tuple[Pair, ...] = ()
-) -> list[tuple[bytes, bytes]]:
-    """The trailers of a status."""
-    number = (code or grpc.StatusCode.UNKNOWN).value[0]
-    trailers = [(b"grpc-status", b"%d" % number)]
-    if details:
-        trailers.append((b"grpc-message", text_of(details)))
-    if trailing:
-        trailers += pairs_of(trailing)
-    return trailers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import socket
@@ -13,6 +12,8 @@ from typing import Any, Protocol
 import grpc
 
 from pymicro.base.deadlines import deadlines_of
+from pymicro.base.loggers import logger
+from pymicro.rpc.fast.tls import speaks_http2
 from pymicro.serving.fast.arguments import ServerArguments
 from pymicro.serving.fast.call import CANCELLED_ALL, FastServedCall
 from pymicro.serving.fast.session import ServingSession, starter
@@ -22,7 +23,7 @@ from pymicro_fast.wire import ACCEPTED
 
 __all__ = ["Acceptor", "ServedConnection"]
 
-log = logging.getLogger("pymicro.server")
+log = logger("pymicro.server")
 
 _FIXED = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", ACCEPTED)]
 
@@ -92,6 +93,8 @@ class ServedConnection(ServingSession, asyncio.BufferedProtocol):
         self.compression = listener.compression
         self.max_sent = arguments.max_send
         self.peer = "unknown"
+        self.encryption = None
+        self.peer_facts = None
         self._greeted = False
         self._draining = False
         self._said_goodbye = False
@@ -107,6 +110,9 @@ class ServedConnection(ServingSession, asyncio.BufferedProtocol):
         super().connection_made(transport)
         arguments = self._arguments
         self._listener.made(self)
+        self.encryption = transport.get_extra_info("ssl_object")
+        if self.encryption is not None and not speaks_http2(transport):
+            self.abort("it has not agreed to speak HTTP/2 (ALPN)")
         found = transport.get_extra_info("socket")
         self.peer = _peer(found.family, transport.get_extra_info("peername"))
         if found.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import grpc
 
     from pymicro.base.deadlines import Deadlines
+    from pymicro.serving.fast.peer import PeerFacts
     from pymicro.serving.transport import ServedMethods
 
 __all__ = ["ServingSession", "starter"]
@@ -29,6 +30,8 @@ class ServingSession(Session):
         methods: What is served here.
         start: Runs a call's method in a task, which is the call's `task` from then on.
         peer: The other end's address in grpc's form.
+        encryption: Its TLS; None in plain text.
+        peer_facts: What `peer_of` has found out of it; None before somebody asks.
         running: Calls whose methods run, also those whose streams have closed.
         most_running: How many may.
         cancelled: Tasks of all connections that were cancelled because their callers have gone.
@@ -41,6 +44,8 @@ class ServingSession(Session):
     methods: ServedMethods
     start: Start
     peer: str
+    encryption: Any
+    peer_facts: PeerFacts | None
     running: set[Any]
     most_running: int
     cancelled: set[asyncio.Task[Any]]

@@ -9,6 +9,7 @@ import socket
 import stat
 
 from pymicro.base.errors import ConfigError, StartError
+from pymicro.base.printable import excerpt, shortened
 from pymicro.nodes.address import join_address, split_address
 from pymicro.serving.listen import probe, why_not_bound
 
@@ -37,7 +38,7 @@ async def bound(address: str, *, reuse_port: bool) -> tuple[list[socket.socket],
     try:
         host, port = split_address(address)
     except ValueError as exc:
-        raise ConfigError(f"server_address {address!r}: {exc}") from exc
+        raise ConfigError(f"server_address {excerpt(address)}: {exc}") from exc
     named = host or "::"
     if not reuse_port:
         await probe(named, port)  # which says best what is wrong
@@ -101,7 +102,7 @@ def _unix(address: str) -> socket.socket:
     else:
         name = path.removeprefix("//") if path.startswith("///") else path
         if not name:
-            raise ConfigError(f"server_address {address!r} names no file")
+            raise ConfigError(f"server_address {excerpt(address)} names no file")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
@@ -112,8 +113,10 @@ def _unix(address: str) -> socket.socket:
     except OSError as exc:
         made.close()
         if exc.errno == errno.EADDRINUSE:
-            raise StartError(f"{address} is taken: somebody listens there, or it is no socket") from exc
-        raise StartError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+            raise StartError(
+                f"{shortened(address, 500)} is taken: somebody listens there, or it is no socket"
+            ) from exc
+        raise StartError(f"cannot listen on {shortened(address, 500)}: {exc.strerror or exc}") from exc
     return made
 
 

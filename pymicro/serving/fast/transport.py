@@ -6,26 +6,32 @@ import asyncio
 import logging
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from pymicro.base.errors import ConfigError
+from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.identity.contexts import server_context
+from pymicro.identity.handshakes import why_not_taken
+from pymicro.nodes.address import join_address
+from pymicro.rpc.fast.tls import SHUTDOWN
 from pymicro.serving.fast.arguments import ServerArguments
 from pymicro.serving.fast.connection import ServedConnection
 from pymicro.serving.fast.sockets import bound, unlink
 from pymicro.serving.transport import ServedMethods
 from pymicro.settings.config import Config
-from pymicro_fast import INTERFACE
+
+if TYPE_CHECKING:
+    from pymicro.identity.identity import Identity
+    from pymicro.identity.keeper import IdentityKeeper
 
 __all__ = ["FastServerTransport"]
 
-log = logging.getLogger("pymicro.server")
-
-# The interface of the engine that this was written for.
-_WRITTEN_FOR = 1
+log = logger("pymicro.server")
 
 # Connections that are accepted in one turn of the event loop, so that calls get theirs.
 _AT_ONCE = 64
@@ -38,6 +44,40 @@ _PAUSE = 1.0
 _LOG_EVERY = 10.0
 # Seconds for the last bytes of connections that are closed.
 _GOODBYE = 1.0
+
+
+class _ShownCertificate:
+    """What encrypts new connections, with the newest certificate, until it is closed.
+
+    Attributes:
+        context: For the next handshake; connections that stand go on with the one that they began with.
+    """
+
+    def __init__(self, keeper: IdentityKeeper, clients: str) -> None:
+        self._keeper = keeper
+        self._clients = clients
+        self.context = server_context(keeper.current, clients)
+        keeper.listen(self._show)
+
+    def _show(self, identity: Identity) -> None:
+        self.context = server_context(identity, self._clients)
+
+    def count(self, result: str) -> None:
+        """A handshake has ended so."""
+        self._keeper.served[result] += 1
+
+    def close(self) -> None:
+        """Take no new certificates any more."""
+        self._keeper.unlisten(self._show)
+
+
+def _peer_of(found: socket.socket) -> str:
+    """Who has connected, for people: the socket of one who is gone does not know it any more."""
+    try:
+        where = found.getpeername()
+    except OSError:
+        return "an address that is gone"
+    return join_address(where[0], where[1]) if isinstance(where, tuple) else "a socket of this machine"
 
 
 class FastServerTransport:
@@ -54,7 +94,7 @@ class FastServerTransport:
         cancelled: Tasks that were cancelled because their callers have gone.
 
     Raises:
-        ConfigError: An option is unknown here; or the installed pymicro-fast is of another pymicro.
+        ConfigError: An option is unknown here.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -65,12 +105,10 @@ class FastServerTransport:
         options: Sequence[tuple[str, Any]] = (),
         compression: grpc.Compression | None = None,
     ) -> None:
-        if INTERFACE != _WRITTEN_FOR:
-            raise ConfigError(
-                f"the installed pymicro-fast has interface {INTERFACE}, and this pymicro was written for "
-                f"{_WRITTEN_FOR}: install both of one release, pip install --upgrade 'pymicro-grpc[fast]'"
-            )
         self.arguments = ServerArguments.of(config, options)
+        self._client_certificates = config.tls_client_certificates
+        self._shown: list[_ShownCertificate] = []
+        self._secured: dict[socket.socket, _ShownCertificate] = {}
         self.compression = compression
         self.methods: ServedMethods | None = None
         self.cancelled: set[asyncio.Task[Any]] = set()
@@ -79,6 +117,7 @@ class FastServerTransport:
         self._connections: set[ServedConnection] = set()
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES, _SPARE_FILES)
         self._told = -_LOG_EVERY
+        self._refused = LogQuota(log, "more callers are not taken")
         self._stopping = False
         self._changed: asyncio.Event = asyncio.Event()
         self._end: float | None = None
@@ -92,12 +131,18 @@ class FastServerTransport:
         """See `ServerTransport`."""
         return task in self.cancelled
 
-    async def listen(self, address: str, methods: ServedMethods) -> tuple[str, int]:
+    async def listen(
+        self, address: str, methods: ServedMethods, identity: IdentityKeeper | None = None
+    ) -> tuple[str, int]:
         """See `ServerTransport`; `unix:path` is an address too, and returned as the host."""
         self.loop = asyncio.get_running_loop()
         self.methods = methods
         sockets, where = await bound(address, reuse_port=self.arguments.reuse_port)
         self._sockets += [(one, address) for one in sockets]
+        if identity is not None:
+            shown = _ShownCertificate(identity, self._client_certificates)
+            self._shown.append(shown)
+            self._secured.update(dict.fromkeys(sockets, shown))
         return where
 
     async def start(self, broken: Callable[[BaseException], None]) -> None:
@@ -128,7 +173,7 @@ class FastServerTransport:
                 found.close()
                 self._say("more connections are refused: %d are open", len(self._connections))
                 continue
-            task = self.loop.create_task(self._connect(found))
+            task = self.loop.create_task(self._connect(found, self._secured.get(listening)))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
 
@@ -136,14 +181,31 @@ class FastServerTransport:
         if not self._stopping:
             self.loop.add_reader(listening, self._accept, listening)
 
-    async def _connect(self, found: socket.socket) -> None:
+    async def _connect(self, found: socket.socket, shown: _ShownCertificate | None) -> None:
+        peer = _peer_of(found) if shown is not None else ""
         try:
             found.setblocking(False)
             if found.family != socket.AF_UNIX:
                 found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.connect_accepted_socket(lambda: ServedConnection(self), found)
+            if shown is None:
+                await self.loop.connect_accepted_socket(lambda: ServedConnection(self), found)
+            else:
+                await self.loop.connect_accepted_socket(
+                    lambda: ServedConnection(self),
+                    found,
+                    ssl=shown.context,
+                    ssl_handshake_timeout=self.arguments.handshake,
+                    ssl_shutdown_timeout=SHUTDOWN,
+                )
+                shown.count("ok")
         except OSError as exc:
             found.close()
+            if shown is not None:
+                shown.count("failed")
+                # A check of the port, which ends its connection at once, is no news.
+                if isinstance(exc, ssl.SSLError) and (why := why_not_taken(str(exc))):
+                    self._refused.say(logging.WARNING, "a caller at %s was not taken: %s", peer, why)
+                    return
             log.debug("a connection has ended before it was served: %s", exc)
         except BaseException:
             found.close()
@@ -174,7 +236,13 @@ class FastServerTransport:
         self._changed.set()
         if not self._stopping:
             self._stopping = True
+            handshakes = bool(self._shown)
             self._stop_listening()
+            if handshakes:
+                # One may take its time. Each has begun after a turn of the loop, and closes its socket then.
+                await asyncio.sleep(0)
+                for task in self._accepting:
+                    task.cancel()
             if self._accepting:
                 await asyncio.wait(self._accepting)
             for connection in list(self._connections):
@@ -194,6 +262,9 @@ class FastServerTransport:
             one.close()
             unlink(address)
         self._sockets.clear()
+        self._secured.clear()
+        while self._shown:
+            self._shown.pop().close()
 
     async def _none_left(self, end: Callable[[], float]) -> None:
         """Return when no connection is left, or a moment has passed; another `stop` may move it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, overload
+
+from pymicro.base.printable import excerpt
 
 __all__ = ["Mark", "handler", "idempotent", "is_idempotent", "marked_names"]
 
@@ -21,16 +23,18 @@ class Mark:
 
     Attributes:
         rpc: The rpc's exact name if the decorator was given one.
+        allow: Who may call it; None if that was not said.
     """
 
     rpc: str | None
+    allow: tuple[str, ...] | None = None
 
 
 @overload
 def handler(target: F, /) -> F: ...
 @overload
-def handler(target: str | None = None, /) -> Callable[[F], F]: ...
-def handler(target: Any = None, /) -> Any:
+def handler(target: str | None = None, /, *, allow: Sequence[str] | None = None) -> Callable[[F], F]: ...
+def handler(target: Any = None, /, *, allow: Sequence[str] | None = None) -> Any:
     """Mark a method as the handler of an rpc.
 
     The rpc is found by the method's name with case and underscores dropped
@@ -42,20 +46,29 @@ def handler(target: Any = None, /) -> Any:
 
     The method takes the request (an async iterator of requests where the proto
     says `stream`) and, if it has a second parameter, the `CallContext`.
+
+    Args:
+        target: The method, or the rpc's name.
+        allow: Callers that may call it, by patterns for what their certificates say
+            (`spiffe://cluster.local/ns/shop/*`, `*.shop.svc`); `*` is whoever has a certificate,
+            and an empty list nobody. Whoever may call the service, if None.
     """
+    if isinstance(allow, str):
+        raise TypeError(f"allow= is a list of callers, and not the text {excerpt(allow)}")
+    callers = None if allow is None else tuple(allow)
     if target is None or isinstance(target, str):
         rpc = target
 
         def mark(function: F) -> F:
-            return _mark(function, rpc)
+            return _mark(function, rpc, callers)
 
         return mark
-    return _mark(target, None)
+    return _mark(target, None, callers)
 
 
-def _mark(function: F, rpc: str | None) -> F:
+def _mark(function: F, rpc: str | None, allow: tuple[str, ...] | None) -> F:
     _check(function, "@handler")
-    setattr(function, _MARK, Mark(rpc))
+    setattr(function, _MARK, Mark(rpc, allow))
     return function
 
 
@@ -92,7 +105,9 @@ def is_idempotent(function: Callable[..., Any]) -> bool:
 
 def _check(function: Any, decorator: str) -> None:
     if isinstance(function, type) or not callable(function):
-        raise TypeError(f"{decorator} marks methods, not {function!r}; it comes last, above other decorators")
+        raise TypeError(
+            f"{decorator} marks methods, not {excerpt(function)}; it comes last, above other decorators"
+        )
 
 
 def marked_names(cls: type) -> Iterator[tuple[str, Mark]]:

@@ -116,7 +116,7 @@ class _Builder:
         for name, mark in marked_names(type(self.obj)):
             rpc = self._rpc_for(name, mark)
             if rpc is not None:
-                self._claim(name, rpc)
+                self._claim(name, rpc, mark)
         if not self.partial:
             self._report_missing()
         ordered = tuple(self.methods[r.name] for r in self.service.methods if r.name in self.methods)
@@ -142,7 +142,7 @@ class _Builder:
         self._mismatch(place_of_function(getattr(self.obj, name)), self._label(name), expected, found, hint)
         return None
 
-    def _claim(self, name: str, rpc: MethodDescriptor) -> None:
+    def _claim(self, name: str, rpc: MethodDescriptor, mark: Mark) -> None:
         function = getattr(self.obj, name)
         label = self._label(name)
         if rpc.name in self.claimed:
@@ -164,6 +164,7 @@ class _Builder:
                 deserialize=message_class(rpc.input_type).FromString,
                 serialize=message_class(rpc.output_type).SerializeToString,
                 idempotent=says_idempotent(rpc) or is_idempotent(function),
+                allow=mark.allow,
             )
 
     def _report_missing(self) -> None:

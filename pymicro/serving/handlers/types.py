@@ -55,6 +55,7 @@ class RpcHandler:
         idempotent: Whether it may run twice for one call: the proto says so, or `@idempotent`.
         slow_from: The bytes of a request from which `deserialize` would hold the event loop; None if
             it never does.
+        allow: Who may call it; None if its handler does not say.
     """
 
     rpc: Rpc
@@ -67,6 +68,7 @@ class RpcHandler:
     serialize: Callable[[Any], bytes]
     idempotent: bool = False
     slow_from: int | None = None
+    allow: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ with process ids, mounts and a host name of its own, running this checkout's cod
 Nothing has a name outside: namespaces live as long as something holds them open, and whatever was started
 is killed by the kernel when its parent ends. So nothing is left behind, however the tests end.
 
-Left out: init containers, limits of resources, seccomp, exec and HTTP probes, volumes other than `emptyDir`
-and `projected`, `kubectl logs` and `exec` (a container's output is a file in the folder).
+Left out: init containers, limits of resources, seccomp, exec and HTTP probes, volumes other than `emptyDir`,
+`secret` and `projected` (of which it has no `podCertificate` and no `clusterTrustBundle`), `kubectl logs`
+and `exec` (a container's output is a file in the folder).
 """

@@ -39,6 +39,7 @@ class Node:
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._proxy.run(), name="proxy")
             self._tasks.create_task(Services(self._api, self._route).run(), name="services")
+            self._tasks.create_task(self._follow_secrets(), name="secrets")
             async for pods in self._api.follow("/api/v1/pods"):
                 self._see(pods)
 
@@ -78,6 +79,18 @@ class Node:
         for uid in self._pods.keys() - pods.keys():
             # Usually its own doing, and its task has ended.
             self._pods.pop(uid).vanish()
+
+    async def _follow_secrets(self) -> None:
+        """Have pods write their volumes anew when a Secret changes; a real kubelet takes up to a minute."""
+        seen: dict[str, str] = {}
+        async for secrets in self._api.follow("/api/v1/secrets"):
+            now = {uid: secret["metadata"]["resourceVersion"] for uid, secret in secrets.items()}
+            for uid, version in now.items():
+                if seen.get(uid) != version:
+                    meta = secrets[uid]["metadata"]
+                    for pod in self._pods.values():
+                        pod.secret_changed(meta["namespace"], meta["name"])
+            seen = now
 
     async def _run(self, pod: Pod) -> None:
         try:

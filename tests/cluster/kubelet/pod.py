@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from tests.cluster.kubelet.environment import environment
 from tests.cluster.kubelet.images import Images, NoImage
 from tests.cluster.kubelet.network import Network, PodNetwork
 from tests.cluster.kubelet.status import pod_status
-from tests.cluster.kubelet.volumes import Unsupported, Volumes, write_hosts
+from tests.cluster.kubelet.volumes import Unsupported, Volumes, secrets_of, write_hosts
 
 log = logging.getLogger("kubelet.pod")
 
@@ -58,6 +59,7 @@ class Pod:
         # Known once they are made.
         self._hosts: list[tuple[str, str]] = []
         self._renewal: float | None = None
+        self._stale = asyncio.Event()
 
     def update(self, pod: Object) -> None:
         """The object as it is now, or still is."""
@@ -67,6 +69,11 @@ class Pod:
             self._changed.set()
         if "deletionTimestamp" in pod["metadata"]:
             self._stopping.set()
+
+    def secret_changed(self, namespace: str, name: str) -> None:
+        """Somebody has written a Secret, perhaps one that is shown in a volume here."""
+        if namespace == self._pod["metadata"]["namespace"] and name in secrets_of(self._pod):
+            self._stale.set()
 
     def vanish(self) -> None:
         """The object was removed under us: by force, or with the namespace."""
@@ -183,9 +190,12 @@ class Pod:
         }
 
     async def _renew(self) -> None:
-        """Write tokens anew in time."""
-        while self._renewal is not None:
-            await asyncio.sleep(self._renewal)
+        """Write volumes anew: tokens in time, and Secrets that have changed."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._renewal):
+                    await self._stale.wait()
+            self._stale.clear()
             try:
                 self._renewal = await self._volumes.make(self._pod)
             except (Refused, aiohttp.ClientError, TimeoutError) as exc:

@@ -33,8 +33,9 @@ def programs(etcd: Etcd) -> Iterator[Processes]:
 def test_a_service_is_called_through_etcd_and_takes_its_key_back_at_sigterm(
     etcd: Etcd, programs: Processes
 ) -> None:
-    service = programs.pymicro("run", SERVER)
-    service.wait_for(rf", registered as 127\.0\.0\.1:\d+ \(registry etcd \({etcd.address}\)")
+    service = programs.pymicro("run", SERVER, MICRO_LOG_LEVEL="debug")
+    service.wait_for(r" on 127\.0\.0\.1:\d+, registered$")
+    service.wait_for(rf"greeter: registry etcd \({etcd.address}\), selector ")
     ((key, (value, lease)),) = etcd.entries().items()
     written = json.loads(value)
     assert key == f"{ROOT}greeter/{written['nodes'][0]['id']}"
@@ -55,7 +56,7 @@ def test_a_service_without_etcd_starts_and_says_what_is_wrong(programs: Processe
     service.wait_for(
         rf"could not be registered: registry etcd: cannot get a lease of 60 s: {NOBODY}: Connection refused"
     )
-    service.wait_for(r", not yet registered as 127\.0\.0\.1")
+    service.wait_for(r" on 127\.0\.0\.1:\d+, not yet registered$")
     assert service.stop() == 0
     assert "Traceback" not in service.report()
 
@@ -64,7 +65,10 @@ def test_a_service_without_etcd_starts_and_says_what_is_wrong(programs: Processe
     ("settings", "message"),
     [
         ({"MICRO_REGISTRY_ADDRESS": "http://10.0.0.1/x"}, "there is something behind host and port"),
-        ({"MICRO_REGISTRY_TLS_CA": "/nowhere.pem"}, "registry_tls_ca: cannot read /nowhere.pem"),
+        (
+            {"MICRO_REGISTRY_TLS_CA": "/nowhere.pem"},
+            "registry_tls_ca: /nowhere.pem cannot be read: No such file or directory",
+        ),
         ({"MICRO_REGISTRY_ADDRESS": "10.255.255.1"}, "which nobody else can reach: listen on 0.0.0.0"),
     ],
 )

@@ -16,6 +16,7 @@ import dns.rrset
 import pytest
 
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.watches import Watches
 from pymicro.discovery.registries.mdns import link, responder, text, watch
 from pymicro.discovery.registries.mdns.interfaces import place
 from pymicro.discovery.registries.mdns.messages import Seen
@@ -315,8 +316,10 @@ async def test_a_host_with_many_nodes_does_not_lock_out_the_others(monkeypatch: 
     listener = link.Link(place((f"127.0.0.1:{free_port()}",)), lambda *_: iter(()), "a link")
     listener.open()
     try:
+        record = Watches().begin("answers")
+        quota = LogQuota(watch.log, "")
         one = watch.MdnsWatch(
-            listener, QUICK, "greeter", lambda _, why: complaints.append(why), LogQuota(watch.log, "")
+            listener, QUICK, "greeter", lambda _, why: complaints.append(why), quota, record
         )
         packed_text = b"".join(packed(document()))
 

@@ -53,7 +53,7 @@ async def test_a_service_is_one_name_that_grpc_resolves(
 async def test_a_name_the_dns_cannot_have_is_refused(service: str) -> None:
     with pytest.raises(RegistryError, match="no DNS name") as refusal:
         await nodes_of(make(), service)
-    assert repr(service) in str(refusal.value)
+    assert repr(service)[:200] in str(refusal.value)
     assert "--selector registry" in str(refusal.value)
 
 

@@ -13,6 +13,9 @@ from pymicro.base.errors import ConfigError
 from pymicro.kubernetes.api.client import KubeClient
 from pymicro.kubernetes.api.credentials import find_cluster
 from pymicro.kubernetes.api.errors import KubeError
+from pymicro.kubernetes.api.resource import check_namespace
+from pymicro.kubernetes.pods import KubernetesRegistry
+from pymicro.settings.config import load
 from tests.kubernetes.api.certificates import NEW_CA, OLD_CA, new_server, old_server
 from tests.kubernetes.api.logins import Account, Clock, only, token
 from tests.kubernetes.api.serving import Served, hello, serving
@@ -242,3 +245,22 @@ async def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match="password") as caught:
         await find_cluster(["https://ada:secret@host"], {})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "", "Shop", "-a", "a" * 64, "shop\n", "a" * 5000])
+async def test_what_can_be_no_namespace_is_no_part_of_a_path(name: str, account: Account) -> None:
+    with pytest.raises(ConfigError, match=r"'.*no namespace") as refusal:
+        check_namespace(name, "registry_namespace")
+    assert len(str(refusal.value)) < 400
+    config = load({"registry_namespace": ["shop", name]}, environ={})
+    if name and name == name.strip():  # the setting is stripped, and what is empty left out
+        with pytest.raises(ConfigError, match=r"^registry_namespace: "):
+            KubernetesRegistry(config, environ={})
+        with pytest.raises(ConfigError, match=r"^POD_NAMESPACE, or the namespace of these credentials: "):
+            await find_cluster(["http://127.0.0.1:1"], {"POD_NAMESPACE": name})
+
+
+@pytest.mark.parametrize("name", ["shop", "a", "9", "a-1", "a" * 63])
+def test_other_names_are_names_of_namespaces(name: str) -> None:
+    assert check_namespace(name, "registry_namespace") == name
+    KubernetesRegistry(load({"registry_namespace": [name, "*"]}, environ={}), environ={})

@@ -222,6 +222,33 @@ async def test_a_plug_in_that_nobody_waits_for_any_more_is_ended(program: Plugin
     await gone(program.folder / "child")
 
 
+async def test_a_plug_in_is_ended_with_what_it_started_even_if_nobody_waits_before_it_has_started(
+    program: Plugin, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program runs before the loop knows: on a busy machine it may have a child by then."""
+    shell(program, "sleep 600 & echo $! > child.new; mv child.new child; wait")
+    loop = asyncio.get_running_loop()
+    begin = loop.subprocess_exec
+    runs = asyncio.Event()
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        started = await begin(*arguments, **options)
+        while not (program.folder / "child").exists():
+            await asyncio.sleep(0.01)
+        runs.set()
+        await asyncio.sleep(0)
+        return started
+
+    monkeypatch.setattr(loop, "subprocess_exec", slow)
+    async with program.client("http://127.0.0.1:1", clock) as client:
+        request = asyncio.create_task(client.request("GET", "/version"))
+        await runs.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    await gone(program.folder / "child")
+
+
 async def test_a_plug_in_may_leave_a_helper_behind(program: Plugin, clock: Clock) -> None:
     program.give(token="first")
     shell(program, "sleep 600 >&2 & echo $! > child; cat answer")

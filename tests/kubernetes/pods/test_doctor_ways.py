@@ -80,6 +80,15 @@ async def test_a_certificate_that_newer_pythons_refuse_is_noted_and_taken(
     assert [one.level for one in found if one.check == "API server"] == ["ok"]
 
 
+async def test_a_server_whose_certificate_is_not_checked_is_noted(tmp_path: Path) -> None:
+    async with serving(server, tls=old_server(tmp_path)) as served:
+        cluster = {"server": served.url, "insecure-skip-tls-verify": True}
+        found = await told(outside(write(tmp_path, cluster=cluster, user={"token": "t"})))
+    (finding,) = (one for one in found if one.check == "certificate")
+    assert finding.level == "note"
+    assert "is not checked (insecure-skip-tls-verify)" in finding.text
+
+
 async def test_a_certificate_as_it_should_be_is_not_spoken_of(tmp_path: Path) -> None:
     async with serving(server, tls=old_server(tmp_path)) as served:
         cluster = {"server": served.url, "certificate-authority-data": data(OLD_CA)}

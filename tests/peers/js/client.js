@@ -1,9 +1,11 @@
 // One call with grpc-js, as JSON: node client.js ADDRESS FOLDER-OF-PROTOS '{"method": "SayHello", …}'
 //
 // The call: method, requests (each sent as it stands), metadata, timeout (ms), cancelAfter (cancel once
-// that many responses have come). Printed: responses, code, details, metadata and trailers.
+// that many responses have come), tls (paths: ca, cert, key; and name, the server's). Printed: responses,
+// code, details, metadata and trailers.
 "use strict";
 
+const fs = require("fs");
 const path = require("path");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
@@ -16,7 +18,14 @@ const definition = loader.loadSync(path.join("greeter", "v1", "greeter.proto"), 
   longs: Number,
 });
 const { Greeter } = grpc.loadPackageDefinition(definition).greeter.v1;
-const client = new Greeter(address, grpc.credentials.createInsecure());
+const { tls } = call;
+const [ca, key, cert] = tls ? [tls.ca, tls.key, tls.cert].map((file) => fs.readFileSync(file)) : [];
+const client = tls
+  ? new Greeter(address, grpc.credentials.createSsl(ca, key, cert), {
+      "grpc.ssl_target_name_override": tls.name,
+      "grpc.default_authority": tls.name,
+    })
+  : new Greeter(address, grpc.credentials.createInsecure());
 
 const metadata = new grpc.Metadata();
 for (const [key, value] of Object.entries(call.metadata || {})) metadata.set(key, value);

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import any_pb2, duration_pb2, timestamp_pb2
+from google.protobuf import any_pb2, descriptor_pool, duration_pb2, message_factory, timestamp_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from pymicro.rpc.schema import (
@@ -16,8 +18,10 @@ from pymicro.rpc.schema import (
     UnknownTypes,
     from_json,
     to_json,
+    to_raw_json,
 )
-from tests.shop import shop_schema
+from tests.described import compile_protos
+from tests.shop import PROTOS, shop_schema
 
 SCHEMA = shop_schema()
 ORDER = SCHEMA.message_class("shop.v1.Order")
@@ -211,7 +215,7 @@ def test_an_any_of_unknown_type_is_told_by_name_both_ways() -> None:
     assert pickle.loads(pickle.dumps(caught.value)).names == caught.value.names
 
 
-def test_an_any_that_cannot_be_read_is_given_raw_where_asked_for() -> None:
+def test_an_any_that_cannot_be_read_is_given_raw() -> None:
     receipt = RECEIPT(text="x")
     receipt.notes.add(type_url="x/shop.v1.Gift", value=b"\n\x03Bob")
     receipt.notes.add(type_url="x/not.There", value=b"\x00\xff")
@@ -220,13 +224,15 @@ def test_an_any_that_cannot_be_read_is_given_raw_where_asked_for() -> None:
     receipt.notes.add(type_url="x/google.protobuf.Any", value=inner.SerializeToString())
     receipt.labels["a"].type_url = "x/not.There"
     raw = {"@type": "x/not.There", "@value": "AP8="}
-    assert to_json(receipt, raw_unknown=True) == {
+    document, odd = to_raw_json(receipt)
+    assert odd == []
+    assert document == {
         "text": "x",
         "notes": [
             {"@type": "x/shop.v1.Gift", "from": "Bob"},
             raw,
             {"@type": "x/shop.v1.Gift", "@value": "/yBicm9rZW4="},
-            {"@type": "x/google.protobuf.Any", "@value": "Cgt4L25vdC5UaGVyZQ=="},
+            {"@type": "x/google.protobuf.Any", "value": {"@type": "x/not.There", "@value": ""}},
         ],
         "labels": {"a": {"@type": "x/not.There", "@value": ""}},
     }
@@ -241,6 +247,70 @@ def test_generated_messages_of_the_default_pool_have_json_too() -> None:
 def test_a_message_without_a_json_form_is_an_error_that_says_so() -> None:
     with pytest.raises(SchemaError, match=r"a google.protobuf.Timestamp has no JSON form"):
         to_json(timestamp_pb2.Timestamp(seconds=1 << 50))
+
+
+def test_what_has_no_json_form_is_written_as_it_is_and_all_else_as_ever(tmp_path: Path) -> None:
+    """Each kind, in a field, a list, a map, an Any, an extension and by itself."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in compile_protos(PROTOS, tmp_path / "set", ["odd/odd.proto"], comments=False).values():
+        pool.Add(file)
+    oddities: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("odd.Oddities"))
+    message = oddities()
+    message.name, message.count, message.after = "hat", 3, 4
+    message.seen.seconds = 1 << 50
+    message.seen.nanos = 5
+    message.took.seconds = 1 << 60
+    message.mask.paths.extend(["a_b", "fooBar"])
+    message.times.add(seconds=1)
+    message.times.add(seconds=-(1 << 50))
+    message.by_name["late"].seconds = 1 << 50
+    message.by_flag[True].seconds = 1
+    message.numbers["a"] = 1
+    message.value.struct_value.fields["deep"].list_value.values.add(number_value=math.nan)
+    message.value.struct_value.fields["fine"].number_value = 0.5
+    message.any.value = b"\x01"
+    message.packed.type_url = "x/google.protobuf.Timestamp"
+    message.packed.value = timestamp_pb2.Timestamp(seconds=1 << 50).SerializeToString()
+    message.child.seen.seconds = 1 << 50
+    message.child.packed.Pack(oddities(mask={"paths": ["A"]}))
+    message.Extensions[pool.FindExtensionByName("odd.more")].seconds = 1 << 50
+    document, odd = to_raw_json(message)
+    assert document == {
+        "name": "hat",
+        "seen": {"seconds": "1125899906842624", "nanos": "5"},
+        "took": {"seconds": "1152921504606846976"},
+        "mask": {"paths": ["a_b", "fooBar"]},
+        "times": ["1970-01-01T00:00:01Z", {"seconds": "-1125899906842624"}],
+        "byName": {"late": {"seconds": "1125899906842624"}},
+        "byFlag": {"true": "1970-01-01T00:00:01Z"},
+        "value": {"deep": ["nan"], "fine": 0.5},
+        "any": {"@type": "", "@value": "AQ=="},
+        "packed": {"@type": "x/google.protobuf.Timestamp", "value": {"seconds": "1125899906842624"}},
+        "child": {
+            "seen": {"seconds": "1125899906842624"},
+            "packed": {"@type": "type.googleapis.com/odd.Oddities", "mask": {"paths": ["A"]}},
+        },
+        "count": "3",
+        "numbers": {"a": 1},
+        "after": 4,
+        "[odd.more]": {"seconds": "1125899906842624"},
+    }
+    assert list(document)[:3] == ["name", "seen", "took"]
+    assert [line.partition(" (")[0] for line in odd] == [
+        "seen",
+        "took",
+        "mask",
+        "times[1]",
+        "byName[late]",
+        "value.deep[0]",
+        "any",
+        "packed",
+        "child.seen",
+        "child.packed.mask",
+        "[odd.more]",
+    ]
+    with pytest.raises(SchemaError):
+        to_json(message)
 
 
 def test_a_json_error_can_be_pickled() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 
 import grpc
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt, shortened
+from pymicro.calling.connections.client_tls import Secured
 from pymicro.calling.connections.options import ChannelOptions, channel_arguments
 from pymicro.nodes.address import split_address
 from pymicro.nodes.node import Node
-from pymicro.rpc.fast_options import OptionReader
+from pymicro.rpc.fast.options import OptionReader
 from pymicro.settings.config import Config
 
 __all__ = ["Arguments"]
@@ -55,6 +58,9 @@ class Arguments:
         ping_timeout: How long a ping may go unanswered.
         unacknowledged: How long the other machine may leave data unacknowledged; None for no limit.
         idle_pings: Whether it pings between calls.
+        secured: How it is encrypted; None for plain text.
+        context: What encrypts it.
+        server_name: The name that the peer's certificate must have; empty for plain text.
     """
 
     host: str
@@ -72,9 +78,20 @@ class Arguments:
     ping_timeout: float
     unacknowledged: float | None
     idle_pings: bool
+    secured: Secured | None = None
+    context: ssl.SSLContext | None = None
+    server_name: str = ""
 
     @classmethod
-    def of(cls, node: Node, config: Config, options: ChannelOptions, user_agent: str) -> Arguments:
+    def of(
+        cls,
+        node: Node,
+        config: Config,
+        options: ChannelOptions,
+        user_agent: str,
+        secured: Secured | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> Arguments:
         """Those of a connection to `node`.
 
         Args:
@@ -82,12 +99,14 @@ class Arguments:
             config: All settings.
             options: The channel's own.
             user_agent: What follows pymicro's name.
+            secured: How the connection is encrypted; None for plain text.
+            context: What encrypts it.
 
         Raises:
             ConfigError: An argument has no meaning here; or the address is none.
         """
-        given = dict(channel_arguments(config, node, options.options))
-        host, port, authority = _dialled(node)
+        given = dict(channel_arguments(config, node, options.options, secured))
+        host, port, authority = _dialled(node.address if secured is None else secured.address)
         read = OptionReader(given, "channel", _WITHOUT_OBJECT)
         interval = read.number("grpc.keepalive_time_ms", _NEVER_MS)
         waits = read.number("grpc.keepalive_timeout_ms", -1)
@@ -119,15 +138,17 @@ class Arguments:
             ping_timeout=read.number("grpc.http2.ping_timeout_ms", max(waits, 20_000)) / 1000,
             unacknowledged=waits / 1000 if waits > 0 else None,
             idle_pings=bool(read.number("grpc.keepalive_permit_without_calls", 0)),
+            secured=secured,
+            context=context,
+            server_name=read.text("grpc.ssl_target_name_override", ""),
         )
         read.number("grpc.http2.max_pings_without_data", 0)  # there is no limit
         read.refuse_others()
         return made
 
 
-def _dialled(node: Node) -> tuple[str, int | None, str]:
+def _dialled(address: str) -> tuple[str, int | None, str]:
     """Host, port and authority; of a Unix socket its path, None, and the authority that grpc-core sends."""
-    address = node.address
     address.encode()  # a name that is no Unicode fails here, and not at each attempt to connect
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
@@ -135,7 +156,10 @@ def _dialled(node: Node) -> tuple[str, int | None, str]:
     scheme, colon, rest = address.partition(":///")
     if colon:
         if scheme != "dns":
-            raise ConfigError(f"transport fast does not know the addresses {scheme}:…, as in {address!r}")
+            raise ConfigError(
+                f"transport fast does not know the addresses {shortened(scheme, 20)}:…, "
+                f"as in {excerpt(address)}"
+            )
         address = rest
     else:
         address = address.removeprefix("dns:")

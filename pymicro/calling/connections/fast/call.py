@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+from pymicro.base.printable import excerpt
 from pymicro.calling.connections.fast.ends import end_of
 from pymicro.calling.connections.transport import Status
+from pymicro.rpc.fast.stream import ENCODINGS, CallStream
 from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED, LOCALLY_CANCELLED
-from pymicro_fast import Session, Stream
-from pymicro_fast.wire import TooLarge, compress, decompress, pairs_of, read_pairs
+from pymicro_fast import Session
+from pymicro_fast.packing import packed
+from pymicro_fast.wire import TooLarge, pairs_of, read_pairs, read_text
 
 if TYPE_CHECKING:
     from pymicro.base.deadlines import Deadlines
     from pymicro.calling.connections.fast.arguments import Arguments
+    from pymicro.rpc.wire.metadata import Pair
 
 __all__ = ["FastCall", "Home"]
 
@@ -38,13 +42,6 @@ _CANCEL = 8
 _KEPT = 65536
 # How often one call goes to another connection because a peer refused its stream.
 _REFUSALS = 1
-
-_ENCODINGS: dict[Any, bytes | None] = {
-    None: None,
-    grpc.Compression.NoCompression: None,
-    grpc.Compression.Deflate: b"deflate",
-    grpc.Compression.Gzip: b"gzip",
-}
 
 
 class Home(Protocol):
@@ -73,7 +70,7 @@ class Home(Protocol):
         ...
 
 
-class FastCall(Stream):
+class FastCall(CallStream):
     """See `NetworkCall`. It is its own stream; a second connection gets it renewed.
 
     Args:
@@ -100,6 +97,8 @@ class FastCall(Stream):
         "_encoding",
         "_kept",
         "_metadata",
+        "_packed",
+        "_packing",
         "_path",
         "_refusals",
         "_request",
@@ -109,6 +108,7 @@ class FastCall(Stream):
         "code",
         "deadline",
         "ended_here",
+        "unpacking",
         "watched",
     )
 
@@ -128,12 +128,15 @@ class FastCall(Stream):
         self._request = request
         self._metadata = metadata
         self._callbacks: list[Callable[[Any], None]] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters = None
+        self._packing = None
+        self.unpacking = None
+        self._packed: bytes | asyncio.Future[bytes] | None = None
         self._response: bytes | None = None
         self._details = ""
         self._refusals = 0
         self._done_writing = False
-        self._kept: list[bytes] | None = None if request is not None else []
+        self._kept: list[tuple[bytes, bool]] | None = None if request is not None else []
         self.code: grpc.StatusCode | None = None
         self.ended_here = False
         self.deadline = _NEVER
@@ -144,17 +147,27 @@ class FastCall(Stream):
             connection.deadlines.watch(self, now)
         if compression is None:
             compression = connection.arguments.compression
-        self._encoding = _ENCODINGS[compression]
+        self._encoding = ENCODINGS[compression]
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """See `CallStream`."""
+        return self._connection.loop
 
     # Its beginning
+
+    def add_metadata(self, pairs: Iterable[Pair]) -> None:
+        """Send these along; before it begins."""
+        self._metadata = (*(self._metadata or ()), *pairs)
 
     def begin(self, session: Session) -> None:
         """Go out on this session."""
         connection = self._connection
+        request, encoding = self._request, self._encoding
+        if request is not None and encoding is not None and not self._is_packed(request, encoding):
+            return
         timeout = -1.0
         if self.watched is not None:
             timeout = max(0.0, self.deadline - connection.loop.time())
-        request, encoding = self._request, self._encoding
         pairs = pairs_of(self._metadata) if self._metadata else None
         if encoding is not None:
             pairs = [(b"grpc-encoding", encoding), *(pairs or ())]
@@ -163,21 +176,40 @@ class FastCall(Stream):
                 limit = connection.arguments.max_send
                 if 0 <= limit < len(request):
                     self._too_large(request)
-                    return
-                if encoding is None:
+                elif encoding is None:
                     session.request(self, self._path, timeout, pairs, request)
                 else:
-                    session.request(self, self._path, timeout, pairs, compress(encoding, request), True)
+                    assert isinstance(self._packed, bytes)
+                    session.request(self, self._path, timeout, pairs, self._packed, True)
                 return
             session.request(self, self._path, timeout, pairs)
         except ConnectionError as exc:
             self.fail(grpc.StatusCode.UNAVAILABLE, str(exc))
             return
-        for message in self._kept or ():
-            self._put(message)
+        for message, compressed in self._kept or ():
+            self.send(message, compressed)
         if self._done_writing:
             self.end()
-        self._wake()
+        self.wake()
+
+    def _is_packed(self, request: bytes, encoding: bytes) -> bool:
+        """Whether the one request is compressed; if not yet, the call goes on to wait when it is."""
+        if self._packed is None and not 0 <= self._connection.arguments.max_send < len(request):
+            made = self._packed = packed(self._connection.loop, encoding, request)
+            if not isinstance(made, bytes):
+                made.add_done_callback(self._now_packed)
+                return False
+        return True
+
+    def _now_packed(self, made: asyncio.Future[bytes]) -> None:
+        error = made.exception()
+        if self.code is not None:
+            return
+        if error is not None:
+            self.fail(_INTERNAL, f"the request could not be compressed: {error}")
+        else:
+            self._packed = made.result()
+            self._connection.wait(self)
 
     def _too_large(self, request: bytes) -> None:
         limit = self._connection.arguments.max_send
@@ -212,14 +244,12 @@ class FastCall(Stream):
             if self._kept is not None and self.initial is not None:
                 self._kept = None  # a handler runs: there is no other connection for this call
             if self._waiters is not None:
-                self._wake()
+                self.wake()
         elif error not in (_OPEN, 0) and not self.ended and self._again():
             pass
-        elif self._streams and self.available and error >= _OPEN:
-            # It has ended when its reader has all that came.
-            if self.watched is not None and self.ended:
-                self.watched.discard(self)
-            self._wake()
+        elif self._streams and (self.available or self.unpacking is not None) and error >= _OPEN:
+            # It has ended when its reader has all that came, or with its deadline.
+            self.wake()
         else:
             self._settle()
 
@@ -232,7 +262,7 @@ class FastCall(Stream):
 
     def _settle(self) -> None:
         """The peer has ended it, or its stream is closed: how?"""
-        if self.code is not None:
+        if self.code is not None or (self.unpacking is not None and not self._streams):
             return
         code, details = end_of(self, self._connection.reason if self.error == _LOST else None)
         if code is _OK:
@@ -245,13 +275,27 @@ class FastCall(Stream):
                     code, details = self._unreadable(exc)
                 if self.available:
                     code, details = _INTERNAL, "the peer sent more than one response"
+                elif self.unpacking is not None:
+                    self.unpacking.add_done_callback(self._unpacked)
+                    return
         elif self.error == _LOST and self._connection.closing:
             self.cancel()
             return
         self._finish(code, details)
 
-    def inflate(self, data: bytes) -> bytes:
-        return decompress(self.encoding, data, self.session.max_message)
+    def _unpacked(self, made: asyncio.Future[bytes]) -> None:
+        """The only response is unpacked; unless the call has ended meanwhile, it ends now."""
+        self.unpacking = None
+        error = made.exception()
+        if self.code is not None:
+            return
+        if error is None:
+            self._response = made.result()
+            self._finish(_OK, read_text(self.message))
+        elif isinstance(error, ValueError):
+            self._finish(*self._unreadable(error))
+        else:
+            self._finish(_INTERNAL, f"the response could not be decompressed: {error}")
 
     def _unreadable(self, error: Exception) -> tuple[grpc.StatusCode, str]:
         if isinstance(error, TooLarge):
@@ -259,7 +303,7 @@ class FastCall(Stream):
             return _EXHAUSTED, f"CLIENT: Received message larger than max (decompressed, vs. {limit})"
         if isinstance(error, LookupError):
             name = (self.encoding or b"").decode("latin-1")
-            return _INTERNAL, f"a response is compressed in a way that is not known here: {name!r}"
+            return _INTERNAL, f"a response is compressed in a way that is not known here: {excerpt(name)}"
         return _INTERNAL, f"a response cannot be read: {error}"
 
     def late(self) -> None:
@@ -282,9 +326,9 @@ class FastCall(Stream):
         if self.error == _OPEN:
             # The peer has ended its side before this one: it is read no more.
             self.reset(_CANCEL)
-        self._request = self._kept = None
+        self._request = self._kept = self._packed = None
         if self._waiters is not None:
-            self._wake()
+            self.wake()
         callbacks = self._callbacks
         if callbacks is not None:
             self._callbacks = None
@@ -322,20 +366,6 @@ class FastCall(Stream):
         debug = None if self.ended_here else f"{self.code.name}: {self._details} (transport fast)"
         return Status(self.code, self._details, _metadata(initial), _metadata(trailing), debug)
 
-    def _waiter(self) -> asyncio.Future[None]:
-        waiter = self._connection.loop.create_future()
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
-        return waiter
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
     def _raise(self) -> None:
         code = self.code
         if self.ended_here:
@@ -346,7 +376,7 @@ class FastCall(Stream):
     async def _next(self) -> None:
         """Return after the next change; cancelling this cancels the call."""
         try:
-            await self._waiter()
+            await self.waiter()
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -354,7 +384,7 @@ class FastCall(Stream):
     def __await__(self) -> Generator[Any, None, bytes | None]:
         while self.code is None:
             try:
-                yield from self._waiter()
+                yield from self.waiter()
             except asyncio.CancelledError:
                 self.cancel()
                 raise
@@ -367,9 +397,11 @@ class FastCall(Stream):
 
     async def __anext__(self) -> bytes:
         while True:
-            if self.available:
+            if self.available and self.unpacking is None:
                 try:
                     message = self.take()
+                    if self.unpacking is not None:
+                        message = await self._read_packed(self.unpacking)
                 except (ValueError, LookupError) as exc:
                     self.fail(*self._unreadable(exc))
                     self._raise()
@@ -379,12 +411,22 @@ class FastCall(Stream):
                     elif self.ended or self.error != _OPEN:
                         # Whoever reads has the last response before anybody hears of the end.
                         self._connection.loop.call_soon(self._settle)
-                assert message is not None
-                return message
+                return message  # type: ignore[no-any-return]
             if self.code is not None:
                 self._raise()
                 raise StopAsyncIteration
             await self._next()
+
+    async def _read_packed(self, unpacking: asyncio.Future[bytes]) -> bytes:
+        """The message that was taken, once it is unpacked; cancelling this cancels the call."""
+        try:
+            return await asyncio.shield(unpacking)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            self.unpacking = None
+            self.wake()
 
     async def write(self, request: bytes) -> None:
         """See `NetworkCall`."""
@@ -395,13 +437,19 @@ class FastCall(Stream):
         if 0 <= self._connection.arguments.max_send < len(request):
             self._too_large(request)
             self._raise()
-        kept = self._kept
-        if kept is not None:
-            kept.append(request)
-            if sum(map(len, kept)) > _KEPT and self.session is not None:
-                self._kept = None
-        if self.session is not None:
-            self._put(request)
+        if self._encoding is None:
+            self._put(request, False)
+        else:
+            async with self.packing():
+                try:
+                    request = await self.pack(self._encoding, request)
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+                self._put(request, True)
+        await self._until_room()
+
+    async def _until_room(self) -> None:
         while self.code is None and not (self.session is not None and self.room()):
             self.wants_room = True
             await self._next()
@@ -409,14 +457,22 @@ class FastCall(Stream):
         if self.code is not None:
             self._raise()
 
-    def _put(self, request: bytes) -> None:
-        if self._encoding is None:
-            self.send(request)
-        else:
-            self.send(compress(self._encoding, request), True)
+    def _put(self, message: bytes, compressed: bool) -> None:
+        if self.code is not None:
+            return
+        kept = self._kept
+        if kept is not None:
+            kept.append((message, compressed))
+            if self.session is not None and sum([len(one) for one, _ in kept]) > _KEPT:
+                self._kept = None
+        if self.session is not None:
+            self.send(message, compressed)
 
     async def done_writing(self) -> None:
         """See `NetworkCall`."""
+        if self._packing is not None:
+            async with self._packing:  # after what is still compressed
+                pass
         self._done_writing = True
         if self.session is not None and self.code is None:
             self.end()

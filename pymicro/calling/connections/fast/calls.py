@@ -11,6 +11,7 @@ import grpc
 
 from pymicro.base.deadlines import deadlines_of
 from pymicro.calling.connections.fast.call import FastCall
+from pymicro.calling.connections.fast.credentials import ask
 from pymicro.calling.connections.transport import StartCall, Status
 from pymicro_fast import Session
 
@@ -24,9 +25,6 @@ _IDLE = grpc.ChannelConnectivity.IDLE
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-
-# grpc-core's words.
-_NOT_SECURE = "Established channel does not have a sufficient security level to transfer call credential."
 
 
 class CallStarter:
@@ -128,7 +126,7 @@ class CallStarter:
         ) -> FastCall:
             call = FastCall(self, path, streams, request, timeout, metadata, compression)
             if credentials is not None:
-                call.fail(grpc.StatusCode.UNAUTHENTICATED, _NOT_SECURE)
+                ask(credentials, call, self.arguments, method.path, self.wait)
                 return call
             session = None if self._waiting else self.free_session()
             if session is None:

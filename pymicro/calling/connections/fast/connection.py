@@ -6,20 +6,24 @@ import asyncio
 import os
 import random
 import socket
+import ssl
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from pymicro.base.printable import shortened
 from pymicro.calling.connections.fast.calls import CallStarter
+from pymicro.calling.connections.tls_words import with_sentence
+from pymicro.rpc.fast.tls import SHUTDOWN, speaks_http2
 from pymicro_fast import Session, buffers_of
 from pymicro_fast.wire import ACCEPTED
 
 if TYPE_CHECKING:
     from pymicro.calling.connections.fast.arguments import Arguments
 
-__all__ = ["ClientSession", "FastConnection"]
+__all__ = ["ClientSession", "FastConnection", "told"]
 
 _IDLE = grpc.ChannelConnectivity.IDLE
 _CONNECTING = grpc.ChannelConnectivity.CONNECTING
@@ -56,6 +60,7 @@ class ClientSession(Session, asyncio.BufferedProtocol):
                 (b"user-agent", arguments.user_agent.encode("ascii", "replace")),
                 (b"grpc-accept-encoding", ACCEPTED),
             ],
+            scheme=b"http" if arguments.context is None else b"https",
             authority=arguments.authority.encode("utf-8"),
             max_message=arguments.max_receive,
             max_header_bytes=arguments.max_metadata,
@@ -76,7 +81,9 @@ class ClientSession(Session, asyncio.BufferedProtocol):
     def goaway_received(self, last_stream_id: int, error: int, text: bytes) -> None:
         if b"ping" in text:
             self.connection.ping_less()
-        self.connection.drained(self, f"the peer said GOAWAY {text.decode('utf-8', 'replace')}".rstrip())
+        self.connection.drained(
+            self, f"the peer said GOAWAY {shortened(text.decode('utf-8', 'replace'))}".rstrip()
+        )
 
     def pong_received(self, payload: bytes) -> None:
         self.connection.pong()
@@ -157,12 +164,22 @@ class FastConnection(CallStarter):
         def session() -> ClientSession:
             return ClientSession(self, arguments)
 
+        secured: dict[str, Any] = {}
+        if arguments.context is not None:
+            secured = {
+                "ssl": arguments.context,
+                "server_hostname": arguments.server_name,
+                "ssl_shutdown_timeout": SHUTDOWN,
+            }
         if arguments.port is None:
-            _, made = await self.loop.create_unix_connection(session, arguments.host)
+            _, made = await self.loop.create_unix_connection(session, arguments.host, **secured)
         else:
             _, made = await self.loop.create_connection(
-                session, arguments.host or "localhost", arguments.port
+                session, arguments.host or "localhost", arguments.port, **secured
             )
+            if secured and not speaks_http2(made.transport):
+                made.abort("it speaks no HTTP/2")
+                raise ConnectionError("it has not agreed to speak HTTP/2 (ALPN)")
             if arguments.unacknowledged is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
                 made.transport.get_extra_info("socket").setsockopt(
                     socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(arguments.unacknowledged * 1000)
@@ -189,10 +206,9 @@ class FastConnection(CallStarter):
 
     def unreachable(self) -> str:
         """See `CallStarter`."""
-        # grpc-core's words come first: people look for them.
         where = self.arguments
         address = f"unix:{where.host}" if where.port is None else f"{where.host}:{where.port}"
-        return f"failed to connect to all addresses; last error: {address}: {self.reason}"
+        return told(f"{address}: {self.reason}", where)
 
     def drained(self, session: ClientSession, reason: Any) -> None:
         """A session takes no more calls: the peer said so, or it is lost."""
@@ -308,8 +324,15 @@ class FastConnection(CallStarter):
                 await asyncio.wait(late)
 
 
+def told(error: str, arguments: Arguments) -> str:
+    """What calls are told of the last attempt to connect; grpc-core's words come first."""
+    return f"failed to connect to all addresses; last error: {with_sentence(error, arguments.secured)}"
+
+
 def _words(error: Exception) -> str:
     """What went wrong, without the address, which asyncio repeats."""
+    if isinstance(error, ssl.SSLError):
+        return str(error)
     if isinstance(error, OSError) and error.errno:
         text = error.strerror or str(error)
         return os.strerror(error.errno) if error.errno > 0 and "Connect call failed" in str(error) else text

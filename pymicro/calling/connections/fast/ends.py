@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from pymicro.base.printable import excerpt
 from pymicro_fast import Stream, error_name
 from pymicro_fast.wire import read_text
 
@@ -57,7 +58,7 @@ def end_of(stream: Stream, reason: object) -> tuple[grpc.StatusCode, str]:
             return _UNKNOWN, "the peer ended the call with a grpc-status that is no number"
         kind = (stream.content_type or b"").decode("latin-1")
         if not kind.startswith("application/grpc"):
-            return _UNKNOWN, f"the peer's answer is no gRPC: its content-type is {kind!r}"
+            return _UNKNOWN, f"the peer's answer is no gRPC: its content-type is {excerpt(kind)}"
         return _UNKNOWN, "the peer ended the call without a grpc-status"
     if stream.error == -2:
         return grpc.StatusCode.UNAVAILABLE, f"the connection was lost: {reason}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from pymicro.calling.connections.fast.calls import CallStarter
-from pymicro.calling.connections.fast.connection import FastConnection
+from pymicro.calling.connections.fast.connection import FastConnection, told
 
 if TYPE_CHECKING:
     from pymicro.calling.connections.fast.arguments import Arguments
@@ -126,7 +126,7 @@ class NamedConnections(CallStarter):
 
     def unreachable(self) -> str:
         """See `CallStarter`."""
-        return f"failed to connect to all addresses; last error: {self.arguments.authority}: {self.reason}"
+        return told(f"{self.arguments.authority}: {self.reason}", self.arguments)
 
     async def close(self) -> None:
         """See `NodeConnection`."""

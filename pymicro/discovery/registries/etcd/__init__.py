@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
 from pymicro.base.tasks import Tasks
 from pymicro.base.turns import Turns
 from pymicro.base.turnstile import Turnstile
+from pymicro.base.watches import Watches
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.diagnosis import diagnose
 from pymicro.discovery.registries.etcd.endpoints import find_endpoints
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EtcdRegistry", "EtcdTiming"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 
 class EtcdRegistry(Turnstile):
@@ -52,6 +53,9 @@ class EtcdRegistry(Turnstile):
         config: `registry_address` lists the members (127.0.0.1:2379 if empty);
             `registry_user`, `registry_password` and `registry_tls_*` say how to ask them.
         timing: Lengths of time; tests pass their own.
+
+    Attributes:
+        watches: How its watches fare.
 
     Raises:
         ConfigError: These settings cannot be used.
@@ -69,6 +73,7 @@ class EtcdRegistry(Turnstile):
             raise ConfigError("registry_password is set and registry_user is not: whose password is it?")
         self._stack = AsyncExitStack()
         self._open: tuple[EtcdClient, KeyPublisher, Tasks] | None = None
+        self.watches = Watches()
         self._watches: set[EtcdWatch] = set()
         self._unreadable = Unreadable()
         self._told = Told()
@@ -167,7 +172,8 @@ class EtcdRegistry(Turnstile):
             prefix = prefix_of(service)
         except ValueError as exc:
             raise RegistryError(f"registry etcd: {exc}") from None
-        watch = EtcdWatch(client, service, prefix, self._unreadable, self._told)
+        record = self.watches.begin(f"keys under {prefix}")
+        watch = EtcdWatch(client, service, prefix, self._unreadable, self._told, record)
         self._watches.add(watch)
         # In an empty context: a watch that a handler's call starts must not inherit the
         # handler's deadline.
@@ -178,6 +184,7 @@ class EtcdRegistry(Turnstile):
         finally:
             self._watches.discard(watch)
             task.cancel()
+            record.end()
             await asyncio.wait([task])
 
     async def services(self) -> list[str]:

@@ -8,9 +8,10 @@ import grpc
 import grpc.aio
 
 from pymicro.base.forks import use_grpc
-from pymicro.discovery.registries.etcd.endpoints import TlsFiles
+from pymicro.base.grpc_loops import GrpcUse, use_grpc_here
 from pymicro.discovery.registries.etcd.messages import EtcdMethod
 from pymicro.discovery.registries.etcd.timing import EtcdTiming
+from pymicro.discovery.registries.etcd.tls_files import TlsFiles
 
 __all__ = ["Connection", "connect"]
 
@@ -34,12 +35,13 @@ class Connection:
         users: How many use it now; the client counts.
     """
 
-    def __init__(self, endpoint: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, endpoint: str, channel: grpc.aio.Channel, use: GrpcUse) -> None:
         self.endpoint = endpoint
         self.worked = False
         self.left = False
         self.users = 0
         self._channel = channel
+        self._use = use
 
     def unary(self, method: EtcdMethod) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
         """The callable for `method`."""
@@ -57,6 +59,7 @@ class Connection:
         """Close it; calls that still run on it are cancelled."""
         self.left = True
         await self._channel.close()
+        self._use.end()
 
 
 def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connection:
@@ -64,7 +67,7 @@ def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connecti
 
     Raises:
         ConfigError: A TLS file cannot be used.
-        PymicroError: This process was forked after gRPC was used.
+        PymicroError: This process was forked after gRPC was used, or another of its loops has gRPC.
     """
     options = [
         # Without this a new channel would get the old one's dead connection.
@@ -86,8 +89,11 @@ def connect(endpoint: str, tls: TlsFiles | None, timing: EtcdTiming) -> Connecti
         ("grpc.max_receive_message_length", _LARGEST),
     ]
     use_grpc()
-    if tls is None:
-        return Connection(endpoint, grpc.aio.insecure_channel(endpoint, options))
-    ca, key, cert = tls.read()
-    credentials = grpc.ssl_channel_credentials(ca, key, cert)
-    return Connection(endpoint, grpc.aio.secure_channel(endpoint, credentials, options))
+    credentials = None
+    if tls is not None:
+        ca, key, cert = tls.read()
+        credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    use = use_grpc_here("the use of the registry etcd")
+    if credentials is None:
+        return Connection(endpoint, grpc.aio.insecure_channel(endpoint, options), use)
+    return Connection(endpoint, grpc.aio.secure_channel(endpoint, credentials, options), use)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.findings import Finding, Level
-from pymicro.base.printable import as_argument
+from pymicro.base.printable import as_argument, excerpt, listed, shortened
 from pymicro.base.suggest import did_you_mean
 from pymicro.base.turns import Turns
 from pymicro.discovery.registries.etcd.client import EtcdClient
@@ -18,7 +18,6 @@ from pymicro.discovery.registries.etcd.errors import EtcdError
 from pymicro.discovery.registries.etcd.keys import ROOT, prefix_of
 from pymicro.discovery.registries.etcd.table import ValueReading, read_value
 from pymicro.discovery.registries.etcd.users import Account
-from pymicro.nodes.record import quoted
 
 __all__ = ["diagnose"]
 
@@ -116,7 +115,7 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
         text = _short(answer).removeprefix(f"{endpoint}: ")
         fix = "see whether the address is right, and etcd runs there and may be reached from here"
         return Finding(check, "note" if others else "problem", text, fix)
-    what = f"etcd {answer.version}"
+    what = f"etcd {shortened(answer.version)}"
     if not answer.leader:
         fix = "too few of its members run, or it is cut off from them: `etcdctl endpoint status --cluster`"
         return Finding(check, "problem", f"{what} answers and has no leader: it serves nobody", fix)
@@ -129,7 +128,7 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
             "if it is full again soon, give etcd a larger --quota-backend-bytes",
         )
     if answer.errors:
-        said = "; ".join(answer.errors)[:200]
+        said = shortened("; ".join(answer.errors))
         # Of alarms there is one more, CORRUPT: then the member's data cannot be trusted.
         level: Level = "problem" if "alarm:" in said else "note"
         fix = "`etcdctl alarm list` and its documentation say what to do" if level == "problem" else ""
@@ -142,8 +141,10 @@ def _member(endpoint: str, answer: Any, others: bool) -> Finding:
 
 def _user(account: Account) -> Finding:
     if account.needless:
-        return Finding("user", "note", f"etcd has no users switched on: {account.user!r} is not asked for")
-    return Finding("user", "ok", f"authenticated as {account.user!r}")
+        return Finding(
+            "user", "note", f"etcd has no users switched on: {excerpt(account.user)} is not asked for"
+        )
+    return Finding("user", "ok", f"authenticated as {excerpt(account.user)}")
 
 
 async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:
@@ -167,8 +168,7 @@ async def _look(client: EtcdClient, where: str, prefix: str) -> _Found:
 
 def _keys(found: _Found) -> Finding:
     names = sorted(name for name, nodes in found.nodes.items() if nodes)
-    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    text = f"{found.keys} under {ROOT}: {listed or 'nobody'}"
+    text = f"{found.keys} under {ROOT}: {listed(names, _NAMED) or 'nobody'}"
     if found.unreadable:
         return Finding("keys", "note", f"{text}; {len(found.unreadable)} cannot be read")
     return Finding("keys", "ok", text)
@@ -182,7 +182,7 @@ def _service(service: str, prefix: str, found: _Found) -> Iterator[Finding]:
         # for a byte that is no text.
         argument = as_argument(key) if len(key) <= _LONGEST_KEY and "\\" not in key else ""
         yield Finding(
-            f"key {quoted(key[:_LONGEST_KEY])}",
+            f"key {excerpt(key, _LONGEST_KEY)}",
             "note" if nodes else "problem",
             f"does not count: {reading.problem}",
             f"etcdctl get {argument} shows it, etcdctl del takes it away" if argument else "",
@@ -194,7 +194,7 @@ def _service(service: str, prefix: str, found: _Found) -> Iterator[Finding]:
         yield Finding(
             "name",
             "note",
-            f"{', '.join(map(quoted, sorted(others)[:_NAMED]))} has the same keys {prefix}* "
+            f"{', '.join(map(excerpt, sorted(others)[:_NAMED]))} has the same keys {prefix}* "
             "(/ is written as -): told apart by the records",
         )
     if nodes:
@@ -232,11 +232,11 @@ async def _contested(client: EtcdClient, key: str, found: _Found) -> Finding | N
     return Finding(
         "ids",
         "problem",
-        f"two processes have the same id and write {quoted(key[:_LONGEST_KEY])} in turn ({now}, {other}): "
+        f"two processes have the same id and write {excerpt(key, _LONGEST_KEY)} in turn ({now}, {other}): "
         "clients see now one and now the other",
         "give each a server_id of its own, or none",
     )
 
 
 def _addresses(reading: ValueReading) -> str:
-    return ", ".join(node.address for node in reading.nodes)
+    return listed([node.address for node in reading.nodes], 4)

@@ -1,78 +1,27 @@
-"""Where etcd is: the setting `registry_address`, and the files of its TLS."""
+"""Where etcd is: the setting `registry_address`."""
 
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt, listed, shortened
+from pymicro.discovery.registries.etcd.tls_files import TlsFiles
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
-from pymicro.nodes.record import quoted
 
 if TYPE_CHECKING:
     from pymicro.settings.config import Config
 
-__all__ = ["Endpoints", "TlsFiles", "find_endpoints", "is_loopback", "learned"]
+__all__ = ["Endpoints", "find_endpoints", "is_loopback", "learned"]
 
 _PORT = 2379
 # etcd advises seven members at most.
 _MOST_LEARNED = 16
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104, RUF100
 _DEFAULT = f"127.0.0.1:{_PORT}"
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """Paths of PEM files; empty if there is no file."""
-
-    ca: str
-    cert: str
-    key: str
-
-    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Authorities, key and certificate as they are now; each call reads rotated files anew.
-
-        Raises:
-            ConfigError: A file cannot be read or is not what it should be; the text names
-                setting and file.
-        """
-        ca = _pem("registry_tls_ca", self.ca)
-        cert = _pem("registry_tls_cert", self.cert)
-        key = _pem("registry_tls_key", self.key)
-        # We check here because grpc-core only says that a handshake failed.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if ca is not None:
-            try:
-                context.load_verify_locations(cadata=ca.decode())
-            except (ssl.SSLError, ValueError) as exc:
-                raise ConfigError(f"registry_tls_ca: {self.ca} has no certificate: {_why(exc)}") from None
-        if cert is not None:
-            try:
-                # Without this, Python would ask for a key's password at the terminal.
-                context.load_cert_chain(self.cert, self.key, password=lambda: b"")
-            except (ssl.SSLError, OSError, ValueError) as exc:
-                raise ConfigError(
-                    f"registry_tls_cert and registry_tls_key: {self.cert} and {self.key} "
-                    f"are no certificate with its key: {_why(exc)}"
-                ) from None
-        return ca, key, cert
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "reason", None) or str(error)
-
-
-def _pem(setting: str, path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{setting}: cannot read {path}: {exc.strerror}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +56,7 @@ def find_endpoints(config: Config) -> Endpoints:
     schemes = {scheme for scheme, _, _ in found if scheme}
     if len(schemes) > 1:
         raise ConfigError(
-            f"registry_address of registry etcd has both http:// and https:// ({', '.join(entries)}): "
+            f"registry_address of registry etcd has both http:// and https:// ({listed(entries)}): "
             "all members of one etcd are reached the same way"
         )
     tls = _tls(config, schemes)
@@ -173,13 +122,13 @@ def _endpoint(entry: str) -> tuple[str, str, int]:
         raise _bad(entry, "0 is no port that can be reached")
     literal = ":" in host
     if not (is_ip(host) if literal else is_dns_name(host)) or (text.startswith("[") and not literal):
-        raise _bad(entry, f"{host!r} is no host")
+        raise _bad(entry, f"{excerpt(host)} is no host")
     return scheme, host, port
 
 
 def _bad(entry: str, why: str) -> ConfigError:
     return ConfigError(
-        f"registry_address of registry etcd: {quoted(entry)}: {why[:200]} "
+        f"registry_address of registry etcd: {excerpt(entry)}: {shortened(why)} "
         "(each entry is host or host:port, with or without http:// or https://, such as 10.0.0.1:2379)"
     )
 

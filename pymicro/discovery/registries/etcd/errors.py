@@ -11,7 +11,8 @@ import grpc
 import grpc.aio
 
 from pymicro.base.errors import RegistryError
-from pymicro.base.printable import as_argument
+from pymicro.base.printable import as_argument, excerpt, shortened
+from pymicro.identity.handshakes import Fault, fault_in
 
 __all__ = ["Doing", "EtcdError", "answers_elsewhere", "denied", "is_stale_token", "reason", "refused"]
 
@@ -81,16 +82,27 @@ def reason(error: grpc.aio.AioRpcError, timeout: float, *, tls: bool | None = No
     text = " ".join((error.details() or "").split())
     while (shorter := _AROUND.sub("", text)) != text:
         text = shorter
-    text = (text or error.code().name)[:_LONGEST]
+    text = shortened(text or error.code().name, _LONGEST)
     return f"{text}{_hint(text, tls)}"
 
 
+_HINTS: Mapping[Fault, str] = {
+    "authority": "registry_tls_ca has to name the authority that signed etcd's certificate",
+    "untold": (
+        "registry_tls_ca has to name the authority that signed etcd's certificate, which must be valid now"
+    ),
+    "expired": "etcd's certificate, or its authority's, has expired: etcd needs a new one",
+    "early": "etcd's certificate is not valid yet: are the clocks right?",
+    "name": "its certificate is for another name than the one in registry_address",
+    "version": "it speaks another version of TLS: 1.2 is the lowest",
+}
+
+
 def _hint(text: str, tls: bool | None) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return " (registry_tls_ca has to name the authority that signed etcd's certificate)"
-    # The second is what older grpcios say, 1.68 among them.
-    if "Hostname Verification Check failed" in text or "is not in peer certificate" in text:
-        return " (its certificate is for another name than the one in registry_address)"
+    if hint := _HINTS.get(fault_in(text)):
+        return f" ({hint})"
+    if "ALERT" in text or "Unwrap failed" in text:
+        return " (it wants another client certificate: registry_tls_cert, registry_tls_key)"
     if "WRONG_VERSION_NUMBER" in text or (tls and ("Socket closed" in text or "reset" in text)):
         return " (perhaps it speaks no TLS there, or wants another client certificate)"
     if tls is False and ("Socket closed" in text or "reset" in text):
@@ -145,7 +157,8 @@ def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError)
         )
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return EtcdError(
-            f"cannot {doing}: what answers at {endpoint} is no etcd with API v3 ({details})", kind="refused"
+            f"cannot {doing}: what answers at {endpoint} is no etcd with API v3 ({shortened(details)})",
+            kind="refused",
         )
     # This is grpc's error about a response, and not etcd's.
     kind = "too large" if "larger than max" in details else _KINDS.get(error.code(), "refused")
@@ -154,7 +167,7 @@ def refused(doing: Doing, endpoint: str, user: str, error: grpc.aio.AioRpcError)
 
 def denied(doing: Doing, endpoint: str, user: str) -> EtcdError:
     """The error that says which user lacks which permission on which keys."""
-    who = f"user {user!r}" if user else "the user of the client certificate"
+    who = f"user {excerpt(user)}" if user else "the user of the client certificate"
     lacking = f"the permission {doing.right} on {doing.keys}" if doing.right else "a permission"
     prefix = "--prefix " if doing.prefix else ""
     # The key has the name of a service, which a caller may have chosen.

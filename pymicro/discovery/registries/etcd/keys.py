@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymicro.nodes.record import quoted
+from pymicro.base.printable import excerpt
 
 __all__ = ["ROOT", "key_of", "prefix_of"]
 
@@ -30,9 +30,9 @@ def key_of(service: str, node_id: str) -> str:
 def _part(text: str, what: str) -> str:
     # go-micro cleans the path that it makes of these, so such a key would lie elsewhere.
     if text in ("", ".", ".."):
-        raise ValueError(f"{quoted(text)} is no {what} that can be a part of etcd's keys")
+        raise ValueError(f"{excerpt(text)} is no {what} that can be a part of etcd's keys")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the {what} {quoted(text)} is no valid unicode") from None
+        raise ValueError(f"the {what} {excerpt(text)} is no valid unicode") from None
     return text.replace("/", "-")

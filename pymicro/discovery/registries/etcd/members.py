@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +20,7 @@ import grpc.aio
 
 from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
 from pymicro.discovery.registries.etcd.connection import Connection, connect
 from pymicro.discovery.registries.etcd.endpoints import Endpoints, learned
 from pymicro.discovery.registries.etcd.errors import (
@@ -37,7 +37,7 @@ from pymicro.discovery.registries.etcd.users import Account, Metadata
 
 __all__ = ["Members", "Stream"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 T = TypeVar("T")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.discovery.registries.etcd.client import EtcdClient
 from pymicro.discovery.registries.etcd.endpoints import is_loopback
 from pymicro.discovery.registries.etcd.errors import EtcdError
@@ -21,7 +22,7 @@ from pymicro.nodes.record import dump_record, load_record
 
 __all__ = ["KeyPublisher"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 _UNREACHABLE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104, RUF100
 
@@ -105,7 +106,7 @@ class KeyPublisher:
                 raise ValueError(problem)
             host, _ = split_address(node.address)
         except ValueError as exc:
-            raise ConfigError(f"registry etcd: cannot register {node.service!r}: {exc}") from None
+            raise ConfigError(f"registry etcd: cannot register {excerpt(node.service)}: {exc}") from None
         if host in _UNREACHABLE or (is_loopback(host) and not self._client.members.endpoints.loopback):
             raise ConfigError(
                 f"registry etcd: {node.service} advertises {node.address}, which nobody else can reach: "

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, shortened
 from pymicro.nodes.node import Node, NodeSet
 from pymicro.nodes.record import load_record
 from pymicro.nodes.table import NodeTable
 
 __all__ = ["ServiceTable", "Unreadable", "ValueReading", "read_value"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 # The most unreadable keys named in a log line.
 _NAMED = 3
@@ -68,7 +70,8 @@ class Unreadable:
         if not new:
             return
         named = "; ".join(
-            f"{key[:_LONGEST_KEY]!r}: {problems[key][:_LONGEST_PROBLEM]}" for key in new[:_NAMED]
+            f"{excerpt(key, _LONGEST_KEY)}: {shortened(problems[key], _LONGEST_PROBLEM)}"
+            for key in new[:_NAMED]
         )
         more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
         text = "registry etcd: skipping %d of %s: %s%s"

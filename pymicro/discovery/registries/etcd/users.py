@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import grpc
 import grpc.aio
 
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.discovery.registries.etcd.connection import Connection
 from pymicro.discovery.registries.etcd.errors import Doing, EtcdError, answers_elsewhere, refused
 from pymicro.discovery.registries.etcd.messages import AUTHENTICATE, message
 
 __all__ = ["LEADER", "Account", "Metadata"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 Metadata = list[tuple[str, str]]
 
@@ -74,9 +75,9 @@ class Account:
             details = exc.details() or ""
             if "authentication is not enabled" in details:
                 log.info(
-                    "registry etcd: %s has no users switched on: going on without registry_user %r",
+                    "registry etcd: %s has no users switched on: going on without registry_user %s",
                     connection.endpoint,
-                    self.user,
+                    excerpt(self.user),
                 )
                 self.needless = True
                 return
@@ -84,10 +85,10 @@ class Account:
                 raise
             if "authentication failed" in details:
                 raise EtcdError(
-                    f"{connection.endpoint} knows no user {self.user!r} with this password: "
+                    f"{connection.endpoint} knows no user {excerpt(self.user)} with this password: "
                     "see registry_user and registry_password",
                     kind="user",
                 ) from None
-            doing = Doing(f"authenticate as {self.user!r}")
+            doing = Doing(f"authenticate as {excerpt(self.user)}")
             raise refused(doing, connection.endpoint, self.user, exc) from None
         self.token = answer.token

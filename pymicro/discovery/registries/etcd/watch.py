@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
@@ -13,7 +12,9 @@ from pymicro.base.backoff import Backoff
 from pymicro.base.endless import being_cancelled, endless
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
+from pymicro.base.loggers import logger
 from pymicro.base.turns import Turns
+from pymicro.base.watches import WatchRecord
 from pymicro.discovery.registries.etcd.client import EtcdClient, watching
 from pymicro.discovery.registries.etcd.errors import EtcdError, Kind, denied
 from pymicro.discovery.registries.etcd.members import Stream
@@ -27,7 +28,7 @@ from pymicro.nodes.node import NodeSet
 
 __all__ = ["EtcdWatch", "Told"]
 
-log = logging.getLogger("pymicro.registry.etcd")
+log = logger("pymicro.registry.etcd")
 
 _DELETE = 1
 # etcd refuses a watch with these if the token has run out; before 3.6 it calls all of it denied.
@@ -81,13 +82,20 @@ class EtcdWatch:
         prefix: The prefix of its keys.
         unreadable: Notes values that are no records.
         told: Notes the failures that watchers were told.
+        record: Where it writes down how it fares.
 
     Attributes:
         latest: The newest set, or why no more sets come.
     """
 
     def __init__(
-        self, client: EtcdClient, service: str, prefix: str, unreadable: Unreadable, told: Told
+        self,
+        client: EtcdClient,
+        service: str,
+        prefix: str,
+        unreadable: Unreadable,
+        told: Told,
+        record: WatchRecord,
     ) -> None:
         self.latest: Latest[NodeSet] = Latest()
         self._client = client
@@ -95,6 +103,7 @@ class EtcdWatch:
         self._service = service
         self._prefix = prefix
         self._told = told
+        self._record = record
         self._table = ServiceTable(service, unreadable)
         self._gathering = Gathering(lambda: self.latest.set(self._table.nodes()), self._timing.gather)
         self._began = time.monotonic()
@@ -108,6 +117,8 @@ class EtcdWatch:
         self._answers = False
         # Whether we met a denial that a fresh token may end.
         self._doubted = False
+        # Why the last watch ended, if that was no error; a word for counting.
+        self._why = ""
 
     async def run(self) -> None:
         """Follow until cancelled, or until watchers must hear of a failure; that closes `latest`."""
@@ -133,6 +144,7 @@ class EtcdWatch:
                 await self._watch(revision)
             except EtcdError as exc:
                 error = exc
+            self._write_down(error)
             if self._since is not None and time.monotonic() - self._since >= timing.short:
                 # The watch worked until now, and may work at the next member.
                 log.info("%s; reading all of it again", error or f"the watch of {self._service} ended")
@@ -143,6 +155,13 @@ class EtcdWatch:
                 return
             # Also after a watch that held: thousands of them lose the same member at once.
             await asyncio.sleep(backoff.next())
+
+    def _write_down(self, error: EtcdError | None) -> None:
+        if self._since is None:
+            self._record.failed(str(error or self._why))
+        else:
+            why = error.kind if error is not None else self._why
+            self._record.cut(why, str(error or f"the watch of {self._service} ended: {self._why}"))
 
     def _is_to_tell(self, error: EtcdError) -> bool:
         """Whether watchers must hear of this failure; otherwise the watch just tries again."""
@@ -170,6 +189,7 @@ class EtcdWatch:
         self._table.replace(readings)
         self._worked, self._gone = True, None
         self._told.works(self._service)
+        self._record.listed()
         self._gathering.now()
         return revision
 
@@ -204,6 +224,7 @@ class EtcdWatch:
         turns = Turns()
         while True:
             response = await stream.read()
+            self._record.heard()
             if response.canceled or response.compact_revision:
                 return self._ended(stream, response)
             for event in response.events:
@@ -216,9 +237,11 @@ class EtcdWatch:
             # This etcd started again without its data, or from a backup: nothing that we read
             # before need be true, and a watch from that revision would get nothing for long.
             log.info("the watch of %s begins anew: etcd is not the one that was read", self._service)
+            self._why = "replaced"
             return False
         if response.created:
             self._since = time.monotonic()
+            self._record.opened()
             self._doubted = False
         elif readings:
             self._table.update(readings)
@@ -237,12 +260,14 @@ class EtcdWatch:
         why: str = response.cancel_reason
         if compacted:
             log.info("the watch of %s begins anew: etcd has compacted %d", self._service, compacted)
+            self._why = "compacted"
             return False
         if any(text in why for text in _DOUBTFUL):
             account = self._client.members.account
             if account.user and not self._doubted:
                 self._doubted = True
                 account.forget(stream.token)
+                self._why = "token"
                 return False
             if _DENIED in why:
                 raise denied(watching(self._prefix), stream.endpoint, account.user)

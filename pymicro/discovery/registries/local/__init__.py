@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
@@ -20,7 +19,10 @@ from pymicro.base.endless import endless
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
 from pymicro.base.latest import Latest
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt, listed
 from pymicro.base.suggest import did_you_mean
+from pymicro.base.watches import Watches, WatchRecord
 from pymicro.discovery.registries.local.folder import Folder, NodeFile
 from pymicro.discovery.registries.local.scan import MENDED, Scanner
 from pymicro.nodes.node import EMPTY, Node, NodeSet
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalRegistry"]
 
-log = logging.getLogger("pymicro.registry.local")
+log = logger("pymicro.registry.local")
 
 # Other processes see a killed one for this long at most; a reading takes some 15 us a node.
 POLL_INTERVAL = 0.25
@@ -56,9 +58,16 @@ class _FolderWatch:
 
 
 class _Poller:
-    """Reads one folder for all watches of this process, while there are any."""
+    """Reads one folder for all watches of this process, while there are any.
+
+    Attributes:
+        watches: How the reading fares.
+    """
 
     def __init__(self, folder: Folder) -> None:
+        self.watches = Watches()
+        self._what = f"folder {folder}"
+        self._record: WatchRecord | None = None
         self._scanner = Scanner(folder)
         self._subscriptions: list[_FolderWatch] = []
         self._task: asyncio.Task[None] | None = None
@@ -77,12 +86,17 @@ class _Poller:
             self._sets = {service: NodeSet.of(found) for service, found in by_service.items()}
         return self._sets
 
+    def known(self) -> set[str]:
+        """The services that the last scan found."""
+        return self._scanner.known()
+
     def subscribe(self, service: str) -> _FolderWatch:
         """Begin a watch: its first set is read after this moment."""
         subscription = _FolderWatch(service)
         self._subscriptions.append(subscription)
         self._joined.set()
         if self._task is None:
+            self._record = self.watches.begin(self._what)
             # In an empty context: the first watcher may be a handler, whose deadline is
             # not ours.
             reading = endless(self._turn, what="reading the folder", log=log, pause=POLL_INTERVAL)
@@ -98,6 +112,9 @@ class _Poller:
         task = self._task
         if task is not None and not self._subscriptions:
             self._task = None
+            record, self._record = self._record, None
+            if record is not None:
+                record.end()
             task.cancel()
             await asyncio.wait([task])
 
@@ -114,6 +131,7 @@ class _Poller:
             log.exception("reading the folder failed")
             self._fail(asking, f"registry local: {type(exc).__name__}: {exc}")
         else:
+            self._read()
             for subscription in asking:
                 subscription.offer(sets.get(subscription.service, EMPTY))
         with contextlib.suppress(TimeoutError):
@@ -121,7 +139,22 @@ class _Poller:
                 await self._joined.wait()
         return 0.0
 
+    def _read(self) -> None:
+        record = self._record
+        if record is None:
+            return
+        if record.connected:
+            record.heard()
+        else:
+            record.listed()
+            record.opened()
+
     def _fail(self, asking: list[_FolderWatch], error: str) -> None:
+        record = self._record
+        if record is not None and record.connected:
+            record.cut("unreadable", error)
+        elif record is not None:
+            record.failed(error)
         for subscription in asking:
             subscription.latest.close(RegistryError(error))
 
@@ -195,6 +228,11 @@ class LocalRegistry:
             if poller is not None:
                 await poller.unsubscribe(subscription)
 
+    @property
+    def watches(self) -> Watches:
+        """How the reading of its folder fares; all registries of this loop share that."""
+        return self._poller.watches if self._poller is not None else Watches()
+
     def __repr__(self) -> str:
         return f"<LocalRegistry {str(self._folder)!r} registered={len(self._records)}>"
 
@@ -257,7 +295,7 @@ class LocalRegistry:
                 f"{self.describe()}: cannot register {node.service} at {node.address}: {exc.strerror}"
             ) from exc
         except ValueError as exc:
-            raise RegistryError(f"{self.describe()}: cannot register {node.service!r}: {exc}") from exc
+            raise RegistryError(f"{self.describe()}: cannot register {excerpt(node.service)}: {exc}") from exc
 
     async def deregister(self, node: Node) -> None:
         """Take `node` back, if it was registered through this instance.
@@ -300,6 +338,10 @@ class LocalRegistry:
         """
         return sorted(await self._opened().sets())
 
+    def known_services(self) -> list[str]:
+        """The same as of the last look into the folder, at once."""
+        return sorted(self._poller.known()) if self._poller is not None else []
+
     async def diagnose(self, service: str) -> AsyncGenerator[Finding, None]:
         """Whether the folder can be read, and the nodes in it."""
         try:
@@ -307,8 +349,7 @@ class LocalRegistry:
         except RegistryError as exc:
             yield Finding("folder", "problem", str(exc))
             return
-        listed = ", ".join(sorted(sets)) or "nobody"
-        yield Finding("folder", "ok", f"{self._folder}: {listed}")
+        yield Finding("folder", "ok", f"{self._folder}: {listed(sorted(sets)) or 'nobody'}")
         if not service:
             return
         if found := sets.get(service):

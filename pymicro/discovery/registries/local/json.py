@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 
+from pymicro.base.printable import excerpt
 from pymicro.nodes.address import is_scheme, split_address
+from pymicro.nodes.document import load_text, read_list, read_pairs, read_text
+from pymicro.nodes.endpoints import dump_endpoints, share_endpoints
 from pymicro.nodes.node import Node
-from pymicro.nodes.record import (
-    dump_endpoints,
-    load_text,
-    quoted,
-    read_list,
-    read_pairs,
-    read_text,
-    share_endpoints,
-)
 
 __all__ = ["dump_node", "load_node"]
 
@@ -45,7 +39,7 @@ def load_node(data: bytes) -> Node:
         # Addresses end up in log lines and in grpc's targets.
         odd = not host.isprintable() or any(char in host for char in " /") or is_scheme(host)
         if not host or not port or odd:
-            raise ValueError(f"address {quoted(address)} cannot be dialled")
+            raise ValueError(f"address {excerpt(address)} cannot be dialled")
         return Node(
             id=read_text(document, "id"),
             address=address,

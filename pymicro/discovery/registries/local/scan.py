@@ -15,6 +15,8 @@ from operator import itemgetter
 
 from pymicro.base.errors import RegistryError
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.base.turns import Turns
 from pymicro.discovery.registries.local.folder import LARGEST, Folder, lock
 from pymicro.discovery.registries.local.json import load_node
@@ -22,7 +24,7 @@ from pymicro.nodes.node import Node
 
 __all__ = ["MENDED", "Scanner"]
 
-log = logging.getLogger("pymicro.registry.local")
+log = logger("pymicro.registry.local")
 
 _NODE = re.compile(r"[0-9a-f]{32}\.node")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.new")
@@ -114,6 +116,10 @@ class Scanner:
             back = {(node.service, node.id) for node in live}
             return [node for node in self._lost if (node.service, node.id) not in back] + live
 
+    def known(self) -> set[str]:
+        """The services whose nodes the last scan found."""
+        return {file.node.service for file in self._files.values() if file.node is not None}
+
     def _is_another(self, folder: int) -> bool:
         return self._last is not None and not os.path.samestat(os.fstat(self._last), os.fstat(folder))
 
@@ -187,8 +193,8 @@ class Scanner:
         self, name: str, known: _File | None, signature: tuple[int, int, int] | None, problem: str
     ) -> _File:
         if known is None or known.problem != problem:
-            text = "skipping %r in %s: %s"
-            self._quota.say(logging.WARNING, text, name, str(self._folder), problem)
+            text = "skipping %s in %s: %s"
+            self._quota.say(logging.WARNING, text, excerpt(name), str(self._folder), problem)
         return _File(signature, None, problem)
 
     def _unlink(self, folder: int, name: str) -> None:

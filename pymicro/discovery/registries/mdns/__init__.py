@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.base.findings import Finding
+from pymicro.base.printable import excerpt, listed
 from pymicro.base.suggest import did_you_mean
 from pymicro.base.turnstile import Turnstile
+from pymicro.base.watches import Watches
 from pymicro.discovery.registries.mdns.browser import Browser
 from pymicro.discovery.registries.mdns.conversation import MdnsTiming
 from pymicro.discovery.registries.mdns.interfaces import place
@@ -53,6 +55,9 @@ class MdnsRegistry(Turnstile):
             `127.0.0.1` if empty. go-micro finds only nodes with IPv4 addresses.
         timing: How often it asks and how long it waits.
 
+    Attributes:
+        watches: How its watches fare.
+
     Raises:
         ConfigError: `registry_address` cannot be used.
         PluginError: zeroconf is not installed.
@@ -68,6 +73,7 @@ class MdnsRegistry(Turnstile):
         require_zeroconf()
         self._place = place(config.registry_address)
         self._timing = timing
+        self.watches = Watches()
         self._link = Link(self._place, self._hear, self.describe())
         self._responder = Responder(self._link)
         self._browser: Browser | None = None
@@ -75,7 +81,8 @@ class MdnsRegistry(Turnstile):
     async def _enter(self) -> None:
         self._link.open()
         try:
-            self._browser = await Browser(self._link, self._timing, self.describe()).__aenter__()
+            browser = Browser(self._link, self._timing, self.describe(), self.watches)
+            self._browser = await browser.__aenter__()
         except BaseException:
             self._link.close()
             raise
@@ -170,7 +177,7 @@ class MdnsRegistry(Turnstile):
         interface = self._link.interface
         where = f"{interface.name} ({interface.address}, UDP port {self._place.port})"
         try:
-            listed = await browser.services()
+            there = await browser.services()
         except RegistryError as exc:
             yield Finding(
                 "multicast",
@@ -188,7 +195,7 @@ class MdnsRegistry(Turnstile):
                 "only this machine is asked",
                 "for nodes on others, set registry_address to the interface that leads to them",
             )
-        yield Finding("services", "ok", f"{', '.join(listed) or 'nobody'} answered")
+        yield Finding("services", "ok", f"{listed(there) or 'nobody'} answered")
         if not service:
             return
         if problem := service_problem(service):
@@ -205,7 +212,7 @@ class MdnsRegistry(Turnstile):
             yield Finding(
                 "ids",
                 "problem",
-                f"{len(addresses)} processes answer for {node_id} ({', '.join(addresses)}): "
+                f"{len(addresses)} processes answer for {node_id} ({listed(addresses)}): "
                 "clients see now one and now the other",
                 "give each a server_id of its own",
             )
@@ -215,7 +222,7 @@ class MdnsRegistry(Turnstile):
         yield Finding(
             "nodes",
             "problem",
-            f"no node of {service} answered on {where}{did_you_mean(service, listed)}",
+            f"no node of {service} answered on {where}{did_you_mean(service, there)}",
             "start it with registry mdns on this link, with a registry_address of the same network; "
             "switches and Wi-Fi may keep multicast back",
         )
@@ -238,7 +245,7 @@ class MdnsRegistry(Turnstile):
         except Exception as exc:
             # A packet that trips us says nothing of the next one. A ValueError is written for people.
             if browser is not None:
-                browser.complain(source, str(exc) if isinstance(exc, ValueError) else repr(exc))
+                browser.complain(source, str(exc) if isinstance(exc, ValueError) else excerpt(exc, 1000))
 
     def _check_address(self, node: Node) -> None:
         """Refuse a loopback address that nobody else on the link could dial."""

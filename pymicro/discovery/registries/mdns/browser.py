@@ -10,7 +10,10 @@ from typing import Any, Self
 
 from pymicro.base.errors import RegistryError
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.base.printable import shortened
 from pymicro.base.sharing import Sharing
+from pymicro.base.watches import Watches
 from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
 from pymicro.discovery.registries.mdns.messages import Answer, MdnsQuestion
@@ -20,7 +23,7 @@ from pymicro.nodes.node import NodeSet
 
 __all__ = ["Browser"]
 
-log = logging.getLogger("pymicro.registry.mdns")
+log = logger("pymicro.registry.mdns")
 
 # The most services in the list: a peer that claims more is none.
 MOST_SERVICES = 4096
@@ -50,11 +53,13 @@ class Browser:
         link: The link, which is open while anything is watched.
         timing: How often it asks and how long it waits.
         name: The registry's name, for the names of tasks.
+        watches: Where watches write down how they fare.
     """
 
-    def __init__(self, link: Link, timing: MdnsTiming, name: str) -> None:
+    def __init__(self, link: Link, timing: MdnsTiming, name: str, watches: Watches) -> None:
         self._link = link
         self._timing = timing
+        self._watches = watches
         self._watched: Sharing[str, MdnsWatch] = Sharing(name)
         self._listings: list[_Listing] = []
         self._complaints: set[tuple[str, str]] = set()
@@ -78,7 +83,8 @@ class Browser:
         """
 
         def make() -> tuple[MdnsWatch, Coroutine[Any, Any, None]]:
-            watched = MdnsWatch(self._link, self._timing, service, self.complain, self._gone)
+            record = self._watches.begin(f"answers about {service}")
+            watched = MdnsWatch(self._link, self._timing, service, self.complain, self._gone, record)
             return watched, watched.run()
 
         async with (
@@ -130,7 +136,7 @@ class Browser:
 
     def complain(self, source: Address, why: str) -> None:
         """Log once what is wrong with the messages of `source`."""
-        complaint = source[0], why[:_LONGEST_COMPLAINT]
+        complaint = source[0], shortened(why, _LONGEST_COMPLAINT)
         known = complaint in self._complaints or len(self._complaints) >= _MOST_COMPLAINTS
         if not known and self._quota.say(logging.WARNING, "passing over what %s says: %s", *complaint):
             self._complaints.add(complaint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt, listed, shortened
 from pymicro.nodes.address import is_ip, join_address, split_address
 
 __all__ = ["Interface", "Place", "place"]
@@ -38,7 +39,7 @@ def place(entries: Sequence[str]) -> Place:
     """
     if len(entries) > 1:
         raise ConfigError(
-            f"registry_address of registry mdns is one interface, not {len(entries)}: {', '.join(entries)}"
+            f"registry_address of registry mdns is one interface, not {len(entries)}: {listed(entries)}"
         )
     entry = entries[0] if entries else ""
     try:
@@ -48,13 +49,13 @@ def place(entries: Sequence[str]) -> Place:
     if not port:
         raise _bad(entry, "0 is no port that others could know")
     if any(char.isspace() or char in "/=@" for char in host):
-        raise _bad(entry, f"{host!r} is no interface")
+        raise _bad(entry, f"{excerpt(host)} is no interface")
     return Place(host or "127.0.0.1", port)
 
 
 def _bad(entry: str, why: str) -> ConfigError:
     return ConfigError(
-        f"registry_address of registry mdns: {entry!r}: {why} "
+        f"registry_address of registry mdns: {excerpt(entry)}: {why} "
         "(an interface or its address, such as eth0, 192.168.1.7, [fd00::7] or 127.0.0.1:5354)"
     )
 
@@ -115,8 +116,12 @@ class Interface:
                     tuple(ip_interface(f"{address}/{prefix}").network for address, prefix in addresses),
                     loopback,
                 )
-        what = f"no interface has the address {host}" if wanted is not None else f"no interface {host}"
-        raise LookupError(f"{what} (with addresses there are: {', '.join(listing) or 'none'})")
+        what = (
+            f"no interface has the address {shortened(host)}"
+            if wanted is not None
+            else f"no interface {shortened(host)}"
+        )
+        raise LookupError(f"{what} (with addresses there are: {listed(listing) or 'none'})")
 
     def reaches(self, address: str) -> bool:
         """Whether a packet from `address` came without a router: mdns goes no further (RFC 6762 11)."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import socket
 import struct
 import sys
@@ -23,12 +22,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
 from pymicro.discovery.registries.mdns.interfaces import Interface, Place
 from pymicro.discovery.registries.mdns.messages import MdnsQuestion, write_query
 
 __all__ = ["Address", "Link", "group_socket"]
 
-log = logging.getLogger("pymicro.registry.mdns")
+log = logger("pymicro.registry.mdns")
 
 GROUP4 = "224.0.0.251"
 GROUP6 = "ff02::fb"

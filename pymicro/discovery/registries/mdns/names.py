@@ -12,7 +12,7 @@ We compare names with their case, unlike other users of the DNS.
 
 from __future__ import annotations
 
-from pymicro.nodes.record import quoted
+from pymicro.base.printable import excerpt
 
 __all__ = [
     "SERVICES",
@@ -72,7 +72,7 @@ def node_id(name: str, service: str) -> str:
     """
     found = name.removesuffix(f".{service_name(service)}")
     if not found.isprintable():
-        raise ValueError(f"node id {quoted(found)} is not printable")
+        raise ValueError(f"node id {excerpt(found)} is not printable")
     return found
 
 
@@ -81,14 +81,14 @@ def service_problem(service: str) -> str:
     if problem := _label_problem(service, "the service's name"):
         return problem
     if service.split(".")[-1] == _LIST:
-        return f"the service's name {quoted(service)} is go-micro's name for the list of services"
-    return _length_problem(listed_name(service), f"the service's name {quoted(service)}")
+        return f"the service's name {excerpt(service)} is go-micro's name for the list of services"
+    return _length_problem(listed_name(service), f"the service's name {excerpt(service)}")
 
 
 def id_problem(node_id: str, service: str) -> str:
     """Why mdns cannot carry a node with this id; empty if it can."""
     return _label_problem(node_id, "the node's id") or _length_problem(
-        instance_name(node_id, service), f"the node's id {quoted(node_id)} with the service's name {service}"
+        instance_name(node_id, service), f"the node's id {excerpt(node_id)} with the service's name {service}"
     )
 
 
@@ -96,15 +96,15 @@ def _label_problem(text: str, what: str) -> str:
     if not text:
         return f"{what} is empty"
     if not text.isprintable():
-        return f"{what} {quoted(text)} has characters that cannot be printed"
+        return f"{what} {excerpt(text)} has characters that cannot be printed"
     for label in text.split("."):
         # Printable text has no half characters, so this cannot fail.
         size = len(label.encode())
         if not size:
-            return f"{what} {quoted(text)} has an empty part before or after a dot"
+            return f"{what} {excerpt(text)} has an empty part before or after a dot"
         if size > LONGEST_LABEL:
             return (
-                f"{what} {quoted(text)} has a part of {size} bytes, {quoted(label)}: "
+                f"{what} {excerpt(text)} has a part of {size} bytes, {excerpt(label)}: "
                 f"between dots {LONGEST_LABEL} are the most"
             )
     return ""

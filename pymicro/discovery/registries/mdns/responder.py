@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.discovery.registries.mdns import text
 from pymicro.discovery.registries.mdns.link import Address, Link
 from pymicro.discovery.registries.mdns.messages import (
@@ -38,7 +39,7 @@ from pymicro.nodes.node import Node
 
 __all__ = ["Responder"]
 
-log = logging.getLogger("pymicro.registry.mdns")
+log = logger("pymicro.registry.mdns")
 
 # Seconds after its first announcement when a new node is announced again, as go-micro does.
 ANNOUNCED = (1.0, 3.0)
@@ -314,4 +315,4 @@ def _instance(node: Node) -> Instance:
 
 def _refused(node: Node, why: str, fix: str = "") -> ConfigError:
     hint = f" ({fix})" if fix else ""
-    return ConfigError(f"registry mdns cannot carry {node.service!r} at {node.address}: {why}{hint}")
+    return ConfigError(f"registry mdns cannot carry {excerpt(node.service)} at {node.address}: {why}{hint}")

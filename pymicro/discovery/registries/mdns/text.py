@@ -13,19 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pymicro.base.printable import excerpt
 from pymicro.base.recent import Recent
+from pymicro.nodes.document import load_text, read_list, read_pairs, read_text
+from pymicro.nodes.endpoints import dump_endpoints, share_endpoints
 from pymicro.nodes.node import Endpoint, Node
-from pymicro.nodes.record import (
-    LONGEST_RECORD,
-    LONGEST_TEXT,
-    dump_endpoints,
-    load_text,
-    quoted,
-    read_list,
-    read_pairs,
-    read_text,
-    share_endpoints,
-)
+from pymicro.nodes.record import LONGEST_RECORD, LONGEST_TEXT
 
 __all__ = ["Text", "dump", "load"]
 
@@ -59,7 +52,7 @@ def dump(node: Node, *, endpoints: bool = True) -> bytes:
     try:
         data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the record of {quoted(node.service)} is no valid unicode") from None
+        raise ValueError(f"the record of {excerpt(node.service)} is no valid unicode") from None
     return zlib.compress(data).hex().encode()
 
 

@@ -23,6 +23,8 @@ from pymicro.base.endless import being_cancelled
 from pymicro.base.errors import RegistryError
 from pymicro.base.latest import Gathering, Latest
 from pymicro.base.log_quota import LogQuota
+from pymicro.base.loggers import logger
+from pymicro.base.watches import WatchRecord
 from pymicro.discovery.registries.mdns import text
 from pymicro.discovery.registries.mdns.conversation import Conversation, MdnsTiming
 from pymicro.discovery.registries.mdns.link import Address, Link
@@ -33,7 +35,7 @@ from pymicro.nodes.node import EMPTY, Node, NodeSet
 
 __all__ = ["MdnsWatch"]
 
-log = logging.getLogger("pymicro.registry.mdns")
+log = logger("pymicro.registry.mdns")
 
 # The most nodes of one service, and the most bytes of their texts: a peer that claims more is none.
 MOST_NODES = 1024
@@ -79,6 +81,7 @@ class MdnsWatch(Conversation):
         service: Its name.
         complain: Told of each message that is passed over, and why.
         gone: Says which nodes are gone.
+        record: Where it writes down how it fares; it ends it.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class MdnsWatch(Conversation):
         service: str,
         complain: Callable[[Address, str], None],
         gone: LogQuota,
+        record: WatchRecord,
     ) -> None:
         super().__init__(link, timing, MdnsQuestion(service_name(service)))
         self.service = service
@@ -95,6 +99,8 @@ class MdnsWatch(Conversation):
         self._joined = asyncio.Event()
         self._complain = complain
         self._gone = gone
+        self._record = record
+        self._works = False
         self._entries: dict[str, _KnownNode] = {}
         self._set = EMPTY
         self._changed = False
@@ -126,6 +132,7 @@ class MdnsWatch(Conversation):
         try:
             await self._run()
         except RegistryError as exc:
+            self._write_down(exc)
             self.fail(exc)
         except (Exception, asyncio.CancelledError) as exc:
             if being_cancelled():
@@ -134,7 +141,14 @@ class MdnsWatch(Conversation):
             log.exception("watching %s failed", self.service)
             self.fail(RegistryError(f"registry mdns: {type(exc).__name__}: {exc}"))
         finally:
+            self._record.end()
             self._gathering.cancel()
+
+    def _write_down(self, error: RegistryError) -> None:
+        if self._works:
+            self._record.cut("multicast", str(error))
+        else:
+            self._record.failed(str(error))
 
     async def _run(self) -> None:
         pause = self.timing.first
@@ -145,6 +159,10 @@ class MdnsWatch(Conversation):
             newcomers = [one for one in self._subscriptions if not one.told]
             if newcomers:
                 await self.wait_for_answers(asked)
+                if not self._works:
+                    self._works = True
+                    self._record.listed()
+                    self._record.opened()
                 for one in newcomers:
                     one.told = True
                 self._gathering.now()
@@ -172,6 +190,7 @@ class MdnsWatch(Conversation):
     def hear(self, seen: Seen, source: Address) -> None:
         """Take in a message about a node that may belong to our service."""
         self.answers += 1
+        self._record.heard()
         now = asyncio.get_running_loop().time()
         entry = self._entries.get(seen.name)
         if not seen.ttl:
@@ -258,6 +277,7 @@ class MdnsWatch(Conversation):
             return 1  # this process was busy, and unread answers may be waiting: ask again at once
         if self.link.echoed < asked:
             raise self.link.doubt()
+        self._record.heard()
         longest = 0
         for name, entry in list(self._entries.items()):
             if entry.at >= asked:

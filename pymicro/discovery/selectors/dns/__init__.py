@@ -14,7 +14,6 @@ static selector's variables.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import time
@@ -24,6 +23,8 @@ from typing import TYPE_CHECKING
 
 from pymicro.base.backoff import Backoff
 from pymicro.base.errors import ConfigError, RegistryError
+from pymicro.base.loggers import logger
+from pymicro.base.printable import excerpt
 from pymicro.discovery.selectors.dns.lookups import Resolve, ServiceRecords, SystemHosts, default_resolver
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
 from pymicro.nodes.node import Node, NodeSet
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DnsSelector"]
 
-log = logging.getLogger("pymicro.selector.dns")
+log = logger("pymicro.selector.dns")
 
 DOMAIN_VARIABLE = "DNS_SELECTOR_DOMAIN_NAME"
 DEFAULT_DOMAIN = "local"
@@ -50,7 +51,7 @@ _LEAST_TTL = 5.0
 
 def _no_name(service: str) -> RegistryError:
     return RegistryError(
-        f"selector dns asks the DNS for a service by its name, and {service!r} is no DNS name "
+        f"selector dns asks the DNS for a service by its name, and {excerpt(service)} is no DNS name "
         "(letters, digits and - in parts of at most 63, with dots between them): "
         "rename the service, or use --selector registry"
     )
@@ -196,12 +197,18 @@ class DnsSelector:
         except (ConfigError, RegistryError):
             raise
         except TimeoutError as exc:
-            raise RegistryError(f"the DNS did not answer for {service!r} within {_TIMEOUT:g} s") from exc
+            raise RegistryError(
+                f"the DNS did not answer for {excerpt(service)} within {_TIMEOUT:g} s"
+            ) from exc
         except OSError as exc:
-            raise RegistryError(f"the DNS cannot be asked for {service!r}: {exc.strerror or exc}") from exc
+            raise RegistryError(
+                f"the DNS cannot be asked for {excerpt(service)}: {exc.strerror or exc}"
+            ) from exc
         except Exception as exc:
             # No thread to ask in, say: whatever it is, the last set stands.
-            raise RegistryError(f"the DNS cannot be asked for {service!r}: {exc!r}") from exc
+            raise RegistryError(
+                f"the DNS cannot be asked for {excerpt(service)}: {excerpt(exc, 1000)}"
+            ) from exc
         nodes = NodeSet.of(
             Node(id=address, address=address, service=service)
             for address in dict.fromkeys(join_address(ip, port) for ip, port in found)
@@ -212,9 +219,9 @@ class DnsSelector:
         try:
             host, port = split_address(service)
         except ValueError as exc:
-            raise RegistryError(f"selector dns: {service!r} is no host:port: {exc}") from exc
+            raise RegistryError(f"selector dns: {excerpt(service)} is no host:port: {exc}") from exc
         if not port:
-            raise RegistryError(f"selector dns: {service!r} has port 0, which cannot be dialled")
+            raise RegistryError(f"selector dns: {excerpt(service)} has port 0, which cannot be dialled")
         if not (is_ip(host) or is_dns_name(host)):
             raise _no_name(service)
         return host, port

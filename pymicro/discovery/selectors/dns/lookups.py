@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymicro.base.errors import PluginError, RegistryError
+from pymicro.base.printable import shortened
 from pymicro.nodes.address import is_ip
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def default_resolver() -> Resolver:
     try:
         return Resolver()
     except DNSException as exc:
-        raise RegistryError(f"selector dns: {exc}") from exc
+        raise RegistryError(f"selector dns: {shortened(str(exc), 500)}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,9 @@ class ServiceRecords:
             except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
                 return []
             except dns.exception.DNSException as exc:
-                raise RegistryError(f"the DNS cannot be asked for {kind} {asked[:-1]}: {exc}") from exc
+                raise RegistryError(
+                    f"the DNS cannot be asked for {kind} {asked[:-1]}: {shortened(str(exc), 500)}"
+                ) from exc
             if answer.rrset is not None:
                 ttls.append(float(answer.rrset.ttl))
             return list(answer)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.printable import excerpt
 
 __all__ = ["OptionReader"]
 
@@ -33,7 +34,9 @@ class OptionReader:
         self._read.add(name)
         value = self._given.get(name, default)
         if not isinstance(value, int):
-            raise ConfigError(f"grpc {self._end} option {name!r} is a number, and not {value!r}")
+            raise ConfigError(
+                f"grpc {self._end} option {excerpt(name)} is a number, and not {excerpt(value)}"
+            )
         return value
 
     def text(self, name: str, default: str) -> str:

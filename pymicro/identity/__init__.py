@@ -1,0 +1,1 @@
+"""Certificates: which ones this process has, and whether they may be used."""

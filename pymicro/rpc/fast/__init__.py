@@ -1,0 +1,1 @@
+"""What the two ends of transport `fast` share."""

@@ -1,0 +1,1 @@
+"""Services and clients whose connections are encrypted."""

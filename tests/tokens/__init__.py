@@ -1,0 +1,1 @@
+"""Calls that carry tokens and API keys."""
