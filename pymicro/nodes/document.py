@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,14 +25,29 @@ def load_text(text: str | bytes) -> Mapping[str, Any]:
     Raises:
         ValueError: The text is no object. (RecursionError if it is nested too deep.)
     """
-    document = json.loads(text)
+    if not isinstance(text, str):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    document = _DECODER.decode(text)
     if not isinstance(document, dict):
         raise ValueError(f"it is {_kind(document)} and no object")
     return document
 
 
+class _NotWhole(float):
+    """Any number with a fraction or an exponent: nothing reads one, and converting thousands takes long."""
+
+    def __repr__(self) -> str:
+        return "a number that is not whole"
+
+
+_NOT_WHOLE = _NotWhole(math.nan)
+_DECODER = json.JSONDecoder(parse_float=lambda _: _NOT_WHOLE)
+
+
 def _kind(found: Any) -> str:
-    return "null" if found is None else type(found).__name__
+    if found is None:
+        return "null"
+    return "float" if found is _NOT_WHOLE else type(found).__name__
 
 
 def as_object(found: Any) -> Mapping[str, Any]:
@@ -45,16 +61,23 @@ def as_object(found: Any) -> Mapping[str, Any]:
     return found
 
 
-def _checked(text: Any, what: str) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{what} is {_kind(text)} and no text")
-    if not text.isascii():
+def _is_text(found: Any) -> bool:
+    if not isinstance(found, str):
+        return False
+    if not found.isascii():
         try:
-            text.encode()
+            found.encode()
         except UnicodeEncodeError:
             # JSON can spell half a character, which would fail far from here.
-            raise ValueError(f"{what} is no valid unicode") from None
-    return text
+            return False
+    return True
+
+
+def _checked(found: Any, what: str) -> str:
+    if not _is_text(found):
+        kind = f"{_kind(found)} and no text" if not isinstance(found, str) else "no valid unicode"
+        raise ValueError(f"{what} is {kind}")
+    return str(found)
 
 
 def read_text(
@@ -91,10 +114,12 @@ def read_pairs(document: Mapping[str, Any], key: str, *, shared: bool = False) -
     found = document.get(key)
     if found is None or found == {}:
         return NO_METADATA
-    pairs = {
-        _checked(name, f"a key of {excerpt(key)}"): _checked(value, f"{excerpt(key)} at {excerpt(name)}")
-        for name, value in as_object(found).items()
-    }
+    pairs = as_object(found)
+    for name, value in pairs.items():
+        if not _is_text(name) or not _is_text(value):
+            # What it is called costs more than the look at it.
+            _checked(name, f"a key of {excerpt(key)}")
+            _checked(value, f"{excerpt(key)} at {excerpt(name)}")
     return share_pairs(pairs) if shared else pairs
 
 
