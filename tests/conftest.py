@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import second_look
 from tests.bars import Bars, measured_in, table
 from tests.processes import Processes, clean_environment
 from tests.seams import summary
@@ -53,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for chosen in (ENDS.client, ENDS.server):
         if chosen not in ("grpc", "fast"):
             raise pytest.UsageError(f"there is no transport {chosen}")
+    second_look.register(config)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

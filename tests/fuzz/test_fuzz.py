@@ -22,7 +22,7 @@ from tests.fuzz.findings import FINDINGS
 from tests.fuzz.parser import Parser
 from tests.fuzz.parsers import PARSERS
 from tests.heap import frozen_heap
-from tests.machine import slowness
+from tests.machine import least_cpu_now
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 # Examples for each parser in `make test`.
@@ -90,7 +90,7 @@ def run(parser: Parser, found: Any) -> None:
     """Give a parser an input; only one that takes long is tried again, as the machine may be busy."""
     seconds = held(parser, found)
     if seconds > HELD and not parser.aside and size_of(found) <= LARGEST:
-        seconds = min(held(parser, found) / slowness() for _ in range(5))
+        seconds = least_cpu_now(lambda: held(parser, found), HELD)
         assert seconds <= HELD, f"{size_of(found)} bytes hold the event loop for {seconds * 1000:.0f} ms"
 
 

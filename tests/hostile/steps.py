@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from tests.machine import slowness
+from tests.machine import least_cpu
 
-__all__ = ["HELD", "Steps", "elsewhere", "least_of_five", "steps"]
+__all__ = ["HELD", "Steps", "elsewhere", "held_briefly", "steps"]
 
 T = TypeVar("T")
 
@@ -51,18 +51,18 @@ def steps() -> Iterator[Steps]:
         asyncio.Handle._run = run  # type: ignore[method-assign]
 
 
-async def least_of_five(attack: Callable[[], Awaitable[Steps]]) -> None:
+async def held_briefly(attack: Callable[[], Awaitable[Steps]]) -> None:
     """Assert that no step is too long at full speed; tried again, since other programs take time too."""
-    tries: list[Steps] = []
-    for _ in range(5):
+    what = ""
+
+    async def longest() -> float:
+        nonlocal what
         found = await attack()
-        if found.longest > HELD:
-            found.longest /= slowness()
-        if found.longest <= HELD:
-            return
-        tries.append(found)
-    best = min(tries, key=lambda one: one.longest)
-    raise AssertionError(f"the event loop was held for {best.longest * 1000:.0f} ms by {best.what}")
+        what = found.what
+        return found.longest
+
+    seconds = await least_cpu(longest, HELD)
+    assert seconds <= HELD, f"the event loop was held for {seconds * 1000:.0f} ms; the last time by {what}"
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from tests.etcd_server import Etcd
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fuzz.findings import EXPENSIVE, FINDINGS
 from tests.heap import frozen_heap
-from tests.hostile.steps import Steps, elsewhere, least_of_five, steps
+from tests.hostile.steps import Steps, elsewhere, held_briefly, steps
 from tests.kubernetes.kube_contract import QUICK, kubernetes
 from tests.kubernetes.pods.test_faults_pods import labelled, recorded, watching
 from tests.serving.gomicro_caller import JSON, headers
@@ -68,7 +68,7 @@ async def test_registry_kubernetes(what: str) -> None:
             await there(api.delete, "later")
             return found
 
-        await least_of_five(attack)
+        await held_briefly(attack)
 
 
 @pytest.mark.parametrize("what", [what for what, _ in FINDINGS["pod"]])
@@ -88,7 +88,7 @@ async def test_registry_kubernetes_with_odd_pods(what: str) -> None:
                         assert "greeter" in await registry.services()
             return found
 
-        await least_of_five(attack)
+        await held_briefly(attack)
 
 
 async def test_registry_endpointslice() -> None:
@@ -107,7 +107,7 @@ async def test_registry_endpointslice() -> None:
                     await closed(sets)
             return found
 
-        await least_of_five(attack)
+        await held_briefly(attack)
 
 
 async def test_registry_etcd(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_registry_etcd(tmp_path: Path) -> None:
 
         for record in EXPENSIVE.values():
             await asyncio.to_thread(etcd.put, "/micro/registry/greeter/evil", renamed(record))
-            await least_of_five(attack)
+            await held_briefly(attack)
 
 
 async def test_registry_local(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_registry_local(tmp_path: Path) -> None:
         return found
 
     try:
-        await least_of_five(attack)
+        await held_briefly(attack)
     finally:
         for one in held:
             one.abandon()
@@ -194,7 +194,7 @@ async def test_registry_mdns(monkeypatch: pytest.MonkeyPatch) -> None:
                 await closed(sets)
         return found
 
-    await least_of_five(attack)
+    await held_briefly(attack)
 
 
 @asynccontextmanager
@@ -222,7 +222,7 @@ async def test_selector_dns() -> None:
                 await closed(sets)
             return found
 
-        await least_of_five(attack)
+        await held_briefly(attack)
 
 
 async def test_a_request_in_json() -> None:
@@ -243,4 +243,4 @@ async def test_a_request_in_json() -> None:
                 assert json.loads(await call)["count"] == 1
             return found
 
-        await least_of_five(attack)
+        await held_briefly(attack)

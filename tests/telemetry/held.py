@@ -7,18 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from tests.heap import frozen_heap
-from tests.machine import slowness
-
-# What holds the loop holds it each time. Other programs slow a CPU down too, by its caches and its other
-# thread, but not each time.
-TIMES = 5
+from tests.machine import least_cpu
 
 
-async def least_held(work: Callable[[], Awaitable[object]]) -> float:
-    """The longest step while this work is done, in seconds of CPU at full speed: the least of a few times."""
+async def least_held(work: Callable[[], Awaitable[object]], bar: float) -> float:
+    """The longest step while this work is done, in seconds of CPU at full speed: the least of some times."""
     # A collection of all that a test run has made takes longer than what is measured.
     with frozen_heap():
-        return min([await _longest(work) / slowness() for _ in range(TIMES)])
+        return await least_cpu(lambda: _longest(work), bar)
 
 
 async def _longest(work: Callable[[], Awaitable[object]]) -> float:

@@ -517,7 +517,7 @@ async def test_pages_of_two_thousand_nodes_hold_up_nobody() -> None:
             async def read(path: str = path) -> None:
                 pages[path] = await get(number_of(client), path)
 
-            assert await least_held(read) < 0.005, path
+            assert await least_held(read, 0.005) <= 0.005, path
         (target,) = pages["/nodes"].json["targets"]
         assert len(target["nodes"]) == 2000
         assert len(pages["/stats"].json["client"]) == 501
