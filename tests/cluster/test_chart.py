@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pymicro.cli.manifests import Deployed, render
+from pymicro.cli.manifests_tls import CertificateSource
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import CHART, Documents, Helm
 from tests.cluster.plane import ControlPlane
@@ -77,6 +78,30 @@ def case(
     return Case(name=name, manifest=manifest, values=manifest if values is None else values, told=told)
 
 
+def certified(
+    name: str,
+    tls: CertificateSource,
+    *,
+    port: int = 8080,
+    admin_port: int = 9464,
+    mode: str = "labels",
+    calls: bool = False,
+) -> Case:
+    """With certificates; `port` is where it speaks TLS."""
+    told = {"MICRO_SERVER_ADDRESS": f"0.0.0.0:{port}"}
+    if not admin_port:
+        told["MICRO_ADMIN_ADDRESS"] = "off"
+    same = {"port": port, "mode": mode, "calls": calls}
+    values = {"way": tls.way, "from": tls.source, "plainPort": tls.plain_port}
+    return case(
+        name,
+        # cert-manager's Certificate names it.
+        {**same, "tls": tls, "admin_port": admin_port, "namespace": "default"},
+        {**same, "tls": values, "adminPort": admin_port},
+        **told,
+    )
+
+
 CASES = [
     case("as-it-is"),
     case("self-registering", {"mode": "patch"}),
@@ -129,6 +154,25 @@ CASES = [
         {"image": {"repository": "greeter", "digest": f"sha256:{'0f' * 32}"}},
     ),
     case("as-the-service-is-called", {"image": ""}, {"image": {}}),
+    certified("a-secret", CertificateSource(way="secret")),
+    certified("a-named-secret", CertificateSource(way="secret", source="shop.tls"), calls=True),
+    certified("moving-over", CertificateSource(way="secret", plain_port=8080), port=8443),
+    certified(
+        "moving-over-without-an-admin-port",
+        CertificateSource(way="secret", plain_port=8080),
+        port=8443,
+        admin_port=0,
+    ),
+    certified("self-registering-with-tls", CertificateSource(way="secret"), mode="patch"),
+    certified("cert-manager", CertificateSource(way="cert-manager", source="shop")),
+    certified(
+        "cert-manager-of-the-cluster",
+        CertificateSource(way="cert-manager", source="ClusterIssuer/shop", plain_port=8080),
+        port=8443,
+        mode="patch",
+        calls=True,
+    ),
+    certified("a-signer", CertificateSource(way="podcertificate", source="example.com/shop")),
 ]
 
 each_case = pytest.mark.parametrize("same", CASES, ids=lambda same: same.name)
@@ -149,10 +193,17 @@ def printed(text: str, *, calls: bool = False, account: str = "greeter") -> Docu
             renamed = json.dumps(document).replace("pymicro-client", account)
             document = json.loads(renamed.replace("pymicro-discovery", f"{account}-discovery"))
             name = document["metadata"]["name"]
+        if (kind, name) == ("RoleBinding", f"{account}-discovery"):
+            # With certificates the account is the service's, and the role is the namespace's.
+            document["roleRef"]["name"] = name
         if kind == "Deployment" and calls:
             spec = document["spec"]["template"]["spec"]
             assert spec["serviceAccountName"] in ("pymicro-client", account)
             spec["serviceAccountName"] = account
+        # Helm is told the release's; what it renders has none.
+        document["metadata"].pop("namespace", None)
+        for subject in document.get("subjects", ()):
+            subject.pop("namespace", None)
         found[kind, name] = document
     return found
 
@@ -224,10 +275,7 @@ def test_helm_finds_nothing_to_say_about_the_chart(helm: Helm, same: Case) -> No
     assert "[ERROR]" not in done.stdout + done.stderr
 
 
-@each_case
-def test_a_cluster_takes_it_without_a_warning(
-    plane: ControlPlane, strict: str, helm: Helm, same: Case
-) -> None:
+def taken(plane: ControlPlane, strict: str, helm: Helm, same: Case) -> None:
     text = helm.template(same.chart())
     # The accounts that roles are bound to are of the release's namespace.
     text = text.replace('namespace: "default"', f"namespace: {strict}")
@@ -235,6 +283,27 @@ def test_a_cluster_takes_it_without_a_warning(
         "-n", strict, "apply", "-f", "-", "--dry-run=server", "--validate=strict", stdin=text
     )
     assert done.stderr == ""
+
+
+def source_of(same: Case) -> str:
+    return same.values["tls"]["way"] if "tls" in same.values else ""
+
+
+@pytest.mark.parametrize(
+    "same", [each for each in CASES if source_of(each) in ("", "secret")], ids=lambda same: same.name
+)
+def test_a_cluster_takes_it_without_a_warning(
+    plane: ControlPlane, strict: str, helm: Helm, same: Case
+) -> None:
+    taken(plane, strict, helm, same)
+
+
+def test_cert_manager_takes_its_certificates(issuing: ControlPlane, strict: str, helm: Helm) -> None:
+    """(The API server takes Pod Certificates as `pymicro manifest` writes them: test_manifests.py.)"""
+    cases = [each for each in CASES if source_of(each) == "cert-manager"]
+    assert len(cases) == 2
+    for same in cases:
+        taken(issuing, strict, helm, same)
 
 
 MORE: dict[str, Any] = {
@@ -355,6 +424,19 @@ def test_a_client_of_endpoint_slices_may_read_those_and_nothing_else(helm: Helm)
             "at '/settings/log_level': got array, want boolean or number or string",
         ),
         ({"env": [{"value": "x"}]}, "missing property 'name'"),
+        ({"tls": {"way": "files"}}, "at '/tls/way': value must be one of '', 'cert-manager', 'secret',"),
+        ({"tls": {"plainPort": 8443}}, "tls.way is not set: it says where the certificates come from"),
+        ({"tls": {"way": "cert-manager"}}, 'tls.from: "" is neither the name of an Issuer of cert-manager'),
+        ({"tls": {"way": "cert-manager", "from": "Vault/x"}}, 'tls.from: "Vault/x" is neither'),
+        ({"tls": {"way": "secret", "from": "A"}}, 'tls.from: "A" is no name of a Secret'),
+        ({"tls": {"way": "podcertificate", "from": "x"}}, 'tls.from: "x" is no name of a signer, such as'),
+        ({"tls": {"way": "secret", "plainPort": 8080}}, "tls.plainPort: 8080 is `port` too"),
+        ({"tls": {"way": "secret", "plainPort": 9464}}, "tls.plainPort: 9464 is `adminPort` too"),
+        ({"tls": {"way": "secret"}, "adminPort": 0}, "the kubelet's probes of health speak no TLS"),
+        (
+            {"tls": {"way": "secret"}, "settings": {"tls_ca": "/ca.pem"}},
+            "settings.tls_ca: tls.way says where the certificates are",
+        ),
         (
             {"podMonitor": {"enabled": True}, "adminPort": 0},
             "Prometheus asks the admin port, and adminPort is 0",

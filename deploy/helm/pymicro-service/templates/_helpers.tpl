@@ -44,7 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "pymicro.account" -}}
 {{- if .Values.account.name -}}
 {{- .Values.account.name -}}
-{{- else if or .Values.calls (eq .Values.mode "patch") .Values.account.annotations -}}
+{{- else if or .Values.calls (eq .Values.mode "patch") .Values.account.annotations .Values.tls.way -}}
 {{- include "pymicro.object" . -}}
 {{- end -}}
 {{- end }}
@@ -53,6 +53,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "pymicro.setting" -}}
 - name: {{ printf "MICRO_%s" (upper .name) }}
   value: {{ kindIs "string" .value | ternary .value (toJson .value) | toJson }}
+{{- end }}
+
+{{/* The port by which clients know it: that of plain text, as long as there is one. */}}
+{{- define "pymicro.callPort" -}}
+{{- and .Values.tls.way .Values.tls.plainPort | default .Values.port | int -}}
+{{- end }}
+
+{{/* The Secret with the pods' certificates. */}}
+{{- define "pymicro.secret" -}}
+{{- $named := eq .Values.tls.way "secret" | ternary .Values.tls.from "" -}}
+{{- $named | default (printf "%s-tls" (include "pymicro.object" .)) -}}
+{{- end }}
+
+{{/* The settings that say where the certificates are, as an object. */}}
+{{- define "pymicro.tlsSettings" -}}
+{{- $found := dict -}}
+{{- if .Values.tls.way -}}
+{{- if eq .Values.tls.way "podcertificate" -}}
+{{- $_ := set $found "tls_bundle" "/etc/pymicro/tls/bundle.pem" -}}
+{{- $_ := set $found "tls_ca" "/etc/pymicro/tls/ca.pem" -}}
+{{- else -}}
+{{- $_ := set $found "tls_dir" "/etc/pymicro/tls" -}}
+{{- end -}}
+{{- if .Values.tls.plainPort -}}
+{{- $_ := set $found "tls_plain_address" (printf "0.0.0.0:%d" (int .Values.tls.plainPort)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end }}
 
 {{/* What a probe asks: a path of the admin port, or a name of grpc.health.v1 where there is none. */}}
@@ -92,6 +120,37 @@ grpc:
 {{- $object := include "pymicro.object" . -}}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $object) -}}
 {{- fail (printf "name: %q cannot be the name of a Deployment (at most 63 small letters, digits and -, with a letter or digit at both ends)" $object) -}}
+{{- end -}}
+{{- with .Values.tls }}
+{{- if and (not .way) (or .from .plainPort) -}}
+{{- fail "tls.way is not set: it says where the certificates come from, and tls.from and tls.plainPort belong to it" -}}
+{{- end -}}
+{{- if .way -}}
+{{- $name := "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" -}}
+{{- if and (eq .way "cert-manager") (not (regexMatch (printf "^((Cluster)?Issuer/)?%s$" $name) .from)) -}}
+{{- fail (printf "tls.from: %q is neither the name of an Issuer of cert-manager nor ClusterIssuer/NAME" .from) -}}
+{{- end -}}
+{{- if and (eq .way "secret") .from (not (regexMatch (printf "^%s$" $name) .from)) -}}
+{{- fail (printf "tls.from: %q is no name of a Secret" .from) -}}
+{{- end -}}
+{{- if and (eq .way "podcertificate") (not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9_.:]*$" .from)) -}}
+{{- fail (printf "tls.from: %q is no name of a signer, such as example.com/workloads" .from) -}}
+{{- end -}}
+{{- if eq (int .plainPort) (int $.Values.port) -}}
+{{- fail (printf "tls.plainPort: %d is `port` too, where it speaks TLS; each needs a port of its own" (int .plainPort)) -}}
+{{- end -}}
+{{- if and $.Values.adminPort (eq (int .plainPort) (int $.Values.adminPort)) -}}
+{{- fail (printf "tls.plainPort: %d is `adminPort` too; each needs a port of its own" (int .plainPort)) -}}
+{{- end -}}
+{{- if not (or $.Values.adminPort .plainPort) -}}
+{{- fail "adminPort is 0, and the kubelet's probes of health speak no TLS: give it one" -}}
+{{- end -}}
+{{- range $setting := list "tls_dir" "tls_bundle" "tls_cert" "tls_key" "tls_ca" "tls_plain_address" -}}
+{{- if hasKey $.Values.settings $setting -}}
+{{- fail (printf "settings.%s: tls.way says where the certificates are; leave one out" $setting) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.adminPort (eq (int .Values.adminPort) (int .Values.port)) -}}
 {{- fail (printf "adminPort: %d is `port` too; each needs a port of its own" (int .Values.port)) -}}
