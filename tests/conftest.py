@@ -28,10 +28,11 @@ LONGEST = 120.0
 GRACE = 1.0
 
 
-# A shell's background job is started with SIGINT ignored, and its children inherit that:
-# what the tests start must be interruptible wherever they run.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job is started with SIGINT ignored, what runs under nohup with SIGHUP, and children
+# inherit that: what the tests start must be interruptible wherever they run, and end with its terminal.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -133,7 +133,11 @@ class Screen:
     async def close(self) -> None:
         """Close the terminal, as with its window, and wait for the end."""
         os.close(self.ours)
-        await asyncio.to_thread(self._process.wait, PATIENCE)
+        try:
+            await asyncio.to_thread(self._process.wait, PATIENCE)
+        finally:
+            self._process.kill()  # nothing, if it has ended
+            self._process.wait()
 
 
 _IN_TERMINAL = """
