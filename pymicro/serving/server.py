@@ -4,48 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from pymicro.base.errors import ConfigError, HandlerMismatch, HandlersError, PymicroError, StartError
+from pymicro.base.errors import ConfigError, PymicroError, StartError
 from pymicro.base.loggers import logger
 from pymicro.base.printable import excerpt
 from pymicro.base.recorder import ServerRecord
-from pymicro.identity.rules import AllowedCallers, CallRules
+from pymicro.identity.rules import CallRules
 from pymicro.identity.rules_file import RulesFile
 from pymicro.rpc.fast.engine import check_engine
-from pymicro.rpc.grpcio import let_events_arrive, method_handlers, servicer_of
+from pymicro.rpc.grpcio import let_events_arrive
 from pymicro.serving import health as health_service
+from pymicro.serving.added import AddedHandlers
 from pymicro.serving.call.access_log import AccessLog
 from pymicro.serving.call.authorization import Authorizer
 from pymicro.serving.call.context import Draining, Serving
-from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.call.threads import HandlerThreads
-from pymicro.serving.call_log import log_calls
-from pymicro.serving.endpoints import endpoints_of
-from pymicro.serving.foreign import Adapter, Foreign
 from pymicro.serving.gomicro.debug import Debug
-from pymicro.serving.gomicro.paths import Paths
-from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.grpc_transport import GrpcServerTransport
-from pymicro.serving.guarding import OFF, REFLECTION, asking_health, guard_of, rules_path
-from pymicro.serving.handlers import HandlerTable, adopt, build
+from pymicro.serving.guarding import REFLECTION, asking_health, guard_of, rules_path
+from pymicro.serving.handlers import build
 from pymicro.serving.interceptors import ServerInterceptor, split
-from pymicro.serving.reflection import reflection_handlers
-from pymicro.serving.router import Router
-from pymicro.serving.rpc_forms import RpcForms, Translate
+from pymicro.serving.served import served_methods
 from pymicro.serving.yielded import Yielded
 from pymicro.settings.access import AccessRule
 from pymicro.settings.config import in_pod
 
 if TYPE_CHECKING:
     from pymicro.identity.keeper import IdentityKeeper
-    from pymicro.nodes.node import Endpoint
     from pymicro.serving.transport import ServedMethods, ServerTransport
     from pymicro.settings.config import Config
     from pymicro.telemetry.tracing import Tracing
@@ -62,15 +53,7 @@ _CLEANUP = 1.0
 _PATIENCE = 1.0
 
 
-# Programs that were written for grpc.aio.server add these packages' servicers.
-_GRPCIOS = {
-    "grpc_health": "health is always served, so grpcio's HealthServicer is left out: "
-    "set_health() and health_check() say whether the service is well",
-    "grpc_reflection": "reflection is always served, so grpcio's ReflectionServicer is left out",
-}
-
-
-class Server:
+class Server(AddedHandlers):
     """Serves handlers and reports its health; it knows no registry.
 
     Call in this order: `add`, `check`, `bind`, `start`, `set_serving(True)`;
@@ -109,20 +92,15 @@ class Server:
         yielded: Yielded | None = None,
         identity: IdentityKeeper | None = None,
     ) -> None:
+        super().__init__()
         self._config = config
         self._yielded = yielded or Yielded(config.server_name or "this server", expected=False)
         self._identity = identity
         self._record = record
         self._interceptors, self._foreign, self._accepted = split(interceptors)
         self._transport: ServerTransport = transport or _transport(config, options, compression)
-        self._tables: dict[str, HandlerTable] = {}
-        self._allowed: dict[str, AllowedCallers] = {}
         self._rules_file: RulesFile | None = None
         self._guard: Authorizer | None = None
-        self._mismatches: list[HandlerMismatch] = []
-        self._adopted: dict[str, Mapping[str, Any]] = {}
-        self._told: set[str] = set()
-        self._dynamic: list[grpc.GenericRpcHandler] = []
         self._threads = HandlerThreads(config.handler_threads)
         # One is enough: parsing is Python, of which one thread runs at a time.
         self._reading = HandlerThreads(1, "pymicro-reading")
@@ -131,84 +109,13 @@ class Server:
         self._access = AccessLog(rule) if rule != AccessRule() else None
         self._health: health_service.HealthService | None = None
         self._debug: Debug | None = None
-        self._bound = False
         self.secured = False
         self.plain: tuple[str, int] | None = None
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._broken: BaseException | None = None
 
-    # Handlers
-
-    def add(
-        self,
-        obj: object,
-        source: Any = None,
-        *,
-        partial: bool = False,
-        allow: Sequence[str] | None = None,
-    ) -> None:
-        """Add an object with handlers; `check` reports its mismatches.
-
-        Args:
-            obj: An instance of a class with `@handler` methods, or of a
-                generated servicer's subclass.
-            source: The generated `*_pb2` module or a `ServiceDescriptor`; None
-                for a servicer.
-            partial: Whether rpcs may lack a handler on purpose; they answer UNIMPLEMENTED.
-            allow: Who may call it; None if that is not said here.
-
-        Raises:
-            ConfigError: `allow` is no list of callers.
-        """
-        self._not_bound_yet()
-        if self._left_out_if_grpcios(obj):
-            return
-        tables, mismatches = build(obj, source, partial=partial)
-        self._mismatches += mismatches
-        for table in tables:
-            self._add_table(table)
-            callers = AllowedCallers.of(allow, f"allow= of {table.service}")
-            if callers is not None:
-                self._allowed[table.service] = callers
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """For `add_…Servicer_to_server`, which calls it; other generic handlers are served too."""
-        self._not_bound_yet()
-        for generic in generic_rpc_handlers:
-            methods = method_handlers(generic)
-            if methods is None:
-                self._dynamic.append(generic)
-            else:
-                self._adopt(generic.service_name(), methods)  # type: ignore[attr-defined]
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """For newer `add_…Servicer_to_server` functions, which call it too, with the same methods."""
-        self._not_bound_yet()
-        self._adopt(service_name, method_handlers)
-
-    def check(self) -> None:
-        """Refuse handlers that do not fit their protos.
-
-        Raises:
-            HandlersError: Names every mismatch of everything that was added.
-        """
-        if self._mismatches:
-            raise HandlersError(self._mismatches)
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        """Full names of the added proto services, sorted."""
-        return tuple(sorted(self._tables))
-
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """Every added method, for the registry record."""
-        return endpoints_of(self._tables[name] for name in self.services)
-
-    @property
-    def method_count(self) -> int | None:
-        """How many methods were added; None if a generic handler decides at each call which it has."""
-        return None if self._dynamic else sum(len(table.methods) for table in self._tables.values())
+    # Life cycle
 
     @property
     def ping_interval(self) -> str:
@@ -277,7 +184,18 @@ class Server:
             for table in self._tables.values():
                 for method in table.methods:
                     self._record.know(method.rpc.path)
-        methods = self._methods(self._serving, self._health, self._debug)
+        methods = served_methods(
+            self._config,
+            self._serving,
+            self._tables,
+            self._dynamic,
+            self._health,
+            self._debug,
+            interceptors=self._interceptors,
+            foreign=self._foreign,
+            threads=self._threads,
+            reading=self._reading,
+        )
         try:
             if guard is not None:
                 await self._take_rules(guard)
@@ -451,61 +369,6 @@ class Server:
         if self._guard is not None and self._guard.authentication is not None:
             await self._guard.authentication.close()
 
-    def _methods(self, serving: Serving, health: health_service.HealthService, debug: Debug) -> ServedMethods:
-        limit = self._config.max_sent_message_size or math.inf
-        foreign = bool(self._foreign)
-        interceptors = self._interceptors
-        if log.isEnabledFor(logging.DEBUG):
-            interceptors = (log_calls, *interceptors)
-        users = Dispatcher(
-            serving, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
-        )
-        # These have a set of calls of their own: a watch is no call in progress, and no limit applies.
-        aside = Serving(
-            serving.loop,
-            serving.draining,
-            has_cancelled=serving.has_cancelled,
-            yielded=serving.yielded,
-            guard=serving.guard,
-        )
-        own = Dispatcher(aside, self._threads, self._reading, foreign=foreign, limit=limit)
-        described = [table.descriptor for table in self._tables.values() if table.descriptor]
-        health_tables, _ = build(health, health_service.source)
-        methods = [method for table in health_tables for method in table.methods]
-        if self._config.reflection != OFF:
-            methods += reflection_handlers([*described, health_service.source])
-        kept = {method.rpc.path: method for method in methods}
-        # Users may bring their own health or reflection, which count like ours.
-        theirs = Dispatcher(
-            aside, self._threads, self._reading, interceptors=interceptors, foreign=foreign, limit=limit
-        )
-        gomicro = Translator(self._config.server_name)
-        translate, adapter = Translate(gomicro, serving), Adapter(serving, self._threads, gomicro)
-        served = {
-            method.rpc.path: RpcForms(method, theirs if method.rpc.path in kept else users, translate)
-            for table in self._tables.values()
-            for method in table.methods
-        }
-        if any(table.service == health_service.source.full_name for table in self._tables.values()):
-            log.info(
-                "the service has a health (%s) of its own: what pymicro knows does not count there, and "
-                "Kubernetes' probes ask it for `%s` too, if `pymicro manifest` wrote them",
-                health_service.source.full_name,
-                health_service.LIVENESS,
-            )
-        paths = Paths(served)
-        for path, method in kept.items():
-            if path not in served:
-                served[path] = RpcForms(method, own, translate)
-                paths.add(path)
-        for method in debug.handlers(self._config.server_name):
-            if not paths.like(method.rpc.path):  # a user's own Debug takes precedence
-                served[method.rpc.path] = RpcForms(method, own, translate)
-                paths.add(method.rpc.path, by_end=True)
-        router = Router(served, paths, self._dynamic, users, translate, adapter)
-        # Without foreign interceptors, all that the router finds are methods in bytes.
-        return Foreign(router.find, self._foreign, adapter) if foreign else cast("ServedMethods", router)
-
     def _broke(self, exc: BaseException) -> None:
         if not self._stopping.is_set():
             self._broken = exc
@@ -519,42 +382,6 @@ class Server:
             await asyncio.wait(tasks, timeout=deadline - asyncio.get_running_loop().time())
         for call in serving.calls:
             log.warning("%s: its handler ignores that it was cancelled", call.method)
-
-    def _add_table(self, table: HandlerTable) -> None:
-        earlier = self._tables.get(table.service)
-        if earlier is not None:
-            found = f"a second one at {table.where}"
-            self._mismatches.append(
-                HandlerMismatch(earlier.where, table.service, "one object with its handlers", found)
-            )
-            return
-        self._tables[table.service] = table
-
-    def _left_out_if_grpcios(self, servicer: object) -> bool:
-        """Whether a servicer is grpcio's own health or reflection: pymicro always serves its own instead."""
-        what = _GRPCIOS.get(type(servicer).__module__.partition(".")[0])
-        if what is None:
-            return False
-        if what not in self._told:
-            self._told.add(what)
-            log.info("%s", what)
-        return True
-
-    def _adopt(self, service: str, methods: Mapping[str, Any]) -> None:
-        servicers = {id(servicer): servicer for servicer in map(servicer_of, methods.values())}
-        if servicers and all(map(self._left_out_if_grpcios, servicers.values())):
-            return
-        earlier = self._adopted.get(service)
-        if earlier is not None and dict(earlier) == dict(methods):
-            return  # generated code passes the same methods in both ways
-        self._adopted[service] = methods
-        table, mismatches = adopt(service, methods)
-        self._mismatches += mismatches
-        self._add_table(table)
-
-    def _not_bound_yet(self) -> None:
-        if self._bound:
-            raise RuntimeError("handlers are added, and the port bound, once and before the server starts")
 
     def _bound_serving(self) -> Serving:
         if self._serving is None:
