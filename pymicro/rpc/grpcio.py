@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc.aio import InternalError, Metadata
@@ -56,7 +56,10 @@ __all__ = [
     "now",
     "servicer_of",
     "sure_end",
+    "to_its_end",
 ]
+
+T = TypeVar("T")
 
 # A served call's `write` and `abort` raise this when the caller has gone: it cancelled the call,
 # or its deadline passed. grpc cancels the handler's task a moment later.
@@ -230,6 +233,21 @@ async def sure_end(read: Callable[[], Awaitable[Any]]) -> None:
     (A pause of 1 ms let 1 or 2 of 1,600 through.)
     """
     await read()
+
+
+async def to_its_end(batch: Awaitable[T]) -> T:
+    """Await a batch of grpc-core's that does not wait for the peer; it ends also if this task is cancelled.
+
+    grpc.aio notes that the initial metadata have been sent when it has been awaited. Otherwise it sends them
+    again with the status, which grpc-core refuses, and the caller would wait for its deadline.
+    """
+    task = asyncio.ensure_future(batch)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+    return task.result()
 
 
 # After a failed write, the cancellation that caused it is on its way; before a server stops, so may be

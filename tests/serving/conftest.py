@@ -27,6 +27,7 @@ BOTH = {
     "test_recording.py",
     "test_server_interceptors.py",
     "test_server_life_cycle.py",
+    "test_slow_readers.py",
     "test_servicers.py",
     "test_yielded.py",
 }

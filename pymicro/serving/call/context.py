@@ -18,7 +18,7 @@ from grpc.aio import EOF, Metadata, ServicerContext, UsageError
 from pymicro.base.recorder import ServerRecord
 from pymicro.identity.caller import KnownCaller, caller_of
 from pymicro.rpc import scope as scopes
-from pymicro.rpc.grpcio import CallerGone, let_events_arrive
+from pymicro.rpc.grpcio import CallerGone, let_events_arrive, to_its_end
 from pymicro.rpc.interceptors import Mapper, apply
 from pymicro.rpc.status import text_of
 from pymicro.rpc.wire.metadata import (
@@ -308,7 +308,7 @@ class CallContext(ServicerContext[Any, Any], Generic[StateT]):
     def send_initial_metadata(self, initial_metadata: Any) -> Coroutine[Any, Any, None]:
         """Send initial metadata now, before any response."""
         pairs = checked(initial_metadata)
-        return self._run(self._live().send_initial_metadata(pairs))
+        return self._run(to_its_end(self._live().send_initial_metadata(pairs)))
 
     def set_trailing(self, key: str, value: str | bytes) -> None:
         """Add one pair to the trailing metadata; bytes for a key that ends in `-bin`.
