@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -12,16 +14,20 @@ from pymicro.runtime import guard_process
 
 __all__ = ["Guard"]
 
+# Seconds after which a killed one starts again at once: who kills each of them does not keep us busy.
+_WELL = 1.0
+
 
 class Guard:
     """A process beside the supervisor that ends the supervisor's process groups if it is killed.
 
     It starts before the first group comes, and ends when this is left. If somebody kills it, it
-    starts again with the next group that comes or goes.
+    starts again at once; one that was killed within a second, with the next group that comes or goes.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0.0
         self._groups: dict[int, str] = {}
 
     def __enter__(self) -> Self:
@@ -33,7 +39,7 @@ class Guard:
         self._end()
 
     def start(self) -> None:
-        """Start it, before anything that it is to guard.
+        """Start it in the running loop, before anything that it is to guard.
 
         Raises:
             OSError: The system starts no more processes.
@@ -43,12 +49,14 @@ class Guard:
                 # Neither the user's site-packages nor variables concern it.
                 [sys.executable, "-I", "-S", guard_process.__file__],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,  # it says nothing: the end of the pipe is its end
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd="/",
                 start_new_session=True,  # Ctrl-C and the end of the terminal do not reach it
             )
+            self._begun = time.monotonic()
+            asyncio.get_running_loop().add_reader(self._process.stdout, self._killed)  # type: ignore[arg-type]
 
     def add(self, pid: int, longest: float, *, ask: bool) -> None:
         """Guard the group that a process leads; once more with another `longest` if that has changed.
@@ -66,19 +74,37 @@ class Guard:
         self._say(f"-{pid}\n")
 
     def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            if self._process is not None and self._process.poll() is not None:
-                self._end()
+        if self._process is None or self._process.poll() is not None:
+            self._again()
+        else:
+            self._write(line)
+
+    def _killed(self) -> None:
+        if time.monotonic() - self._begun > _WELL:
+            self._again()
+        else:
+            self._end()
+
+    def _again(self) -> None:
+        self._end()
+        if self._groups:
+            with contextlib.suppress(OSError):
                 self.start()
-                line = "".join(self._groups.values())
-            if self._process is not None:
-                assert self._process.stdin is not None
-                self._process.stdin.write(line.encode())
+                self._write("".join(self._groups.values()))
+
+    def _write(self, lines: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it was killed, and `_killed` is about to hear of that
+            self._process.stdin.write(lines.encode())
 
     def _end(self) -> None:
         if self._process is not None:
             assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            asyncio.get_running_loop().remove_reader(self._process.stdout)
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             self._process.wait()
+            self._process.stdout.close()
             self._process = None
