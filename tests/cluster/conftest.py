@@ -5,7 +5,6 @@ Run by `make test-cluster`, which builds it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,32 +38,28 @@ def strict(plane: ControlPlane, namespace: str) -> str:
     return namespace
 
 
-@contextlib.contextmanager
-def with_resources(plane: ControlPlane, variable: str) -> Iterator[ControlPlane]:
-    """The plane with custom resources of others, as they install them: what the variable names."""
-    place = os.environ.get(variable, "")
-    assert place, f"{variable} is not set: run `make test-cluster`"
-    # A description is too long for the annotation of a plain apply.
-    plane.kubectl("create", "-f", place)
-    try:
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", place)
-        yield plane
-    finally:
-        plane.kubectl("delete", "-f", place)
+@pytest.fixture(scope="session")
+def extended() -> Iterator[ControlPlane]:
+    """One with the custom resources of prometheus-operator and cert-manager, and nobody who acts on them.
+
+    The other one has none, as pymicro needs none; and to take some away again takes a minute now and then.
+    """
+    with ControlPlane(controllers=()) as started:
+        for variable in ("POD_MONITOR", "CERT_MANAGER"):
+            place = os.environ.get(variable, "")
+            assert place, f"{variable} is not set: run `make test-cluster`"
+            # A description is too long for the annotation of a plain apply.
+            started.kubectl("create", "-f", place)
+            started.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", place)
+        yield started
 
 
 @pytest.fixture
-def operators(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The plane with the custom resource of prometheus-operator."""
-    with with_resources(plane, "POD_MONITOR") as found:
-        yield found
-
-
-@pytest.fixture
-def issuing(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The plane with the custom resources of cert-manager, and nobody who issues anything."""
-    with with_resources(plane, "CERT_MANAGER") as found:
-        yield found
+def extended_strict(extended: ControlPlane) -> str:
+    """As `strict`, in that one."""
+    namespace = extended.namespace()
+    extended.kubectl("label", "namespace", namespace, RESTRICTED)
+    return namespace
 
 
 @pytest.fixture

@@ -298,12 +298,14 @@ def test_a_cluster_takes_it_without_a_warning(
     taken(plane, strict, helm, same)
 
 
-def test_cert_manager_takes_its_certificates(issuing: ControlPlane, strict: str, helm: Helm) -> None:
+def test_cert_manager_takes_its_certificates(
+    extended: ControlPlane, extended_strict: str, helm: Helm
+) -> None:
     """(The API server takes Pod Certificates as `pymicro manifest` writes them: test_manifests.py.)"""
     cases = [each for each in CASES if source_of(each) == "cert-manager"]
     assert len(cases) == 2
     for same in cases:
-        taken(issuing, strict, helm, same)
+        taken(extended, extended_strict, helm, same)
 
 
 MORE: dict[str, Any] = {
@@ -450,13 +452,15 @@ def test_a_wrong_value_is_refused_with_its_name(helm: Helm, values: dict[str, An
     assert words in done.stderr
 
 
-def test_the_pod_monitor_is_one_of_the_operators(operators: ControlPlane, strict: str, helm: Helm) -> None:
+def test_the_pod_monitor_is_one_of_the_operators(
+    extended: ControlPlane, extended_strict: str, helm: Helm
+) -> None:
     values = case("", {}, {"podMonitor": {"enabled": True, "labels": {"release": "stack"}}}).chart()
-    done = operators.kubectl(
-        "-n", strict, "apply", "-f", "-", "--validate=strict", stdin=helm.template(values)
+    done = extended.kubectl(
+        "-n", extended_strict, "apply", "-f", "-", "--validate=strict", stdin=helm.template(values)
     )
     assert done.stderr == ""
-    found = operators.kubectl("-n", strict, "get", "podmonitor", "greeter", "-o", "json").stdout
+    found = extended.kubectl("-n", extended_strict, "get", "podmonitor", "greeter", "-o", "json").stdout
     taken = json.loads(found)
     documents = helm.documents(values)
     # A field that the operator does not know would be gone.

@@ -157,29 +157,31 @@ def test_no_custom_resource_is_needed(plane: ControlPlane) -> None:
             assert version == "v1"
 
 
-def test_the_pod_monitor_is_one_of_the_operators(operators: ControlPlane, strict: str) -> None:
+def test_the_pod_monitor_is_one_of_the_operators(extended: ControlPlane, extended_strict: str) -> None:
     folder = str(ROOT / "deploy" / MONITOR)
-    done = operators.kubectl("-n", strict, "apply", "-k", folder, "--validate=strict")
+    done = extended.kubectl("-n", extended_strict, "apply", "-k", folder, "--validate=strict")
     assert done.stderr == ""
-    taken = json.loads(operators.kubectl("-n", strict, "get", "podmonitor", "pymicro", "-o", "json").stdout)
-    written = kustomized(operators, folder)["PodMonitor", "pymicro"]
+    taken = json.loads(
+        extended.kubectl("-n", extended_strict, "get", "podmonitor", "pymicro", "-o", "json").stdout
+    )
+    written = kustomized(extended, folder)["PodMonitor", "pymicro"]
     # A field that the operator does not know would be gone.
     assert taken["spec"] == written["spec"]
     written["spec"]["podMetricsEndpoints"][0]["interval"] = "often"
     with pytest.raises(AssertionError, match=r"podMetricsEndpoints\[0\]\.interval"):
-        operators.kubectl("-n", strict, "apply", "-f", "-", stdin=json.dumps(written))
+        extended.kubectl("-n", extended_strict, "apply", "-f", "-", stdin=json.dumps(written))
 
 
-def test_the_certificates_are_cert_managers(issuing: ControlPlane, strict: str) -> None:
+def test_the_certificates_are_cert_managers(extended: ControlPlane, extended_strict: str) -> None:
     tls = CertificateSource(way="cert-manager", source="ClusterIssuer/ca")
-    text = greeter(tls=tls, port=8443, namespace=strict, calls=True)
+    text = greeter(tls=tls, port=8443, namespace=extended_strict, calls=True)
     folder = str(ROOT / "deploy" / CERT_MANAGER)
-    for given, stdin in ((("-f", "-"), text), (("-n", strict, "-k", folder), "")):
-        done = issuing.kubectl("apply", *given, "--validate=strict", stdin=stdin)
+    for given, stdin in ((("-f", "-"), text), (("-n", extended_strict, "-k", folder), "")):
+        done = extended.kubectl("apply", *given, "--validate=strict", stdin=stdin)
         assert done.stderr == ""
-        answer = issuing.kubectl("-n", strict, "get", "certificate", "greeter", "-o", "json").stdout
+        answer = extended.kubectl("-n", extended_strict, "get", "certificate", "greeter", "-o", "json").stdout
         written = (
-            kustomized(issuing, folder)
+            kustomized(extended, folder)
             if not stdin
             else {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(stdin)}
         )
@@ -187,7 +189,7 @@ def test_the_certificates_are_cert_managers(issuing: ControlPlane, strict: str) 
         assert json.loads(answer)["spec"] == written["Certificate", "greeter"]["spec"]
     wrong = text.replace("rotationPolicy: Always", "rotationPolicy: Sometimes")
     with pytest.raises(AssertionError, match=r"spec\.privateKey\.rotationPolicy"):
-        issuing.kubectl("apply", "-f", "-", stdin=wrong)
+        extended.kubectl("apply", "-f", "-", stdin=wrong)
 
 
 def test_nobody_of_the_static_greeters_may_ask_the_api_server(plane: ControlPlane) -> None:
