@@ -20,6 +20,8 @@ from pymicro.base.errors import NoNode
 from pymicro.nodes.node import NodeSet
 from tests.balancing.support import Accounting, Clock, node
 
+pytestmark = pytest.mark.once  # a minute of dice, the same on every Python
+
 STEPS = 2000
 NUMBERS = range(40)
 OK, UNAVAILABLE = OUTCOMES[0], OUTCOMES[14]

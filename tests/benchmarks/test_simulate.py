@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.once  # virtual time, the same on every Python
+
 ROOT = Path(__file__).parents[2]
 
 # Rows of each scenario's tables.
