@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,7 +43,7 @@ class Commands:
         async with self.started(*argv, cwd=cwd, **env) as process:
             out, err = await asyncio.wait_for(process.communicate(stdin.encode()), PATIENCE)
             assert process.returncode is not None
-            return Result(process.returncode, out.decode(), err.decode())
+            return Result(process.returncode, out.decode(), unhurried(err.decode()))
 
     @asynccontextmanager
     async def started(
@@ -71,6 +72,13 @@ class Commands:
             if process.returncode is None:
                 process.kill()
                 await process.communicate()
+
+
+def unhurried(err: str) -> str:
+    """What a command wrote on stderr, without what it says on a slow machine: that it is still connecting."""
+    return re.sub(
+        r"(?m)^waiting up to \S+ for a node of [^:\n]*: of \d+ nodes none is connected .*\n", "", err
+    )
 
 
 async def next_line(stream: asyncio.StreamReader | None) -> str:

@@ -485,7 +485,8 @@ class Target:
                 text += f"; none of the {'other ' if others else ''}{self._unfiltered} has {self.filter}"
             return text
         failed = sum(channel.failed for channel in self.channels.values())
-        text = f"of {len(self.nodes)} nodes {failed} cannot be reached and none is connected"
+        lost = f"{failed} cannot be reached and " if failed else ""
+        text = f"of {len(self.nodes)} nodes {lost}none is connected"
         addresses = ", ".join(node.address for node in self.nodes.nodes[:5])
         return f"{text} ({addresses}{', …' if len(self.nodes) > 5 else ''})"
 
