@@ -22,7 +22,7 @@ from tests.fakes.kube_api import FakeKubeApi, Request, StreamingList
 from tests.fakes.pods import pod
 
 QUICK = ReflectorTiming(
-    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.1, gather=0.01, stream_list_wait=0.3
+    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.1, gather=0.01, stream_list_wait=5.0
 )
 GREETERS = ObjectQuery(PODS, "default", labels="app=greeter")
 
@@ -54,7 +54,7 @@ async def until(seen: AsyncGenerator[Mapping[str, str], None], *expected: str) -
     """Read until exactly these values are there."""
     newest: Mapping[str, str] = {}
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for newest in seen:
                 if sorted(newest.values()) == sorted(expected):
                     return newest
@@ -87,7 +87,7 @@ async def test_an_empty_collection_is_synced_and_seen_as_empty() -> None:
         reflecting(api) as reflector,
         aclosing(reflector.follow()) as seen,
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert dict(await anext(seen)) == {}
 
 
@@ -184,7 +184,7 @@ async def test_an_unchanged_value_is_no_news_but_a_bookmark_is_a_confirmation() 
 
 async def arrived(reflector: Reflector[str], version: str) -> None:
     """The reflector has heard of something after `version`."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while reflector.state.resource_version == version:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.005)
 
@@ -322,7 +322,7 @@ async def test_a_cluster_that_is_found_later_is_followed_from_then_on() -> None:
                 with pytest.raises(KubeError, match="no kubeconfig"):
                     await anext(seen)
             found.append(api.url)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not reflector.state.synced:
                     async with aclosing(reflector.follow()) as seen:
                         with contextlib.suppress(KubeError):
@@ -342,7 +342,7 @@ async def test_a_page_that_is_refused_for_the_moment_is_asked_for_again_and_not_
 
         api.on_request(busy)
         async with reflecting(api, timing=dataclasses.replace(QUICK, page_size=2)) as reflector:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not reflector.state.synced:
                     await api.watched()
         pages = [request.query.get("continue") for request in api.requests if request.verb == "list"]
@@ -362,7 +362,7 @@ async def test_followers_see_that_it_works_again_though_nothing_has_changed() ->
                 with pytest.raises(KubeError, match="cannot watch pods"):
                     await asyncio.wait_for(anext(seen), 5)
             await api.start()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while reflector.state.failure is not None:
                     async with aclosing(reflector.follow()) as seen:
                         with contextlib.suppress(KubeError):

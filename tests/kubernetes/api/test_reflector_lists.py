@@ -26,7 +26,7 @@ from tests.fakes.pods import pod
 from tests.kubernetes.api.serving import Served, serving
 
 QUICK = ReflectorTiming(
-    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.01, gather=0.01, stream_list_wait=0.3
+    backoff_initial=0.02, backoff_maximum=0.1, short_watch=0.01, gather=0.01, stream_list_wait=5.0
 )
 
 
@@ -41,13 +41,13 @@ async def reflecting(url: str, timing: ReflectorTiming = QUICK) -> AsyncIterator
 
 
 async def first(reflector: Reflector[str]) -> list[str]:
-    async with asyncio.timeout(5), aclosing(reflector.follow()) as seen:
+    async with asyncio.timeout(30), aclosing(reflector.follow()) as seen:
         return sorted((await anext(seen)).values())
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - servers and reflectors tell nobody
                 await asyncio.sleep(0.005)
     except TimeoutError:

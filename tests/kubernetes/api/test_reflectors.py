@@ -35,7 +35,7 @@ async def sharing(api: FakeKubeApi) -> AsyncIterator[Reflectors]:
 
 
 async def addresses(reflector: Reflector[str]) -> list[str]:
-    async with asyncio.timeout(5), aclosing(reflector.follow()) as seen:
+    async with asyncio.timeout(30), aclosing(reflector.follow()) as seen:
         return sorted((await anext(seen)).values())
 
 
