@@ -478,10 +478,15 @@ def test_the_pod_monitor_is_one_of_the_operators(
 
 @pytest.fixture
 def policies_gone(plane: ControlPlane) -> Iterator[None]:
-    """What a release leaves in the cluster would be in the way of other tests."""
+    """They are one for the cluster: those of another test are in the way of this one, as this one's are."""
+
+    def remove() -> None:
+        for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
+            plane.kubectl("delete", kind, *POLICIES, "--ignore-not-found")
+
+    remove()
     yield
-    for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
-        plane.kubectl("delete", kind, *POLICIES, "--ignore-not-found")
+    remove()
 
 
 def test_a_release_is_installed_changed_and_taken_away(
