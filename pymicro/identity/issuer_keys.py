@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,7 +69,7 @@ class KeyPlace:
         try:
             return _fetched(self) if self.remote else read_file(self.where, "JSON")
         except BadCertificate as exc:
-            raise BadKeys(str(exc)) from exc
+            raise BadKeys(f"{self.where} cannot be fetched: {exc}" if self.remote else str(exc)) from exc
 
 
 def in_cluster(
@@ -226,8 +229,32 @@ def _fetched(place: KeyPlace) -> bytes:
     # These take 10 ms to import, which a service without tokens does not pay.
     import ssl
     import urllib.request
-    from http.client import HTTPException
+    from http.client import HTTPException, HTTPSConnection
     from urllib.error import HTTPError, URLError
+
+    end = time.monotonic() + _WHOLE
+    late = f"{place.where} has not sent all of it after {_WHOLE:g} s"
+    opened: list[HTTPSConnection] = []
+    sockets: list[socket.socket] = []
+
+    class Bounded(HTTPSConnection):
+        """Can be cut off: a head may come byte by byte, each just before the time for one step is over."""
+
+        def connect(self) -> None:
+            opened.append(self)
+            super().connect()
+            sockets.append(self.sock)
+            if time.monotonic() > end:
+                raise BadKeys(late)
+
+    def cut() -> None:
+        for one in sockets or [connection.sock for connection in opened]:
+            with contextlib.suppress(OSError, AttributeError):  # it is closed, or there is none yet
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Bounded, req, context=context)
 
     class Stay(urllib.request.HTTPRedirectHandler):
         """Goes nowhere else: neither to plain HTTP, nor with the token to another server."""
@@ -240,9 +267,13 @@ def _fetched(place: KeyPlace) -> bytes:
         headers["Authorization"] = (
             f"Bearer {read_file(place.token, 'a token').decode('ascii', 'replace').strip()}"
         )
-    end = time.monotonic() + _WHOLE
+    timer = threading.Timer(_WHOLE, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        context = ssl.create_default_context(cafile=place.ca or None)
+        # What stands between the certificates of such a file may be in any encoding.
+        ca = read_file(place.ca).decode("ascii", "ignore") if place.ca else None
+        context = ssl.create_default_context(cadata=ca)
         if place.ca:
             # As pymicro's other connections have it: whoever is in the file is believed, be it no root, and
             # without the key identifiers that Python 3.13 asks for and many clusters' certificates lack.
@@ -250,7 +281,7 @@ def _fetched(place: KeyPlace) -> bytes:
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.hostname_checks_common_name = False
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), Stay)
+        opener = urllib.request.build_opener(Https, Stay)
         with opener.open(urllib.request.Request(place.where, headers=headers), timeout=_STEP) as answer:
             found = b""
             while part := answer.read1(65536):
@@ -258,14 +289,20 @@ def _fetched(place: KeyPlace) -> bytes:
                 if len(found) > _MOST:
                     raise BadKeys(f"{place.where} sends more than {_MOST >> 20} MiB: that is no set of keys")
                 if time.monotonic() > end:
-                    raise BadKeys(f"{place.where} has not sent all of it after {_WHOLE:g} s")
+                    break
+        if time.monotonic() > end:  # what was cut off looks like what has ended
+            raise BadKeys(late)
     except HTTPError as exc:
         exc.close()
         raise BadKeys(f"{place.where} answers {exc.code} {shortened(str(exc.reason), 80)}") from exc
-    except URLError as exc:
-        raise BadKeys(f"{place.where} cannot be fetched: {shortened(str(exc.reason))}") from exc
     except (OSError, HTTPException, ValueError) as exc:
+        if time.monotonic() > end:
+            raise BadKeys(late) from exc
+        if isinstance(exc, URLError):
+            raise BadKeys(f"{place.where} cannot be fetched: {shortened(str(exc.reason))}") from exc
         why = shortened(str(exc)) or type(exc).__name__
-        ca = f" (ca {excerpt(place.ca)})" if place.ca else ""
-        raise BadKeys(f"{place.where} cannot be fetched: {why}{ca}") from exc
+        with_ca = f" (ca {excerpt(place.ca)})" if place.ca else ""
+        raise BadKeys(f"{place.where} cannot be fetched: {why}{with_ca}") from exc
+    finally:
+        timer.cancel()
     return found

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import socket
 import ssl
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +124,72 @@ def test_what_is_no_set_of_keys_is_a_sentence(key_server: KeyServer, answer: Any
         keys_of(place.read(), place.where)
     assert str(caught.value).startswith(key_server.url)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["status", "head", "length of a chunk", "body"],
+)
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
+    tmp_path: Path, begins: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, and the last one never: a service could neither start nor stop."""
+    monkeypatch.setattr(issuer_keys, "_WHOLE", 0.3)
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    ca, given_up = tmp_path / "ca.pem", threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as met:
+            met.recv(4096)
+            met.sendall(begins)
+            while not given_up.wait(0.01):
+                met.sendall(b"0")
+
+    ca.write_bytes(pem_of(authority))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        place = KeyPlace(f"https://127.0.0.1:{listening.getsockname()[1]}/jwks", str(ca))
+        asking = ThreadPoolExecutor(1)
+        try:
+            with pytest.raises(BadKeys, match=r"jwks has not sent all of it after 0\.3 s$"):
+                asking.submit(place.read).result(20)
+        finally:
+            given_up.set()
+            asking.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("pipe", "is no file, where a file with PEM is wanted"), ("folder", "is a directory"), ("text", "")],
+)
+def test_authorities_are_read_like_all_files(
+    key_server: KeyServer, issuer: Issuer, tmp_path: Path, kind: str, why: str
+) -> None:
+    """A pipe holds nobody up, and words between certificates may be in any language."""
+    key_server.serve(issuer)
+    ca = tmp_path / "ca"
+    if kind == "pipe":
+        os.mkfifo(ca)
+    elif kind == "folder":
+        ca.mkdir()
+    else:
+        ca.write_bytes("# für Prüfer\n".encode("latin-1") + Path(key_server.ca_file).read_bytes())
+    place = KeyPlace(key_server.url, str(ca))
+    if not why:
+        assert keys_of(place.read(), place.where).count == 1
+        return
+    with pytest.raises(BadKeys, match=why) as caught:
+        place.read()
+    assert str(caught.value).startswith(f"{key_server.url} cannot be fetched: ")
 
 
 def test_whoever_cannot_prove_his_name_is_not_believed(
