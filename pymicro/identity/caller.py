@@ -14,7 +14,8 @@ __all__ = ["PRINCIPALS", "KnownCaller", "caller_of", "is_secured"]
 PRINCIPALS = ("token:", "key:")
 
 _SPIFFE = "spiffe://"
-# Characters of one name, of which a certificate may hold anything.
+# Bytes of one name, of which a certificate may hold anything. The beginning of a longer one is another
+# name, which rules may take for somebody else's, so it is none.
 _LONGEST = 2048
 
 
@@ -25,7 +26,8 @@ class KnownCaller:
     Attributes:
         spiffe_id: Which workload it is, `spiffe://cluster.local/ns/shop/sa/cart`; empty if its
             certificate does not say.
-        names: The DNS names in its certificate.
+        names: The DNS names in its certificate; none of them has a colon or a slash, so that no rule
+            takes one for a URI.
         uris: The URIs in its certificate, the SPIFFE id among them.
         subject: The common name of its certificate's subject; empty if it has none.
         principal: Whom its token or its API key is for: `token:` and the token's subject, such as
@@ -51,7 +53,9 @@ class KnownCaller:
     def title(self) -> str:
         """What logs call it: its principal, else its SPIFFE id, a name, a URI or the subject."""
         found = self.principal or self.spiffe_id or next(iter((*self.names, *self.uris)), "") or self.subject
-        return shortened(printable(found)) or "a caller without a name"
+        # A line of a log has one caller.
+        text = printable(found).replace("\n", "\\n").replace("\t", "\\t")
+        return shortened(text) or "a caller without a name"
 
 
 def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> KnownCaller | None:
@@ -65,7 +69,8 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> KnownCaller | None
     ):
         return None
     uris = _texts(auth_context.get("peer_uri", ()))
-    names = tuple(name.lower() for name in _texts(auth_context.get("peer_dns", ())))
+    dns = _texts(auth_context.get("peer_dns", ()))
+    names = tuple(name.lower() for name in dns if ":" not in name and "/" not in name)
     # A certificate with several URIs is no SPIFFE certificate (X509-SVID, section 2).
     spiffe_id = uris[0] if len(uris) == 1 and uris[0].startswith(_SPIFFE) else ""
     subject = next(iter(_texts(auth_context.get("x509_common_name", ()))), "")
@@ -78,4 +83,4 @@ def is_secured(auth_context: Mapping[str, Iterable[bytes]]) -> bool:
 
 
 def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
-    return tuple(value[:_LONGEST].decode("utf-8", "backslashreplace") for value in values)
+    return tuple(value.decode("utf-8", "backslashreplace") for value in values if len(value) <= _LONGEST)

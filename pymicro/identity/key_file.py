@@ -76,7 +76,7 @@ def read_keys(data: bytes, path: str) -> Keys:
         ConfigError: Says what is wrong with it. It never quotes what may be a key.
     """
     try:
-        document = tomllib.loads(data.decode("utf-8"))
+        document = tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path} is no TOML: it is not UTF-8") from exc
     except (tomllib.TOMLDecodeError, RecursionError) as exc:

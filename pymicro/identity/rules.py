@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,15 +9,14 @@ from dataclasses import dataclass, field
 from pymicro.base.errors import ConfigError
 from pymicro.base.printable import excerpt
 from pymicro.identity.caller import PRINCIPALS, KnownCaller
+from pymicro.identity.globs import Globs
 
 __all__ = ["AllowedCallers", "CallRules", "read_rules"]
 
 # Whoever has proved who he is.
 ANYBODY = "*"
-_PARTS = re.compile(r"(\*\*|\*)")
-_GLOBS = {"*": "[^/]*", "**": ".*"}
-# Colons part the subjects of Kubernetes' tokens as slashes part a SPIFFE id.
-_PRINCIPAL_GLOBS = {"*": "[^/:]*", "**": ".*"}
+# Where a star stops. Colons part the subjects of Kubernetes' tokens as slashes part a SPIFFE id.
+_STOPS, _PRINCIPAL_STOPS = "/", "/:"
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class AllowedCallers:
     """
 
     patterns: tuple[str, ...]
-    _certificates: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
-    _principals: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
+    _certificates: Globs = field(init=False, repr=False, compare=False)
+    _principals: Globs = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         principals = [one for one in self.patterns if one.startswith(PRINCIPALS)]
-        certificates = [one for one in self.patterns if not one.startswith(PRINCIPALS)]
-        object.__setattr__(self, "_certificates", _form(map(_expression, certificates)))
-        object.__setattr__(self, "_principals", _form(map(_principal_expression, principals)))
+        certificates = [_cased(one) for one in self.patterns if not one.startswith(PRINCIPALS)]
+        object.__setattr__(self, "_certificates", Globs(certificates, _STOPS))
+        object.__setattr__(self, "_principals", Globs(principals, _PRINCIPAL_STOPS))
 
     @classmethod
     def of(cls, patterns: Iterable[str] | None, where: str) -> AllowedCallers | None:
@@ -73,25 +71,14 @@ class AllowedCallers:
         """Whether this caller is one of them."""
         if ANYBODY in self.patterns:
             return True
-        certificates, principals = self._certificates, self._principals
-        if principals is not None and caller.principal and principals.fullmatch(caller.principal):
+        if caller.principal and self._principals.match(caller.principal):
             return True
-        return certificates is not None and any(certificates.fullmatch(one) for one in caller.ids)
+        return any(map(self._certificates.match, caller.ids))
 
 
-def _form(expressions: Iterable[str]) -> re.Pattern[str] | None:
-    found = "|".join(expressions)
-    return re.compile(found, re.DOTALL) if found else None
-
-
-def _principal_expression(pattern: str) -> str:
-    return "".join(_PRINCIPAL_GLOBS.get(part) or re.escape(part) for part in _PARTS.split(pattern))
-
-
-def _expression(pattern: str) -> str:
+def _cased(pattern: str) -> str:
     # Names of the DNS are held against in small letters; paths of URIs tell large ones apart.
-    text = pattern if "://" in pattern else pattern.lower()
-    return "".join(_GLOBS.get(part) or re.escape(part) for part in _PARTS.split(text))
+    return pattern if "://" in pattern else pattern.lower()
 
 
 @dataclass(frozen=True)
@@ -139,7 +126,8 @@ def read_rules(data: bytes, path: str) -> CallRules:
         ConfigError: Says what is wrong with it.
     """
     try:
-        document = tomllib.loads(data.decode("utf-8"))
+        # Editors of Windows begin a file with a mark.
+        document = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigError(f"{path} is no TOML: {exc}") from exc
     tables = {}

@@ -83,7 +83,9 @@ def guard_of(
         for method in table.methods
         if (callers := AllowedCallers.of(method.allow, f"allow= of {method.label}")) is not None
     }
-    rules = CallRules(AllowedCallers.of(config.allow or None, "allow"), services, methods)
+    # An empty list that somebody has written lets nobody in.
+    said = config.allow if config.allow or config.source("allow") != "default" else None
+    rules = CallRules(AllowedCallers.of(said, "allow"), services, methods)
     if off:
         if rules or authentication is not None:
             log.warning("authorization is off: whoever reaches the port may call everything")

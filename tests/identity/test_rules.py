@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from pymicro.base.errors import ConfigError
 from pymicro.identity import rereading
 from pymicro.identity.caller import KnownCaller, caller_of
+from pymicro.identity.globs import Globs
 from pymicro.identity.rules import AllowedCallers, CallRules, read_rules
 from pymicro.identity.rules_file import RulesFile
+from tests.machine import least_cpu_now
 from tests.serving.serving import eventually
 
 CART = KnownCaller(
@@ -85,6 +90,42 @@ def test_patterns_of_tokens_and_of_certificates_are_never_taken_for_each_other(
     assert [caller for caller in (SHOP, KEY, FORGED) if rule.admit(caller)] == admitted
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("*a*a*a*b", "a" * 2048),
+        ("**a*b*c", "a" * 2048),
+        ("**/ns/**/sa/**x", "/ns//sa/" * 256),
+        ("token:*a*a*a*a*b", "token:" + "a" * 1000),
+    ],
+)
+def test_no_name_makes_a_pattern_take_long(pattern: str, name: str) -> None:
+    """A caller has a word in his own name, and is held against the rules in the event loop."""
+    rule = AllowedCallers((pattern,))
+    caller = KnownCaller(principal=name) if name.startswith("token:") else KnownCaller(uris=(name,))
+
+    def cost() -> float:
+        before = time.thread_time()
+        assert not rule.admit(caller)
+        return time.thread_time() - before
+
+    assert least_cpu_now(cost, 0.01) <= 0.01
+
+
+def test_stars_mean_the_same_however_many_there_are() -> None:
+    """Held against an expression that tries every place."""
+    random, plain = Random(7), {"*": "[^/]*", "**": ".*"}
+    for _ in range(300):
+        parts = random.choices(["a", "b", "/", "ab", "/a", "*", "**"], k=random.randint(1, 8))
+        pattern = "".join(parts)
+        pieces = re.split(r"(\*\*|\*)", pattern)
+        expected = re.compile("".join(plain.get(one) or re.escape(one) for one in pieces), re.DOTALL)
+        found = Globs([pattern], "/")
+        for _ in range(20):
+            text = "".join(random.choices("ab/", k=random.randint(0, 10)))
+            assert found.match(text) == bool(expected.fullmatch(text)), (pattern, text)
+
+
 def test_an_empty_list_admits_nobody_and_a_star_everybody_with_a_certificate() -> None:
     assert not AllowedCallers(()).admit(CART)
     assert AllowedCallers(("*",)).admit(KnownCaller())
@@ -121,6 +162,10 @@ def test_a_file_that_says_nothing_clear_is_refused(text: str | bytes, sentence: 
     with pytest.raises(ConfigError, match=sentence) as caught:
         read_rules(text if isinstance(text, bytes) else text.encode(), "rules.toml")
     assert "rules.toml" in str(caught.value)
+
+
+def test_a_file_may_begin_with_the_mark_of_windows_editors() -> None:
+    assert read_rules(b"\xef\xbb\xbfallow = ['cart']", "rules.toml").everywhere == AllowedCallers(("cart",))
 
 
 def test_a_file() -> None:
@@ -180,6 +225,19 @@ async def test_the_file_is_read_again_and_a_bad_one_changes_nothing(
             {"x509_common_name": [b"\xff\x1b[31m"]},
             KnownCaller(subject="\\xff\x1b[31m"),
         ),
+        (  # the beginning of a long name is another name: rules would take it for `*.shop.svc`
+            {
+                "x509_subject_alternative_name": [b"-"],
+                "peer_dns": [b"a" * 2039 + b".shop.svc.evil.example", b"cart"],
+                "peer_uri": [b"spiffe://a/" + b"b" * 2100],
+            },
+            KnownCaller("", ("cart",)),
+        ),
+        (  # no name of the DNS passes for a workload
+            {"x509_subject_alternative_name": [b"-"], "peer_dns": [b"spiffe://a/b", b"token:x", b"cart"]},
+            KnownCaller("", ("cart",)),
+        ),
+        ({"x509_common_name": [b"a\nb\tc"]}, KnownCaller(subject="a\nb\tc")),
     ],
 )  # fmt: skip
 def test_who_calls(told: dict[str, list[bytes]], caller: KnownCaller | None) -> None:

@@ -111,6 +111,15 @@ async def test_rules_of_service_and_method(authority: Authority) -> None:
     assert len(own.callers) == 1
 
 
+@pytest.mark.parametrize("allow", [[], (), ""], ids=repr)
+async def test_a_service_with_an_empty_list_is_for_nobody(authority: Authority, allow: Any) -> None:
+    service, own = greeter(**authority.folder("greeter").settings, allow=allow)
+    async with service, workload(service, authority, CART) as channel:
+        code, _ = await code_of(stub(channel).SayHello(ADA, timeout=10))
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert own.served == 0
+
+
 async def test_a_refused_caller_is_told_so_once_and_is_counted(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -146,7 +146,8 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
     ca, given_up = tmp_path / "ca.pem", threading.Event()
 
     def drip(listening: socket.socket) -> None:
-        with contextlib.suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as met:
+        found, _ = listening.accept()
+        with contextlib.suppress(OSError), context.wrap_socket(found, server_side=True) as met:
             met.recv(4096)
             met.sendall(begins)
             while not given_up.wait(0.01):
