@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-__all__ = ["Folder", "chain_of", "issue", "key_of", "pem_of", "spiffe"]
+__all__ = ["Folder", "Made", "chain_of", "issue", "key_of", "pem_of", "spiffe"]
 
 DAY = timedelta(days=1)
 
@@ -71,6 +71,52 @@ def spiffe(ca: trustme.CA, *uris: str, names: tuple[str, ...] = ()) -> tuple[byt
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return made.public_bytes(Encoding.PEM), pem
+
+
+class Made:
+    """A certificate with its key, as nobody should issue it.
+
+    Args:
+        by: Whose key signs it; itself if None.
+        name: Its common name, and its DNS name unless it is an authority.
+        key: Its own; a new one of ECDSA if None.
+        authority: Whether its basic constraints say so.
+        path_length: How many authorities may be below.
+        days: For how long it is valid, from yesterday on.
+        extensions: More of them, each critical.
+    """
+
+    def __init__(
+        self,
+        by: Made | None = None,
+        name: str = "greeter",
+        *,
+        key: Any = None,
+        authority: bool = False,
+        path_length: int | None = None,
+        days: float = 1,
+        extensions: tuple[x509.ExtensionType, ...] = (),
+    ) -> None:
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
+        self.subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now, signer = datetime.now(UTC), by or self
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.subject)
+            .issuer_name(signer.subject)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 10 * DAY)
+            .not_valid_after(now + days * DAY)
+            .add_extension(x509.BasicConstraints(authority, path_length), critical=True)
+        )
+        if not authority:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        for one in extensions:
+            builder = builder.add_extension(one, critical=True)
+        self.certificate = builder.sign(signer.key, hashes.SHA256())
+        self.pem = self.certificate.public_bytes(Encoding.PEM)
+        self.key_pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 class Folder:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymicro.base.errors import PluginError
 from pymicro.base.printable import printable, shortened
+from pymicro.identity.contexts import why_of_no_use
 from pymicro.identity.files import BadCertificate, Contents
 from pymicro.identity.identity import Identity
 
@@ -24,8 +25,8 @@ __all__ = ["check_shown", "identity_of", "moment", "need_cryptography", "why_not
 
 _CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
-# DER begins with a SEQUENCE whose length takes two bytes more.
-_DER = b"\x30\x82"
+# DER begins with a SEQUENCE whose length takes one or two bytes more.
+_DER = (b"\x30\x81", b"\x30\x82")
 # What grpc's TLS takes of elliptic curves; it has no Ed25519 and no P-521 (tried with grpcio 1.85).
 _CURVES = ("secp256r1", "secp384r1")
 _LEAST_RSA = 2048
@@ -65,11 +66,14 @@ def identity_of(contents: Contents, now: datetime) -> Identity:
     authorities = _certificates(contents.ca, files.ca)
     ca = b"".join(one.public_bytes(Encoding.PEM) for one in authorities)
     if contents.cert is None or contents.key is None:
-        return Identity(ca, digest=contents.digest)
+        made = Identity(ca, digest=contents.digest)
+        if why := why_of_no_use(made):
+            raise BadCertificate(f"{files.ca} has certificates of no use: {why}")
+        return made
     chain, key = _shown(contents.cert, contents.key, contents, now)
     _check_authority(chain, authorities, contents, now)
     names, addresses, uris = _names(chain[0])
-    return Identity(
+    made = Identity(
         ca=ca,
         chain=b"".join(one.public_bytes(Encoding.PEM) for one in chain),
         key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -80,6 +84,12 @@ def identity_of(contents: Contents, now: datetime) -> Identity:
         not_after=min(one.not_valid_after_utc for one in chain).timestamp(),
         digest=contents.digest,
     )
+    if why := why_of_no_use(made):
+        raise BadCertificate(
+            f"the certificate in {files.cert} ({_name(chain[0])}) is taken by nobody who believes "
+            f"{files.ca}: {why}"
+        )
+    return made
 
 
 def check_shown(contents: Contents, now: datetime) -> None:
@@ -113,9 +123,10 @@ def why_not_now(pem: bytes, now: datetime) -> str:
 def _shown(cert: bytes, key: bytes, contents: Contents, now: datetime) -> tuple[list[Certificate], Any]:
     """The certificate with those that lead on, and its key."""
     files = contents.files
-    chain, own = _certificates(cert, files.cert), _key(key, files.key)
+    chain, own = _certificates(cert, files.cert, own=True), _key(key, files.key)
     _check_key(own, chain, contents)
     _check_chain(chain, contents)
+    _check_use(chain[0], files.cert)
     for place, one in enumerate(chain):
         what = "the certificate" if place == 0 else "a certificate of the chain"
         _check_time(one, now, f"{what} in {files.cert}")
@@ -148,7 +159,7 @@ def _blocks(data: bytes, path: str) -> list[tuple[str, bytes]]:
     raise BadCertificate(f"{path} holds nothing in the form PEM")
 
 
-def _certificates(data: bytes, path: str) -> list[Certificate]:
+def _certificates(data: bytes, path: str, *, own: bool = False) -> list[Certificate]:
     from cryptography.x509 import load_pem_x509_certificate
 
     blocks = _blocks(data, path)
@@ -156,9 +167,15 @@ def _certificates(data: bytes, path: str) -> list[Certificate]:
     for label, block in blocks:
         if label in _CERTIFICATES:
             try:
-                found.append(load_pem_x509_certificate(block))
-            except ValueError as exc:
+                one = load_pem_x509_certificate(block)
+                # These are not read before somebody asks. The key of an authority may be of an unknown kind.
+                one.subject.rfc4514_string()
+                one.issuer.rfc4514_string()
+                if own:
+                    one.public_key()
+            except Exception as exc:  # not only ValueError: versions and kinds of keys that are not known
                 raise BadCertificate(f"{path} has a certificate that cannot be read: {_why(exc)}") from exc
+            found.append(one)
     if not found:
         raise BadCertificate(f"{path} has no certificate, only {blocks[0][0]}")
     return found
@@ -234,11 +251,12 @@ def _check_authority(
 ) -> None:
     """Raises BadCertificate if no authority stands behind the chain."""
     files, leaf = contents.files, chain[0]
-    for one in chain:
-        for authority in authorities:
-            if one == authority or _signed(one, authority):
-                _check_time(authority, now, f"the authority in {files.ca}")
-                return
+    # An authority that was renewed with the same key may stand there twice, and one of the two has expired.
+    behind = [one for one in authorities if any(link == one or _signed(link, one) for link in chain)]
+    if behind:
+        now_valid = [one for one in behind if one.not_valid_before_utc <= now <= one.not_valid_after_utc]
+        _check_time((now_valid or behind)[0], now, f"the authority in {files.ca}")
+        return
     if leaf.issuer == leaf.subject and len(chain) == 1:
         raise BadCertificate(
             f"the certificate in {files.cert} ({_name(leaf)}) has signed itself, "
@@ -250,6 +268,31 @@ def _check_authority(
     )
 
 
+def _check_use(leaf: Certificate, path: str) -> None:
+    """Raises BadCertificate if a certificate is not for TLS at all."""
+    from cryptography.x509 import ExtendedKeyUsage, KeyUsage
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        found = {type(one.value): one.value for one in leaf.extensions}
+    except Exception:  # one of a kind that is not known is malformed: TLS may not mind
+        return
+    usage, purposes = found.get(KeyUsage), found.get(ExtendedKeyUsage)
+    if isinstance(usage, KeyUsage) and not usage.digital_signature:
+        raise BadCertificate(
+            f"the certificate in {path} ({_name(leaf)}) is not for signatures (key usage), and TLS signs "
+            "with it: have it issued with digitalSignature"
+        )
+    if isinstance(purposes, ExtendedKeyUsage) and not {*purposes} & {
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+    }:
+        raise BadCertificate(
+            f"the certificate in {path} ({_name(leaf)}) is for neither servers nor clients (extended key "
+            "usage): have it issued with serverAuth and clientAuth"
+        )
+
+
 def _check_time(one: Certificate, now: datetime, what: str) -> None:
     """Raises BadCertificate if a certificate is not valid at this moment."""
     if now > one.not_valid_after_utc:
@@ -258,8 +301,8 @@ def _check_time(one: Certificate, now: datetime, what: str) -> None:
         )
     if now < one.not_valid_before_utc:
         raise BadCertificate(
-            f"{what} ({_name(one)}) is not valid before {moment(one.not_valid_before_utc)}, "
-            f"and it is {moment(now)} here"
+            f"{what} ({_name(one)}) is not valid before {moment(one.not_valid_before_utc)} "
+            "(is the clock here right?)"
         )
 
 
@@ -284,7 +327,6 @@ def _names(one: Certificate) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
     """DNS names, IP addresses and URIs of a certificate."""
     from cryptography.x509 import (
         DNSName,
-        ExtensionNotFound,
         IPAddress,
         SubjectAlternativeName,
         UniformResourceIdentifier,
@@ -292,7 +334,7 @@ def _names(one: Certificate) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
 
     try:
         found = one.extensions.get_extension_for_class(SubjectAlternativeName).value
-    except (ExtensionNotFound, ValueError):  # an extension of another kind may be malformed
+    except Exception:  # there is none; or one of another kind is malformed
         return (), (), ()
     return (
         tuple(found.get_values_for_type(DNSName)),

@@ -6,14 +6,17 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pymicro.identity.identity import Identity
 
-__all__ = ["as_file", "client_context", "server_context"]
+__all__ = ["as_file", "client_context", "server_context", "why_of_no_use"]
 
 # What gRPC speaks inside TLS. The loop does not insist on it: see `selected_alpn_protocol`.
 _ALPN = ["h2"]
+
+# Of X509_VERIFY_PARAM_set_flags(3), which Python has no name for.
+_NO_CHECK_TIME = 0x200000
 
 _ASKED = {"require": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 
@@ -36,6 +39,43 @@ def server_context(identity: Identity, clients: str) -> ssl.SSLContext:
     context.verify_mode = _ASKED[clients]
     _fill(context, identity)
     return context
+
+
+def why_of_no_use(identity: Identity) -> str:
+    """What OpenSSL has against an identity, in its words; empty if it takes it.
+
+    It shakes hands with itself: what an authority must not do (sign, name others, be so far up a chain) is
+    its business, and its peers' only word for it would be that the handshake failed. Dates are not looked at.
+    A certificate that is for servers only, or for clients only, is good for one of the two.
+    """
+    why = ""
+    for asked in (ssl.CERT_NONE, ssl.CERT_REQUIRED):  # of the client: the server's certificate, then its own
+        try:
+            server, client = server_context(identity, "none"), client_context(identity)
+            if identity.chain is None:
+                return ""
+            client.check_hostname = False
+            server.verify_mode = asked
+            client.verify_mode = ssl.CERT_REQUIRED if asked is ssl.CERT_NONE else ssl.CERT_NONE
+            for context in (server, client):
+                context.verify_flags |= _NO_CHECK_TIME
+            _shake_hands(server, client)
+        except ssl.SSLError as exc:
+            words = getattr(exc, "verify_message", "") or (exc.reason or str(exc)).replace("_", " ").lower()
+            why = why or words
+        else:
+            return ""
+    return why
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Raises ssl.SSLError if one of the two does not believe the other one."""
+    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(one, other), server.wrap_bio(other, one, server_side=True)]
+    for _ in range(4):  # turns: the last word of TLS 1.3 is the client's
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
 
 
 def _fill(context: ssl.SSLContext, identity: Identity) -> None:

@@ -23,7 +23,16 @@ _ATTEMPTS = 5
 
 
 class BadCertificate(Exception):
-    """Certificates that must not be used; the text is one sentence for people."""
+    """Certificates that must not be used; the text is one sentence for people.
+
+    Args:
+        text: The sentence.
+        path: The file that it is about; empty if it is about several.
+    """
+
+    def __init__(self, text: str, path: str = "") -> None:
+        super().__init__(text)
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ def read_file(path: str, kind: str = "PEM") -> bytes:
         try:
             if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
                 what = "a directory" if stat.S_ISDIR(mode) else "no file"
-                raise BadCertificate(f"{path} is {what}, where a file with {kind} is wanted")
+                raise BadCertificate(f"{path} is {what}, where a file with {kind} is wanted", path)
             found = b""
             while len(found) <= MOST and (part := os.read(descriptor, MOST + 1 - len(found))):
                 found += part
@@ -170,9 +179,9 @@ def read_file(path: str, kind: str = "PEM") -> bytes:
         hint = ""
         if isinstance(exc, OSError) and exc.errno == errno.EACCES:
             hint = " (this process runs as another user than the file allows)"
-        raise BadCertificate(f"{path} cannot be read: {why}{hint}") from exc
+        raise BadCertificate(f"{path} cannot be read: {why}{hint}", path) from exc
     if len(found) > MOST:
-        raise BadCertificate(f"{path} is larger than {MOST >> 20} MiB: it is no file with {kind}")
+        raise BadCertificate(f"{path} is larger than {MOST >> 20} MiB: it is no file with {kind}", path)
     if not found.strip():
-        raise BadCertificate(f"{path} is empty")
+        raise BadCertificate(f"{path} is empty", path)
     return found

@@ -52,6 +52,7 @@ class Rereading(Generic[T]):
         self._left = False
         self._wake = threading.Event()
         self._problem = ""
+        self._in_a_row = 0
         self.looks = 0
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
@@ -78,7 +79,7 @@ class Rereading(Generic[T]):
         """Look now.
 
         Files that are written one after the other do not fit each other for a moment. So what is
-        wrong is said if it is the same at two looks.
+        wrong is said if it is the same at two looks, or if something was at three.
         """
         problem, found = "", None
         try:
@@ -86,10 +87,11 @@ class Rereading(Generic[T]):
         except Exception as exc:  # also a bug, or no memory: it looks again
             problem = str(exc) or type(exc).__name__
         before, self._problem = self._problem, problem
+        self._in_a_row = self._in_a_row + 1 if problem else 0
         with contextlib.suppress(RuntimeError):  # a loop that is closed has no use for it
             if found is not None:
                 self._loop.call_soon_threadsafe(self._take, found, context=Context())
-            elif problem == before:
+            elif problem == before or self._in_a_row > 2:
                 self._loop.call_soon_threadsafe(self._say, problem, context=Context())
             if self._looked is not None:
                 self._loop.call_soon_threadsafe(self._looked, context=Context())

@@ -111,14 +111,36 @@ async def test_files_written_one_after_the_other_are_no_fault(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-async def test_one_that_is_not_valid_yet_is_taken_when_it_is(folder: Folder, ca: trustme.CA) -> None:
+async def test_one_that_is_not_valid_yet_is_told_once_and_taken_when_it_is(
+    folder: Folder, ca: trustme.CA
+) -> None:
     now = [time.time()]
+
+    def passing() -> float:
+        """A second more at each look, as they are made."""
+        now[0] += 1
+        return now[0]
+
     folder.issue(ca, "now")
-    async with keeper(folder, clock=lambda: now[0]) as kept:
+    async with keeper(folder, clock=passing) as kept:
         folder.issue(ca, "tomorrow", since=-1)
         await eventually(lambda: "is not valid before" in kept.problem, "it is refused")
+        await looks(kept, 10)
+        assert kept.refused == 1
         now[0] += 86400 + 60
         await has(kept, "tomorrow")
+
+
+async def test_what_is_wrong_in_another_way_each_time_is_told_too(folder: Folder, ca: trustme.CA) -> None:
+    folder.issue(ca, "good")
+    async with keeper(folder, period=3600) as kept:
+        rereading = kept.rereading
+        assert rereading is not None
+        for number in range(3):
+            assert kept.problem == ""
+            folder.put(b"?" * (number % 2), key_of(issue(ca)), pem_of(ca))
+            rereading.once()
+        await eventually(lambda: kept.refused == 1, "it is told")
 
 
 async def test_one_that_grows_old_is_told_before_it_expires_and_when_it_has(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -20,13 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pymicro.base.errors import ConfigError
 from pymicro.identity import files as files_module
 from pymicro.identity.checking import identity_of
 from pymicro.identity.files import BadCertificate, CertificateFiles
 from pymicro.identity.identity import Identity
-from tests.certificates import chain_of, issue, key_of, pem_of, spiffe
+from tests.certificates import Made, chain_of, issue, key_of, pem_of, spiffe
 
 ROOT = trustme.CA(organization_name="Ours")
 MIDDLE = ROOT.create_child_ca()
@@ -167,6 +170,46 @@ def endless_chain(files: Files) -> None:
     files.cert.write_bytes(chain_of(files.leaf) + pem_of(ROOT) * 20)
 
 
+TOP = Made(name="Top", authority=True)
+BELOW = Made(TOP, "Below", authority=True)
+LAST = Made(TOP, "Last", authority=True, path_length=0)
+ELSEWHERE = Made(
+    TOP, "Elsewhere", authority=True, extensions=(x509.NameConstraints([x509.DNSName("other.test")], None),)
+)
+SIGNS_NOTHING = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+
+
+def put(files: Files, leaf: Made, *chain: Made, ca: Made = TOP) -> None:
+    files.cert.write_bytes(b"".join(one.pem for one in (leaf, *chain)))
+    files.key.write_bytes(leaf.key_pem)
+    files.ca.write_bytes(ca.pem)
+
+
+def weak_authority(files: Files) -> None:
+    weak = Made(name="Weak", authority=True, key=rsa.generate_private_key(65537, 1024))
+    put(files, Made(weak), ca=weak)
+
+
+def signed_by_no_authority(files: Files) -> None:
+    server = Made(TOP, "cart")
+    put(files, Made(server), server)
+
+
+def too_far_down(files: Files) -> None:
+    lowest = Made(LAST, "Lowest", authority=True)
+    put(files, Made(lowest), lowest, LAST)
+
+
+def key_of_a_kind_that_is_not_known(files: Files) -> None:
+    """A certificate with a key that names another algorithm."""
+    leaf = Made(TOP)
+    put(files, leaf)
+    raw = leaf.certificate.public_bytes(Encoding.DER)
+    broken = raw.replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0203"), 1)
+    files.cert.write_bytes(ssl.DER_cert_to_PEM_cert(broken).encode())
+
+
 # What may be wrong with each of the three files.
 IN_A_FILE: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.write_bytes(b""), r"(tls|ca)\.\w+ is empty"),
@@ -198,8 +241,30 @@ REJECTIONS: list[tuple[Callable[[Files], object], str]] = [
     ),
     (
         lambda files: files.put(issue(MIDDLE, since=-1)),
-        rf"tls.crt \(greeter\) is not valid before {WHEN}, and it is {WHEN} here",
+        rf"tls.crt \(greeter\) is not valid before {WHEN} \(is the clock here right\?\)",
     ),
+    (
+        lambda files: put(files, Made(TOP, extensions=(SIGNS_NOTHING,))),
+        r"tls.crt \(greeter\) is not for signatures \(key usage\).*: have it issued with digitalSignature",
+    ),
+    (
+        lambda files: put(
+            files, Made(TOP, extensions=(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),))
+        ),
+        r"tls.crt \(greeter\) is for neither servers nor clients .*serverAuth and clientAuth",
+    ),
+    (
+        lambda files: put(files, Made(TOP, extensions=(UNKNOWN,))),
+        r"tls.crt \(greeter\) is taken by nobody who believes .*ca.crt: unhandled critical extension",
+    ),
+    (weak_authority, r"tls.crt \(greeter\) is taken by nobody who believes .*ca.crt: .*key too small"),
+    (signed_by_no_authority, r"taken by nobody who believes .*ca.crt: invalid CA certificate"),
+    (too_far_down, r"taken by nobody who believes .*ca.crt: path length constraint exceeded"),
+    (
+        lambda files: put(files, Made(ELSEWHERE), ELSEWHERE),
+        r"taken by nobody who believes .*ca.crt: permitted subtree violation",
+    ),
+    (key_of_a_kind_that_is_not_known, r"tls.crt has a certificate that cannot be read: .*1.2.840"),
     (key_of_another, r"the key in .*tls.key does not belong to the certificate in .*tls.crt \(greeter\)"),
     (no_key, r"tls.key has no key \(it wants a block PRIVATE KEY\)"),
     (no_certificate, r"tls.crt has no certificate, only .*PRIVATE KEY"),
@@ -219,6 +284,14 @@ REJECTIONS: list[tuple[Callable[[Files], object], str]] = [
         for spoil, pattern in IN_A_FILE
     ],
     (lambda files: der(files.cert), r"tls.crt is in the form DER, and PEM is wanted"),
+    (
+        lambda files: files.key.write_bytes(
+            load_pem_private_key(files.key.read_bytes(), None).private_bytes(
+                Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+            )
+        ),
+        r"tls.key is in the form DER, and PEM is wanted",
+    ),
     (lambda files: der(files.ca), r"ca.crt is in the form DER, and PEM is wanted"),
     (
         lambda files: files.ca.write_bytes(files.ca.read_bytes() + b"-----BEGIN CERTIFICATE-----\nMII"),
@@ -249,6 +322,36 @@ def test_an_authority_that_has_expired_stands_behind_nothing(tmp_path: Path) -> 
     authority = load_pem_x509_certificate(pem_of(ROOT))
     with pytest.raises(BadCertificate, match="has expired"):
         identity_of(found, authority.not_valid_after_utc.replace(year=2600))
+
+
+def test_an_authority_that_was_renewed_with_its_key_may_stand_beside_the_expired_one(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    put(files, Made(BELOW), BELOW)
+    before = Made(name="Top", key=TOP.key, authority=True, days=-1)
+    below_before = Made(TOP, "Below", key=BELOW.key, authority=True, days=-1)
+    for authorities in ((before, TOP), (TOP, before), (below_before, TOP)):
+        files.ca.write_bytes(b"".join(one.pem for one in authorities))
+        assert files.identity().names == ("greeter",)
+    files.ca.write_bytes(before.pem)
+    with pytest.raises(BadCertificate, match=r"the authority in .*ca.crt \(CN=Top\) has expired"):
+        files.identity()
+
+
+@pytest.mark.parametrize(
+    "use", [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH], ids=["server", "client"]
+)
+def test_a_certificate_may_be_for_one_end_only(tmp_path: Path, use: x509.ObjectIdentifier) -> None:
+    files = Files(tmp_path)
+    put(files, Made(TOP, extensions=(x509.ExtendedKeyUsage([use]),)))
+    assert files.identity().names == ("greeter",)
+
+
+def test_files_may_have_another_form_of_lines_a_mark_and_words_between(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    for path in (files.cert, files.key, files.ca):
+        words = "Inhaber: Grüßer\n".encode("latin-1")
+        path.write_bytes(b"\xef\xbb\xbf" + words + path.read_bytes().replace(b"\n", b"\r\n") + words)
+    assert files.identity().names == ("greeter",)
 
 
 @pytest.mark.parametrize("kind", ["RSA", "ECDSA"])

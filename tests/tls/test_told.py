@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import Client, MemoryRegistry, Unavailable
 from pymicro.cli.doctor_nodes import check_nodes
-from tests.certificates import Folder, pem_of
+from tests.certificates import Folder, Made, pem_of
 from tests.greeting import greeter
 from tests.handshakes import as_told, outdated, shaking_hands
 from tests.serving.serving import eventually
@@ -111,6 +113,25 @@ def client_is_not_yet_valid(ends: Ends) -> None:
     client.issue(ends.authority.ca, "cart", since=-1)
 
 
+def for_one_end_only(ends: Ends, name: str, use: x509.ObjectIdentifier) -> None:
+    top = Made(name="Top", authority=True)
+    believed = pem_of(ends.authority.ca) + top.pem
+    for folder, whose in zip(ends.both(), ("greeter", "cart"), strict=True):
+        if whose == name:
+            leaf = Made(top, name, extensions=(x509.ExtendedKeyUsage([use]),))
+            folder.put(leaf.pem, leaf.key_pem, believed)
+        else:
+            folder.issue(ends.authority.ca, whose, believe=believed)
+
+
+def node_is_for_clients_only(ends: Ends) -> None:
+    for_one_end_only(ends, "greeter", ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def client_is_for_servers_only(ends: Ends) -> None:
+    for_one_end_only(ends, "cart", ExtendedKeyUsageOID.SERVER_AUTH)
+
+
 def plain_text_to_tls(ends: Ends) -> None:
     ends.both()
     ends.client = {"client_tls": "off"}
@@ -169,6 +190,15 @@ CASES = [
         client_is_not_yet_valid,
         "perhaps it does not believe this process's certificate",
         r"its certificate is not valid yet \(are the clocks right\?\)",
+    ),
+    Told(
+        node_is_for_clients_only,
+        r"the node's certificate is of no use here: unsu(pport|it)\w+ certificate purpose",
+    ),
+    Told(
+        client_is_for_servers_only,
+        "perhaps it does not believe this process's certificate",
+        "its certificate is of no use here: unsuitable certificate purpose",
     ),
     Told(
         plain_text_to_tls,

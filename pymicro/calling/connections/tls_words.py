@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pymicro.base.printable import excerpt
 from pymicro.calling.connections.client_tls import Secured
 from pymicro.identity.checking import moment
-from pymicro.identity.handshakes import Fault, fault_in
+from pymicro.identity.handshakes import Fault, fault_in, unfitness
 
 __all__ = ["Told", "told_in", "with_sentence"]
 
@@ -55,7 +55,6 @@ _TOLD: dict[Fault, Told] = {
     ),
     "version": Told("the node speaks another version of TLS: 1.2 is the lowest"),
     "alpn": Told("what listens there speaks TLS, and no HTTP/2"),
-    "": _NOTHING,
 }
 _NO_TLS_HERE = Told(
     "it ended the connection: perhaps it speaks TLS (client_tls, tls_ca)",
@@ -70,7 +69,8 @@ _NONE_SHOWN = Told(
 _NOT_BELIEVED = Told(
     "the node ended the handshake: perhaps it does not believe this process's certificate",
     "put the authority of this process's certificate into ca.crt (tls_ca) of the node. If it is there, "
-    "compare the clocks: by the node's, this certificate may not be valid now. It is {now} here",
+    "compare the clocks: by the node's, this certificate may not be valid now. It is {now} here. Or it is "
+    "for servers only: have it issued for clients too (clientAuth)",
 )
 
 
@@ -85,7 +85,13 @@ def _told(text: str, secured: Secured | None) -> Told:
             f"the node's certificate is not for the name {excerpt(secured.name)} (tls_server_name)",
             "have that DNS name in the node's certificate, or say with tls_server_name which name it has",
         )
-    if fault == "ended":
+    if fault == "unfit":
+        return Told(
+            f"the node's certificate is of no use here: {unfitness(text)}",
+            "have it issued for servers (serverAuth, digitalSignature), by an authority that may issue it "
+            "(CA, path length, name constraints), and put that one into tls_ca, or ca.crt of tls_dir",
+        )
+    if fault in ("ended", "disliked"):
         if secured.identity.chain is None:
             return _NONE_SHOWN
         end = secured.identity.not_after
@@ -97,7 +103,7 @@ def _told(text: str, secured: Secured | None) -> Told:
                 "newer one is taken (tls_dir, tls_bundle, tls_cert). It is {now} here",
             )
         return _NOT_BELIEVED
-    return _TOLD[fault]
+    return _TOLD.get(fault, _NOTHING)
 
 
 def with_sentence(text: str, secured: Secured | None) -> str:

@@ -68,6 +68,7 @@ _HINTS: Mapping[Fault, str] = {
     ),
     "expired": "its certificate, or its authority's, has expired",
     "early": "its certificate is not valid yet: are the clocks right?",
+    "unfit": "its certificate, or one of an authority behind it, was not issued for this",
     "name": "its certificate is for another name: tls-server-name in the kubeconfig says which one to expect",
     "plain": "it speaks plain HTTP there",
     "version": "it speaks another version of TLS: 1.2 is the lowest",

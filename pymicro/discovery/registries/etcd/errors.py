@@ -93,6 +93,7 @@ _HINTS: Mapping[Fault, str] = {
     ),
     "expired": "etcd's certificate, or its authority's, has expired: etcd needs a new one",
     "early": "etcd's certificate is not valid yet: are the clocks right?",
+    "unfit": "etcd's certificate, or one of an authority behind it, was not issued for this",
     "name": "its certificate is for another name than the one in registry_address",
     "version": "it speaks another version of TLS: 1.2 is the lowest",
 }

@@ -32,22 +32,23 @@ class TlsFiles:
         try:
             contents = CertificateFiles(self.ca, self.cert, self.key).read()
         except BadCertificate as exc:
-            raise ConfigError(f"{self._setting(str(exc))}: {exc}") from exc
+            raise ConfigError(f"{self._setting(exc.path)}: {exc}") from exc
         if self.ca:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             try:
-                context.load_verify_locations(cadata=contents.ca.decode())
+                # What stands between the certificates of such a file may be in any encoding.
+                context.load_verify_locations(cadata=contents.ca.decode("ascii", "ignore"))
             except (ssl.SSLError, ValueError) as exc:
                 raise ConfigError(f"registry_tls_ca: {self.ca} has no certificate: {_why(exc)}") from None
         if self.cert:
             self._check_shown(contents)
         return contents.ca or None, contents.key, contents.cert
 
-    def _setting(self, text: str) -> str:
-        """The setting whose file a text begins with; all of them if it is about all."""
+    def _setting(self, path: str) -> str:
+        """The settings that name a file; all of them if none does."""
         given = {"registry_tls_ca": self.ca, "registry_tls_cert": self.cert, "registry_tls_key": self.key}
         set_ = [name for name, path in given.items() if path]
-        about = [name for name in set_ if text.startswith(f"{given[name]} ")]
+        about = [name for name in set_ if given[name] == path]
         return ", ".join(about or set_)
 
     def _check_shown(self, contents: Contents) -> None:
