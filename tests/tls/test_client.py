@@ -119,6 +119,8 @@ async def test_off_is_plain_text_whatever_the_record_says(
         ({"tls_server_name": "{pod}"}, "tls_server_name '{pod}': '{pod}' is nothing that can be filled in"),
         ({"tls_server_name": "{service}.{namespace}.svc"}, "no namespace is known here"),
         ({"tls_server_name": ""}, "tls_server_name is empty"),
+        ({"tls_server_name": "{service}..svc"}, r"no certificate can be for the name 'a\.\.svc'"),
+        ({"tls_server_name": "{service}:443"}, "no certificate can be for the name 'a:443'"),
         ({"tls_cert": "/nowhere"}, "tls_cert is set and tls_key is not"),
     ],
 )
@@ -142,6 +144,9 @@ IN_A_NAMESPACE = {"tls_server_name": "{service}.{namespace}.svc", "registry_name
         (["internal.example"], {"tls_server_name": "internal.example"}, ()),
         (["other"], {}, (("grpc.ssl_target_name_override", "other"),)),
         (["*.shop.example"], {"tls_server_name": "{service}.shop.example"}, ()),
+        (["internal.example"], {"tls_server_name": "Internal.example."}, ()),
+        (["xn--bcher-kva"], {"tls_server_name": "bücher"}, ()),
+        (["::1", "cart"], {"tls_server_name": "::1"}, ()),
     ],
 )  # fmt: skip
 async def test_the_name_in_the_certificate(
@@ -154,6 +159,20 @@ async def test_the_name_in_the_certificate(
     service, _ = greeter(registry, **authority.folder(*names).settings)
     async with service, client(registry, **authority.folder("cart").settings, **settings) as opened:
         await stub(opened, options=options).SayHello(ADA, timeout=10)
+
+
+@pytest.mark.parametrize("name", ["a..b", "a" * 64, "a." * 200, "greeter\0", "gre eter", "greeter:443"])
+async def test_a_name_that_no_certificate_can_have_is_told_so(
+    registry: MemoryRegistry, authority: Authority, name: str
+) -> None:
+    service, own = greeter(registry, **authority.folder("greeter").settings)
+    settings = {"client_tls": "require", **authority.folder("cart").settings}
+    async with service, client(registry, **settings) as opened:
+        calling = rpc.GreeterStub(opened.channel(name, address=service.address))
+        text = await failure(calling)
+        assert "no certificate can be for the name '" in text
+        assert "say with tls_server_name which name nodes have" in text
+    assert own.served == 0
 
 
 async def test_two_services_at_one_address_are_two_names(

@@ -9,7 +9,7 @@ from pymicro.base.errors import ConfigError
 from pymicro.base.printable import excerpt
 from pymicro.identity.identity import Identity
 from pymicro.identity.keeper import IdentityKeeper
-from pymicro.nodes.address import join_address, split_address
+from pymicro.nodes.address import is_ip, join_address, split_address
 from pymicro.nodes.node import Node
 from pymicro.nodes.wellknown import tls_port
 
@@ -17,6 +17,8 @@ __all__ = ["NAMESPACE", "ClientTls", "Secured"]
 
 _FIELD = re.compile(r"\{[^{}]*\}")
 NAMESPACE = "{namespace}"
+# Some have underscores in names that only they look up.
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 _FIELDS = ("{service}", NAMESPACE)
 
 
@@ -68,9 +70,10 @@ class ClientTls:
             )
         if not server_name:
             raise ConfigError("tls_server_name is empty: a certificate is checked for a name")
+        self._server_name = server_name.replace(NAMESPACE, namespace)
+        _checkable(self._server_name.replace("{service}", "a"))
         self.keeper = keeper
         self._mode = mode
-        self._server_name = server_name.replace(NAMESPACE, namespace)
 
     def of(self, node: Node, service: str) -> Secured | None:
         """How a connection to `node` is encrypted as of now; None for plain text.
@@ -81,7 +84,8 @@ class ClientTls:
                 name its node has to prove.
 
         Raises:
-            ConfigError: The node speaks nothing but TLS, and no certificate could be checked here.
+            ConfigError: The node speaks nothing but TLS, and no certificate could be checked here; or no
+                certificate can have the name that is expected.
         """
         port = tls_port(node.metadata)
         if self._mode == "off" or (port is None and self._mode != "require"):
@@ -96,4 +100,25 @@ class ClientTls:
         if port:
             host, _ = split_address(address)
             address = join_address(host, port)
-        return Secured(address, self._server_name.replace("{service}", service), self.keeper.current)
+        name = _checkable(self._server_name.replace("{service}", service))
+        return Secured(address, name, self.keeper.current)
+
+
+def _checkable(name: str) -> str:
+    """A name as certificates have it: each transport's library would make something else of an odd one.
+
+    Raises:
+        ConfigError: No certificate can have it.
+    """
+    found = name.removesuffix(".")
+    if is_ip(found):
+        return found
+    try:
+        found = found.encode("idna").decode("ascii")
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        found = ""
+    if not _NAME.fullmatch(found):
+        raise ConfigError(
+            f"no certificate can be for the name {excerpt(name)}: say with tls_server_name which name nodes have"
+        )
+    return found
