@@ -78,11 +78,12 @@ class Made:
 
     Args:
         by: Whose key signs it; itself if None.
-        name: Its common name, and its DNS name unless it is an authority.
+        name: Its common name, and its DNS name.
         key: Its own; a new one of ECDSA if None.
         authority: Whether its basic constraints say so.
         path_length: How many authorities may be below.
-        days: For how long it is valid, from yesterday on.
+        names: Whether it has a DNS name; authorities have none.
+        days: For how long it is valid.
         extensions: More of them, each critical.
     """
 
@@ -94,6 +95,7 @@ class Made:
         key: Any = None,
         authority: bool = False,
         path_length: int | None = None,
+        names: bool = True,
         days: float = 1,
         extensions: tuple[x509.ExtensionType, ...] = (),
     ) -> None:
@@ -110,7 +112,7 @@ class Made:
             .not_valid_after(now + days * DAY)
             .add_extension(x509.BasicConstraints(authority, path_length), critical=True)
         )
-        if not authority:
+        if names and not authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         for one in extensions:
             builder = builder.add_extension(one, critical=True)

@@ -287,6 +287,8 @@ def _checked(token: str, wanted: WantedClaims, keys: JwtKeys) -> Verdict | KeyWa
         except jwt.InvalidSignatureError:
             if place + 1 == len(candidates):
                 raise
+        except jwt.DecodeError:  # the header was read, and the issuer, so the token is whole
+            return Rejected("its exp or its nbf is no number of seconds")
     subject = said["sub"]
     if not isinstance(subject, str) or not subject or len(subject) > _LONGEST:
         return Rejected("its sub names nobody")

@@ -84,7 +84,7 @@ class Rereading(Generic[T]):
         problem, found = "", None
         try:
             found = self._look()
-        except Exception as exc:  # also a bug, or no memory: it looks again
+        except BaseException as exc:  # also a bug, no memory, or a panic of Rust: it looks again
             problem = str(exc) or type(exc).__name__
         before, self._problem = self._problem, problem
         self._in_a_row = self._in_a_row + 1 if problem else 0

@@ -119,6 +119,7 @@ def _checkable(name: str) -> str:
         found = ""
     if not _NAME.fullmatch(found):
         raise ConfigError(
-            f"no certificate can be for the name {excerpt(name)}: say with tls_server_name which name nodes have"
+            f"no certificate can be for the name {excerpt(name)}: say with tls_server_name which name nodes "
+            "have"
         )
     return found
