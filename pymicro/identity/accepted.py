@@ -138,7 +138,7 @@ def api_keys(file: str | PathLike[str], *, plain_text: bool = False) -> Accepted
     Raises:
         ConfigError: `file` is no path.
     """
-    path = fspath(file)
+    path = fspath(file) if isinstance(file, str | PathLike) else None
     if not isinstance(path, str) or not path:
         raise ConfigError(f"api_keys: {excerpt(file)} is no path of a file")
     return AcceptedKeys(path, bool(plain_text))
@@ -162,7 +162,8 @@ def _check_address(jwks: str) -> None:
 
 
 def _audiences(audience: str | Iterable[str]) -> tuple[str, ...]:
-    found = (audience,) if isinstance(audience, str) else tuple(audience)
+    given = audience if isinstance(audience, Iterable) else ()
+    found = (given,) if isinstance(given, str) else tuple(given)
     if not found or not all(isinstance(one, str) and one for one in found):
         raise ConfigError(
             f"audience {excerpt(audience)}: name what tokens for this service say as aud, such as its name; "
@@ -178,6 +179,6 @@ def _realm(realm: str) -> str:
 
 
 def _seconds(leeway: float) -> float:
-    if not 0 <= leeway <= 600:
+    if not isinstance(leeway, int | float) or not 0 <= leeway <= 600:
         raise ConfigError(f"leeway {excerpt(leeway)} is no number of seconds from 0 to 600")
     return float(leeway)

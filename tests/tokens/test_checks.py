@@ -13,9 +13,10 @@ from typing import Any
 import jwt
 import pytest
 
+from pymicro import bearer_token
 from pymicro.base.errors import ConfigError, PluginError
 from pymicro.identity import jwt_check
-from pymicro.identity.accepted import bearer_jwt
+from pymicro.identity.accepted import api_keys, bearer_jwt
 from pymicro.identity.bearer_tokens import BearerTokens
 from pymicro.identity.jwt_check import BadKeys, JwtKeys, KeyWanted, WantedClaims, check_token, keys_of
 from pymicro.identity.verdict import Proven, Rejected
@@ -264,6 +265,7 @@ async def test_several_issuers_are_told_apart(tmp_path: Path) -> None:
         (("i", "", "f"), "name what tokens for this service say as aud"),
         (("i", [], "f"), "name what tokens for this service say as aud"),
         (("i", [7], "f"), "name what tokens for this service say as aud"),
+        (("i", None, "f"), "audience None: name what tokens for this service say as aud"),
         (("i", "a", ""), "neither an https address nor a file"),
         (("i", "a", "http://issuer.test/jwks"), "keys are fetched over https only"),
         (("i", "a", "file:///etc/passwd"), "keys are fetched over https only"),
@@ -277,6 +279,17 @@ async def test_several_issuers_are_told_apart(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_told_at_once(arguments: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         bearer_jwt(*arguments)
+
+
+def test_arguments_of_another_type_are_told_too() -> None:
+    for leeway in ("5", None):
+        with pytest.raises(ConfigError, match=f"leeway {leeway!r} is no number of seconds"):
+            bearer_jwt("i", "a", "f", leeway=leeway)  # type: ignore[arg-type]
+    for file in (None, 5, b"keys.toml", ""):
+        with pytest.raises(ConfigError, match=f"api_keys: {file!r} is no path of a file"):
+            api_keys(file)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"is no path of a file: it is (empty|of type )"):
+            bearer_token(file)  # type: ignore[arg-type]
 
 
 def test_without_pyjwt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,8 @@ def _path(file: str | PathLike[str]) -> str:
     except TypeError:
         path = ""
     if not path or not isinstance(path, str):
-        raise ConfigError(f"file= is the path of a file, and not of type {type(file).__name__}")
+        what = f"of type {type(file).__name__}" if file != "" else "empty"
+        raise ConfigError(f"file= is no path of a file: it is {what}")
     if path.startswith("eyJ") and path.count(".") == 2 and "/" not in path:
         # It would be in the message that no such file is there.
         raise ConfigError("file= is the path of a file with a token, and a token was given")
