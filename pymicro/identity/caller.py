@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pymicro.base.printable import printable, shortened
@@ -68,13 +69,38 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> KnownCaller | None
         "x509_subject_alternative_name" in auth_context or "x509_common_name" in auth_context
     ):
         return None
+    subject = next(iter(_texts(auth_context.get("x509_common_name", ()))), "")
+    if any(map(_has_cut_names, auth_context.get("x509_pem_cert", ()))):
+        return KnownCaller(subject=subject)
     uris = _texts(auth_context.get("peer_uri", ()))
     dns = _texts(auth_context.get("peer_dns", ()))
     names = tuple(name.lower() for name in dns if ":" not in name and "/" not in name)
     # A certificate with several URIs is no SPIFFE certificate (X509-SVID, section 2).
     spiffe_id = uris[0] if len(uris) == 1 and uris[0].startswith(_SPIFFE) else ""
-    subject = next(iter(_texts(auth_context.get("x509_common_name", ()))), "")
     return KnownCaller(spiffe_id, names, uris, subject)
+
+
+@lru_cache(maxsize=1024)
+def _has_cut_names(pem: bytes) -> bool:
+    """Whether names of a certificate have a null character, where grpc-core cuts them: `cart` is all that
+    it tells of `cart\\0.evil.example`.
+    """
+    from cryptography.x509 import (
+        DNSName,
+        ExtensionNotFound,
+        SubjectAlternativeName,
+        UniformResourceIdentifier,
+        load_pem_x509_certificate,
+    )
+
+    try:
+        found = load_pem_x509_certificate(pem).extensions.get_extension_for_class(SubjectAlternativeName)
+    except ExtensionNotFound:
+        return False
+    except Exception:  # nobody can say
+        return True
+    kinds: tuple[type[DNSName] | type[UniformResourceIdentifier], ...] = (DNSName, UniformResourceIdentifier)
+    return any("\0" in name for kind in kinds for name in found.value.get_values_for_type(kind))
 
 
 def is_secured(auth_context: Mapping[str, Iterable[bytes]]) -> bool:

@@ -7,6 +7,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from pymicro.identity.identity import Identity
 
@@ -78,7 +79,23 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
                 end.do_handshake()
 
 
+class _Readable(ssl.SSLObject):
+    """Says of a certificate whose names Python cannot read that it does not pass.
+
+    The loop asks for the names when a handshake has ended, and takes another error for a bug, with two
+    tracebacks for each connection.
+    """
+
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        try:
+            return super().getpeercert(binary_form)
+        except UnicodeError as exc:
+            text = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: names that are no text"
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, text) from exc
+
+
 def _fill(context: ssl.SSLContext, identity: Identity) -> None:
+    context.sslobject_class = _Readable
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(_ALPN)
     # As in grpc-core: whoever is in the file is believed, be it the root or an authority below it.

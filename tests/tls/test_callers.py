@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -17,7 +18,7 @@ from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import CallContext, Client, ConfigError, MemoryRegistry, PermissionDenied, Service, handler
 from pymicro.identity.caller import KnownCaller
-from tests.certificates import pem_of, spiffe
+from tests.certificates import Made, pem_of, spiffe
 from tests.greeting import greeter
 from tests.serving.serving import eventually
 from tests.tls.ends import Authority, foreign_channel, stub
@@ -79,6 +80,40 @@ async def test_a_handler_knows_its_caller(authority: Authority) -> None:
     ):
         await stub(channel).SayHello(ADA, timeout=10)
     assert own.callers == [KnownCaller(CART, ("cart",), (CART,))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("82", b"admin\0.evil.example"),
+        ("86", CART.encode() + b"\0.evil"),
+        ("82", b"\xff.example"),
+        ("86", b"spiffe://\xff"),
+        ("82", CART.encode()),
+    ],
+    ids=["null", "null in a URI", "no text", "no text in a URI", "a URI as a name"],
+)
+async def test_a_name_that_libraries_cut_or_cannot_read_is_nobodys(
+    authority: Authority, kind: str, name: bytes, transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpc-core tells of a name up to its null character, and Python's loop took one that is no text for a
+    bug of its own."""
+    raw = bytes([0x30, len(name) + 2]) + bytes.fromhex(kind) + bytes([len(name)]) + name
+    odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, raw)
+    top = Made(name="Top", authority=True)
+    leaf, folder = Made(top, "thief", names=False, extensions=(odd,)), authority.folder("greeter")
+    folder.issue(authority.ca, "greeter", believe=pem_of(authority.ca) + top.pem)
+    service, own = greeter(**folder.settings, allow=["admin", CART, "spiffe://*"])
+    credentials = grpc.ssl_channel_credentials(pem_of(authority.ca), leaf.key_pem, leaf.pem)
+    options = [("grpc.ssl_target_name_override", "greeter")]
+    async with service, grpc.aio.secure_channel(service.address, credentials, options=options) as channel:
+        code, _ = await code_of(stub(channel).SayHello(ADA, timeout=10))
+    assert own.served == 0
+    refused = transport == "fast" and b"\xff" in name
+    assert code is (grpc.StatusCode.UNAVAILABLE if refused else grpc.StatusCode.PERMISSION_DENIED)
+    told = [one for one in caplog.messages if one.endswith("is of no use here: names that are no text")]
+    assert bool(told) is refused
+    assert not [one for one in caplog.records if one.exc_info]
 
 
 async def test_and_that_there_is_none(authority: Authority) -> None:
