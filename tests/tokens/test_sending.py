@@ -248,7 +248,7 @@ def test_the_token_itself_is_nowhere_to_be_read(token_path: Path) -> None:
         bearer_token(token)
     assert token not in str(caught.value)
     for wrong in ("", None, 7):
-        with pytest.raises(ConfigError, match="file= is the path of a file"):
+        with pytest.raises(ConfigError, match="file= is no path of a file: it is "):
             bearer_token(wrong)  # type: ignore[arg-type]
 
 
