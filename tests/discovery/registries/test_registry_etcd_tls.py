@@ -24,7 +24,8 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from pymicro.base.errors import ConfigError, RegistryError
 from pymicro.discovery.registries.etcd import EtcdRegistry
-from tests.certificates import Folder, chain_of, issue, key_of
+from pymicro.discovery.registries.etcd.tls_files import TlsFiles
+from tests.certificates import Folder, chain_of, issue, key_of, pem_of
 from tests.discovery.registries.etcd_support import etcd_registry, node, watching
 from tests.etcd_server import Etcd, EtcdTls
 from tests.handshakes import outdated, shaking_hands
@@ -324,4 +325,12 @@ async def test_a_certificate_that_is_renewed_in_time_is_shown_after_a_cut_and_a_
                 await registry.register(node(2))
             folder.issue(secure.authority, "client.example")
             await registry.register(node(2))
-            await watcher.sees(node(1), node(2))
+            # The watch of before may have been told of the file meanwhile, and ended with it.
+            async with watching(registry) as again:
+                await again.sees(node(1), node(2))
+
+
+def test_words_between_authorities_may_be_in_any_language(tmp_path: Path) -> None:
+    path, authority = tmp_path / "ca.pem", pem_of(trustme.CA())
+    path.write_bytes("# für Prüfer\n".encode("latin-1") + authority)
+    assert TlsFiles(str(path), "", "").read()[0] == path.read_bytes()
