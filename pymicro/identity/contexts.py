@@ -62,8 +62,10 @@ def why_of_no_use(identity: Identity) -> str:
                 context.verify_flags |= _NO_CHECK_TIME
             _shake_hands(server, client)
         except ssl.SSLError as exc:
-            words = getattr(exc, "verify_message", "") or (exc.reason or str(exc)).replace("_", " ").lower()
-            why = why or words
+            # One that is raised in Python has neither.
+            reason = getattr(exc, "reason", None) or ""
+            words = getattr(exc, "verify_message", "") or reason.replace("_", " ").lower()
+            why = why or words or str(exc).rpartition("failed: ")[2]
         else:
             return ""
     return why
@@ -77,6 +79,11 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         for end in ends:
             with suppress(ssl.SSLWantReadError):
                 end.do_handshake()
+    for end in ends:
+        # OpenSSL passes over such an address, and an older grpc-core ends the process.
+        certificate: dict[str, Any] = end.getpeercert() or {}
+        if ("IP Address", "<invalid>") in certificate.get("subjectAltName", ()):
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "an IP address of another length than such have")
 
 
 class _Readable(ssl.SSLObject):

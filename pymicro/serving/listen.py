@@ -34,8 +34,7 @@ async def listen(
 
     Raises:
         ConfigError: The address is malformed, or its host does not resolve.
-        StartError: The port cannot be bound: taken, not on this machine, not allowed; or grpc-core does not
-            take the credentials.
+        StartError: The port cannot be bound: taken, not on this machine, not allowed.
     """
     try:
         host, port = split_address(address)
@@ -50,9 +49,7 @@ async def listen(
             return host, server.add_secure_port(where, credentials)
         return host, server.add_insecure_port(where)
     except RuntimeError as exc:
-        # grpc-core has one word for both, and a port that could be bound just now is hardly taken.
-        why = "gRPC's TLS takes no certificate such as this process has: " if credentials is not None else ""
-        raise StartError(f"cannot listen on {where}: {why}{exc}") from exc
+        raise StartError(f"cannot listen on {where}: {exc}") from exc
 
 
 async def probe(host: str, port: int) -> None:

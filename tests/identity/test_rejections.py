@@ -186,6 +186,13 @@ def put(files: Files, leaf: Made, *chain: Made, ca: Made = TOP) -> None:
     files.ca.write_bytes(ca.pem)
 
 
+def named(more: str) -> Made:
+    """A certificate with one more name, which nobody can read."""
+    raw = bytes.fromhex("8207") + b"greeter" + bytes.fromhex(more)
+    odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes([0x30, len(raw)]) + raw)
+    return Made(TOP, names=False, extensions=(odd,))
+
+
 def weak_authority(files: Files) -> None:
     weak = Made(name="Weak", authority=True, key=rsa.generate_private_key(65537, 1024))
     put(files, Made(weak), ca=weak)
@@ -263,6 +270,14 @@ REJECTIONS: list[tuple[Callable[[Files], object], str]] = [
     (
         lambda files: put(files, Made(ELSEWHERE), ELSEWHERE),
         r"taken by nobody who believes .*ca.crt: permitted subtree violation",
+    ),
+    (
+        lambda files: put(files, named("8703010203")),
+        r"taken by nobody who believes .*ca.crt: an IP address of another length than such have",
+    ),
+    (
+        lambda files: put(files, named("8202fffe")),
+        r"taken by nobody who believes .*ca.crt: names that are no text",
     ),
     (key_of_a_kind_that_is_not_known, r"tls.crt has a certificate that cannot be read: .*1.2.840"),
     (key_of_another, r"the key in .*tls.key does not belong to the certificate in .*tls.crt \(greeter\)"),

@@ -12,14 +12,13 @@ from typing import Any
 import grpc
 import pytest
 import trustme
-from cryptography import x509
 from cryptography.x509 import load_der_x509_certificate
 
 from greeter.v1 import greeter_pb2 as pb
 from pymicro import Service
 from pymicro.base.errors import ConfigError, StartError
 from pymicro.nodes.wellknown import tls_port
-from tests.certificates import Folder, Made, issue, pem_of
+from tests.certificates import Folder, issue, pem_of
 from tests.greeting import greeter
 from tests.processes import Processes
 from tests.serving.serving import eventually
@@ -226,24 +225,6 @@ def test_bad_certificates_at_the_start_are_one_line_and_exit_2(
     errors = "\n".join(process.stderr)
     assert "has expired: it was valid until" in errors
     assert "Traceback" not in errors
-
-
-async def test_a_certificate_that_grpc_does_not_take_is_not_called_a_port_that_is_taken(
-    authority: Authority, transport: str
-) -> None:
-    """It has an IP address of three bytes among its names, which OpenSSL passes over."""
-    raw = bytes.fromhex("300e 8207") + b"greeter" + bytes.fromhex("8703 010203")
-    odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, raw)
-    top, folder = Made(name="Top", authority=True), authority.folder("greeter")
-    leaf = Made(top, names=False, extensions=(odd,))
-    folder.put(leaf.pem, leaf.key_pem, top.pem)
-    service, _ = greeter(**folder.settings)
-    if transport == "fast":
-        async with service:
-            return
-    with pytest.raises(StartError, match="gRPC's TLS takes no certificate such as this process has: "):
-        async with service:
-            pass
 
 
 async def test_versions_before_1_2_are_refused(authority: Authority) -> None:
