@@ -16,7 +16,7 @@ from greeter.v1 import greeter_pb2 as pb
 from greeter.v1 import greeter_pb2_grpc as rpc
 from pymicro import Client, MemoryRegistry, Node
 
-from .backends import backend, count_down, greeter, hello, in_flight, stub
+from .backends import backend, count_down, greeter, hello, in_flight, stub, until
 
 
 async def _names(*names: str) -> Any:
@@ -139,6 +139,47 @@ async def test_mixing_iteration_and_read_is_refused_as_in_grpc_aio() -> None:
         with pytest.raises(grpc.aio.UsageError):
             aiter(count)
         count.cancel()
+
+
+async def test_tasks_that_read_side_by_side_get_a_response_each_in_their_order() -> None:
+    async with greeter() as (client, _, _):
+        call = stub(client).CountDown(count_down(3))
+        read = [asyncio.create_task(call.read()) for _ in range(5)]
+        given = await asyncio.gather(*read)
+        assert [one.number for one in given[:3]] == [3, 2, 1]
+        assert given[3:] == [grpc.aio.EOF, grpc.aio.EOF]
+        assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_cancelling_one_of_several_readers_cancels_the_call_for_all() -> None:
+    async with greeter() as (client, _, (server,)):
+        call = stub(client).CountDown(count_down(9001))
+        while (await call.read()).number > 1:
+            pass
+        begun: list[None] = []
+
+        async def one() -> Any:
+            begun.append(None)
+            return await call.read()
+
+        read = [asyncio.create_task(one()) for _ in range(3)]
+        await until(lambda: len(begun) == 3)
+        read[1].cancel()
+        given = await asyncio.gather(*read, return_exceptions=True)
+        assert [type(one) for one in given] == [asyncio.CancelledError] * 3
+        assert call.cancelled()
+        await server.until(lambda: server.cancelled == 1)
+
+
+async def test_a_write_after_the_end_says_that_it_has_ended() -> None:
+    async with greeter() as (client, _, _):
+        call = stub(client).GreetAll()
+        await call.done_writing()
+        with pytest.raises(asyncio.InvalidStateError, match="half closed"):
+            await call.write(hello())
+        await call
+        with pytest.raises(asyncio.InvalidStateError, match="already finished"):
+            await call.write(hello())
 
 
 async def test_an_error_carries_status_metadata_node_and_callee() -> None:

@@ -14,6 +14,7 @@ import pymicro
 from greeter.v1 import greeter_pb2 as pb
 from pymicro.rpc import scope as scopes
 
+from . import backends
 from .backends import connected, count_down, greeter, hello, stub
 
 
@@ -103,6 +104,30 @@ async def test_keys_are_lower_cased_and_values_go_as_they_are(made: Made, kind: 
         await made(stub(client), metadata=kind(*pairs) if kind is not tuple else tuple(pairs))
         seen = server.metadata[0]
         assert (seen["x-up"], seen["text"], seen["any-bin"]) == ("a b", "bytes", b"\x00\xff")
+
+
+@SHAPES
+async def test_headers_of_the_network_itself_disturb_neither_their_call_nor_the_next(made: Made) -> None:
+    own = [("te", "x"), ("content-type", "x"), ("content-length", "7"), ("user-agent", "x")]
+    own += [("grpc-timeout", "1n"), ("grpc-encoding", "gzip"), ("grpc-accept-encoding", "x")]
+    async with greeter() as (client, _, (server,)):
+        greet = stub(client)
+        for pair in own:
+            await made(greet, metadata=(pair, ("mine", "1")), timeout=10)
+            await made(greet, timeout=10)  # on the same connection
+        assert server.calls == 2 * len(own)
+        for seen in server.metadata[::2]:
+            assert seen["mine"] == "1"
+            if backends.network is None:
+                assert not [value for value in seen.values() if value in ("x", "7", "1n")]
+
+
+@SHAPES
+async def test_spaces_at_the_ends_of_a_value_go_along(made: Made) -> None:
+    async with greeter() as (client, _, (server,)):
+        await made(stub(client), metadata=(("padded", " a b "), ("space", " ")))
+        assert server.metadata[0]["padded"] == " a b "
+        assert server.metadata[0]["space"] == " "
 
 
 @SHAPES

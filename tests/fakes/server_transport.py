@@ -149,6 +149,8 @@ class MemoryCall:
         return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
     async def read(self) -> Any:
+        if self._done:
+            self._usable()  # which raises
         message = await self._wire.requests.take()
         if self._wire.gone:
             await asyncio.get_running_loop().create_future()  # until this task is cancelled: it is no end
@@ -239,6 +241,7 @@ class MemoryCall:
     def _finish(self, method: ServedMethod, response: Any) -> None:
         code = code_of(self._code or grpc.StatusCode.OK)
         self._done = True
+        self._wire.requests.end()
         if self._wire.gone:
             return
         if not method.shape.response_streaming and code is grpc.StatusCode.OK:

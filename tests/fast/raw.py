@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS = 0, 1, 2, 3, 4
@@ -30,6 +30,18 @@ def window(stream: int, size: int) -> bytes:
 def _text(value: bytes) -> bytes:
     assert len(value) < 127
     return bytes([len(value)]) + value
+
+
+def headers(stream: int, *pairs: tuple[bytes, bytes], last: bool = False) -> bytes:
+    """A block of headers, each spelt out (RFC 7541)."""
+    spelt = b"".join([b"\x00" + _text(name) + _text(value) for name, value in pairs])
+    return frame(HEADERS, END_HEADERS | (END_STREAM if last else 0), stream, spelt)
+
+
+def message(stream: int, data: bytes, flag: int = 0, *, last: bool = False) -> bytes:
+    """A frame with one message of gRPC."""
+    prefix = bytes((flag,)) + len(data).to_bytes(4)
+    return frame(DATA, END_STREAM if last else 0, stream, prefix + data)
 
 
 def block(path: bytes) -> bytes:
@@ -129,3 +141,28 @@ async def connected(port: int, settings: bytes = b"") -> AsyncIterator[Raw]:
         yield raw
     finally:
         await raw.close()
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[int], bytes]) -> AsyncIterator[int]:
+    """A server that answers each call with these bytes, once its headers are there; its port.
+
+    Args:
+        answer: What it sends, by the number of the stream.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            await reader.readexactly(len(PREFACE))
+            writer.write(frame(SETTINGS))
+            while True:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3]))
+                if head[3] == SETTINGS and not head[4] & ACK:
+                    writer.write(frame(SETTINGS, ACK))
+                elif head[3] == HEADERS:
+                    writer.write(answer(int.from_bytes(head[5:])))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]

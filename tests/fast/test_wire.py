@@ -71,12 +71,21 @@ def test_a_message_is_unpacked_to_its_limit_and_no_further() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no zip", gzip.compress(b"whole")[:-9], zlib.compress(b"the other form")],
-    ids=["nothing", "text", "broken off", "the other form"],  # gzip's has the time in it
+    [
+        b"no zip",
+        gzip.compress(b"whole")[:-9],
+        gzip.compress(b"whole") + gzip.compress(b"another"),
+        zlib.compress(b"the other form"),
+    ],
+    ids=["text", "broken off", "two", "the other form"],  # gzip's has the time in it
 )
 def test_a_damaged_message_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be decompressed"):
         wire.decompress(b"gzip", data, 100)
+
+
+def test_a_message_of_no_bytes_is_an_empty_one() -> None:
+    assert wire.decompress(b"gzip", b"", 100) == b""
 
 
 def test_an_unknown_encoding_is_named() -> None:

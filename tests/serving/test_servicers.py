@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,7 +17,7 @@ from pymicro.settings.config import Config
 from tests.protos import strict_pb2_grpc, zoo_pb2_grpc
 from tests.protos import zoo_pb2 as pb
 from tests.serving import same_names
-from tests.serving.serving import everything_in, serving
+from tests.serving.serving import eventually, everything_in, serving
 
 SECRET = "password=hunter2"
 
@@ -222,3 +223,52 @@ async def test_generic_handlers_without_a_proto_are_served(caplog: pytest.LogCap
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
             assert SECRET not in everything_in(caught.value)
     assert [r.levelno for r in caplog.records if "the generic handler" in r.getMessage()] == [logging.ERROR]
+
+
+class _Leaving(zoo_pb2_grpc.KeeperServicer):  # type: ignore[misc]
+    """Leaves a task behind that reads, or reads after it has aborted."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.found: list[str] = []
+
+    async def Talk(self, requests: Any, context: Any) -> Any:
+        reading = asyncio.Event()
+
+        async def read() -> None:
+            reading.set()
+            await context.read()
+
+        self.task = asyncio.create_task(read())
+        await reading.wait()
+
+    async def Count(self, requests: Any, context: Any) -> Any:
+        try:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+        except grpc.aio.AbortError:
+            for use in (context.read, lambda: context.send_initial_metadata(())):
+                try:
+                    await use()
+                except Exception as exc:
+                    self.found.append(type(exc).__name__)
+            raise
+
+
+async def test_a_task_that_reads_for_a_handler_ends_with_it() -> None:
+    servicer = _Leaving()
+    async with serving(add=lambda server: server.add(servicer)) as running:
+        call = running.rpc("Talk")(timeout=20)
+        async with asyncio.timeout(10):
+            assert [message async for message in call] == []
+            assert servicer.task is not None
+            # grpc.aio may tell it of the end of the requests, or that the call has finished.
+            await asyncio.wait({servicer.task})
+
+
+async def test_after_an_abort_nothing_more_is_read_or_sent() -> None:
+    servicer = _Leaving()
+    async with serving(add=lambda server: server.add(servicer)) as running:
+        error = await running.failure("Count", ends=False)
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        await eventually(lambda: running.server.in_progress == 0, "the handler has left")
+        assert servicer.found == ["AbortError", "AbortError"]

@@ -699,6 +699,9 @@ cdef class Session:
         nghttp2_option_set_no_closed_streams(option, 1)
         nghttp2_option_set_stream_reset_rate_limit(option, RESETS, RESETS)
         nghttp2_option_set_glitch_rate_limit(option, GLITCHES, GLITCHES)
+        # nghttp2 would leave a value with a space at an end out in silence; to grpc it is a value (grpc-core sends
+        # and takes it).
+        nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(option, 1)
         if self.server:
             result = nghttp2_session_server_new2(&self._s, callbacks, <void *>self, option)
         else:
@@ -1256,7 +1259,8 @@ cdef int _on_header(
             elif namelen == 10 and memcmp(name, b":authority", 10) == 0:
                 stream.authority = PyBytes_FromStringAndSize(<const char *>value, valuelen)
         elif namelen == 12 and memcmp(name, b"content-type", 12) == 0:
-            stream.content_type = PyBytes_FromStringAndSize(<const char *>value, valuelen)
+            if stream.initial is None:
+                stream.content_type = PyBytes_FromStringAndSize(<const char *>value, valuelen)
         elif namelen == 2 and memcmp(name, b"te", 2) == 0:
             pass
         elif namelen > 5 and memcmp(name, b"grpc-", 5) == 0 and _take_grpc(stream, session, name, namelen, value, valuelen):
@@ -1274,14 +1278,18 @@ cdef bint _take_grpc(
     Stream stream, Session session, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen
 ) except -1:
     """gRPC's own headers; False for one that is metadata."""
+    # Trailers change nothing of what the headers have said.
     if namelen == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
-        stream.encoding = PyBytes_FromStringAndSize(<const char *>value, valuelen)
+        if stream.initial is None:
+            stream.encoding = PyBytes_FromStringAndSize(<const char *>value, valuelen)
     elif namelen == 20 and memcmp(name, b"grpc-accept-encoding", 20) == 0:
-        stream.accept_encoding = PyBytes_FromStringAndSize(<const char *>value, valuelen)
+        if stream.initial is None:
+            stream.accept_encoding = PyBytes_FromStringAndSize(<const char *>value, valuelen)
     elif session.server:
         if namelen != 12 or memcmp(name, b"grpc-timeout", 12) != 0:
             return False
-        stream.timeout = _read_timeout(value, valuelen)
+        if stream.initial is None:
+            stream.timeout = _read_timeout(value, valuelen)
     elif namelen == 11 and memcmp(name, b"grpc-status", 11) == 0:
         stream.grpc_status = _read_number(value, valuelen)
     elif namelen == 12 and memcmp(name, b"grpc-message", 12) == 0:
@@ -1302,9 +1310,16 @@ cdef int _on_frame(nghttp2_session *s, const nghttp2_frame *frame, void *user) n
                 return 0
             stream = <Stream>known
             if frame.hd.type == NGHTTP2_HEADERS:
-                if not session.server and 100 <= stream.http_status < 200 and stream.initial is None:
-                    stream._block = None  # an interim answer: another block follows
-                    return 0
+                if not session.server and not frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+                    # A status is one in the last block only: in an earlier one it would make whatever breaks off
+                    # afterwards a whole answer.
+                    stream.grpc_status = -1
+                    stream.message = None
+                    if 100 <= stream.http_status < 200 and stream.initial is None:
+                        # An interim answer: another block follows, and says everything anew.
+                        stream._block = stream.content_type = stream.encoding = stream.accept_encoding = None
+                        stream.oversized = False
+                        return 0
                 if stream.initial is None:
                     stream.initial = stream._block
                 else:

@@ -95,6 +95,7 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, unsigned long long, unsigned long long)
     void nghttp2_option_set_glitch_rate_limit(nghttp2_option *, unsigned long long, unsigned long long)
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option *, uint32_t)
+    void nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(nghttp2_option *, int)
 
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks **)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks *)

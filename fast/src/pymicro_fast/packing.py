@@ -63,6 +63,8 @@ def unpacked(
         ValueError: It is damaged.
     """
     unpacker = Unpacker(encoding, limit)
+    if not data:
+        return b""  # as in `decompress`
     if len(data) > _HERE:
         return loop.run_in_executor(_threads(), _whole, unpacker, data, limit)
     unpacker.feed(data, _UNPACKED_HERE)

@@ -111,6 +111,8 @@ def decompress(encoding: bytes | None, data: bytes, limit: int) -> bytes:
         ValueError: It is damaged.
     """
     unpacker = Unpacker(encoding, limit)
+    if not data:
+        return b""  # grpc-core takes it, and others send it
     unpacker.feed(data, limit + 1)
     return unpacker.message()
 
@@ -170,4 +172,6 @@ class Unpacker:
             raise TooLarge
         if not self._zlib.eof:
             raise ValueError("it cannot be decompressed: it breaks off")
+        if self._zlib.unused_data:  # what follows would be lost in silence
+            raise ValueError("it cannot be decompressed: something follows its end")
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)

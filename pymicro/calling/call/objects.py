@@ -7,6 +7,7 @@ it: grpc.aio lets a stream that nobody reads any more run for ever, and these en
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Self
 
@@ -132,6 +133,8 @@ class _Readable(_Dropped):
     _reply = "read the responses first, `async for reply in stub.{method}(…)`"
 
     _iterated: bool | None = None
+    _reads = False  # whether somebody reads
+    _readers: deque[asyncio.Future[None]] | None = None  # who else wants to
 
     def __aiter__(self) -> Self:
         # The call is its own iterator: a loop over it holds it, and nothing else does.
@@ -161,30 +164,65 @@ class _Readable(_Dropped):
     async def _next(self) -> Any:
         """The next response; EOF once the call has ended, however it did."""
         state = self._state
-        while state.phase is not ENDED:
-            inner = state.inner
-            try:
-                if inner is None:
-                    await state.change()
-                    continue
-                if state.read_from is not inner:
-                    state.read_from = inner
-                    state.messages = inner.__aiter__()
-                message = await state.messages.__anext__()
-            except (AioRpcError, StopAsyncIteration):
-                pass
-            except asyncio.CancelledError:
-                if meant_for_us():
-                    state.cancel()
-                    raise
-            except Exception as exc:  # of an interceptor's own call object
-                state.fail(exc)
-            else:
-                if state.maps is None:
-                    return state.received(message)
-                return await state.mapped(message)
-            await state.settled(inner)
-        return EOF
+        if self._reads:
+            await self._my_turn()
+        self._reads = True
+        try:
+            while state.phase is not ENDED:
+                inner = state.inner
+                try:
+                    if inner is None:
+                        await state.change()
+                        continue
+                    if state.read_from is not inner:
+                        state.read_from = inner
+                        state.messages = inner.__aiter__()
+                    message = await state.messages.__anext__()
+                except (AioRpcError, StopAsyncIteration):
+                    pass
+                except asyncio.CancelledError:
+                    if meant_for_us():
+                        state.cancel()
+                        raise
+                except Exception as exc:  # of an interceptor's own call object
+                    state.fail(exc)
+                else:
+                    if state.maps is None:
+                        return state.received(message)
+                    return await state.mapped(message)
+                await state.settled(inner)
+            return EOF
+        finally:
+            self._reads = False
+            if self._readers:
+                self._let_read()
+
+    async def _my_turn(self) -> None:
+        """Return when it is this reader's turn: tasks that read side by side get a response each, in order.
+
+        An iterator of grpc.aio's would raise instead, and that would be the end of the call.
+        """
+        turn = asyncio.get_running_loop().create_future()
+        if self._readers is None:
+            self._readers = deque()
+        self._readers.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was about to read
+                self._reads = False
+                self._let_read()
+            self._state.cancel()
+            raise
+
+    def _let_read(self) -> None:
+        """Give the turn to the reader that has waited longest, if there is one."""
+        while self._readers:
+            turn = self._readers.popleft()
+            if not turn.done():
+                self._reads = True  # nobody reads before it
+                turn.set_result(None)
+                return
 
 
 class _Writable(_Dropped):
@@ -200,10 +238,10 @@ class _Writable(_Dropped):
         state = self._state
         if state.iterates:
             raise grpc.aio.UsageError(MIXED)
-        if self._half_closed:
-            raise asyncio.InvalidStateError(HALF_CLOSED)
         if state.phase is ENDED and state.inner is not None:
             raise asyncio.InvalidStateError(ALREADY_FINISHED)
+        if self._half_closed:
+            raise asyncio.InvalidStateError(HALF_CLOSED)
         try:
             if self._writes is not None:
                 if await self._writes.write(request):

@@ -251,7 +251,8 @@ class FastServedCall(CallStream):
     def _leave(self) -> None:
         """Its method has ended."""
         task, self.task = self.task, None
-        self._waiters = None
+        if self._waiters is not None:
+            self.wake()  # tasks that the method has left behind
         session = self.session
         session.running.discard(self)
         if self._gone and task is not None:
@@ -421,6 +422,8 @@ class FastServedCall(CallStream):
     async def read(self) -> Any:
         """See `ServedCall`."""
         while not self._gone:
+            if self._done:
+                self._usable()  # which raises
             if self.unpacking is not None:
                 await self.waiter()
             elif self.available:
@@ -432,8 +435,6 @@ class FastServedCall(CallStream):
                     return EOF
                 text = "the stream of requests broke off in the middle of a message"
                 self.fail(_INTERNAL, text)
-            elif self._done:
-                return EOF
             else:
                 self._moves = 0
                 await self.waiter()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import grpc
 
+from pymicro.rpc.fast.reserved import NOT_METADATA
 from pymicro.rpc.wire.metadata import IDEMPOTENT, NOT_STARTED, Pair, checked
 from pymicro.rpc.wire.status import FROM_PEER
 from pymicro_fast.wire import pairs_of, text_of
@@ -14,23 +15,6 @@ __all__ = ["Details", "is_grpc", "names_in", "sound", "status_of"]
 
 # Pairs of our own, which need no check.
 _KNOWN = frozenset({IDEMPOTENT, NOT_STARTED, FROM_PEER})
-# What is gRPC's and HTTP's own, and what makes a message malformed (RFC 9113, 8.2.2).
-_NOT_METADATA = frozenset(
-    {
-        "connection",
-        "content-type",
-        "grpc-accept-encoding",
-        "grpc-encoding",
-        "grpc-message",
-        "grpc-status",
-        "grpc-timeout",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 
 class Details:
@@ -66,7 +50,7 @@ def sound(metadata: Iterable[Pair]) -> tuple[Pair, ...]:
     pairs = tuple(metadata)
     if _KNOWN.issuperset(pairs):
         return pairs
-    return tuple([pair for pair in checked(pairs) if pair[0] not in _NOT_METADATA])
+    return tuple([pair for pair in checked(pairs) if pair[0] not in NOT_METADATA])
 
 
 def status_of(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from pymicro.base.printable import excerpt
-from pymicro.calling.connections.fast.ends import end_of
+from pymicro.calling.connections.fast.ends import end_of, why_no_grpc
 from pymicro.calling.connections.transport import Status
+from pymicro.rpc.fast.reserved import NOT_METADATA
 from pymicro.rpc.fast.stream import ENCODINGS, CallStream
 from pymicro.rpc.grpcio import ALREADY_FINISHED, HALF_CLOSED, LOCALLY_CANCELLED
 from pymicro_fast import Session
 from pymicro_fast.packing import packed
-from pymicro_fast.wire import TooLarge, pairs_of, read_pairs, read_text
+from pymicro_fast.wire import TooLarge, pairs_of, read_pairs
 
 if TYPE_CHECKING:
     from pymicro.base.deadlines import Deadlines
@@ -30,6 +32,9 @@ _CANCELLED = grpc.StatusCode.CANCELLED
 _DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 _INTERNAL = grpc.StatusCode.INTERNAL
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+# Of requests; these go along already, or are the network's to say (gRFC A6).
+_RESERVED = NOT_METADATA | {"grpc-previous-rpc-attempts", "user-agent"}
 
 _NEVER = float("inf")
 # `Stream.error`.
@@ -96,6 +101,7 @@ class FastCall(CallStream):
         "_done_writing",
         "_encoding",
         "_kept",
+        "_made_here",
         "_metadata",
         "_packed",
         "_packing",
@@ -139,6 +145,7 @@ class FastCall(CallStream):
         self._kept: list[tuple[bytes, bool]] | None = None if request is not None else []
         self.code: grpc.StatusCode | None = None
         self.ended_here = False
+        self._made_here = False
         self.deadline = _NEVER
         self.watched: Any = None
         if timeout is not None:
@@ -168,7 +175,10 @@ class FastCall(CallStream):
         timeout = -1.0
         if self.watched is not None:
             timeout = max(0.0, self.deadline - connection.loop.time())
-        pairs = pairs_of(self._metadata) if self._metadata else None
+        pairs = None
+        if self._metadata:
+            # A caller's own `te` ends the call, and grpc-core remembers it for others of the connection.
+            pairs = pairs_of([pair for pair in self._metadata if pair[0] not in _RESERVED])
         if encoding is not None:
             pairs = [(b"grpc-encoding", encoding), *(pairs or ())]
         try:
@@ -241,6 +251,9 @@ class FastCall(CallStream):
         if self.excess or self.malformed:
             self._damaged()
         elif error == _OPEN and not self.ended:
+            if self.http_status not in (0, 200) and self.initial is not None:
+                self._damaged()  # what follows is no message
+                return
             if self._kept is not None and self.initial is not None:
                 self._kept = None  # a handler runs: there is no other connection for this call
             if self._waiters is not None:
@@ -254,7 +267,10 @@ class FastCall(CallStream):
             self._settle()
 
     def _damaged(self) -> None:
-        if self.excess:
+        strange = why_no_grpc(self)
+        if strange is not None:
+            self.fail(*strange)
+        elif self.excess:
             limit = self.session.max_message
             self.fail(_EXHAUSTED, f"CLIENT: Received message larger than max ({self.excess} vs. {limit})")
         else:
@@ -273,7 +289,7 @@ class FastCall(CallStream):
                     self._response = self.take()
                 except (ValueError, LookupError) as exc:
                     code, details = self._unreadable(exc)
-                if self.available:
+                if self.available or self.partial or self.excess or self.malformed:
                     code, details = _INTERNAL, "the peer sent more than one response"
                 elif self.unpacking is not None:
                     self.unpacking.add_done_callback(self._unpacked)
@@ -291,7 +307,7 @@ class FastCall(CallStream):
             return
         if error is None:
             self._response = made.result()
-            self._finish(_OK, read_text(self.message))
+            self._finish(_OK, "")
         elif isinstance(error, ValueError):
             self._finish(*self._unreadable(error))
         else:
@@ -316,6 +332,7 @@ class FastCall(CallStream):
             if self.session is None:
                 self._connection.forget(self)
             self.reset(_CANCEL)
+            self._made_here = True
             self._finish(code, details)
 
     def _finish(self, code: grpc.StatusCode, details: str) -> None:
@@ -350,7 +367,7 @@ class FastCall(CallStream):
         """See `NetworkCall`."""
         if self.code is not None:
             return False
-        self.ended_here = True
+        self.ended_here = self._made_here = True
         if self.session is None:
             self._connection.forget(self)
         self.reset(_CANCEL)
@@ -363,6 +380,8 @@ class FastCall(CallStream):
         initial, trailing = self.initial, self.trailing
         if trailing is None and self.ended:  # one block was all, and then it is the trailers
             initial, trailing = None, initial
+        if self._made_here:  # the peer's trailers are of its own status, which nobody is told
+            trailing = None
         debug = None if self.ended_here else f"{self.code.name}: {self._details} (transport fast)"
         return Status(self.code, self._details, _metadata(initial), _metadata(trailing), debug)
 
@@ -500,5 +519,11 @@ def _metadata(pairs: Any) -> Metadata:
     try:
         return Metadata(*read_pairs(pairs))
     except ValueError:
-        # A peer's value that is no base64 is no reason to lose the others.
-        return Metadata(*[pair for pair in pairs if isinstance(pair[1], str)])
+        return Metadata(*_readable(pairs))
+
+
+def _readable(pairs: Any) -> Iterator[Pair]:
+    """The metadata without a peer's values that are no base64: these are no reason to lose the others."""
+    for pair in pairs:
+        with contextlib.suppress(ValueError):
+            yield from read_pairs([pair])

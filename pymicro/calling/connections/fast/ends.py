@@ -8,7 +8,7 @@ from pymicro.base.printable import excerpt
 from pymicro_fast import Stream, error_name
 from pymicro_fast.wire import read_text
 
-__all__ = ["end_of"]
+__all__ = ["end_of", "why_no_grpc"]
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _INTERNAL = grpc.StatusCode.INTERNAL
@@ -49,18 +49,28 @@ def end_of(stream: Stream, reason: object) -> tuple[grpc.StatusCode, str]:
         )
     status = stream.grpc_status
     if stream.ended and status >= 0:
-        return _CODES.get(status, _UNKNOWN), read_text(stream.message)
-    if stream.http_status not in (0, 200):
-        code = _HTTP.get(stream.http_status, _UNKNOWN)
-        return code, f"Received http2 header with status: {stream.http_status}"
+        code = _CODES.get(status, _UNKNOWN)
+        # As in grpc-core, OK has no text.
+        return code, "" if code is grpc.StatusCode.OK else read_text(stream.message)
+    strange = why_no_grpc(stream)
+    if strange is not None and (stream.ended or stream.http_status != 200):
+        return strange
     if stream.ended:
         if status == -2:
             return _UNKNOWN, "the peer ended the call with a grpc-status that is no number"
-        kind = (stream.content_type or b"").decode("latin-1")
-        if not kind.startswith("application/grpc"):
-            return _UNKNOWN, f"the peer's answer is no gRPC: its content-type is {excerpt(kind)}"
         return _UNKNOWN, "the peer ended the call without a grpc-status"
     if stream.error == -2:
         return grpc.StatusCode.UNAVAILABLE, f"the connection was lost: {reason}"
     name = error_name(stream.error)
     return _ERRORS.get(stream.error, _INTERNAL), f"the peer reset the stream: {name}"
+
+
+def why_no_grpc(stream: Stream) -> tuple[grpc.StatusCode, str] | None:
+    """Code and text of an answer that is not gRPC's, as a proxy in between may give it; else None."""
+    if stream.http_status not in (0, 200):
+        code = _HTTP.get(stream.http_status, _UNKNOWN)
+        return code, f"Received http2 header with status: {stream.http_status}"
+    if stream.http_status and not (stream.content_type or b"").startswith(b"application/grpc"):
+        kind = (stream.content_type or b"").decode("latin-1")
+        return _UNKNOWN, f"the peer's answer is no gRPC: its content-type is {excerpt(kind)}"
+    return None
