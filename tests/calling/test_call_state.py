@@ -661,7 +661,7 @@ def _garbage(make: Callable[[], Any]) -> int:
 
 
 @pytest.mark.skipif(OLD, reason="grpcio before 1.80 keeps done callbacks, and with them a circle")
-@pytest.mark.parametrize("shape", ["SayHello", "CountDown", "GreetAll", "Chat"])
+@pytest.mark.parametrize("shape", ["SayHello", "CountDown", "GreetAll", "Chat", "refused"])
 @pytest.mark.parametrize(
     "chain",
     [
@@ -686,6 +686,10 @@ async def test_a_call_leaves_no_more_to_the_collector_than_grpc_aios(shape: str,
     }
 
     async def one(greet: Any) -> None:
+        if shape == "refused":
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await greet.SayHello(hello("fail"))
+            return
         call = getattr(greet, shape)(requests[shape]())
         if shape in ("SayHello", "GreetAll"):
             await call

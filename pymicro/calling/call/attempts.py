@@ -452,17 +452,13 @@ class Attempts(Responses):
         if self.code is _CANCELLED and self._found[1].connection.cancelled_here(network):
             make_error: Callable[[], BaseException] = asyncio.CancelledError
         elif self.code is code:
-            make_error = partial(self._error, status, self.node, self.made)
+            make_error = partial(_error, status, self.node, called.callee, self.made)
         else:
             code, details = self.code, f"the deadline passed (the transport says {code.name}: {details})"
             status = replace(status, code=code, details=details)
-            make_error = partial(self._error, status, self.node, self.made)
+            make_error = partial(_error, status, self.node, called.callee, self.made)
         cancelled = status.code is _CANCELLED
         return End(code, details, status.initial, status.trailing, status.debug, make_error, cancelled)
-
-    def _error(self, status: Status, node: Node | None, made: int) -> RpcError:
-        error = AioRpcError(status.code, status.initial, status.trailing, status.details, status.debug)
-        return from_aio(error, node=node, callee=self.called.callee, attempts=made)
 
 
 class _Unawaited(Attempts):
@@ -475,6 +471,12 @@ class _Unawaited(Attempts):
     def __del__(self) -> None:
         if self._owed:
             self.write_end()
+
+
+def _error(status: Status, node: Node | None, callee: str, made: int) -> RpcError:
+    # No method: the end would hold the call that holds it.
+    error = AioRpcError(status.code, status.initial, status.trailing, status.details, status.debug)
+    return from_aio(error, node=node, callee=callee, attempts=made)
 
 
 def _says(trailers: Mapping[str, str | bytes], pair: Pair) -> bool:

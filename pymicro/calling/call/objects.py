@@ -144,16 +144,20 @@ class _Readable(_Dropped):
     async def __anext__(self) -> Any:
         message = await self._next()
         if message is EOF:
-            make_error = self._state.end.make_error
-            raise StopAsyncIteration if make_error is None else make_error()
+            making: list[Any] = [self._state.end.make_error]
+            del self  # as in `CallState.result`
+            raise StopAsyncIteration if making[0] is None else making.pop()()
         return message
 
     async def read(self) -> Any:
         if self._iterated is not False:
             self._use(iterate=False)
         message = await self._next()
-        if message is EOF and (make_error := self._state.end.make_error) is not None:
-            raise make_error()
+        if message is EOF:
+            making: list[Any] = [self._state.end.make_error]
+            if making[0] is not None:
+                del self  # as in `CallState.result`
+                raise making.pop()()
         return message
 
     def _use(self, *, iterate: bool) -> None:

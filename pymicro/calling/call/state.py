@@ -205,8 +205,11 @@ class CallState:
         except asyncio.CancelledError:
             self.cancel()
             raise
-        if (make_error := self.end.make_error) is not None:
-            raise make_error()
+        making: list[Any] = [self.end.make_error]
+        if making[0] is not None:
+            # An error that the end keeps must not hold, by its traceback and this frame, what holds it.
+            del self, holder
+            raise making.pop()()
         return self.response()
 
     def response(self) -> Any:

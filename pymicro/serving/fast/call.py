@@ -253,6 +253,9 @@ class FastServedCall(CallStream):
         task, self.task = self.task, None
         if self._waiters is not None:
             self.wake()  # tasks that the method has left behind
+        aborted = self._aborted
+        if aborted is not None:  # it, and what led to it, hold frames of the method, and those hold this call
+            aborted.__traceback__ = aborted.__context__ = None
         session = self.session
         session.running.discard(self)
         if self._gone and task is not None:
