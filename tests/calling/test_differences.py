@@ -150,6 +150,30 @@ async def test_a_stream_that_nobody_holds(over: str) -> None:
 
 
 @OVER
+async def test_a_failed_stream_once_more(over: str) -> None:
+    async with channel(over) as (made, _):
+        call = made.unary_stream("/greeter.v1.Greeter/Nothing")(b"")
+
+        async def iterate() -> Any:
+            return [message async for message in call]
+
+        assert await ended(iterate) is grpc.StatusCode.UNIMPLEMENTED
+        assert await ended(iterate) == ([] if over == BARE else grpc.StatusCode.UNIMPLEMENTED)
+
+
+@OVER
+async def test_two_tasks_on_one_stream(over: str) -> None:
+    async with channel(over) as (made, _):
+        responses = aiter(rpc.GreeterStub(made).CountDown(count_down(2)))
+        first, second = await asyncio.gather(*[ended(lambda: anext(responses)) for _ in range(2)])
+        assert first.number == 2
+        if over == BARE:
+            assert second is RuntimeError
+        else:
+            assert second.number == 1
+
+
+@OVER
 @pytest.mark.parametrize("timeout", [float("inf"), 1e10])
 async def test_a_timeout_without_end(over: str, timeout: float) -> None:
     async with channel(over) as (made, _):

@@ -19,7 +19,7 @@ from greeter.v1 import greeter_pb2 as pb
 from pymicro import Client, ConfigError, MemoryRegistry
 from pymicro.calling.call.outgoing import OutgoingCall
 
-from .backends import count_down, greeter, hello, in_flight, stub
+from .backends import count_down, greeter, hello, in_flight, make_server, stub
 
 Proceed = Callable[[], Awaitable[Any]]
 
@@ -37,6 +37,13 @@ class Foreign(
         self.log.append(self.name)
         metadata = grpc.aio.Metadata(*(details.metadata or ()), (f"by-{self.name}", "yes"))
         return await continuation(details._replace(metadata=metadata), request)
+
+
+class ForeignStreams(grpc.aio.StreamStreamClientInterceptor):
+    """Passes calls on."""
+
+    async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return await continuation(details, requests)
 
 
 async def _all_shapes(greet: Any) -> None:
@@ -297,6 +304,34 @@ async def test_cancelling_an_intercepted_call_reaches_the_server(own: bool) -> N
         stream.cancel()
         await server.until(lambda: server.running == 0 and server.calls == 2)
         assert in_flight(client) == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "ours", "grpc.aio's"])
+async def test_a_cancelled_call_keeps_the_initial_metadata_that_had_come(kind: str) -> None:
+    async def ours(call: OutgoingCall, proceed: Proceed) -> Any:
+        return await proceed()
+
+    async def announces(requests: Any, context: Any) -> Any:
+        await context.send_initial_metadata((("k", "v"),))
+        await asyncio.Event().wait()
+
+    interceptors: tuple[Any, ...] = {"none": (), "ours": (ours, ours), "grpc.aio's": (ForeignStreams(),)}[kind]
+    server, registry = make_server(), MemoryRegistry()
+    port = server.add_insecure_port("127.0.0.1:0")
+    handlers = {"Chat": grpc.stream_stream_rpc_method_handler(announces)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+    await server.start()
+    try:
+        async with registry, Client(registry=registry, interceptors=interceptors) as client:
+            await registry.register(pymicro.Node("n", f"127.0.0.1:{port}", "t"))
+            call = client.channel("t").stream_stream("/t.T/Chat")()
+            assert tuple(await call.initial_metadata()) == (("k", "v"),)
+            assert call.cancel()
+            assert tuple(await call.initial_metadata()) == (("k", "v"),)
+            assert tuple(await call.trailing_metadata()) == ()
+            assert await call.code() is grpc.StatusCode.CANCELLED
+    finally:
+        await server.stop(None)
 
 
 async def test_an_intercepted_stream_nobody_holds_any_more_is_cancelled() -> None:

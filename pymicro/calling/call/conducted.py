@@ -223,6 +223,8 @@ class Conducted(CallState):
             return False
         for call in self._inside_calls:  # an interceptor may hold it back, and wait for its code only
             call.cancel()
+        if isinstance(self.inner, _Call) and self.inner.done():  # what has come has come
+            self.end.initial = self.end.initial or self.inner._state.end.initial
         return True
 
     def finish(self, end: End | None = None) -> None:
