@@ -315,14 +315,14 @@ async def test_a_cancelled_call_keeps_the_initial_metadata_that_had_come(kind: s
         await context.send_initial_metadata((("k", "v"),))
         await asyncio.Event().wait()
 
-    interceptors: tuple[Any, ...] = {"none": (), "ours": (ours, ours), "grpc.aio's": (ForeignStreams(),)}[kind]
+    kinds: dict[str, Any] = {"none": (), "ours": (ours, ours), "grpc.aio's": (ForeignStreams(),)}
     server, registry = make_server(), MemoryRegistry()
     port = server.add_insecure_port("127.0.0.1:0")
     handlers = {"Chat": grpc.stream_stream_rpc_method_handler(announces)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     await server.start()
     try:
-        async with registry, Client(registry=registry, interceptors=interceptors) as client:
+        async with registry, Client(registry=registry, interceptors=kinds[kind]) as client:
             await registry.register(pymicro.Node("n", f"127.0.0.1:{port}", "t"))
             call = client.channel("t").stream_stream("/t.T/Chat")()
             assert tuple(await call.initial_metadata()) == (("k", "v"),)
