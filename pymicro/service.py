@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast, overload
 
+from pymicro.base.copies import NotCopied
 from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.base.printable import excerpt
 from pymicro.calling.call.channel_state import UNSET, Unset
@@ -46,7 +47,7 @@ CheckT = TypeVar("CheckT", bound=Callable[..., Any])
 BackgroundT = TypeVar("BackgroundT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-class Service(Generic[StateT]):
+class Service(NotCopied, Generic[StateT]):
     """A gRPC server under a name, and a client for the services it calls.
 
         service = Service("greeter", version="1.0.0")

@@ -10,6 +10,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from pymicro.base.copies import NotCopied
 from pymicro.calling.call.channel_state import ChannelState
 from pymicro.calling.call.multicallable import (
     StreamStreamMultiCallable,
@@ -27,7 +28,7 @@ _READY = grpc.ChannelConnectivity.READY
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 
-class Channel(ChannelState, grpc.aio.Channel):
+class Channel(NotCopied, ChannelState, grpc.aio.Channel):
     """Calls to one service, each to a node of its own.
 
     Made by `Client.channel` and `Service.channel`. Making one opens nothing and

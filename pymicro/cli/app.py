@@ -13,6 +13,7 @@ import click
 from pymicro._version import __version__
 from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.base.printable import excerpt
+from pymicro.base.streams import fill_standard_streams
 from pymicro.base.suggest import did_you_mean
 from pymicro.cli.completing import VARIABLE, answer
 from pymicro.cli.flags import debug_option
@@ -103,6 +104,7 @@ def _run(argv: list[str]) -> int:
     if instruction := os.environ.get(VARIABLE):
         answer(command_line, instruction)
     session = Session()
+    fill_standard_streams()
     # A daemon, or a start with `>&-`, leaves these out; then nobody reads the output.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

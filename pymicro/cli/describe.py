@@ -7,12 +7,13 @@ import click
 from pymicro.cli.clients import address_option, read_address, run
 from pymicro.cli.completing import complete_services, complete_symbols
 from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.service_name import SERVICE_NAME
 
 __all__ = ["describe"]
 
 
 @click.command("describe", cls=SettingsCommand)
-@click.argument("service", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, shell_complete=complete_services)
 @click.argument("symbol", default="", metavar="[SYMBOL]", shell_complete=complete_symbols)
 @click.option(
     "-o",

@@ -13,6 +13,7 @@ from pymicro.cli.clients import asks_for_log, make_client, read_seconds, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import EXIT_FAILED, InputError, dump, on_terminal, printable, say, utf8
+from pymicro.cli.service_name import SERVICE_NAME
 
 if TYPE_CHECKING:
     from pymicro.base.findings import Finding
@@ -30,7 +31,7 @@ _CHECK = 24
 
 
 @click.command("doctor", cls=SettingsCommand)
-@click.argument("service", default="", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, required=False, shell_complete=complete_services)
 @click.option(
     "-o",
     "--output",
@@ -45,7 +46,7 @@ _CHECK = 24
     help="Hold the registry's watches open for so long, such as 2m, and say whether something cuts them.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, service: str, output: str, watch: str) -> int:
+def doctor(ctx: click.Context, service: str | None, output: str, watch: str) -> int:
     """Say why SERVICE cannot be found or reached.
 
     It looks at the settings. Then it asks the registry all that it can tell (on
@@ -67,7 +68,7 @@ def doctor(ctx: click.Context, service: str, output: str, watch: str) -> int:
     seconds = read_seconds("--watch", watch)
     if seconds > _LONGEST_WATCH:
         raise InputError(f"--watch: {watch} is longer than the API server lets a watch last; 25m is the most")
-    return run(_doctor(service, output, settings_argv(ctx), seconds))
+    return run(_doctor(service or "", output, settings_argv(ctx), seconds))
 
 
 async def _doctor(service: str, output: str, argv: Sequence[str], watch: float) -> int:

@@ -9,12 +9,13 @@ from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, watch_option
 from pymicro.cli.report import InputError
+from pymicro.cli.service_name import SERVICE_NAME
 
 __all__ = ["health"]
 
 
 @click.command("health", cls=SettingsCommand)
-@click.argument("service", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, shell_complete=complete_services)
 @output_option
 @watch_option
 @click.option(

@@ -8,13 +8,14 @@ from pymicro.cli.clients import address_option, read_address, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option
+from pymicro.cli.service_name import SERVICE_NAME
 
 __all__ = ["list"]
 
 
 # The command's name hides one of Python's own, which this module does not need.
 @click.command("list", cls=SettingsCommand)
-@click.argument("service", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, shell_complete=complete_services)
 @output_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Show health, reflection and the like too.")
 @address_option

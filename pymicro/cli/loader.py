@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -84,10 +85,12 @@ def _import_module(target: ServicePlace, argv: Sequence[str]) -> ModuleType:
     try:
         module = importlib.import_module(place)
     except ModuleNotFoundError as exc:
-        # If the missing module is one that this module imports, the user's code failed.
-        if exc.name is None or not (place == exc.name or place.startswith(f"{exc.name}.")):
+        # If the missing module is one that this module imports, the user's code failed. So it did if a
+        # distribution is missing, which may well have the name of the package.
+        missing = "" if isinstance(exc, PackageNotFoundError) else exc.name or ""
+        if not missing or not (place == missing or place.startswith(f"{missing}.")):
             raise _failed(exc, place, None) from exc
-        raise target.no_module(exc.name) from exc
+        raise target.no_module(missing) from exc
     except Exception as exc:
         raise _failed(exc, place, None) from exc
     # sys.argv[0] is the path of the file, as with `python -m`.
@@ -118,6 +121,9 @@ def _advice(exc: Exception) -> str:
         return (
             "the Python code of your protos is missing: `pymicro gen FOLDER` makes it of a folder of protos"
         )
+    if isinstance(exc, PackageNotFoundError):
+        # Python's own words for it.
+        return f"{exc.name} is not installed in this environment: `pip install --editable .` in its folder"
     return ""
 
 

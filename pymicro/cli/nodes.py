@@ -15,6 +15,7 @@ from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.listing import output_option, print_array, print_table, watch_option
 from pymicro.cli.report import EXIT_FAILED, note
+from pymicro.cli.service_name import SERVICE_NAME
 from pymicro.cli.views import Form, open_view
 from pymicro.nodes.wellknown import other_protocol, others_text
 
@@ -34,7 +35,7 @@ _RETRY = 1.0
 
 
 @click.command("nodes", cls=SettingsCommand)
-@click.argument("service", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, shell_complete=complete_services)
 @output_option
 @watch_option
 @click.pass_context

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pymicro.cli.completing import complete_methods, complete_services
+from pymicro.cli.service_name import SERVICE_NAME
 
 __all__ = ["request_options"]
 
@@ -17,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def request_options(command: F) -> F:
     """Adds the arguments by which `call` and `bench` learn the method and its requests."""
     decorators = [
-        click.argument("service", shell_complete=complete_services),
+        click.argument("service", type=SERVICE_NAME, shell_complete=complete_services),
         click.argument("method", shell_complete=complete_methods),
         click.argument("request_json", metavar="[JSON]", default="{}"),
         click.option(

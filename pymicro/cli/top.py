@@ -8,6 +8,7 @@ from pymicro.cli.clients import read_seconds, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
 from pymicro.cli.report import InputError
+from pymicro.cli.service_name import SERVICE_NAME
 from pymicro.cli.topping import TopQuestion, show_top
 
 __all__ = ["top"]
@@ -17,7 +18,7 @@ _SHORTEST = 0.1
 
 
 @click.command("top", cls=SettingsCommand)
-@click.argument("service", required=False, shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, required=False, shell_complete=complete_services)
 @click.option("--address", metavar="HOST:PORT", help="Ask this admin port, and no registry.")
 @click.option(
     "--interval", default="1s", metavar="DURATION", help="Time between two readings of the figures.  [1s]"

@@ -7,6 +7,7 @@ import click
 from pymicro.cli.clients import address_option, read_address, read_seconds, run
 from pymicro.cli.completing import complete_services
 from pymicro.cli.flags import SettingsCommand, settings_argv
+from pymicro.cli.service_name import SERVICE_NAME
 
 __all__ = ["wait"]
 
@@ -15,7 +16,7 @@ _ANSWER = 2.0
 
 
 @click.command("wait", cls=SettingsCommand)
-@click.argument("service", shell_complete=complete_services)
+@click.argument("service", type=SERVICE_NAME, shell_complete=complete_services)
 @click.option(
     "--nodes",
     type=click.IntRange(min=1),

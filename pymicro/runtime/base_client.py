@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from pymicro.base.closing import closing
-from pymicro.base.durations import format_duration
+from pymicro.base.copies import NotCopied
+from pymicro.base.durations import format_duration, time_limit
 from pymicro.base.errors import ConfigError, PymicroError, RegistryError
 from pymicro.base.loggers import logger
 from pymicro.base.printable import excerpt
@@ -152,7 +153,7 @@ def _pair(option: Any) -> Any:
     return tuple(option) if isinstance(option, list) else option
 
 
-class BaseClient:
+class BaseClient(NotCopied):
     """Finds nodes and calls them: registry, directory, selector, balancers and channels.
 
     Channels may be made at once. Before they are used, `equip` it with a
@@ -337,6 +338,11 @@ class BaseClient:
         Raises:
             ConfigError: An argument that cannot be used; an option that grpc refuses.
         """
+        if not isinstance(timeout, Unset):
+            try:
+                timeout = time_limit(timeout)
+            except ValueError as exc:
+                raise ConfigError(f"channel {service}: {exc}") from None
         if not isinstance(service, str) or not service:
             raise ConfigError(f"a service's name is a text of at least one character, not {excerpt(service)}")
         fixed = None
@@ -385,7 +391,7 @@ class BaseClient:
             RegistryError: The source cannot be asked, or gave no answer in time.
         """
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with asyncio.timeout(time_limit(timeout)) as limit:
                 async with closing(self.watch_nodes(service)) as watch:
                     async for nodes in watch:
                         return nodes.nodes

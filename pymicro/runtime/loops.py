@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from pymicro.base.errors import ConfigError
+from pymicro.base.streams import fill_standard_streams
 
 __all__ = ["loop_factory"]
 
@@ -27,4 +28,5 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
         if name == "uvloop":
             raise ConfigError(f"loop: uvloop cannot be imported: {exc}") from exc
         return None
+    fill_standard_streams()
     return uvloop.new_event_loop

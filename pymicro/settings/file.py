@@ -164,7 +164,8 @@ def _doubt(found: os.stat_result) -> str:
 
 def _decoded(content: bytes, shown: str) -> str:
     try:
-        return content.decode("utf-8").replace("\r\n", "\n")
+        # Some editors begin a file with a mark that says it is UTF-8, which TOML does not know.
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise ConfigError(f"{shown}:{line}: this is no UTF-8") from None

@@ -52,6 +52,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _secret(value: Any) -> str:
+    if not isinstance(value, str):  # a password of digits without quotes, say, in a file
+        raise TypeError(f"it is no text, but of type {type(value).__name__}")
+    return value
+
+
 def _number(low: int) -> Callable[[Any], int]:
     def accept(value: Any) -> int:
         if isinstance(value, str):
@@ -146,7 +152,7 @@ def renamed(**aliases: str) -> Kind:
 
 TEXT = Kind("TEXT", str.strip, _text)
 # Not stripped, since a password may begin with a space. Never shown.
-SECRET = Kind("TEXT", str, _text, lambda value: "(set)" if value else "")
+SECRET = Kind("TEXT", str, _secret, lambda value: "(set)" if value else "")
 COUNT = Kind("N", _number(0), _number(0))
 POSITIVE = Kind("N", _number(1), _number(1))
 DURATION = Kind("DURATION", _seconds, _seconds, format_duration)

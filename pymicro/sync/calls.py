@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from pymicro.base.copies import NotCopied
 from pymicro.serving.transport import Metadatum
 from pymicro.sync.errors import pairs_of
 from pymicro.sync.under_way import END, CallEnd, UnderWay
@@ -26,7 +27,7 @@ __all__ = ["SyncCall", "SyncStream", "wait_for_end"]
 CANCELS = 1.0
 
 
-class SyncCall(grpc.Call, _Future):
+class SyncCall(NotCopied, grpc.Call, _Future):
     """A call, as `stub.Method.future(…)` and `stub.Method.with_call(…)` give it.
 
     It may be used from several threads. What waits can be interrupted by Ctrl-C. As in grpc, it is

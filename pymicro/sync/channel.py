@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from pymicro.base.copies import NotCopied
 from pymicro.sync.multicallables import SyncStreamStream, SyncStreamUnary, SyncUnaryStream, SyncUnaryUnary
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["SyncChannel"]
 _Watcher = Callable[[grpc.ChannelConnectivity], None]
 
 
-class SyncChannel(grpc.Channel):
+class SyncChannel(NotCopied, grpc.Channel):
     """Calls to one service, each to a node of its own, for stubs that await nothing.
 
     Made by `pymicro.sync.Client.channel`. Making one opens nothing. It may be used from many

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 
+from pymicro.base.copies import NotCopied
 from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.base.loggers import logger
 from pymicro.base.printable import excerpt
@@ -21,7 +19,7 @@ from pymicro.calling.call.channel_state import UNSET, Unset
 from pymicro.client import Client
 from pymicro.runtime.base_client import Settings
 from pymicro.sync.channel import SyncChannel
-from pymicro.sync.thread import LoopThread, forked, loop_thread
+from pymicro.sync.thread import Latch, LoopThread, forked, loop_thread
 
 if TYPE_CHECKING:
     from pymicro.discovery.registry import Registry
@@ -40,7 +38,7 @@ _SYNCHRONOUS = (
 )
 
 
-class SyncClient:
+class SyncClient(NotCopied):
     """Calls services by name, with the settings of the environment, and awaits nothing.
 
         client = pymicro.sync.Client()
@@ -86,10 +84,10 @@ class SyncClient:
             environ=environ,
             **settings,
         )
-        self._lock = threading.Lock()
-        self._keeper: _Keeper | None = None
+        # What keeps it open, under "it", while it is open or about to be: of several threads that open it,
+        # the first keeps its own. There is no lock, as in LoopThread.
+        self._keepers: dict[str, _Keeper] = {}
         self._closed = False
-        _clients.add(self)
 
     @property
     def config(self) -> Config:
@@ -109,8 +107,9 @@ class SyncClient:
     @property
     def thread(self) -> LoopThread | None:
         """Where it runs; None unless it is open."""
-        keeper = self._keeper
-        return keeper.thread if keeper is not None and not keeper.thread.lost else None
+        keeper = self._keepers.get("it")
+        opened = keeper is not None and keeper.opened.is_set and not keeper.thread.lost
+        return keeper.thread if keeper is not None and opened else None
 
     def opened(self) -> LoopThread:
         """Where it runs; it is opened now if it is not.
@@ -119,30 +118,34 @@ class SyncClient:
             PymicroError: It is closed, or the process was forked after its first use.
             RegistryError: The registry cannot work here.
         """
-        keeper = self._keeper
-        if keeper is None:
+        keeper = self._keepers.get("it")
+        if keeper is None or not keeper.opened.is_set:
             keeper = self._open()
         if keeper.thread.lost:
             raise forked()
         return keeper.thread
 
     def _open(self) -> _Keeper:
-        with self._lock:
-            if self._closed:
-                raise PymicroError("this synchronous client is closed: make another one")
-            if self._keeper is None:
-                thread = loop_thread(self.config.loop)
-                keeper = _Keeper(thread, self._client)
-                # In no context: what it starts for all must not keep the first caller's span or request.
-                Context().run(thread.run, keeper.open, "the opening of a client")
-                self._keeper = keeper
-            return self._keeper
+        if self._closed:
+            raise _closed()
+        thread = loop_thread(self.config.loop)
+        keeper = self._keepers.setdefault("it", _Keeper(thread, self._client, self._keepers))
+        if self._closed:  # since then
+            self._keepers.pop("it", None)
+            raise _closed()
+        keeper.thread.check(_OPENING)
+        # In no context: what it starts for all must not keep the first caller's span or request.
+        Context().run(keeper.thread.post, keeper.begin)
+        # Whoever is interrupted here leaves it to go on, for the next call.
+        keeper.thread.wait(keeper.opened, _OPENING)
+        if keeper.error is not None:
+            raise keeper.error
+        return keeper
 
     def close(self) -> None:
         """End all calls in flight and close every connection; may be called again."""
-        with self._lock:
-            self._closed = True
-            keeper, self._keeper = self._keeper, None
+        self._closed = True
+        keeper = self._keepers.pop("it", None)
         if keeper is not None and not keeper.thread.lost:
             keeper.thread.run(keeper.close, "the end of a client")
 
@@ -156,8 +159,8 @@ class SyncClient:
         self.close()
 
     def __del__(self) -> None:
-        keeper: _Keeper | None = self.__dict__.get("_keeper")
-        if keeper is not None:
+        keepers: dict[str, _Keeper] = self.__dict__.get("_keepers", {})
+        for keeper in keepers.values():
             with suppress(PymicroError):  # the process was forked, or ends
                 keeper.thread.post(keeper.let_go)
 
@@ -246,25 +249,40 @@ class SyncClient:
         return self.opened().run(self._client.services, "the question for services")
 
 
-class _Keeper:
-    """Enters and leaves a client in one task, as what it opens may ask for."""
+_OPENING = "the opening of a client"
 
-    def __init__(self, thread: LoopThread, client: Client) -> None:
+
+def _closed() -> PymicroError:
+    return PymicroError("this synchronous client is closed: make another one")
+
+
+class _Keeper:
+    """Enters and leaves a client in one task, as what it opens may ask for.
+
+    Args:
+        kept: Where the client has it, under "it", until it could not be opened.
+
+    Attributes:
+        opened: Set when the client is open, or cannot be opened.
+        error: Why it cannot; None if it is open.
+    """
+
+    def __init__(self, thread: LoopThread, client: Client, kept: dict[str, _Keeper]) -> None:
         self.thread = thread
+        self.opened = Latch()
+        self.error: BaseException | None = None
         self._client = client
-        self._closing: asyncio.Event | None = None
+        self._kept = kept
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Open the client; raises what it raises."""
-        opened, self._closing = self.thread.loop.create_future(), asyncio.Event()
-        self._task = self.thread.start(self._keep(opened, self._closing))
-        try:
-            await asyncio.shield(opened)
-        except asyncio.CancelledError:
-            self._task.cancel()
-            raise
-        self.thread.at_exit.add(self.close)
+    # All of these in the loop
+
+    def begin(self) -> None:
+        """Open the client, unless that has begun; returns at once."""
+        if self._task is None:
+            self._task = self.thread.start(self._keep())
+            self.thread.at_exit.add(self.close)
 
     async def close(self) -> None:
         """Close it; may be called again."""
@@ -275,19 +293,32 @@ class _Keeper:
     def let_go(self) -> None:
         """Begin to close it."""
         self.thread.at_exit.discard(self.close)
-        if self._closing is not None:
-            self._closing.set()
+        self._closing.set()
+        if self._task is not None and not self.opened.is_set:
+            self._task.cancel()
 
-    async def _keep(self, opened: asyncio.Future[None], closing: asyncio.Event) -> None:
+    async def _keep(self) -> None:
         try:
             async with self._client:
-                opened.set_result(None)
-                await closing.wait()
-        except Exception as exc:
-            if opened.done():
+                self._told()
+                await self._closing.wait()
+        except BaseException as exc:
+            if not self.opened.is_set:
+                # Cancelled: the client was closed before it was open.
+                self._told(_closed() if isinstance(exc, asyncio.CancelledError) else exc)
+            elif isinstance(exc, Exception):
                 log.exception("a synchronous client could not be closed")
-            else:
-                opened.set_exception(exc)
+            if not isinstance(exc, Exception):
+                raise
+
+    def _told(self, error: BaseException | None = None) -> None:
+        if error is not None:
+            self.error = error
+            self.thread.at_exit.discard(self.close)
+            if self._kept.get("it") is self:  # the next call tries again
+                del self._kept["it"]
+        if not self.thread.ending:
+            self.opened.set()
 
 
 def _check_interceptors(interceptors: Sequence[Any]) -> None:
@@ -297,14 +328,3 @@ def _check_interceptors(interceptors: Sequence[Any]) -> None:
                 f"interceptors= in code: {excerpt(interceptor)} is of grpc's synchronous kind: put it "
                 "around a channel, `grpc.intercept_channel(client.channel(…), interceptor)`"
             )
-
-
-_clients: weakref.WeakSet[SyncClient] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for client in list(_clients):
-        client._lock = threading.Lock()  # another thread may have held it
-
-
-os.register_at_fork(after_in_child=_in_child)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from pymicro.base.copies import NotCopied
 from pymicro.calling.call.called import Called
 from pymicro.sync.calls import SyncCall, SyncStream, wait_for_end
 from pymicro.sync.fed import FedRequests
@@ -35,7 +36,7 @@ AHEAD = 8
 C = TypeVar("C", bound=SyncCall)
 
 
-class _Starter:
+class _Starter(NotCopied):
     """Starts calls of one method.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401 - it cannot be imported any more when the main thread has ended
 import contextlib
 import os
 import queue
@@ -14,6 +15,7 @@ from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from pymicro.base.durations import time_limit
 from pymicro.base.errors import PymicroError
 from pymicro.base.grpc_loops import keep_for_sync_clients
 from pymicro.base.loggers import logger
@@ -50,16 +52,20 @@ class Latch:
         """Return once it is set, or False after `timeout` seconds."""
         if self.is_set:
             return True
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        limit = time_limit(timeout)
+        if not self._lock.acquire(timeout=-1 if limit is None else max(0.0, limit)):
             return False
         self._lock.release()  # for the next who waits
         return True
 
 
 class LoopThread:
-    """An event loop that runs in a thread.
+    """An event loop that runs in a thread, from its first use on.
 
     The thread is a daemon: it never keeps a process alive, and `stop` ends it in bounded time.
+
+    Nothing here that a user's thread does holds a lock: a signal's handler, or `__del__` of garbage,
+    may come at any point of it, and call or raise.
 
     Args:
         loop: The setting `loop`.
@@ -79,16 +85,24 @@ class LoopThread:
         self.at_exit: set[Callable[[], Awaitable[object]]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._callbacks: queue.SimpleQueue[Callable[[], object]] | None = None
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="pymicro sync clients", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as exc:  # some Pythons start none when the main thread has ended
-            self.loop.close()
-            raise PymicroError(f"the thread of synchronous clients cannot be started: {exc}") from exc
-        keep_for_sync_clients(self.loop)
+        self._taken = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     # For other threads
+
+    def begin(self) -> None:
+        """Start the thread, unless it runs; what is posted before is done then.
+
+        Raises:
+            PymicroError: No thread can be started.
+        """
+        if self._thread is not None:
+            return
+        try:
+            # Several of these at a time are one too many, which end at once.
+            threading.Thread(target=self._run, name="pymicro sync clients", daemon=True).start()
+        except RuntimeError as exc:  # there are too many, or Python ends
+            raise PymicroError(f"the thread of synchronous clients cannot be started: {exc}") from exc
 
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call this in the loop, in the caller's context; do not wait for it.
@@ -176,27 +190,27 @@ class LoopThread:
     def call_back(self, callback: Callable[[], object], what: str) -> None:
         """Call this in a thread that is neither the loop's nor the caller's: it may block.
 
-        What it raises is logged.
+        What it raises is logged. It is the loop's thread that calls this.
         """
 
         def called() -> None:
             try:
                 callback()
-            except Exception:
+            # Also SystemExit and the like: those of other calls come after it in this thread.
+            except BaseException:
                 log.exception("a callback of %s failed", what)
 
-        with self._lock:
-            if self._callbacks is None:
-                callbacks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-                thread = threading.Thread(
-                    target=_call_back, args=(callbacks,), name="pymicro sync callbacks", daemon=True
-                )
-                try:
-                    thread.start()
-                except RuntimeError as exc:  # there are too many
-                    log.error("a callback of %s was not called: %s", what, exc)
-                    return
-                self._callbacks = callbacks
+        if self._callbacks is None:
+            callbacks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+            thread = threading.Thread(
+                target=_call_back, args=(callbacks,), name="pymicro sync callbacks", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:  # there are too many
+                log.error("a callback of %s was not called: %s", what, exc)
+                return
+            self._callbacks = callbacks
         self._callbacks.put(called)
 
     def stop(self) -> None:
@@ -209,7 +223,8 @@ class LoopThread:
         self.loop.call_soon_threadsafe(lambda: self.start(self._close(closed)))
         closed.wait(end - time.monotonic())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(max(0.1, end - time.monotonic()))
+        if self._thread is not None:
+            self._thread.join(max(0.1, end - time.monotonic()))
 
     # In the loop
 
@@ -228,17 +243,24 @@ class LoopThread:
             closed.set()
 
     def _run(self) -> None:
+        if not self._taken.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
+        keep_for_sync_clients(self.loop)
+        atexit.register(self.stop)
         asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            keep_for_sync_clients(None)
-            for task in asyncio.all_tasks(self.loop):
-                task.cancel()
-            # What is cancelled has a moment to end, so that Python does not complain of it.
-            self.loop.call_later(0.05, self.loop.stop)
-            self.loop.run_forever()
-            self.loop.close()
+        while not self.ending:
+            try:
+                self.loop.run_forever()
+            except BaseException:  # KeyboardInterrupt or SystemExit, raised by an interceptor say
+                log.exception("something tried to end the event loop of synchronous clients, which goes on")
+        keep_for_sync_clients(None)
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        # What is cancelled has a moment to end, so that Python does not complain of it.
+        self.loop.call_later(0.05, self.loop.stop)
+        self.loop.run_forever()
+        self.loop.close()
 
     def _check_loop(self, running: asyncio.AbstractEventLoop, what: str) -> None:
         if running is self.loop:
@@ -272,8 +294,8 @@ def _call_back(callbacks: queue.SimpleQueue[Callable[[], object]]) -> None:
         callbacks.get()()
 
 
-_lock = threading.Lock()
-_current: LoopThread | None = None
+# The one of this process, under "it": of several threads that make one, the first keeps its own.
+_current: dict[str, LoopThread] = {}
 
 
 def loop_thread(loop: str) -> LoopThread:
@@ -285,13 +307,15 @@ def loop_thread(loop: str) -> LoopThread:
     Raises:
         PymicroError: There are no threads here.
     """
-    global _current
-    with _lock:
-        if _current is None:
-            _check_threads()
-            _current = LoopThread(loop)
-            atexit.register(_current.stop)
-        return _current
+    found = _current.get("it")
+    if found is None:
+        _check_threads()
+        made = LoopThread(loop)
+        found = _current.setdefault("it", made)
+        if found is not made:
+            made.loop.close()
+    found.begin()
+    return found
 
 
 # What can replace Python's threads by functions that take turns in one of them: the module and the function
@@ -323,13 +347,11 @@ def forked() -> PymicroError:
 
 
 def _in_child() -> None:
-    global _current, _lock
-    _lock = threading.Lock()  # another thread may have held it
-    if _current is not None:
-        _current.lost = True
-        atexit.unregister(_current.stop)
+    lost = _current.pop("it", None)
+    if lost is not None:
+        lost.lost = True
+        atexit.unregister(lost.stop)
         keep_for_sync_clients(None)
-        _current = None
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
-import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,17 +36,6 @@ END: Any = object()
 # Responses of a stream that are read before anybody asks for them: the thread that takes them and
 # the loop meet once for several. The loop goes on reading when half of them are taken.
 AHEAD = 16
-
-# For callbacks of all calls: adding one must not miss the end.
-_lock = threading.Lock()
-
-
-def _in_child() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread may have held it
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 class CallEnd(NamedTuple):
@@ -117,7 +105,7 @@ class UnderWay:
         self._feed = feed
         self._asked = False
         self._full: asyncio.Future[None] | None = None
-        self._callbacks: list[Callable[[], object]] | None = []
+        self._callbacks: deque[Callable[[], object]] = deque()
         self._traceback: TracebackType | None = None
 
     # For other threads
@@ -153,11 +141,15 @@ class UnderWay:
 
     def add_callback(self, callback: Callable[[], object]) -> bool:
         """Call this at the end; False if that has come."""
-        with _lock:
-            if self._callbacks is None:
-                return False
-            self._callbacks.append(callback)
+        # Without a lock: the loop's thread would wait for it while a signal's handler waits for the loop.
+        self._callbacks.append(callback)
+        if not self.ended.is_set:
             return True
+        try:
+            self._callbacks.remove(callback)
+        except ValueError:  # the end came in between, and has taken it
+            return True
+        return False
 
     # In the loop
 
@@ -263,12 +255,11 @@ class UnderWay:
             self.inner = None
         if self.thread.ending:
             return
-        with _lock:
-            callbacks, self._callbacks = self._callbacks or [], None
         self.ended.set()
         self.messages.put(END)
-        for callback in callbacks:
-            self.thread.call_back(callback, self.called.callee)
+        with contextlib.suppress(IndexError):  # all are taken
+            while True:
+                self.thread.call_back(self._callbacks.popleft(), self.called.callee)
 
 
 async def _told(inner: Any) -> CallEnd:

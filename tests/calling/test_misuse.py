@@ -112,6 +112,12 @@ async def test_an_attribute_of_the_reply_asked_of_the_call_says_what_was_forgott
         with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
             pickle.dumps(call)
         assert copy.copy(call).node == call.node
+        for thing in (client, client.channel("greeter"), pymicro.Service("copied"), stub(client).SayHello):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(
+                    TypeError, match=f"a {type(thing).__name__} of pymicro's cannot be copied"
+                ):
+                    copied(thing)
         call.cancel()
 
 

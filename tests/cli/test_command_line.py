@@ -73,6 +73,26 @@ async def test_the_version_is_shown(pymicro: Commands) -> None:
         ),
         (["nodes"], "pymicro nodes: Missing argument 'SERVICE'.\nTry 'pymicro nodes --help'.\n"),
         (["config", "--drain-delay", "soon"], "pymicro config: --drain-delay: 'soon' is no duration "),
+        *(
+            (
+                [command, "", *more],
+                f"pymicro {command}: Invalid value for '{argument}': it is empty, and no service is",
+            )
+            for argument, command, *more in (
+                ("SERVICE", "call", "A.B"),
+                ("SERVICE", "bench", "A.B"),
+                ("SERVICE", "nodes"),
+                ("SERVICE", "list"),
+                ("SERVICE", "describe"),
+                ("SERVICE", "health"),
+                ("SERVICE", "wait"),
+                ("[SERVICE]", "top"),
+                ("[SERVICE]", "doctor"),
+            )
+        ),
+        (["doctor", " "], "pymicro doctor: Invalid value for '[SERVICE]': it is empty"),
+        (["wait", "a\nb"], "pymicro wait: Invalid value for 'SERVICE': 'a\\nb' is no name of a service\n"),
+        (["nodes", "x" * 9999], "pymicro nodes: Invalid value for 'SERVICE': 'xxx"),
         (["config", "extra"], "pymicro config: Got unexpected extra argument (extra)\n"),
     ],
 )
@@ -140,6 +160,23 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     done = subprocess.run(["sh", "-c", f"{command} --nope 2>&-"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_an_interrupt_while_it_is_imported_is_no_traceback() -> None:
+    program = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from pymicro.cli import main
+main(["nodes"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_help_imports_no_grpc() -> None:

@@ -160,6 +160,21 @@ async def test_one_of_several_services_is_named(pymicro: Commands) -> None:
         assert ["server_name", service, "code"] in [line.split() for line in result.out.splitlines()]
 
 
+async def test_a_distribution_that_is_missing_is_not_taken_for_the_module(pymicro: Commands) -> None:
+    """As in a project whose service reads its version, before the project is installed."""
+    (pymicro.cwd / "missing").mkdir()
+    (pymicro.cwd / "missing" / "server.py").write_text(
+        "from importlib.metadata import version\nversion('missing')\n"
+    )
+    result = await pymicro("run", "missing.server")
+    assert (result.code, result.out) == (1, "")
+    assert "line 2, in <module>" in result.err
+    assert result.err.splitlines()[-1] == (
+        "pymicro run: missing.server failed while it was imported: missing is not installed in this "
+        "environment: `pip install --editable .` in its folder"
+    )
+
+
 async def test_a_file_that_raises_shows_only_its_own_traceback(pymicro: Commands) -> None:
     (pymicro.cwd / "bad.py").write_text("import helper\n\nhelper.fail()\n")
     (pymicro.cwd / "helper.py").write_text("def fail():\n    raise ValueError('no good')\n")

@@ -168,6 +168,7 @@ BAD = {
     "a wrong value": ("[settings]\nstop_grace = 'soon'", "f.toml:2: stop_grace: 'soon' is no duration"),
     "a wrong type": ("[settings]\nregistry_address = 5", "f.toml:2: registry_address: 5 is no list of texts"),
     "a date": ("[settings]\nregister_ttl = 1979-05-27", "f.toml:2: register_ttl: datetime.date(1979, 5, 27)"),
+    "ages": ("[settings]\nstop_grace = 1e10", "f.toml:2: stop_grace: '10000000000.0' is no duration that"),
     "a truth": ("[settings]\nregistry = true", "f.toml:2: registry: True is no text"),
     "another file": ("[settings]\nconfig = 'x'", "f.toml:2: a file with settings cannot name another one"),
     "no value": ("[settings]\na = \n", "f.toml:2: this is no TOML: Invalid value (column 5)"),
@@ -192,6 +193,22 @@ def test_what_is_no_utf_8_is_named_with_its_line(folder: Path) -> None:
     (folder / "f.toml").write_bytes(b"[settings]\n\nzone = '\xff'\n")
     with pytest.raises(ConfigError, match=r"--config: f\.toml:3: this is no UTF-8"):
         load({}, ["--config=f.toml"])
+
+
+def test_a_mark_of_utf_8_at_the_beginning_is_passed_over(folder: Path) -> None:
+    (folder / "f.toml").write_bytes(b"\xef\xbb\xbf[settings]\r\nzone = 'b'\r\n")
+    config = load({}, ["--config=f.toml"])
+    assert (config.zone, config.source("zone")) == ("b", "f.toml:2")
+
+
+@pytest.mark.parametrize("value", ["123456", "['123456']", "{ it = 123456 }", "123456.0", "1234-12-12"])
+def test_a_password_that_is_no_text_is_not_shown(folder: Path, value: str) -> None:
+    (folder / "f.toml").write_text(f"[settings]\nregistry_password = {value}\n")
+    with pytest.raises(
+        ConfigError, match=r"^f\.toml:2: registry_password: it is no text, but of type "
+    ) as caught:
+        load({}, ["--config=f.toml"])
+    assert "1234" not in str(caught.value)
 
 
 def test_what_is_no_file_is_neither_waited_for_nor_read(folder: Path) -> None:

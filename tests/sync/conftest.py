@@ -55,7 +55,7 @@ def own_loop() -> Iterator[None]:
     """Each test has a loop of its own, and leaves no thread behind."""
     before = set(threading.enumerate())
     yield
-    current, thread._current = thread._current, None
+    current = thread._current.pop("it", None)
     if current is not None:
         atexit.unregister(current.stop)
         current.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import threading
 from contextvars import ContextVar
 from typing import Any
@@ -336,3 +338,60 @@ async def test_over_fast_both_kinds_of_client_and_a_service_share_a_process(serv
             # As a test of synchronous code does it.
             direct = rpc.KeeperStub(ours.channel("front", address=services.nodes[0].address))
             assert (await asyncio.to_thread(direct.Import, ANT)).name == "ANT"
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 1e10, 10**30])
+def test_a_timeout_of_ages_is_none(client: Client, timeout: float) -> None:
+    stub = rpc.KeeperStub(client.channel("zoo", timeout=timeout))
+    assert stub.Import(ANT, timeout=timeout).name == "ANT"
+    assert stub.Import(ANT).name == "ANT"
+    assert stub.Import.future(ANT).result(timeout=timeout).name == "ANT"
+    assert client.nodes("zoo", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "5", b"5", []])
+def test_a_timeout_that_is_no_number_is_refused(client: Client, timeout: Any) -> None:
+    said = "timeout= is a number of seconds, and not"
+    stub = rpc.KeeperStub(client.channel("zoo"))
+    with pytest.raises(ValueError, match=said):
+        stub.Import(ANT, timeout=timeout)
+    with pytest.raises(ValueError, match=said):
+        client.nodes("zoo", timeout=timeout)
+    with pytest.raises(ConfigError, match=f"channel zoo: {said}"):
+        client.channel("zoo", timeout=timeout)
+
+
+def test_what_belongs_to_a_process_is_neither_copied_nor_pickled(client: Client) -> None:
+    channel = client.channel("zoo")
+    stub = rpc.KeeperStub(channel)
+    future = stub.Import.future(pb.Animal(name="hang:copy"), timeout=100)
+    for thing in (client, channel, future, stub.Import):
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=f"a {type(thing).__name__} of pymicro's cannot be copied"):
+                copied(thing)
+    with pytest.raises(TypeError, match="Make a client, its channels and stubs where they are used"):
+        pickle.dumps(stub)
+    gc.collect()  # copies that were thrown away would have ended the call, and the client
+    assert not future.done()
+    assert copy.copy(stub).Import(ANT).name == "ANT"
+    assert future.cancel()
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_callback_that_raises_keeps_no_other_from_being_called(
+    client: Client, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = rpc.KeeperStub(client.channel("zoo"))
+
+    def raises(_: object) -> None:
+        raise error
+
+    for _ in range(2):
+        called = threading.Event()
+        future = stub.Import.future(ANT)
+        future.add_done_callback(raises)
+        future.add_done_callback(lambda _, called=called: called.set())
+        future.result()
+        # The end may have come before a callback, which is then called here and now.
+        assert called.wait(60)
+    assert "a callback of zoo/" in caplog.text

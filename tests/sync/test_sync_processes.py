@@ -127,6 +127,115 @@ def test_calls_at_the_exit_are_made_or_refused(run: object) -> None:
     assert (out, err) == (["ANT", "this process is ending, and its synchronous clients are closed"], "")
 
 
+# Brings a signal into the first call, while the loop's thread opens the client.
+SIGNALLED = """
+import signal
+from contextlib import suppress
+
+opening, handled = pymicro.Client.__aenter__, threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: handled.is_set() or handler())
+
+async def slowly(self):
+    while not handled.is_set():  # one that comes just before the main thread waits is not seen
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        await asyncio.to_thread(handled.wait, 0.1)
+    return await opening(self)
+
+pymicro.Client.__aenter__ = slowly
+"""
+
+
+def test_a_handler_of_a_signal_may_call_while_the_client_is_opened(run: object) -> None:
+    program = """
+def handler():
+    handled.set()
+    say("handler", stub.Import(ANT).name)
+
+say(stub.Import(ANT).name)
+"""
+    assert run(SIGNALLED + program) == (["handler ANT", "ANT"], "")  # type: ignore[operator]
+
+
+def test_an_interrupted_first_call_spoils_no_later_one(run: object) -> None:
+    program = """
+def handler():
+    handled.set()
+    raise KeyboardInterrupt
+
+with suppress(KeyboardInterrupt):
+    stub.Import(ANT)
+    say("not interrupted")
+say(stub.Import(ANT).name)
+client.close()
+"""
+    assert run(SIGNALLED + program) == (["ANT"], "")  # type: ignore[operator]
+
+
+def test_a_client_may_be_closed_while_it_is_opened(run: object) -> None:
+    program = """
+def handler():
+    client.close()
+    handled.set()
+
+try:
+    stub.Import(ANT)
+except pymicro.PymicroError as exc:
+    say(exc)
+"""
+    out = ["this synchronous client is closed: make another one"]
+    assert run(SIGNALLED + program) == (out, "")  # type: ignore[operator]
+
+
+def test_the_first_call_may_come_when_the_main_thread_has_ended(run: object) -> None:
+    program = """
+def work():
+    threading.main_thread().join()
+    try:
+        say(stub.Import(ANT).name)
+    except pymicro.PymicroError as exc:  # some Pythons start no thread any more
+        say(str(exc).partition(" be started")[0])
+
+threading.Thread(target=work).start()
+"""
+    out, err = run(program)  # type: ignore[operator]
+    assert out in (["ANT"], ["the thread of synchronous clients cannot"])
+    assert err == ""
+
+
+@pytest.mark.parametrize("exception", ["KeyboardInterrupt", "SystemExit"])
+def test_what_ends_a_program_ends_one_call_if_an_interceptor_raises_it(run: object, exception: str) -> None:
+    program = f"""
+async def ends(call, proceed):
+    raise {exception}
+
+other = rpc.KeeperStub(pymicro.sync.Client(interceptors=[ends]).channel("zoo"))
+say(stub.Import(ANT).name)
+try:
+    other.Import(ANT, timeout=100)
+except pymicro.Cancelled as exc:
+    say(type(exc).__name__)
+say(stub.Import(ANT).name)
+"""
+    out, err = run(program)  # type: ignore[operator]
+    assert out == ["ANT", "Cancelled", "ANT"]
+    assert "something tried to end the event loop of synchronous clients" in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+def test_a_program_without_standard_streams_ends_well(served: Served, tmp_path: Path, closed: str) -> None:
+    """libuv aborts when a file of its own that has got such a number is closed."""
+    told = tmp_path / "told"
+    program = HEAD + f"open({str(told)!r}, 'w').write(stub.Import(ANT).name)"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program],
+        cwd=ROOT,
+        env=clean_environment(MICRO_REGISTRY_ADDRESS=served.registry),
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, told.read_text()) == (0, "ANT")
+
+
 FORKED = "this synchronous client was used before the process was forked, and its connections have stayed"
 
 CHILD = """
@@ -189,14 +298,6 @@ fork(lambda: rpc.KeeperStub(other.channel("zoo")).Import(ANT).name)
     out, _ = run(CHILD + program)  # type: ignore[operator]
     assert out[0].startswith("this process was forked after gRPC was used")
     assert "fork before the first call" in out[0]
-
-
-def test_a_fork_while_threads_open_a_client_leaves_no_lock(run: object) -> None:
-    program = """
-client._lock.acquire()  # as a thread would have it that opens the client
-fork(lambda: stub.Import(ANT).name)
-"""
-    assert run(CHILD + program) == (["ANT", "child ended with 0"], "")  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -92,13 +92,13 @@ class Conducted(CallState):
                 call = await self._proceed(self._layers, details, self._request)
                 self.run(call)
                 end = await self._see_to_end(call)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
         except Exception as exc:
             if isinstance(exc, grpc.aio.AioRpcError):
                 exc.__traceback__ = None  # it would hold this frame, and so itself
             end = End.failed(exc, self.called.callee, ended_well(self.inner))
+        except BaseException:  # cancelled; or what ends the loop, and whoever waits in another thread stays
+            self.cancel()
+            raise
         self.task = None
         self.finish(end)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from pymicro.base.printable import excerpt
+from pymicro.base.copies import NotCopied
+from pymicro.base.durations import FOREVER, time_limit
 from pymicro.calling.call.called import Called
 from pymicro.calling.call.conducted import Conducted
 from pymicro.calling.call.layers import Layers
@@ -45,12 +45,8 @@ __all__ = [
     "UnaryUnaryMultiCallable",
 ]
 
-# Seconds. A longer timeout is none: grpc.aio computes with nanoseconds, and 1e10 s or infinity would be over
-# at once.
-FOREVER = 1e9
 
-
-class _MultiCallable(Called):
+class _MultiCallable(NotCopied, Called):
     """Starts calls of one method on one channel."""
 
     _object: Callable[[CallState], Any]  # what the user gets
@@ -72,8 +68,8 @@ class _MultiCallable(Called):
         if timeout is None:
             if self._limited:
                 timeout = channel.timeout
-        elif not timeout < FOREVER:
-            timeout = _forever(timeout)
+        elif not (type(timeout) in (int, float) and timeout < FOREVER):
+            timeout = time_limit(timeout)
         if metadata:
             try:
                 metadata = checked(metadata)
@@ -137,17 +133,6 @@ class _MultiCallable(Called):
                 *(pair for pair in forwarded if pair[0] not in given and self.channel.forwards(pair)),
             )
         return timeout, metadata
-
-
-def _forever(timeout: float) -> float | None:
-    """What a timeout means that is not below `FOREVER`: none.
-
-    Raises:
-        ValueError: It is no number.
-    """
-    if math.isnan(timeout):
-        raise ValueError(f"timeout= is a number of seconds, and not {excerpt(timeout)}")
-    return None
 
 
 class _OneRequest(_MultiCallable):
