@@ -525,8 +525,8 @@ class Service(NotCopied, Generic[StateT]):
         Raises:
             SystemExit: 1 if it could not start or its server broke, 2 for bad input or handlers that
                 do not fit, 128 + the signal's number after a second signal, 130 if a handler raised
-                KeyboardInterrupt. If threads are still at work 2 s after the grace, the process
-                ends here, with 3.
+                KeyboardInterrupt. If threads or tasks are still at work 2 s after the grace, the
+                process ends here, with 3.
             PymicroError: An event loop runs here already, or this is not the main thread.
         """
         check_place(self.name)

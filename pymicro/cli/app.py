@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ from pymicro.cli.report import (
 )
 
 __all__ = ["command_line", "main"]
+
+# A disk that takes no more of what is written.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # In the order of the help page. Each command is the function of that name in the module of that name.
 _COMMANDS = [
@@ -135,10 +139,19 @@ def _run(argv: list[str]) -> int:
     except PymicroError as exc:
         complain(session, str(exc), exc)
         return EXIT_FAILED
-    except Exception as exc:
-        hint = "" if session.debug else " (unexpected; --debug shows where)"
-        complain(session, f"{type(exc).__name__}: {exc}{hint}", exc)
+    except OSError as exc:
+        if exc.errno not in _DISK or exc.filename is not None:
+            return _unexpected(session, exc)
+        complain(session, f"the output cannot be written: {exc.strerror}", exc)
         return EXIT_FAILED
+    except Exception as exc:
+        return _unexpected(session, exc)
+
+
+def _unexpected(session: Session, exc: Exception) -> int:
+    hint = "" if session.debug else " (unexpected; --debug shows where)"
+    complain(session, f"{type(exc).__name__}: {exc}{hint}", exc)
+    return EXIT_FAILED
 
 
 def _describe(exc: click.UsageError) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pymicro.base.printable import shortened
 from pymicro.cli.gen_sources import Sources, protos_below, shown
 
-__all__ = ["first_lines", "mistakes", "with_paths"]
+__all__ = ["first_lines", "mistakes", "plainly", "with_paths"]
 
 # More lines would scroll the first one away.
 _LISTED = 20
@@ -24,6 +24,21 @@ _IMPORT = re.compile(
 )
 _NOT_FOUND = re.compile(r"^(?P<name>[^:\n]+): File not found\.$")
 _TWICE = re.compile(r'^(?P<by>[^:\n]+\.proto):.*is already defined in file "(?P<other>[^"\n]+)"\.$')
+
+
+# The log that protoc writes some warnings into: the line before the first, and the head of each line.
+_LOG = re.compile(
+    r"^WARNING: All log messages before absl::InitializeLog\(\).*\n|^W\d{4} [^\]\n]*\] ", re.MULTILINE
+)
+_NO_SYNTAX = re.compile(
+    r"^No edition or syntax specified for the proto file: (?P<name>.+?\.proto)\. .*$", re.MULTILINE
+)
+
+
+def plainly(said: str) -> str:
+    """What protoc printed, in the form of its complaints where it writes a log."""
+    without = _LOG.sub("", said)
+    return _NO_SYNTAX.sub(r'\g<name>: warning: it says no edition or syntax, so "proto2" is meant', without)
 
 
 def first_lines(said: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymicro.cli.gen_complaints import first_lines, mistakes, with_paths
+from pymicro.cli.gen_complaints import first_lines, mistakes, plainly, with_paths
 from pymicro.cli.gen_sources import Sources
 from pymicro.cli.report import InputError
 
@@ -67,12 +67,13 @@ def compile_protos(sources: Sources) -> Compiled:
             errors="replace",
             check=False,
         )
+        printed = plainly(done.stdout)
         if done.returncode:
-            said = mistakes(done.stdout, sources) or f"exit code {done.returncode}"
+            said = mistakes(printed, sources) or f"exit code {done.returncode}"
             raise InputError(f"the protos do not compile\n{said}")
         texts = {
             path.relative_to(code).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(code.rglob("*.py*"))
         }
         described = FileDescriptorSet.FromString((folder / "described").read_bytes())
-    return Compiled(texts, described, first_lines(with_paths(done.stdout, sources)))
+    return Compiled(texts, described, first_lines(with_paths(printed, sources)))

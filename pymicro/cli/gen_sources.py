@@ -116,11 +116,16 @@ def _protos_of(path: Path) -> list[Path]:
     protos = list(protos_below(_absolute(path)))
     if not protos:
         raise InputError(f"there is no .proto file in the folder {path}")
+    for proto in protos:
+        if not proto.is_file():  # protoc would wait for a pipe
+            raise InputError(f"{shown(proto)} is no file, or a link that leads to none")
     return protos
 
 
 def protos_below(folder: Path, most: int | None = None) -> Iterator[Path]:
     """All protos below the folder, except in virtual environments and hidden folders.
+
+    Hidden files are none: editors and file systems keep notes of their own in `.#a.proto` and `._a.proto`.
 
     Args:
         most: Folders to look in; all by default.
@@ -129,9 +134,12 @@ def protos_below(folder: Path, most: int | None = None) -> Iterator[Path]:
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and not Path(place, name, "pyvenv.cfg").is_file()
+            # Not Path.is_file, which raises where the folder cannot be read.
+            if not name.startswith(".") and not os.path.isfile(os.path.join(place, name, "pyvenv.cfg"))
         ]
-        yield from (Path(place, name) for name in files if name.endswith(".proto"))
+        yield from (
+            Path(place, name) for name in files if name.endswith(".proto") and not name.startswith(".")
+        )
 
 
 def _root_of(path: Path, protos: Iterable[Path]) -> Path:
@@ -150,7 +158,11 @@ def _root_of(path: Path, protos: Iterable[Path]) -> Path:
 
 def _above_package(proto: Path) -> Path | None:
     """The folder above those of the proto's package, if the proto lies in such folders."""
-    declared = _PACKAGE.search(proto.read_text(encoding="utf-8", errors="replace"))
+    try:
+        text = proto.read_text(encoding="utf-8", errors="replace")
+    except OSError as exc:
+        raise InputError(f"cannot read {shown(proto)}: {exc.strerror}") from exc
+    declared = _PACKAGE.search(text)
     if declared is None:
         return None
     folders = declared[1].split(".")

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from pymicro.base.printable import listed
 from pymicro.calling.peers.reflection import NoReflection, ReflectionClient, ReflectionError
+from pymicro.cli.gen_complaints import first_lines, plainly
 from pymicro.cli.reflecting import INFRASTRUCTURE, learn, not_described, tell_gaps
 from pymicro.cli.report import InputError, note
 from pymicro.rpc.schema import (
@@ -188,6 +189,6 @@ def _compile(files: Sequence[str], folders: Sequence[str]) -> FileDescriptorSet:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip() or f"protoc exited with {done.returncode}"
+            said = first_lines(plainly(done.stderr).strip()) or f"protoc exited with {done.returncode}"
             raise InputError(f"--proto cannot be used:\n{said}")
         return FileDescriptorSet.FromString(output.read_bytes())

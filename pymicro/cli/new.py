@@ -59,8 +59,8 @@ def new(name: str) -> int:
     """
     package = _package(name)
     folder = Path(name)
-    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        what = "is a file" if folder.is_file() else "is a folder that has files in it"
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        what = "is a folder that has files in it" if folder.is_dir() else "is a file"
         raise InputError(f"{name} {what}: choose another name")
     files = project(name, package)
     if source := _source():

@@ -96,9 +96,9 @@ def run(
     the program, whatever it is.
 
     Exit code 0 after a clean stop, 1 if the service could not start, 2 for bad input
-    or handlers that do not fit their proto, 3 if it left threads behind that still ran,
-    128 plus the signal if a second signal cut the stop short, 130 if a handler raised
-    KeyboardInterrupt.
+    or handlers that do not fit their proto, 3 if it left threads or tasks behind that
+    still ran, 128 plus the signal if a second signal cut the stop short, 130 if a
+    handler raised KeyboardInterrupt.
 
     With --reload the service starts again after each change of a Python or
     configuration file (.py, .env, .toml, .yaml, .ini, .cfg). The new process starts

@@ -32,6 +32,8 @@ log = logger("pymicro.background")
 SOONEST, FIRST, LONGEST = 0.1, 1.0, 60.0
 # Seconds that cancelled work has at least to end, also where nothing is waited for any more.
 CLEANUP = 1.0
+# Seconds of the shortest period: a shorter one would leave no time for anything else.
+_QUICKEST = 0.001
 # Periods differ by this part: a thousand pods that start together must not ask one database in
 # the same moment for ever.
 _JITTER = 0.1
@@ -68,7 +70,7 @@ class BackgroundWork:
                 "write `async def`, and `await asyncio.to_thread(…)` around what blocks"
             )
         every = self.every
-        if every is not None and not (isinstance(every, int | float) and 0 < every < 1e9):
+        if every is not None and not (isinstance(every, int | float) and _QUICKEST <= every < 1e9):
             raise ConfigError(
                 f"background task {excerpt(self.name)}: every={excerpt(every)} is no time in seconds"
             )
@@ -192,6 +194,10 @@ class Background:
                 await found
         # One that calls sys.exit fails, and ends nobody; KeyboardInterrupt is Ctrl-C, and not its own.
         except (Exception, asyncio.CancelledError, SystemExit) as exc:
+            task = asyncio.current_task()
+            # Nobody but itself has cancelled it, as a timeout does that was taken apart.
+            while not self._closed and task is not None and task.cancelling():
+                task.uncancel()
             return exc
         return None
 

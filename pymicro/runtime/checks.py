@@ -57,7 +57,7 @@ class OwnCheck:
         if not callable(self.function):
             raise ConfigError(f"a health check is a function, not {excerpt(self.function)}")
         for key, value in (("every", self.every), ("timeout", self.timeout)):
-            if not isinstance(value, int | float) or not 0 < value < 1e9:
+            if not isinstance(value, int | float) or not 0.001 <= value < 1e9:
                 raise ConfigError(
                     f"health check {excerpt(self.name)}: {key}={excerpt(value)} is no time in seconds"
                 )

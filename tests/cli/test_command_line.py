@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -160,6 +161,21 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     done = subprocess.run(["sh", "-c", f"{command} --nope 2>&-"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("command", ["config", "--version", "services"])
+def test_a_full_disk_is_one_sentence(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pymicro", command, *(["-o", "json"] if command == "services" else [])],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith(b": the output cannot be written: No space left on device\n")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_an_interrupt_while_it_is_imported_is_no_traceback() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -373,6 +374,33 @@ async def test_a_warning_is_shown_and_the_code_written(folder: Folder) -> None:
     assert result.code == 0
     assert result.err.startswith("protos/shop/v1/money.proto:4:1: warning: Import google/protobuf/any.proto")
     assert "wrote shop/v1/money_pb2.py" in result.out
+
+
+async def test_a_proto_without_syntax_is_told_without_the_log_of_protoc(folder: Folder) -> None:
+    folder.write({"old.proto": "message Old {}", "a/older.proto": "message Older {}"})
+    result = await folder.pymicro("gen", "-I", "protos", "protos")
+    said = 'warning: it says no edition or syntax, so "proto2" is meant'
+    assert (result.code, sorted(result.err.splitlines())) == (
+        0,
+        [f"protos/a/older.proto: {said}", f"protos/old.proto: {said}"],
+    )
+    folder.write({"old.proto": "messag Old {}"})
+    assert "proto2" not in await folder.refused()
+
+
+async def test_notes_of_editors_and_file_systems_are_no_protos(folder: Folder) -> None:
+    folder.write({"shop/v1/money.proto": MONEY, "shop/v1/._money.proto": "\0", "shop/v1/..proto": "x"})
+    (folder.path / "protos/shop/v1/.#money.proto").symlink_to("somebody@somewhere.1234")
+    assert "money_pb2.py" in await folder.gen("protos")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+async def test_what_is_no_file_is_neither_read_nor_waited_for(folder: Folder, kind: str) -> None:
+    folder.write({"shop/v1/money.proto": MONEY})
+    path = folder.path / "protos" / "odd.proto"
+    path.symlink_to("gone.proto") if kind == "link" else os.mkfifo(path)
+    for argv in ([], ["protos"]):
+        assert "protos/odd.proto is no file, or a link that leads to none" in await folder.refused(*argv)
 
 
 @pytest.mark.parametrize("obstacle", ["shop/v1", "shop/v1/money_pb2.pyi/x"])

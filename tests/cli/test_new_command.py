@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -117,12 +118,16 @@ async def test_an_empty_folder_of_that_name_is_filled(pymicro: Commands) -> None
         ("hello-request", "'hello-request' is a message of the proto"),
         ("file", "file is a file: choose another name"),
         ("full", "full is a folder that has files in it: choose another name"),
+        ("pipe", "pipe is a file: choose another name"),
+        ("link", "link is a file: choose another name"),
     ],
 )
 async def test_a_name_that_cannot_be_is_one_message(pymicro: Commands, name: str, words: str) -> None:
     (pymicro.cwd / "file").write_text("")
     (pymicro.cwd / "full").mkdir()
     (pymicro.cwd / "full/file").write_text("")
+    os.mkfifo(pymicro.cwd / "pipe")
+    (pymicro.cwd / "link").symlink_to("nothing")
     before = files(pymicro.cwd)
     result = await pymicro("new", name)
     assert (result.code, result.out) == (2, "")

@@ -288,6 +288,34 @@ async def test_one_that_ignores_its_cancellation_is_named_and_left_behind(
     await ended.wait()
 
 
+@pytest.mark.parametrize("every", [None, 0.001])
+async def test_one_that_cancels_itself_has_failed_and_comes_again(
+    every: float | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "FIRST", 0.001)
+    monkeypatch.setattr(background, "SOONEST", 0.001)
+    service, _ = greeter()
+    runs = 0
+    third = asyncio.Event()
+
+    @service.background(every=every)
+    async def rash() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            third.set()
+            await asyncio.Event().wait()
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async with service:
+        await third.wait()
+    assert runs == 3
+    assert "background task 'rash' of greeter failed; it runs again" in caplog.text
+
+
 async def test_what_fails_while_it_is_cancelled_is_told(caplog: pytest.LogCaptureFixture) -> None:
     service, _ = greeter()
     begun = asyncio.Event()
@@ -467,6 +495,7 @@ async def test_whatever_makes_a_coroutine_is_taken(function: Any) -> None:
         (Callable, {}, "is no coroutine function"),
         (7, {}, "background task 'int': 7 is no coroutine function"),
         (Callable(), {"every": 0}, "background task 'Callable': every=0 is no time in seconds"),
+        (Callable(), {"every": 1e-300}, "every=1e-300 is no time in seconds"),
         (Callable(), {"every": float("nan")}, "every=nan is no time"),
         (Callable(), {"every": "60", "name": "clean"}, "background task 'clean': every='60' is no time"),
     ],

@@ -211,6 +211,29 @@ def test_threads_that_still_run_are_named_and_left_behind(processes: Processes, 
     assert server.wait(15) == 3, server.report()
 
 
+def test_tasks_that_ignore_their_cancellation_are_named_and_left_behind(
+    processes: Processes, write: object
+) -> None:
+    stubborn = """
+async def stubborn():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+@service.on_start
+async def begin():
+    service.kept = asyncio.create_task(stubborn(), name="stubborn")
+
+"""
+    server = start(processes, write(more=stubborn), "--stop-grace", "300ms")  # type: ignore[operator]
+    server.wait_for(LISTENS)
+    server.signal(signal.SIGTERM)
+    server.wait_for("greeter: these tasks ignore a cancellation, .*: stubborn$")
+    assert server.wait(15) == 3, server.report()
+
+
 def test_threads_that_end_within_the_grace_are_waited_for(processes: Processes, write: object) -> None:
     main = MAIN.replace("service.run()", "service.run(); print('all joined', flush=True)")
     slow = "service.on_stop(lambda: threading.Thread(target=time.sleep, args=(0.3,)).start())"
