@@ -171,6 +171,27 @@ async def test_cancelling_one_of_several_readers_cancels_the_call_for_all() -> N
         await server.until(lambda: server.cancelled == 1)
 
 
+@pytest.mark.parametrize("asked", ["initial_metadata", "trailing_metadata", "code", "details"])
+async def test_who_asks_and_is_cancelled_does_not_cancel_the_call(asked: str) -> None:
+    async with greeter() as (client, _, (server,)):
+        call = stub(client).SayHello(hello("wait"), timeout=20)
+        await server.until(lambda: server.running == 1)
+        begun = asyncio.Event()
+
+        async def ask() -> None:
+            begun.set()
+            await getattr(call, asked)()
+
+        task = asyncio.create_task(ask())
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert not call.done()
+        server.release.set()
+        assert (await call).message == "Hello wait"
+
+
 async def test_a_write_after_the_end_says_that_it_has_ended() -> None:
     async with greeter() as (client, _, _):
         call = stub(client).GreetAll()

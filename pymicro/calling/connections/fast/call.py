@@ -499,7 +499,7 @@ class FastCall(CallStream):
     async def initial_metadata(self) -> Metadata:
         """See `NetworkCall`."""
         while self.initial is None and self.code is None:
-            await self._next()
+            await self.waiter()  # cancelling this does not cancel the call, as in grpc.aio
         if self.trailing is None and self.ended:
             return Metadata()
         return _metadata(self.initial or ())
