@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -311,9 +311,10 @@ async def test_a_cancelled_call_keeps_the_initial_metadata_that_had_come(kind: s
     async def ours(call: OutgoingCall, proceed: Proceed) -> Any:
         return await proceed()
 
-    async def announces(requests: Any, context: Any) -> Any:
+    async def announces(requests: Any, context: Any) -> AsyncIterator[bytes]:
         await context.send_initial_metadata((("k", "v"),))
         await asyncio.Event().wait()
+        yield b""
 
     kinds: dict[str, Any] = {"none": (), "ours": (ours, ours), "grpc.aio's": (ForeignStreams(),)}
     server, registry = make_server(), MemoryRegistry()
