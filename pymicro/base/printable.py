@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Collection
 from itertools import islice
 
-__all__ = ["as_argument", "escaped_json", "excerpt", "listed", "printable", "shortened"]
+__all__ = ["as_argument", "escaped_json", "excerpt", "listed", "printable", "shortened", "without_user"]
 
 # What a terminal obeys (C0 without tab and newline, DEL, C1), what turns the direction of text
 # around (Unicode TR 36: "bidirectional text spoofing"), what has no width, what ends a line,
@@ -66,6 +66,13 @@ def listed(names: Collection[str], most: int = 20) -> str:
     """Foreign names in a row, for a message: `a, b and 3 more`; empty if there are none."""
     shown = ", ".join(shortened(name) for name in islice(names, most))
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def without_user(address: str) -> str:
+    """An address for a message, or for a list of settings: without the user and password that it may have."""
+    place, at, host = address.rpartition("@")
+    scheme, slashes, _ = place.partition("://")
+    return f"{scheme + slashes if slashes else ''}…@{host}" if at else address
 
 
 def escaped_json(document: str) -> str:

@@ -21,6 +21,7 @@ from pymicro.base.suggest import did_you_mean
 from pymicro.settings.access import ACCESS_LOG
 from pymicro.settings.file import FILE_NAME, OFF, SERVICE_VARIABLE, SettingsFile, file_here, read_file
 from pymicro.settings.kinds import (
+    ADDRESSES,
     COUNT,
     DURATION,
     LIST,
@@ -108,7 +109,7 @@ class Config:
     )
     registry: str = _setting(TEXT, "local", "registry that knows the nodes")
     registry_address: tuple[str, ...] = _setting(
-        LIST, (), "address of the registry; what it means depends on the registry"
+        ADDRESSES, (), "address of the registry; what it means depends on the registry"
     )
     registry_namespace: tuple[str, ...] = _setting(
         LIST,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymicro.base.durations import format_duration, parse_duration
-from pymicro.base.printable import excerpt
+from pymicro.base.printable import excerpt, without_user
 from pymicro.base.suggest import did_you_mean
 
 __all__ = [
+    "ADDRESSES",
     "COUNT",
     "DURATION",
     "LIST",
@@ -157,6 +158,8 @@ COUNT = Kind("N", _number(0), _number(0))
 POSITIVE = Kind("N", _number(1), _number(1))
 DURATION = Kind("DURATION", _seconds, _seconds, format_duration)
 SIZE = Kind("SIZE", _size, _size, _show_size)
+# Somebody may write a user and a password into one.
+ADDRESSES = Kind("A,B", _list, _list, lambda value: ",".join(map(without_user, value)), repeated=True)
 LIST = Kind("A,B", _list, _list, ",".join, repeated=True)
 PAIRS = Kind(
     "KEY=VALUE", _pairs, _pairs, lambda value: ",".join(f"{k}={v}" for k, v in value.items()), repeated=True

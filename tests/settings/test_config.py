@@ -347,3 +347,19 @@ def test_an_access_log_that_cannot_be_is_one_clear_message(text: str, says: str)
     assert len(str(caught.value)) < 400
     with pytest.raises(ConfigError, match="access_log= in code: 1 is none of off, all"):
         load({"access_log": 1}, [], {})
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("http://me:hunter2@etcd:2379", "http://…@etcd:2379"),
+        ("me:hunter2@etcd:2379", "…@etcd:2379"),
+        ("http://hunter2@a@etcd:2379,b:1", "http://…@etcd:2379,b:1"),
+        ("http://etcd:2379", "http://etcd:2379"),
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(given: str, shown: str) -> None:
+    config = load({}, [f"--registry-address={given}"], {})
+    (line,) = [line for line in render(config).splitlines() if line.startswith("registry_address ")]
+    assert line.split() == ["registry_address", shown, "flag", "--registry-address"]
+    assert config.registry_address == tuple(given.split(","))

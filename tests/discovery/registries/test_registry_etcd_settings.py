@@ -52,6 +52,7 @@ def test_an_address_that_cannot_be_used_is_refused_with_the_reason(entry: str, w
         etcd_registry(entry)
     assert str(caught.value).startswith("registry_address of registry etcd: ")
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_schemes_that_differ_are_refused() -> None:

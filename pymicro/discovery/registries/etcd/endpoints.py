@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pymicro.base.errors import ConfigError
-from pymicro.base.printable import excerpt, listed, shortened
+from pymicro.base.printable import excerpt, listed, shortened, without_user
 from pymicro.discovery.registries.etcd.tls_files import TlsFiles
 from pymicro.nodes.address import is_dns_name, is_ip, join_address, split_address
 
@@ -128,7 +128,7 @@ def _endpoint(entry: str) -> tuple[str, str, int]:
 
 def _bad(entry: str, why: str) -> ConfigError:
     return ConfigError(
-        f"registry_address of registry etcd: {excerpt(entry)}: {shortened(why)} "
+        f"registry_address of registry etcd: {excerpt(without_user(entry))}: {shortened(why)} "
         "(each entry is host or host:port, with or without http:// or https://, such as 10.0.0.1:2379)"
     )
 
