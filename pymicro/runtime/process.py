@@ -14,6 +14,7 @@ from typing import Any
 from pymicro.base.errors import ConfigError, PymicroError
 from pymicro.base.loggers import logger
 from pymicro.runtime.life import Life
+from pymicro.runtime.lingering import leave
 
 __all__ = ["Process", "check_place", "hurried_by_interrupts"]
 
@@ -74,6 +75,9 @@ class Process:
         def on_signal(number: signal.Signals) -> None:
             received.append(number)
             self._stopped_since = self._stopped_since or time.monotonic()
+            if len(received) > 2:  # a stop hook hangs, say, which nothing else would end
+                log.warning("%s received, the third signal: %s ends at once", number.name, self._name)
+                leave(128 + number)
             if len(received) > 1:
                 life.hurry()
                 return

@@ -211,6 +211,23 @@ def test_threads_that_still_run_are_named_and_left_behind(processes: Processes, 
     assert server.wait(15) == 3, server.report()
 
 
+def test_a_third_signal_ends_a_process_whose_stop_hook_hangs(processes: Processes, write: object) -> None:
+    hook = """
+@service.on_stop
+async def hang():
+    print("it hangs", flush=True)
+    await asyncio.Event().wait()
+
+"""
+    server = start(processes, write(more=hook))  # type: ignore[operator]
+    server.wait_for(LISTENS)
+    server.signal(signal.SIGTERM)
+    server.wait_for("it hangs")
+    server.signal(signal.SIGINT)
+    server.signal(signal.SIGTERM)
+    assert server.wait(15) in (128 + signal.SIGTERM, 128 + signal.SIGINT), server.report()
+
+
 def test_tasks_that_ignore_their_cancellation_are_named_and_left_behind(
     processes: Processes, write: object
 ) -> None:
