@@ -69,10 +69,15 @@ def listed(names: Collection[str], most: int = 20) -> str:
 
 
 def without_user(address: str) -> str:
-    """An address for a message, or for a list of settings: without the user and password that it may have."""
+    """An address for a message, or for a list of settings: without the user and password that it may have.
+
+    A path is shown as it is.
+    """
     place, at, host = address.rpartition("@")
     scheme, slashes, _ = place.partition("://")
-    return f"{scheme + slashes if slashes else ''}…@{host}" if at else address
+    if not at or ("/" in place and not slashes):
+        return address
+    return f"{scheme}{slashes}…@{host}" if slashes else f"…@{host}"
 
 
 def escaped_json(document: str) -> str:

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymicro.base.printable import as_argument, escaped_json, excerpt, listed, printable, shortened
+from pymicro.base.printable import (
+    as_argument,
+    escaped_json,
+    excerpt,
+    listed,
+    printable,
+    shortened,
+    without_user,
+)
 from tests.processes import ROOT
 
 UNSEEN = [
@@ -148,3 +156,18 @@ def test_such_a_message_is_found(code: str) -> None:
 )
 def test_others_are_none(code: str) -> None:
     assert not list(quotes(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("10.0.0.1:2379", "10.0.0.1:2379"),
+        ("http://10.0.0.1:2379", "http://10.0.0.1:2379"),
+        ("root:secret@etcd:2379", "…@etcd:2379"),
+        ("https://root:secret@etcd:2379", "https://…@etcd:2379"),
+        ("https://root:sec/r@t@etcd:2379", "https://…@etcd:2379"),
+        ("/var/lib/registry@2/nodes", "/var/lib/registry@2/nodes"),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(address: str, shown: str) -> None:
+    assert without_user(address) == shown
