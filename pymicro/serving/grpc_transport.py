@@ -264,6 +264,11 @@ def _arguments(config: Config, given: Sequence[tuple[str, Any]]) -> list[tuple[s
         # Our clients ping every 20 s, even between calls; grpc-core's own limit is 5 minutes.
         "grpc.http2.min_ping_interval_without_data_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
+        # Of calls that come faster than the loop takes them, grpc-core would end some above 1,000, and all
+        # above 3,000, with a bare CANCELLED, after which nobody may send them again. What is too much,
+        # `max_concurrent_calls` refuses in words.
+        "grpc.server.max_pending_requests": _C_INT_MAX,
+        "grpc.server.max_pending_requests_hard_limit": _C_INT_MAX,
     }
     if config.max_connection_age:
         # grpc-core spreads the age by 10 % either way, so that the connections of one

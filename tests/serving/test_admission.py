@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -531,3 +532,13 @@ async def test_a_stop_ends_the_wait_for_callers_to_leave() -> None:
         assert not waiting.done()
         await running.server.stop(0)
         assert waiting.done()
+
+
+async def test_a_burst_of_calls_is_served_and_none_is_cancelled_in_silence() -> None:
+    """They come in one turn of the loop, of which grpc-core would have ended most."""
+    many = 3500
+    async with serving(Keeper(), source=KEEPER) as running:
+        rpc = running.rpc("Import")
+        calls = [rpc(pb.Animal(name="ant"), timeout=60) for _ in range(many)]
+        codes = Counter([await call.code() for call in calls])
+    assert codes == {grpc.StatusCode.OK: many}
