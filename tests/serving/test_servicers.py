@@ -262,7 +262,7 @@ async def test_a_task_that_reads_for_a_handler_ends_with_it() -> None:
             assert [message async for message in call] == []
             assert servicer.task is not None
             # grpc.aio may tell it of the end of the requests, or that the call has finished.
-            await asyncio.wait({servicer.task})
+            await asyncio.gather(servicer.task, return_exceptions=True)
 
 
 async def test_after_an_abort_nothing_more_is_read_or_sent() -> None:

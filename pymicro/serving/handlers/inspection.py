@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -74,12 +75,21 @@ def place_of_function(function: Callable[..., Any]) -> str:
 
 def place_of_class(cls: type) -> str:
     """`file.py:12` of a class; only its file or its bare name if there is no source."""
-    try:
-        return _place(inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1])
-    except (OSError, TypeError):
-        module = sys.modules.get(cls.__module__)
-        file = getattr(module, "__file__", None)
-        return _place(file, None) if file else f"{cls.__module__}.{cls.__qualname__}"
+    found = _sources.get(cls)
+    if found is None:
+        try:
+            found = inspect.getsourcefile(cls) or "?", inspect.getsourcelines(cls)[1]
+        # No source; or Python 3.11 stumbles while it parses that (SystemError, if garbage writes a log line).
+        except Exception:
+            module = sys.modules.get(cls.__module__)
+            found = getattr(module, "__file__", None) or "", None
+        _sources[cls] = found
+    file, line = found
+    return _place(file, line) if file else f"{cls.__module__}.{cls.__qualname__}"
+
+
+# File and line of a class. To find the line, all of the file is parsed.
+_sources: weakref.WeakKeyDictionary[type, tuple[str, int | None]] = weakref.WeakKeyDictionary()
 
 
 def _place(file: str, line: int | None) -> str:
