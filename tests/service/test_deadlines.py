@@ -43,6 +43,7 @@ class Hop:
         remaining: What each call had left when its handler began.
         began: Set when a handler has begun.
         ended: How handlers ended: `returned`, or the exception's name.
+        passed: Set when a response has been written. Who is cancelled while it is sees a GeneratorExit.
         go: Lets the last one answer.
     """
 
@@ -53,6 +54,7 @@ class Hop:
     began: asyncio.Event = field(default_factory=asyncio.Event)
     ended: list[str] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    passed: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     spawned: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -90,10 +92,12 @@ class Hop:
         async with self._noted(context):
             if self.onward is None:
                 yield pb.CountDownReply(number=1)
+                self.passed.set()
                 await self.go.wait()
             else:
                 async for reply in self.onward.CountDown(request):
                     yield reply
+                    self.passed.set()
 
     @handler
     async def greet_all(self, requests: Any, context: CallContext) -> pb.HelloReply:
@@ -270,6 +274,9 @@ async def test_cancelling_a_stream_cancels_every_handler_below(name: str, way: s
         await called.all_began()
         if name == "CountDown":
             assert (await call.read()).number == 1  # it goes through all three
+            async with asyncio.timeout(20):
+                for hop in called.hops:
+                    await hop.passed.wait()
         if way == "cancel":
             call.cancel()
         elif way == "drop":
