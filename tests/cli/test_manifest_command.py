@@ -15,6 +15,8 @@ from pymicro.nodes.keys import selector_key
 from pymicro.settings.config import load
 from tests.cli_support import Commands, Result
 
+pytestmark = pytest.mark.once  # a minute of text, the same on every Python
+
 Documents = dict[tuple[str, str], dict[str, Any]]
 
 

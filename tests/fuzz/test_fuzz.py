@@ -1,6 +1,6 @@
 """No stranger's bytes end, block or flood anything: every parser against inputs that nobody wrote by hand.
 
-In `make test` each parser gets the same inputs each time, and those of `findings.py`. `make fuzz`
+In `make test-all` each parser gets the same inputs each time, and those of `findings.py`. `make fuzz`
 goes on for FUZZ_MINUTES with new ones.
 """
 
@@ -25,7 +25,7 @@ from tests.heap import frozen_heap
 from tests.machine import least_cpu_now
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
-# Examples for each parser in `make test`.
+# Examples for each parser in `make test-all`.
 FEW = 100
 # How long one input may hold the event loop, in seconds of this thread.
 HELD = 0.020
@@ -94,6 +94,7 @@ def run(parser: Parser, found: Any) -> None:
         assert seconds <= HELD, f"{size_of(found)} bytes hold the event loop for {seconds * 1000:.0f} ms"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 def test_nothing_that_a_stranger_sends_trips_a_parser(parser: Parser) -> None:
     def fuzz(found: Any) -> None:
