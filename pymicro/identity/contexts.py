@@ -86,7 +86,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "an IP address of another length than such have")
 
 
-class _Readable(ssl.SSLObject):
+class _ReadableNames(ssl.SSLObject):
     """Says of a certificate whose names Python cannot read that it does not pass.
 
     The loop asks for the names when a handshake has ended, and takes another error for a bug, with two
@@ -102,7 +102,7 @@ class _Readable(ssl.SSLObject):
 
 
 def _fill(context: ssl.SSLContext, identity: Identity) -> None:
-    context.sslobject_class = _Readable
+    context.sslobject_class = _ReadableNames
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(_ALPN)
     # As in grpc-core: whoever is in the file is believed, be it the root or an authority below it.

@@ -167,7 +167,7 @@ class _Reader:
         return message
 
 
-class _Writer(_Reader):
+class _WritingContext(_Reader):
     """grpc.aio's context for a method that writes responses: one that is cancelled may still end its call.
 
     The first write sends the initial metadata as well, and grpc.aio notes that when it has been awaited. If
@@ -245,7 +245,7 @@ def _native(method: ServedMethod) -> _Handler:
         return await run(None, _Reader(context))
 
     async def writing(request: Any, context: Any) -> Any:
-        call = _Writer(context)
+        call = _WritingContext(context)
         result = await run(None if streamed else request, call)
         await call.settled()
         return result

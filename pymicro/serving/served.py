@@ -16,11 +16,10 @@ from pymicro.serving.call.dispatch import Dispatcher
 from pymicro.serving.call.threads import HandlerThreads
 from pymicro.serving.call_log import log_calls
 from pymicro.serving.foreign import Adapter, Foreign
-from pymicro.serving.gomicro.debug import Debug
 from pymicro.serving.gomicro.paths import Paths
 from pymicro.serving.gomicro.translator import Translator
 from pymicro.serving.guarding import OFF
-from pymicro.serving.handlers import HandlerTable, build
+from pymicro.serving.handlers import HandlerTable, RpcHandler
 from pymicro.serving.reflection import reflection_handlers
 from pymicro.serving.router import Router
 from pymicro.serving.rpc_forms import RpcForms, Translate
@@ -40,8 +39,8 @@ def served_methods(
     serving: Serving,
     tables: Mapping[str, HandlerTable],
     dynamic: Sequence[grpc.GenericRpcHandler],
-    health: health_service.HealthService,
-    debug: Debug,
+    healths: Sequence[HandlerTable],
+    debugs: Sequence[RpcHandler],
     *,
     interceptors: tuple[Interceptor, ...],
     foreign: Sequence[grpc.aio.ServerInterceptor],
@@ -53,6 +52,8 @@ def served_methods(
     Args:
         tables: The users' handlers, by proto service.
         dynamic: Their generic handlers, which decide at each call which methods they have.
+        healths: pymicro's own health.
+        debugs: go-micro's `Debug`, as this server has it.
         interceptors: Ours, around the users' methods.
         foreign: grpc.aio's, around all methods.
         threads: Runs handlers that are no coroutines.
@@ -79,8 +80,7 @@ def served_methods(
     gomicro = Translator(config.server_name)
     translate, adapter = Translate(gomicro, serving), Adapter(serving, threads, gomicro)
 
-    health_tables, _ = build(health, health_service.source)
-    methods = [method for table in health_tables for method in table.methods]
+    methods = [method for table in healths for method in table.methods]
     if config.reflection != OFF:
         described = [table.descriptor for table in tables.values() if table.descriptor]
         methods += reflection_handlers([*described, health_service.source])
@@ -102,7 +102,7 @@ def served_methods(
         if path not in served:
             served[path] = RpcForms(method, own, translate)
             paths.add(path)
-    for method in debug.handlers(config.server_name):
+    for method in debugs:
         if not paths.like(method.rpc.path):  # a user's own Debug takes precedence
             served[method.rpc.path] = RpcForms(method, own, translate)
             paths.add(method.rpc.path, by_end=True)

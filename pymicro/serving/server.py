@@ -158,7 +158,8 @@ class Server(AddedHandlers):
         self._health = health_service.health_of(self._tables)
         self._debug = Debug(self._health)
         tables, (healths, _) = list(self._tables.values()), build(self._health, health_service.source)
-        health = asking_health(healths, self._debug.handlers(self._config.server_name), tables)
+        debugs = self._debug.handlers(self._config.server_name)
+        health = asking_health(healths, debugs, tables)
         guard = self._guard = guard_of(
             self._config,
             tables,
@@ -189,8 +190,8 @@ class Server(AddedHandlers):
             self._serving,
             self._tables,
             self._dynamic,
-            self._health,
-            self._debug,
+            healths,
+            debugs,
             interceptors=self._interceptors,
             foreign=self._foreign,
             threads=self._threads,

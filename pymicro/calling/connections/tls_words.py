@@ -13,10 +13,10 @@ from pymicro.calling.connections.client_tls import Secured
 from pymicro.identity.checking import moment
 from pymicro.identity.handshakes import Fault, fault_in, unfitness
 
-__all__ = ["Told", "told_in", "with_sentence"]
+__all__ = ["Explanation", "told_in", "with_sentence"]
 
 
-class Told(NamedTuple):
+class Explanation(NamedTuple):
     """What a failure to connect means.
 
     Attributes:
@@ -29,44 +29,44 @@ class Told(NamedTuple):
     advice: str = ""
 
 
-_NOTHING = Told("")
-_TOLD: dict[Fault, Told] = {
-    "expired": Told(
+_NOTHING = Explanation("")
+_TOLD: dict[Fault, Explanation] = {
+    "expired": Explanation(
         "the node's certificate has expired",
         "see to what renews it: the node reads its files again, and its log (pymicro.identity) says why it "
         "takes no newer one. Or the clock here is ahead: it is {now}",
     ),
-    "early": Told(
+    "early": Explanation(
         "the node's certificate is not valid yet (are the clocks right?)",
         "set the clocks (NTP): the one here is behind, or its issuer's was ahead. It is {now} here",
     ),
-    "untold": Told(
+    "untold": Explanation(
         "the node's certificate is not valid now, or comes from no authority of tls_ca",
         "see to what renews the node's certificate, and to the clocks (it is {now} here); or put its "
         "authority into tls_ca, or ca.crt of tls_dir",
     ),
-    "authority": Told(
+    "authority": Explanation(
         "the node's certificate comes from no authority of tls_ca",
         "put the authority of the node's certificate into tls_ca, or ca.crt of tls_dir, here",
     ),
-    "plain": Told(
+    "plain": Explanation(
         "the node speaks plain text there, and this process wants TLS (client_tls)",
         "give the node a certificate (tls_dir), or call it with client_tls=auto until it has one",
     ),
-    "version": Told("the node speaks another version of TLS: 1.2 is the lowest"),
-    "alpn": Told("what listens there speaks TLS, and no HTTP/2"),
+    "version": Explanation("the node speaks another version of TLS: 1.2 is the lowest"),
+    "alpn": Explanation("what listens there speaks TLS, and no HTTP/2"),
 }
-_NO_TLS_HERE = Told(
+_NO_TLS_HERE = Explanation(
     "it ended the connection: perhaps it speaks TLS (client_tls, tls_ca)",
     "call it over TLS: client_tls=require, with tls_dir, tls_bundle or tls_ca. (A labelled pod says so "
     "by the annotation micro.mu/metadata-tls.)",
 )
-_NONE_SHOWN = Told(
+_NONE_SHOWN = Explanation(
     "the node ended the handshake: perhaps it asks for a certificate, and this process has none "
     "(tls_dir, tls_bundle, or tls_cert and tls_key)",
     "set tls_dir or tls_bundle here, or tls_client_certificates=none at the node",
 )
-_NOT_BELIEVED = Told(
+_NOT_BELIEVED = Explanation(
     "the node ended the handshake: perhaps it does not believe this process's certificate",
     "put the authority of this process's certificate into ca.crt (tls_ca) of the node. If it is there, "
     "compare the clocks: by the node's, this certificate may not be valid now. It is {now} here. Or it is "
@@ -74,19 +74,19 @@ _NOT_BELIEVED = Told(
 )
 
 
-def _told(text: str, secured: Secured | None) -> Told:
+def _told(text: str, secured: Secured | None) -> Explanation:
     """What the library's words mean; see `with_sentence`."""
     if secured is None:
         ended = "Socket closed" in text or "ended the connection before it spoke" in text
         return _NO_TLS_HERE if ended else _NOTHING
     fault = fault_in(text)
     if fault == "name":
-        return Told(
+        return Explanation(
             f"the node's certificate is not for the name {excerpt(secured.name)} (tls_server_name)",
             "have that DNS name in the node's certificate, or say with tls_server_name which name it has",
         )
     if fault == "unfit":
-        return Told(
+        return Explanation(
             f"the node's certificate is of no use here: {unfitness(text)}",
             "have it issued for servers (serverAuth, digitalSignature), by an authority that may issue it "
             "(CA, path length, name constraints), and put that one into tls_ca, or ca.crt of tls_dir",
@@ -96,7 +96,7 @@ def _told(text: str, secured: Secured | None) -> Told:
             return _NONE_SHOWN
         end = secured.identity.not_after
         if end is not None and end < time.time():
-            return Told(
+            return Explanation(
                 f"the node ended the handshake: this process's own certificate expired at {moment(end)}, "
                 "and its files have no newer one",
                 "see to what renews it: the files are read again, and the log (pymicro.identity) says why no "
@@ -117,7 +117,7 @@ def with_sentence(text: str, secured: Secured | None) -> str:
     return f"{text}; {sentence}" if sentence else text
 
 
-def told_in(text: str, secured: Secured | None, now: float) -> Told | None:
+def told_in(text: str, secured: Secured | None, now: float) -> Explanation | None:
     """What `with_sentence` has put behind a text, with the advice for it; None if nothing.
 
     Args:
